@@ -1,0 +1,38 @@
+//! CPU kernels for training a few token embeddings of a frozen transformer.
+//!
+//! Everything here works on plain slices: row-major `f32` activations, and frozen weights read through
+//! [`Matrix`], which decodes them a panel at a time from the type they are stored in. Each operation comes as a
+//! `forward` and a `backward` (its vector-Jacobian product with respect to the activations; a frozen weight never
+//! gets a gradient).
+//!
+//! What this crate does not know: tensors, autograd, files, models. Shapes are checked by assertions, since a wrong
+//! shape here is a fault of the calling code, never of a user's input.
+//!
+//! # Batches are ragged
+//!
+//! A batch is one matrix of rows, the sequences one after the other without padding. Only [`attention`] needs to
+//! know where a sequence starts; everything else is row-wise.
+//!
+//! # Determinism
+//!
+//! Work is cut into pieces whose bounds depend on the shapes alone, and every sum is taken in one fixed order, so the
+//! result is the same to the last bit however many threads run.
+
+pub mod attention;
+pub mod blocks;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gated;
+mod gemm;
+pub mod isa;
+mod math;
+pub mod matmul;
+pub mod norm;
+pub mod rotary;
+mod shared;
+#[cfg(test)]
+mod testing;
+pub mod weight;
+
+pub use isa::Isa;
+pub use weight::{Matrix, RowOrder, TokenTable, Weight, WeightError, WeightType};

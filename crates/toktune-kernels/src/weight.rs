@@ -1,0 +1,465 @@
+//! Frozen weight matrices, read in the type they are stored in.
+//!
+//! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
+//! This module owns the types and the panels; the GGUF block formats are in [`crate::blocks`].
+
+use crate::blocks;
+use half::{bf16, f16};
+use std::fmt;
+use std::ops::Range;
+
+/// A type in which a frozen weight may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// GGUF: 32 4-bit weights with a scale.
+    Q4_0,
+    /// GGUF: 32 4-bit weights with a scale and a minimum.
+    Q4_1,
+    /// GGUF: 32 5-bit weights with a scale.
+    Q5_0,
+    /// GGUF: 32 5-bit weights with a scale and a minimum.
+    Q5_1,
+    /// GGUF: 32 8-bit weights with a scale.
+    Q8_0,
+    /// GGUF: 256 4-bit weights, eight 6-bit scales and minima.
+    Q4K,
+    /// GGUF: 256 5-bit weights, eight 6-bit scales and minima.
+    Q5K,
+    /// GGUF: 256 6-bit weights, sixteen 8-bit scales.
+    Q6K,
+}
+
+impl WeightType {
+    /// Every type.
+    pub const ALL: [WeightType; 11] = [
+        WeightType::F32,
+        WeightType::F16,
+        WeightType::BF16,
+        WeightType::Q4_0,
+        WeightType::Q4_1,
+        WeightType::Q5_0,
+        WeightType::Q5_1,
+        WeightType::Q8_0,
+        WeightType::Q4K,
+        WeightType::Q5K,
+        WeightType::Q6K,
+    ];
+
+    /// Weights in a block; 1 for the plain types.
+    pub const fn block_len(self) -> usize {
+        match self {
+            WeightType::F32 | WeightType::F16 | WeightType::BF16 => 1,
+            WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q8_0 => 32,
+            WeightType::Q4K | WeightType::Q5K | WeightType::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            WeightType::F32 => 4,
+            WeightType::F16 | WeightType::BF16 => 2,
+            WeightType::Q4_0 => 18,
+            WeightType::Q4_1 => 20,
+            WeightType::Q5_0 => 22,
+            WeightType::Q5_1 => 24,
+            WeightType::Q8_0 => 34,
+            WeightType::Q4K => 144,
+            WeightType::Q5K => 176,
+            WeightType::Q6K => 210,
+        }
+    }
+
+    /// Bytes of `rows` rows of `cols` weights; `None` when `cols` is no multiple of the block or the size overflows.
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        if !cols.is_multiple_of(self.block_len()) {
+            return None;
+        }
+        (cols / self.block_len()).checked_mul(self.block_bytes())?.checked_mul(rows)
+    }
+
+    /// The name GGUF and safetensors use (`F32`, `BF16`, `Q4_K`).
+    pub const fn name(self) -> &'static str {
+        match self {
+            WeightType::F32 => "F32",
+            WeightType::F16 => "F16",
+            WeightType::BF16 => "BF16",
+            WeightType::Q4_0 => "Q4_0",
+            WeightType::Q4_1 => "Q4_1",
+            WeightType::Q5_0 => "Q5_0",
+            WeightType::Q5_1 => "Q5_1",
+            WeightType::Q8_0 => "Q8_0",
+            WeightType::Q4K => "Q4_K",
+            WeightType::Q5K => "Q5_K",
+            WeightType::Q6K => "Q6_K",
+        }
+    }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// In which order the rows of a matrix lie in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// As they are numbered.
+    Plain,
+    /// As llama.cpp's converter stores the query and key projections of llama-family models: within each head of this
+    /// many rows, the two halves are interleaved (row `t * half + j` lies at `2 * j + t`).
+    Interleaved {
+        /// Rows of one head; even.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where row `row` lies.
+    pub fn stored(self, row: usize) -> usize {
+        match self {
+            RowOrder::Plain => row,
+            RowOrder::Interleaved { head_dim } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let (t, j) = (within / (head_dim / 2), within % (head_dim / 2));
+                head * head_dim + 2 * j + t
+            }
+        }
+    }
+}
+
+/// Why bytes are not the matrix they are said to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightError {
+    /// A row does not consist of whole blocks.
+    PartialBlock {
+        /// The stored type.
+        dtype: WeightType,
+        /// Weights in a row.
+        cols: usize,
+    },
+    /// The bytes are more or fewer than the shape needs.
+    Size {
+        /// The bytes that the shape needs; `None` when that overflows.
+        expected: Option<usize>,
+        /// The bytes there are.
+        found: usize,
+    },
+    /// The rows do not divide into heads of an even number of rows.
+    Heads {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+impl fmt::Display for WeightError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WeightError::PartialBlock { dtype, cols } => {
+                write!(f, "rows of {cols} weights are no whole number of {dtype} blocks of {}", dtype.block_len())
+            }
+            WeightError::Size { expected: Some(expected), found } => {
+                write!(f, "expected {expected} bytes, found {found}")
+            }
+            WeightError::Size { expected: None, found } => write!(f, "a shape too large for memory, in {found} bytes"),
+            WeightError::Heads { rows, head_dim } => write!(f, "{rows} rows are no whole number of heads of {head_dim}"),
+        }
+    }
+}
+
+impl std::error::Error for WeightError {}
+
+/// A frozen `[rows, cols]` matrix that decodes panels of itself.
+pub trait Matrix: Sync {
+    /// Rows (outputs of a linear layer, entries of a vocabulary).
+    fn rows(&self) -> usize;
+
+    /// Columns (inputs of a linear layer, width of an embedding).
+    fn cols(&self) -> usize;
+
+    /// Panels must begin at a multiple of this column, and end at one or at the last.
+    fn column_unit(&self) -> usize;
+
+    /// Writes `rows` x `cols` into `panel`, row-major without gaps.
+    ///
+    /// Panics when the ranges are outside the matrix, off the column unit, or `panel` has another size.
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
+}
+
+/// A borrowed weight in its stored type.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    dtype: WeightType,
+    data: &'a [u8],
+    rows: usize,
+    cols: usize,
+    order: RowOrder,
+}
+
+impl<'a> Weight<'a> {
+    /// `data` as a row-major `[rows, cols]` matrix of `dtype`, little-endian, with no alignment asked for.
+    ///
+    /// # Errors
+    /// The shape and the number of bytes disagree, a row ends inside a block, or `order` does not divide the rows.
+    pub fn new(
+        dtype: WeightType,
+        data: &'a [u8],
+        rows: usize,
+        cols: usize,
+        order: RowOrder,
+    ) -> Result<Self, WeightError> {
+        if !cols.is_multiple_of(dtype.block_len()) {
+            return Err(WeightError::PartialBlock { dtype, cols });
+        }
+        let expected = dtype.bytes(rows, cols);
+        if expected != Some(data.len()) {
+            return Err(WeightError::Size { expected, found: data.len() });
+        }
+        if let RowOrder::Interleaved { head_dim } = order
+            && (head_dim == 0 || head_dim % 2 != 0 || !rows.is_multiple_of(head_dim))
+        {
+            return Err(WeightError::Heads { rows, head_dim });
+        }
+        Ok(Self { dtype, data, rows, cols, order })
+    }
+
+    /// The stored type.
+    pub fn dtype(&self) -> WeightType {
+        self.dtype
+    }
+}
+
+impl Matrix for Weight<'_> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn column_unit(&self) -> usize {
+        self.dtype.block_len()
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+        assert!(rows.end <= self.rows && cols.end <= self.cols, "{rows:?} x {cols:?} of {} x {}", self.rows, self.cols);
+        assert_eq!(panel.len(), rows.len() * cols.len(), "the size of a panel");
+        if cols.is_empty() {
+            return;
+        }
+        let (block_len, block_bytes) = (self.dtype.block_len(), self.dtype.block_bytes());
+        assert!(cols.start % block_len == 0 && cols.end % block_len == 0, "{cols:?} cuts a {} block", self.dtype);
+        let row_bytes = self.cols / block_len * block_bytes;
+        let within = cols.start / block_len * block_bytes..cols.end / block_len * block_bytes;
+        for (out, row) in panel.chunks_exact_mut(cols.len()).zip(rows) {
+            let stored = &self.data[self.order.stored(row) * row_bytes..][..row_bytes];
+            decode_run(self.dtype, &stored[within.clone()], out);
+        }
+    }
+}
+
+/// Decodes a run of whole blocks.
+fn decode_run(dtype: WeightType, data: &[u8], out: &mut [f32]) {
+    match dtype {
+        WeightType::F32 => decode_f32(data, out),
+        WeightType::F16 => decode_f16(data, out),
+        WeightType::BF16 => decode_bf16(data, out),
+        _ => blocks::decode(dtype, data, out),
+    }
+}
+
+fn decode_f32(data: &[u8], out: &mut [f32]) {
+    for (x, bytes) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+        *x = f32::from_le_bytes(*bytes);
+    }
+}
+
+crate::isa::multiversion! {
+    fn decode_bf16(data: &[u8], out: &mut [f32]) {
+        for (x, bytes) in out.iter_mut().zip(data.as_chunks::<2>().0) {
+            *x = f32::from_bits((u16::from_le_bytes(*bytes) as u32) << 16);
+        }
+    }
+}
+
+fn decode_f16(data: &[u8], out: &mut [f32]) {
+    use half::slice::HalfFloatSliceExt;
+    // `half` converts slices with the machine's own instruction where there is one, but wants aligned input.
+    let mut aligned = [f16::ZERO; 64];
+    for (out, data) in out.chunks_mut(64).zip(data.chunks(128)) {
+        let aligned = &mut aligned[..out.len()];
+        for (x, bytes) in aligned.iter_mut().zip(data.as_chunks::<2>().0) {
+            *x = f16::from_le_bytes(*bytes);
+        }
+        aligned.convert_to_f32_slice(out);
+    }
+}
+
+/// Rounds `f32` rows into `dtype` (`F32`, `F16` or `BF16`), to nearest even, for writing trained rows into a checkpoint.
+///
+/// Returns `None` for the block types, which are not written.
+pub fn encode(dtype: WeightType, rows: &[f32]) -> Option<Vec<u8>> {
+    match dtype {
+        WeightType::F32 => Some(rows.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        WeightType::F16 => Some(rows.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect()),
+        WeightType::BF16 => Some(rows.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
+        _ => None,
+    }
+}
+
+/// A token matrix as the method sees it: the frozen rows, rows appended by a resize, and trained rows over both.
+///
+/// The trained rows replace decoded ones inside the panel, so that neither a copy nor a gradient of the whole matrix
+/// ever exists.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenTable<'a> {
+    base: Weight<'a>,
+    extra: &'a [f32],
+    overrides: &'a [(usize, usize)],
+    values: &'a [f32],
+}
+
+impl<'a> TokenTable<'a> {
+    /// `extra` holds whole rows that follow the frozen ones. Each `(row, at)` of `overrides`, sorted by row, says that
+    /// row `row` is replaced by the `at`-th row of `values`.
+    ///
+    /// Panics when the parts do not fit together: a shape is the caller's to check.
+    pub fn new(base: Weight<'a>, extra: &'a [f32], overrides: &'a [(usize, usize)], values: &'a [f32]) -> Self {
+        let cols = base.cols().max(1);
+        assert!(extra.len().is_multiple_of(cols) && values.len().is_multiple_of(cols), "whole rows");
+        assert!(overrides.is_sorted_by(|a, b| a.0 < b.0), "overrides sorted by row, none twice");
+        let rows = base.rows() + extra.len() / cols;
+        assert!(overrides.iter().all(|&(row, at)| row < rows && at < values.len() / cols), "overrides in range");
+        Self { base, extra, overrides, values }
+    }
+
+    /// The trained rows as `(row, index into the values)`, sorted by row.
+    pub fn overrides(&self) -> &'a [(usize, usize)] {
+        self.overrides
+    }
+
+    /// The trained values `[k, cols]`.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+}
+
+impl Matrix for TokenTable<'_> {
+    fn rows(&self) -> usize {
+        self.base.rows() + self.extra.len() / self.cols().max(1)
+    }
+
+    fn cols(&self) -> usize {
+        self.base.cols()
+    }
+
+    fn column_unit(&self) -> usize {
+        self.base.column_unit()
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+        assert_eq!(panel.len(), rows.len() * cols.len(), "the size of a panel");
+        let (width, frozen) = (self.cols(), self.base.rows());
+        let (start, end) = (rows.start.min(frozen), rows.end.min(frozen));
+        let (in_base, in_extra) = panel.split_at_mut((end - start) * cols.len());
+        self.base.decode(start..end, cols.clone(), in_base);
+        if cols.is_empty() {
+            return;
+        }
+        for (out, row) in in_extra.chunks_exact_mut(cols.len()).zip(rows.start.max(frozen)..rows.end) {
+            out.copy_from_slice(&self.extra[(row - frozen) * width..][..width][cols.clone()]);
+        }
+        let first = self.overrides.partition_point(|o| o.0 < rows.start);
+        for &(row, at) in self.overrides[first..].iter().take_while(|o| o.0 < rows.end) {
+            panel[(row - rows.start) * cols.len()..][..cols.len()]
+                .copy_from_slice(&self.values[at * width..][..width][cols.clone()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{each_isa, random};
+
+    #[test]
+    fn plain_types_decode_what_was_encoded() {
+        each_isa(|isa| {
+            for (rows, cols) in [(0, 4), (1, 1), (3, 65), (2, 128)] {
+                let exact: Vec<f32> = random(rows * cols, 3).iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+                for dtype in [WeightType::F32, WeightType::F16, WeightType::BF16] {
+                    let data = encode(dtype, &exact).expect("a plain type");
+                    let weight = Weight::new(dtype, &data, rows, cols, RowOrder::Plain).expect("a valid weight");
+                    let mut panel = vec![0.0; rows * cols];
+                    weight.decode(0..rows, 0..cols, &mut panel);
+                    for (got, expected) in panel.iter().zip(&exact) {
+                        assert!((got - expected).abs() < 1e-4, "{isa} {dtype} {got} {expected}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_table_shows_extra_and_trained_rows() {
+        let base: Vec<f32> = (0..12).map(|x| x as f32).collect();
+        let data = encode(WeightType::F32, &base).expect("a plain type");
+        let weight = Weight::new(WeightType::F32, &data, 3, 4, RowOrder::Plain).expect("a valid weight");
+        let (extra, values) = ([50.0f32; 8], [-1.0f32, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0]);
+        let table = TokenTable::new(weight, &extra, &[(1, 1), (4, 0)], &values);
+        assert_eq!((table.rows(), table.cols()), (5, 4));
+        let mut all = vec![0.0; 20];
+        table.decode(0..5, 0..4, &mut all);
+        assert_eq!(&all[..4], &base[..4]);
+        assert_eq!(&all[4..8], &values[4..]);
+        assert_eq!(&all[8..12], &base[8..]);
+        assert_eq!(&all[12..16], &extra[..4]);
+        assert_eq!(&all[16..], &values[..4]);
+        for start in 0..5 {
+            for end in start..=5 {
+                let mut part = vec![0.0; (end - start) * 2];
+                table.decode(start..end, 1..3, &mut part);
+                let expected: Vec<f32> = (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
+                assert_eq!(part, expected, "rows {start}..{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn interleaved_rows_are_found() {
+        // two heads of four rows: stored 0 2 1 3 within each
+        let order = RowOrder::Interleaved { head_dim: 4 };
+        assert_eq!((0..8).map(|r| order.stored(r)).collect::<Vec<_>>(), [0, 2, 1, 3, 4, 6, 5, 7]);
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let refused = |dtype, bytes: usize, rows, cols, order| {
+            Weight::new(dtype, &vec![0; bytes], rows, cols, order).expect_err("not a valid weight")
+        };
+        let plain = RowOrder::Plain;
+        assert_eq!(
+            refused(WeightType::Q4_0, 18, 1, 33, plain),
+            WeightError::PartialBlock { dtype: WeightType::Q4_0, cols: 33 }
+        );
+        assert_eq!(refused(WeightType::F32, 7, 1, 2, plain), WeightError::Size { expected: Some(8), found: 7 });
+        assert_eq!(
+            refused(WeightType::F32, 8, usize::MAX, 2, plain),
+            WeightError::Size { expected: None, found: 8 }
+        );
+        assert_eq!(
+            refused(WeightType::F32, 24, 3, 2, RowOrder::Interleaved { head_dim: 2 }),
+            WeightError::Heads { rows: 3, head_dim: 2 }
+        );
+    }
+}
