@@ -128,7 +128,8 @@ unsafe fn portable(
         } else {
             for (j, o) in row.iter_mut().enumerate() {
                 for l in 0..k {
-                    *o += a.data[i * a.row_stride + l * a.col_stride] * b.data[l * b.row_stride + j * b.col_stride];
+                    *o += a.data[i * a.row_stride + l * a.col_stride]
+                        * b.data[l * b.row_stride + j * b.col_stride];
                 }
             }
         }
@@ -143,7 +144,9 @@ mod tests {
     #[test]
     fn every_layout_matches_the_f64_product() {
         each_isa(|isa| {
-            for (m, n, k) in [(0, 3, 4), (1, 1, 1), (3, 0, 2), (2, 3, 0), (5, 7, 9), (17, 33, 16), (70, 65, 64)] {
+            for (m, n, k) in
+                [(0, 3, 4), (1, 1, 1), (3, 0, 2), (2, 3, 0), (5, 7, 9), (17, 33, 16), (70, 65, 64)]
+            {
                 let (a, b) = (random(m * k, 1), random(k * n, 2));
                 for flags in 0..8 {
                     let (ta, tb, accumulate) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);

@@ -71,7 +71,9 @@ impl fmt::Display for IsaError {
         let names = Isa::ALL.map(Isa::name).join(", ");
         match self {
             IsaError::Unknown(name) => write!(f, "TOKTUNE_ISA is '{name}'; expected one of {names}"),
-            IsaError::Unavailable(isa) => write!(f, "TOKTUNE_ISA is '{isa}', which this machine does not have"),
+            IsaError::Unavailable(isa) => {
+                write!(f, "TOKTUNE_ISA is '{isa}', which this machine does not have")
+            }
         }
     }
 }

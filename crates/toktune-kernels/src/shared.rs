@@ -81,7 +81,10 @@ mod tests {
         assert!(pieces(0, 8).is_empty());
         for total in [1, 7, 8, 9, 1000] {
             let cut = pieces(total, 8);
-            assert_eq!(cut.iter().flat_map(|r| r.clone()).collect::<Vec<_>>(), (0..total).collect::<Vec<_>>());
+            assert_eq!(
+                cut.iter().flat_map(|r| r.clone()).collect::<Vec<_>>(),
+                (0..total).collect::<Vec<_>>()
+            );
             assert!(cut.iter().all(|r| !r.is_empty() && r.len() <= 8), "{cut:?}");
         }
     }

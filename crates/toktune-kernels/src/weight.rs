@@ -55,7 +55,9 @@ impl WeightType {
     pub const fn block_len(self) -> usize {
         match self {
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => 1,
-            WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q8_0 => 32,
+            WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q8_0 => {
+                32
+            }
             WeightType::Q4K | WeightType::Q5K | WeightType::Q6K => 256,
         }
     }
@@ -165,13 +167,21 @@ impl fmt::Display for WeightError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WeightError::PartialBlock { dtype, cols } => {
-                write!(f, "rows of {cols} weights are no whole number of {dtype} blocks of {}", dtype.block_len())
+                write!(
+                    f,
+                    "rows of {cols} weights are no whole number of {dtype} blocks of {}",
+                    dtype.block_len()
+                )
             }
             WeightError::Size { expected: Some(expected), found } => {
                 write!(f, "expected {expected} bytes, found {found}")
             }
-            WeightError::Size { expected: None, found } => write!(f, "a shape too large for memory, in {found} bytes"),
-            WeightError::Heads { rows, head_dim } => write!(f, "{rows} rows are no whole number of heads of {head_dim}"),
+            WeightError::Size { expected: None, found } => {
+                write!(f, "a shape too large for memory, in {found} bytes")
+            }
+            WeightError::Heads { rows, head_dim } => {
+                write!(f, "{rows} rows are no whole number of heads of {head_dim}")
+            }
         }
     }
 }
@@ -252,13 +262,22 @@ impl Matrix for Weight<'_> {
     }
 
     fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
-        assert!(rows.end <= self.rows && cols.end <= self.cols, "{rows:?} x {cols:?} of {} x {}", self.rows, self.cols);
+        assert!(
+            rows.end <= self.rows && cols.end <= self.cols,
+            "{rows:?} x {cols:?} of {} x {}",
+            self.rows,
+            self.cols
+        );
         assert_eq!(panel.len(), rows.len() * cols.len(), "the size of a panel");
         if cols.is_empty() {
             return;
         }
         let (block_len, block_bytes) = (self.dtype.block_len(), self.dtype.block_bytes());
-        assert!(cols.start % block_len == 0 && cols.end % block_len == 0, "{cols:?} cuts a {} block", self.dtype);
+        assert!(
+            cols.start % block_len == 0 && cols.end % block_len == 0,
+            "{cols:?} cuts a {} block",
+            self.dtype
+        );
         let row_bytes = self.cols / block_len * block_bytes;
         let within = cols.start / block_len * block_bytes..cols.end / block_len * block_bytes;
         for (out, row) in panel.chunks_exact_mut(cols.len()).zip(rows) {
@@ -334,12 +353,20 @@ impl<'a> TokenTable<'a> {
     /// row `row` is replaced by the `at`-th row of `values`.
     ///
     /// Panics when the parts do not fit together: a shape is the caller's to check.
-    pub fn new(base: Weight<'a>, extra: &'a [f32], overrides: &'a [(usize, usize)], values: &'a [f32]) -> Self {
+    pub fn new(
+        base: Weight<'a>,
+        extra: &'a [f32],
+        overrides: &'a [(usize, usize)],
+        values: &'a [f32],
+    ) -> Self {
         let cols = base.cols().max(1);
         assert!(extra.len().is_multiple_of(cols) && values.len().is_multiple_of(cols), "whole rows");
         assert!(overrides.is_sorted_by(|a, b| a.0 < b.0), "overrides sorted by row, none twice");
         let rows = base.rows() + extra.len() / cols;
-        assert!(overrides.iter().all(|&(row, at)| row < rows && at < values.len() / cols), "overrides in range");
+        assert!(
+            overrides.iter().all(|&(row, at)| row < rows && at < values.len() / cols),
+            "overrides in range"
+        );
         Self { base, extra, overrides, values }
     }
 
@@ -396,10 +423,12 @@ mod tests {
     fn plain_types_decode_what_was_encoded() {
         each_isa(|isa| {
             for (rows, cols) in [(0, 4), (1, 1), (3, 65), (2, 128)] {
-                let exact: Vec<f32> = random(rows * cols, 3).iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+                let exact: Vec<f32> =
+                    random(rows * cols, 3).iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
                 for dtype in [WeightType::F32, WeightType::F16, WeightType::BF16] {
                     let data = encode(dtype, &exact).expect("a plain type");
-                    let weight = Weight::new(dtype, &data, rows, cols, RowOrder::Plain).expect("a valid weight");
+                    let weight =
+                        Weight::new(dtype, &data, rows, cols, RowOrder::Plain).expect("a valid weight");
                     let mut panel = vec![0.0; rows * cols];
                     weight.decode(0..rows, 0..cols, &mut panel);
                     for (got, expected) in panel.iter().zip(&exact) {
@@ -429,7 +458,8 @@ mod tests {
             for end in start..=5 {
                 let mut part = vec![0.0; (end - start) * 2];
                 table.decode(start..end, 1..3, &mut part);
-                let expected: Vec<f32> = (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
+                let expected: Vec<f32> =
+                    (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
                 assert_eq!(part, expected, "rows {start}..{end}");
             }
         }
@@ -452,7 +482,10 @@ mod tests {
             refused(WeightType::Q4_0, 18, 1, 33, plain),
             WeightError::PartialBlock { dtype: WeightType::Q4_0, cols: 33 }
         );
-        assert_eq!(refused(WeightType::F32, 7, 1, 2, plain), WeightError::Size { expected: Some(8), found: 7 });
+        assert_eq!(
+            refused(WeightType::F32, 7, 1, 2, plain),
+            WeightError::Size { expected: Some(8), found: 7 }
+        );
         assert_eq!(
             refused(WeightType::F32, 8, usize::MAX, 2, plain),
             WeightError::Size { expected: None, found: 8 }

@@ -1,0 +1,118 @@
+//! Root-mean-square normalisation (Zhang & Sennrich 2019), as Llama and Gemma use it.
+//!
+//! ```text
+//! y_i = w_i x_i r,   r = 1 / sqrt(mean(x²) + eps)
+//! ```
+//!
+//! Gemma's `1 + w` is the caller's to add to the weight once.
+
+use crate::isa::multiversion;
+use crate::math::dot;
+use rayon::prelude::*;
+
+/// Rows handled by one task.
+const TASK_ROWS: usize = 32;
+
+/// `y[rows, d]` from `x[rows, d]` and `weight[d]`; overwrites `y`.
+///
+/// Panics when the lengths do not fit.
+pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let d = weight.len();
+    assert!(
+        d > 0 && x.len().is_multiple_of(d) && x.len() == y.len(),
+        "rows of {d}: {} and {}",
+        x.len(),
+        y.len()
+    );
+    let chunk = TASK_ROWS * d;
+    y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| forward_rows(x, weight, eps, y));
+}
+
+multiversion! {
+    fn forward_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+        let d = weight.len();
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let r = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+            for i in 0..d {
+                y[i] = x[i] * r * weight[i];
+            }
+        }
+    }
+}
+
+/// `dx[rows, d]` from the input and the gradient of the output; overwrites `dx`.
+///
+/// ```text
+/// dx_i = r (w_i dy_i - x_i r² mean(w dy x))
+/// ```
+///
+/// Panics when the lengths do not fit.
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let d = weight.len();
+    assert!(d > 0 && x.len().is_multiple_of(d), "rows of {d}: {}", x.len());
+    assert!(x.len() == dy.len() && x.len() == dx.len(), "{} {} {}", x.len(), dy.len(), dx.len());
+    let chunk = TASK_ROWS * d;
+    dx.par_chunks_mut(chunk)
+        .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
+        .for_each(|(dx, (x, dy))| backward_rows(x, weight, eps, dy, dx));
+}
+
+multiversion! {
+    fn backward_rows(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+        let d = weight.len();
+        for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let r = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+            for i in 0..d {
+                dx[i] = weight[i] * dy[i];
+            }
+            let shared = dot(dx, x) / d as f32 * r * r;
+            for i in 0..d {
+                dx[i] = r * (dx[i] - x[i] * shared);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, central_differences, each_isa, linear_loss, random};
+
+    const EPS: f32 = 1e-5;
+
+    fn reference(x: &[f32], weight: &[f32]) -> Vec<f64> {
+        x.chunks(weight.len())
+            .flat_map(|row| {
+                let mean: f64 = row.iter().map(|x| (*x as f64).powi(2)).sum::<f64>() / row.len() as f64;
+                let r = 1.0 / (mean + EPS as f64).sqrt();
+                row.iter().zip(weight).map(move |(x, w)| *x as f64 * r * *w as f64).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn forward_and_backward_match_the_reference() {
+        each_isa(|isa| {
+            for (rows, d) in [(0, 4), (1, 1), (3, 15), (2, 16), (33, 17), (5, 64)] {
+                let (x, w, loss) = (random(rows * d, 1), random(d, 2), random(rows * d, 3));
+                let run = |x: &[f32]| {
+                    let mut y = vec![f32::NAN; x.len()];
+                    rms_norm_forward(x, &w, EPS, &mut y);
+                    y
+                };
+                let what = format!("{isa} {rows}x{d}");
+                assert_close(&run(&x), &reference(&x, &w), 1e-6, &what);
+                let mut dx = vec![f32::NAN; x.len()];
+                rms_norm_backward(&x, &w, EPS, &loss, &mut dx);
+                if d > 1 {
+                    let f64_loss = |x: &[f32]| {
+                        reference(x, &w).iter().zip(&loss).map(|(y, l)| y * *l as f64).sum::<f64>()
+                    };
+                    let expected = central_differences(&x, f64_loss);
+                    assert_close(&dx, &expected, 2e-3, &format!("{what} gradient"));
+                }
+                assert!(linear_loss(&run(&x), &loss).is_finite());
+            }
+        });
+    }
+}

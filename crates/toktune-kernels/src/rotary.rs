@@ -1,0 +1,116 @@
+//! Rotary position embedding (Su et al. 2021) in the layout of transformers: the two halves of a head form the pairs.
+//!
+//! ```text
+//! y_j = x_j cos - x_{j+h} sin        y_{j+h} = x_{j+h} cos + x_j sin        j < h = rotated / 2
+//! ```
+//!
+//! Entries of a head past the rotated part are copied. The vector-Jacobian product is the rotation backwards.
+
+use crate::isa::multiversion;
+use rayon::prelude::*;
+
+/// Rows handled by one task.
+const TASK_ROWS: usize = 32;
+
+/// The direction of a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The forward pass.
+    Forward,
+    /// The vector-Jacobian product.
+    Backward,
+}
+
+/// Rotates every head of every row of `x [rows, heads * head_dim]` into `y`.
+///
+/// `cos` and `sin` are `[rows, h]`, one line a row of `x`, with `2 h <= head_dim` the rotated part of a head.
+/// Panics when the lengths do not fit.
+pub fn rotate(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    head_dim: usize,
+    rows: usize,
+    direction: Direction,
+    y: &mut [f32],
+) {
+    assert_eq!(x.len(), y.len(), "input and output of a rotation");
+    assert_eq!(cos.len(), sin.len(), "cosines and sines");
+    if rows == 0 {
+        return;
+    }
+    let (width, half) = (x.len() / rows, cos.len() / rows);
+    assert!(x.len() == rows * width && cos.len() == rows * half, "{rows} rows");
+    assert!(
+        head_dim > 0 && width.is_multiple_of(head_dim) && 2 * half <= head_dim,
+        "{width} {head_dim} {half}"
+    );
+    let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+    y.par_chunks_mut(TASK_ROWS * width.max(1)).enumerate().for_each(|(task, y)| {
+        for (i, y) in y.chunks_exact_mut(width).enumerate() {
+            let row = task * TASK_ROWS + i;
+            rotate_row(
+                &x[row * width..][..width],
+                &cos[row * half..][..half],
+                &sin[row * half..][..half],
+                head_dim,
+                sign,
+                y,
+            );
+        }
+    });
+}
+
+multiversion! {
+    fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
+        let half = cos.len();
+        for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
+            let ((x1, x2), (y1, y2)) = (x.split_at(half), y.split_at_mut(half));
+            for j in 0..half {
+                y1[j] = x1[j] * cos[j] - x2[j] * sin[j] * sign;
+                y2[j] = x2[j] * cos[j] + x1[j] * sin[j] * sign;
+            }
+            y2[half..].copy_from_slice(&x2[half..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, each_isa, random};
+
+    #[test]
+    fn rotation_matches_complex_multiplication_and_backward_undoes_it() {
+        each_isa(|isa| {
+            for (rows, heads, head_dim, half) in
+                [(0, 2, 4, 2), (1, 1, 2, 1), (3, 2, 6, 2), (33, 3, 34, 17), (2, 1, 8, 0)]
+            {
+                let x = random(rows * heads * head_dim, 1);
+                let angles = random(rows * half, 2);
+                let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+                let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+                let mut expected: Vec<f64> = x.iter().map(|x| *x as f64).collect();
+                for row in 0..rows {
+                    for head in 0..heads {
+                        for j in 0..half {
+                            let at = (row * heads + head) * head_dim + j;
+                            let (a, b) = (x[at] as f64, x[at + half] as f64);
+                            let angle = angles[row * half + j] as f64;
+                            expected[at] = a * angle.cos() - b * angle.sin();
+                            expected[at + half] = b * angle.cos() + a * angle.sin();
+                        }
+                    }
+                }
+                let mut y = vec![f32::NAN; x.len()];
+                rotate(&x, &cos, &sin, head_dim, rows, Direction::Forward, &mut y);
+                assert_close(&y, &expected, 1e-6, &format!("{isa} {rows} {heads} {head_dim} {half}"));
+                // a rotation is orthogonal, so its transpose (the vector-Jacobian product) is its inverse
+                let mut back = vec![f32::NAN; x.len()];
+                rotate(&y, &cos, &sin, head_dim, rows, Direction::Backward, &mut back);
+                let original: Vec<f64> = x.iter().map(|x| *x as f64).collect();
+                assert_close(&back, &original, 1e-6, &format!("{isa} backward"));
+            }
+        });
+    }
+}
