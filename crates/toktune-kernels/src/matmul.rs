@@ -32,7 +32,7 @@ fn panel_rows(width: usize) -> usize {
 /// Panics when the lengths do not fit the weight.
 pub fn forward(x: &[f32], w: &impl Matrix, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = if k == 0 { y.len().checked_div(n).unwrap_or(0) } else { x.len() / k };
+    let m = x.len().checked_div(k).or(y.len().checked_div(n)).unwrap_or(0);
     assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
     if m == 0 || n == 0 {
         return;
@@ -93,7 +93,7 @@ crate::isa::multiversion! {
 /// Panics when the lengths do not fit the weight.
 pub fn backward(dy: &[f32], w: &impl Matrix, dx: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = if n == 0 { dx.len().checked_div(k).unwrap_or(0) } else { dy.len() / n };
+    let m = dy.len().checked_div(n).or(dx.len().checked_div(k)).unwrap_or(0);
     assert_eq!((dy.len(), dx.len()), (m * n, m * k), "dy [{m}, {n}], w [{n}, {k}], dx [{m}, {k}]");
     if m == 0 || k == 0 {
         return;

@@ -274,7 +274,7 @@ impl Matrix for Weight<'_> {
         }
         let (block_len, block_bytes) = (self.dtype.block_len(), self.dtype.block_bytes());
         assert!(
-            cols.start % block_len == 0 && cols.end % block_len == 0,
+            cols.start.is_multiple_of(block_len) && cols.end.is_multiple_of(block_len),
             "{cols:?} cuts a {} block",
             self.dtype
         );
