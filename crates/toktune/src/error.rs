@@ -17,6 +17,36 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A key of a configuration is missing or cannot be used.
+    #[error("{path}: {key}: {problem}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// The model belongs to no supported family.
+    #[error("{path}: {found} is not supported{}; supported: {}", suggestion(.nearest), .supported.join(", "))]
+    UnsupportedModel {
+        /// The configuration or GGUF file.
+        path: PathBuf,
+        /// What the file says it is.
+        found: String,
+        /// The nearest supported name.
+        nearest: Option<String>,
+        /// Every supported name.
+        supported: Vec<String>,
+    },
+    /// A token id has no row.
+    #[error("token id {id} is out of range: the embedding has {rows} rows (0 to {})", .rows.saturating_sub(1))]
+    TokenOutOfRange {
+        /// The id.
+        id: i64,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// A tensor library call failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,0 +1,33 @@
+//! Loading a model from a folder or a GGUF file.
+
+use super::config::ModelConfig;
+use super::decoder::CausalLm;
+use super::families::of_model_type;
+use super::gguf_config;
+use crate::error::Result;
+use crate::weights::Checkpoint;
+use candle_core::Device;
+use std::path::Path;
+
+/// Loads causal language models, as transformers' class of this name does.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoModelForCausalLM;
+
+impl AutoModelForCausalLM {
+    /// Opens the model in `path`: a folder with `config.json` and safetensors, or a GGUF file. The weights are mapped,
+    /// not read; every tensor is checked for its presence, shape and type.
+    ///
+    /// # Errors
+    /// The files are missing, damaged or of an unsupported kind; see [`crate::Error`].
+    pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<CausalLm> {
+        let path = path.as_ref();
+        let checkpoint = Checkpoint::open(path)?;
+        let config = match checkpoint.as_gguf() {
+            Some(gguf) => gguf_config::from_metadata(path, &checkpoint, gguf)?,
+            None if path.is_dir() => ModelConfig::read(path)?,
+            None => ModelConfig::read(path.parent().unwrap_or(Path::new(".")))?,
+        };
+        let family = of_model_type(&config)?;
+        CausalLm::load(path, family, config, checkpoint, device)
+    }
+}

@@ -1,0 +1,188 @@
+//! One decoder block: attention and a gated MLP, each behind a norm, each added to the residual stream.
+
+use super::decoder::RowsOfBatch;
+use super::spec::{DecoderSpec, LayerSpec, TensorNames};
+use crate::error::Result;
+use crate::ops::{self, Activation, AttentionShape, KeyValues};
+use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
+use candle_core::{Device, Tensor};
+
+/// A frozen linear layer `[out, in]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    weight: FrozenMatrix,
+    bias: Option<Tensor>,
+}
+
+/// A frozen norm: its weight `[width]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    weight: Tensor,
+    eps: f32,
+}
+
+/// Frozen weights of one decoder block.
+#[derive(Clone, Debug)]
+pub struct Block {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    attention_norm: Norm,
+    post_attention_norm: Option<Norm>,
+    mlp_norm: Norm,
+    post_mlp_norm: Option<Norm>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    activation: Activation,
+    attention: AttentionShape,
+    rope: usize,
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::frozen_linear(x, &self.weight, self.bias.as_ref())?)
+    }
+}
+
+impl Norm {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::rms_norm(x, &self.weight, self.eps)?)
+    }
+
+    /// Norms each head of `x [rows, heads * width]` on its own.
+    fn forward_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let width = self.weight.elem_count();
+        let heads = x.reshape((x.elem_count() / width, width))?;
+        Ok(self.forward(&heads)?.reshape(x.shape())?)
+    }
+}
+
+/// Reads the weights of a model under the names of its family or of GGUF.
+pub(super) struct Loader<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) names: &'a TensorNames,
+    pub(super) spec: &'a DecoderSpec,
+    /// How the rows of the query and key projections lie.
+    pub(super) qk_order: RowOrder,
+    /// Added to norm weights: 1 where the family stores `w` and uses `1 + w`.
+    pub(super) norm_offset: f32,
+    pub(super) device: &'a Device,
+}
+
+impl Loader<'_> {
+    pub(super) fn norm(&self, name: &str, width: usize) -> Result<Norm> {
+        let mut weight = self.checkpoint.vector(&format!("{name}.weight"), width)?;
+        weight.iter_mut().for_each(|w| *w += self.norm_offset);
+        Ok(Norm { weight: Tensor::from_vec(weight, width, self.device)?, eps: self.spec.norm_eps })
+    }
+
+    fn linear(&self, name: &str, (rows, cols): (usize, usize), order: RowOrder, bias: bool) -> Result<Linear> {
+        let weight = self.checkpoint.matrix(&format!("{name}.weight"), rows, cols, order)?;
+        let bias = if bias {
+            let stored = self.checkpoint.vector(&format!("{name}.bias"), rows)?;
+            let values: Vec<f32> = (0..rows).map(|r| stored[order.stored(r)]).collect();
+            Some(Tensor::from_vec(values, rows, self.device)?)
+        } else {
+            None
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    pub(super) fn block(&self, layer: usize, of: &LayerSpec) -> Result<Block> {
+        let (spec, names) = (self.spec, self.names);
+        let name = |name: &str| names.in_block(layer, name);
+        let (d, inner, hd) = (spec.hidden_size, spec.intermediate_size, spec.head_dim);
+        let (q_width, kv_width) = (spec.heads * hd, spec.kv_heads * hd);
+        let plain = RowOrder::Plain;
+        // GGUF's one table of names holds the norms of every family: a norm is there if the family has it.
+        let norm = |of: Option<&str>, width| of.map(|n| self.norm(&name(n), width)).transpose();
+        Ok(Block {
+            q: self.linear(&name(names.q), (q_width, d), self.qk_order, spec.qkv_bias)?,
+            k: self.linear(&name(names.k), (kv_width, d), self.qk_order, spec.qkv_bias)?,
+            v: self.linear(&name(names.v), (kv_width, d), plain, spec.qkv_bias)?,
+            o: self.linear(&name(names.o), (d, q_width), plain, spec.output_bias)?,
+            q_norm: norm(names.q_norm, hd)?,
+            k_norm: norm(names.k_norm, hd)?,
+            attention_norm: self.norm(&name(names.attention_norm), d)?,
+            post_attention_norm: norm(names.post_attention_norm, d)?,
+            mlp_norm: self.norm(&name(names.mlp_norm), d)?,
+            post_mlp_norm: norm(names.post_mlp_norm, d)?,
+            gate: self.linear(&name(names.gate), (inner, d), plain, spec.mlp_bias)?,
+            up: self.linear(&name(names.up), (inner, d), plain, spec.mlp_bias)?,
+            down: self.linear(&name(names.down), (d, inner), plain, spec.mlp_bias)?,
+            activation: spec.activation,
+            attention: AttentionShape {
+                heads: spec.heads,
+                kv_heads: spec.kv_heads,
+                head_dim: hd,
+                scale: spec.attention_scale,
+                window: of.window,
+            },
+            rope: of.rope,
+        })
+    }
+}
+
+impl Block {
+    /// Runs the block on `x [rows, d]`; also returns the rows' keys and values, for rows that come later.
+    ///
+    /// `past` holds the keys and values of the rows that come before, as `rows` says.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(&self, x: &Tensor, rows: &RowsOfBatch, past: Option<&KeyValues>) -> Result<(Tensor, KeyValues)> {
+        let normed = self.attention_norm.forward(x)?;
+        let (mut q, mut k, v) = (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
+        if let Some(norm) = &self.q_norm {
+            q = norm.forward_heads(&q)?;
+        }
+        if let Some(norm) = &self.k_norm {
+            k = norm.forward_heads(&k)?;
+        }
+        let (lines, hd) = (&rows.rotary[self.rope], self.attention.head_dim);
+        let (q, k) = (ops::rotary(&q, lines, hd)?, ops::rotary(&k, lines, hd)?);
+        let attended = ops::attention(&q, &k, &v, past, &rows.spans, &self.attention)?;
+        let mut update = self.o.forward(&attended)?;
+        if let Some(norm) = &self.post_attention_norm {
+            update = norm.forward(&update)?;
+        }
+        let x = (x + update)?;
+        let normed = self.mlp_norm.forward(&x)?;
+        let inner = ops::gated(&self.gate.forward(&normed)?, &self.up.forward(&normed)?, self.activation)?;
+        let mut update = self.down.forward(&inner)?;
+        if let Some(norm) = &self.post_mlp_norm {
+            update = norm.forward(&update)?;
+        }
+        Ok(((x + update)?, KeyValues { k, v }))
+    }
+
+    /// The keys and values of `x` alone: all that is left to do for rows whose hidden state nobody needs.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn key_values(&self, x: &Tensor, rows: &RowsOfBatch) -> Result<KeyValues> {
+        let normed = self.attention_norm.forward(x)?;
+        let (mut k, v) = (self.k.forward(&normed)?, self.v.forward(&normed)?);
+        if let Some(norm) = &self.k_norm {
+            k = norm.forward_heads(&k)?;
+        }
+        Ok(KeyValues { k: ops::rotary(&k, &rows.rotary[self.rope], self.attention.head_dim)?, v })
+    }
+
+    /// The names and weights of the linear layers, by the names of `names`.
+    pub(super) fn linears<'a>(&'a self, names: &TensorNames) -> [(&'static str, &'a FrozenMatrix); 7] {
+        [
+            (names.q, &self.q.weight),
+            (names.k, &self.k.weight),
+            (names.v, &self.v.weight),
+            (names.o, &self.o.weight),
+            (names.gate, &self.gate.weight),
+            (names.up, &self.up.weight),
+            (names.down, &self.down.weight),
+        ]
+    }
+}

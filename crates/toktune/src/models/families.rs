@@ -1,0 +1,51 @@
+//! The families of models that are supported, one small file each.
+
+mod gemma3;
+mod llama;
+
+use super::config::ModelConfig;
+use super::spec::{DecoderSpec, TensorNames};
+use crate::error::{Error, Result, nearest};
+use std::fmt;
+
+/// What a family file says of its models. It holds no maths.
+pub struct Family {
+    /// The family's name for people.
+    pub name: &'static str,
+    /// The `model_type`s of `config.json` that belong to it.
+    pub model_types: &'static [&'static str],
+    /// The class that transformers loads it with.
+    pub architecture: &'static str,
+    /// The `general.architecture` of its GGUF files.
+    pub gguf: Option<&'static str>,
+    /// Whether llama.cpp's converter interleaves the rows of the query and key projections.
+    pub gguf_interleaves: bool,
+    /// The names of its tensors.
+    pub names: &'static TensorNames,
+    /// Reads `config.json`.
+    pub spec: fn(&ModelConfig) -> Result<DecoderSpec>,
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Family").field("name", &self.name).field("model_types", &self.model_types).finish()
+    }
+}
+
+/// Every supported family.
+pub const FAMILIES: [&Family; 2] = [&llama::LLAMA, &gemma3::GEMMA3];
+
+/// The family of a `model_type`.
+///
+/// # Errors
+/// No family has it; the error lists those there are.
+pub(super) fn of_model_type(config: &ModelConfig) -> Result<&'static Family> {
+    let model_type = config.model_type();
+    let known = || FAMILIES.iter().flat_map(|f| f.model_types).copied();
+    FAMILIES.iter().copied().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| Error::UnsupportedModel {
+        path: config.path().to_path_buf(),
+        found: format!("model_type '{model_type}'"),
+        nearest: nearest(model_type, known()).map(str::to_string),
+        supported: known().map(str::to_string).collect(),
+    })
+}

@@ -1,0 +1,24 @@
+//! Pretrained models: one generic decoder, and one small file a family that maps its configuration and tensor names to
+//! it.
+//!
+//! This module owns what a model *is* (embedding, blocks, final norm, head) and how a piece of it runs forward. It
+//! knows nothing of adapters, losses or optimizers: trained rows are handed in by the caller as [`TrainedRows`].
+
+mod auto;
+mod block;
+mod config;
+mod decoder;
+mod families;
+mod gguf_config;
+mod rope;
+mod spec;
+mod token_matrix;
+
+pub use auto::AutoModelForCausalLM;
+pub use block::Block;
+pub use config::ModelConfig;
+pub use decoder::{CausalLm, RowsOfBatch};
+pub use families::{FAMILIES, Family};
+pub use rope::{RopeSpec, RopeVariant};
+pub use spec::{DecoderSpec, LayerSpec, TensorNames};
+pub use token_matrix::{TokenMatrix, TrainedRows};

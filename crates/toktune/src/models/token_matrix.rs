@@ -1,0 +1,156 @@
+//! A token matrix (an embedding or an output head) and the trained rows that replace some of its rows.
+
+use crate::weights::FrozenMatrix;
+use std::sync::Arc;
+use toktune_kernels::TokenTable;
+
+/// The frozen rows of an embedding or a head, and the rows a resize appended.
+#[derive(Clone, Debug)]
+pub struct TokenMatrix {
+    name: String,
+    base: FrozenMatrix,
+    extra: Arc<Vec<f32>>,
+}
+
+/// The rows of some tokens as they are trained, in place of the frozen ones.
+///
+/// They are kept in the order in which the tokens were chosen, which is the order of PEFT's files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainedRows {
+    indices: Vec<u32>,
+    /// `(row of the matrix, index into the values)`, sorted by row.
+    overrides: Vec<(usize, usize)>,
+    width: usize,
+    /// The values `[indices, width]`.
+    pub values: Vec<f32>,
+}
+
+impl TrainedRows {
+    /// Rows for `indices`, which must not repeat; `values` is `[indices, width]`.
+    ///
+    /// Panics when the length of `values` is another: tokens are checked where a configuration is read.
+    pub fn new(indices: Vec<u32>, width: usize, values: Vec<f32>) -> Self {
+        assert_eq!(values.len(), indices.len() * width, "{} rows of {width}", indices.len());
+        let mut overrides: Vec<_> = indices.iter().enumerate().map(|(at, &id)| (id as usize, at)).collect();
+        overrides.sort_unstable();
+        Self { indices, overrides, width, values }
+    }
+
+    /// The chosen tokens, in order.
+    pub fn indices(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// Width of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Where token `id` lies among the values.
+    pub fn position(&self, id: u32) -> Option<usize> {
+        let found = self.overrides.binary_search_by_key(&(id as usize), |o| o.0).ok()?;
+        Some(self.overrides[found].1)
+    }
+
+    /// One row, by its position.
+    pub fn row(&self, at: usize) -> &[f32] {
+        &self.values[at * self.width..][..self.width]
+    }
+}
+
+impl TokenMatrix {
+    /// The matrix of module `name` (as transformers names it, without `.weight`).
+    pub fn new(name: impl Into<String>, base: FrozenMatrix) -> Self {
+        Self { name: name.into(), base, extra: Arc::default() }
+    }
+
+    /// The module's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rows that come from the checkpoint.
+    pub fn frozen(&self) -> &FrozenMatrix {
+        &self.base
+    }
+
+    /// The appended rows, `[extra, width]`.
+    pub fn extra(&self) -> &[f32] {
+        &self.extra
+    }
+
+    /// Rows, the appended ones included.
+    pub fn rows(&self) -> usize {
+        self.base.rows() + self.extra.len() / self.width().max(1)
+    }
+
+    /// Width of a row.
+    pub fn width(&self) -> usize {
+        self.base.cols()
+    }
+
+    /// Appends whole rows.
+    pub(super) fn append(&mut self, rows: &[f32]) {
+        Arc::make_mut(&mut self.extra).extend_from_slice(rows);
+    }
+
+    /// The matrix with trained rows over it, as the kernels read it.
+    pub fn table<'a>(&'a self, trained: Option<&'a TrainedRows>) -> TokenTable<'a> {
+        let (overrides, values): (&[_], &[_]) = trained.map_or((&[], &[]), |t| (&t.overrides, &t.values));
+        TokenTable::new(self.base.view(), &self.extra, overrides, values)
+    }
+
+    /// The untrained rows of `ids`, `[ids, width]`.
+    pub fn gather(&self, ids: &[u32]) -> Vec<f32> {
+        let mut rows = vec![0f32; ids.len() * self.width()];
+        toktune_kernels::embedding::gather(ids, &self.table(None), 1.0, &mut rows);
+        rows
+    }
+
+    /// The mean of the frozen rows `[width]` and the root mean square of all their entries.
+    ///
+    /// Summed in `f64`, a block of rows at a time.
+    pub fn statistics(&self) -> (Vec<f32>, f32) {
+        let (rows, width) = (self.base.rows(), self.width());
+        let (mut sums, mut squares) = (vec![0f64; width], 0f64);
+        for start in (0..rows).step_by(1024) {
+            let block = self.base.decode_rows(start..(start + 1024).min(rows));
+            for row in block.chunks_exact(width) {
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += *x as f64;
+                    squares += *x as f64 * *x as f64;
+                }
+            }
+        }
+        let mean = sums.iter().map(|s| (s / rows.max(1) as f64) as f32).collect();
+        (mean, (squares / (rows * width).max(1) as f64).sqrt() as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix() -> TokenMatrix {
+        let base = FrozenMatrix::from_f32("m", 3, 2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("valid");
+        TokenMatrix::new("m", base)
+    }
+
+    #[test]
+    fn appended_rows_follow_the_frozen_ones() {
+        let mut matrix = matrix();
+        matrix.append(&[7.0, 8.0]);
+        assert_eq!((matrix.rows(), matrix.width()), (4, 2));
+        assert_eq!(matrix.gather(&[3, 0]), [7.0, 8.0, 1.0, 2.0]);
+        let (mean, rms) = matrix.statistics();
+        assert_eq!(mean, [3.0, 4.0]);
+        assert!((rms - (91.0f32 / 6.0).sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn trained_rows_keep_the_order_in_which_they_were_chosen() {
+        let rows = TrainedRows::new(vec![9, 2, 5], 1, vec![0.9, 0.2, 0.5]);
+        assert_eq!([9, 2, 5, 3].map(|id| rows.position(id)), [Some(0), Some(1), Some(2), None]);
+        assert_eq!(rows.row(1), [0.2]);
+    }
+}

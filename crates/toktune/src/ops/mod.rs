@@ -1,0 +1,28 @@
+//! Differentiable operations on candle tensors, one file each.
+//!
+//! On the CPU an operation calls the kernels; on any other device its `composite` builds the same thing from candle's
+//! own differentiable operations, so that a GPU needs no second model code. The tests run both on the CPU and compare.
+//!
+//! Activations are `f32` matrices `[rows, width]`, the sequences of a batch one after the other without padding.
+
+mod attention;
+mod cross_entropy;
+mod gated;
+mod host;
+mod linear;
+mod norm;
+mod rotary;
+#[cfg(test)]
+mod testing;
+mod vjp;
+
+pub use attention::{KeyValues, Spans, attention};
+pub use cross_entropy::{HeadGradients, cross_entropy};
+pub use gated::gated;
+pub use linear::frozen_linear;
+pub use norm::rms_norm;
+pub use rotary::{RotaryRows, rotary};
+pub use vjp::vjp;
+
+pub use toktune_kernels::attention::{Shape as AttentionShape, Span};
+pub use toktune_kernels::gated::Activation;

@@ -1,0 +1,119 @@
+//! Rotary position embedding.
+
+use super::host::contiguous;
+use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor};
+use std::sync::Arc;
+use toktune_kernels::rotary::{Direction, rotate};
+
+/// Cosines and sines `[rows, rotated / 2]`, one line for each row of a batch.
+#[derive(Clone, Debug)]
+pub struct RotaryRows {
+    rows: usize,
+    cos: Arc<Vec<f32>>,
+    sin: Arc<Vec<f32>>,
+}
+
+impl RotaryRows {
+    /// One line for each position of `positions`: the angle of pair `j` at position `p` is `p * frequencies[j]`, taken
+    /// in `f32` as transformers takes it; both are multiplied by `scale` (1 for most variants).
+    pub fn new(positions: &[u32], frequencies: &[f32], scale: f32) -> Self {
+        let angles = || positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f));
+        Self {
+            rows: positions.len(),
+            cos: Arc::new(angles().map(|a| a.cos() * scale).collect()),
+            sin: Arc::new(angles().map(|a| a.sin() * scale).collect()),
+        }
+    }
+
+    fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let shape = (self.rows, 1, self.cos.len().checked_div(self.rows).unwrap_or(0));
+        Ok((
+            Tensor::from_slice(&self.cos, shape, device)?,
+            Tensor::from_slice(&self.sin, shape, device)?,
+        ))
+    }
+}
+
+/// Rotates the heads of `x [rows, heads * head_dim]` by each row's angles.
+///
+/// # Errors
+/// `x` is not contiguous `f32`, or its rows are not those of `lines`.
+pub fn rotary(x: &Tensor, lines: &RotaryRows, head_dim: usize) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let half = lines.cos.len().checked_div(rows).unwrap_or(0);
+    if rows != lines.rows || !width.is_multiple_of(head_dim) || 2 * half > head_dim {
+        candle_core::bail!("rotary: {rows} rows of {width}, {} positions, heads of {head_dim}", lines.rows);
+    }
+    if x.device().is_cpu() {
+        x.apply_op1(Rotary { lines: lines.clone(), head_dim })
+    } else {
+        composite(x, lines, head_dim)
+    }
+}
+
+pub(crate) fn composite(x: &Tensor, lines: &RotaryRows, head_dim: usize) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let (cos, sin) = lines.tensors(x.device())?;
+    let half = cos.dim(D::Minus1)?;
+    let heads = x.reshape((rows, width / head_dim, head_dim))?;
+    let (x1, x2) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+    let y1 = (x1.broadcast_mul(&cos)? - x2.broadcast_mul(&sin)?)?;
+    let y2 = (x2.broadcast_mul(&cos)? + x1.broadcast_mul(&sin)?)?;
+    let rest = heads.narrow(2, 2 * half, head_dim - 2 * half)?;
+    let parts = if head_dim > 2 * half { vec![y1, y2, rest] } else { vec![y1, y2] };
+    Tensor::cat(&parts, 2)?.reshape((rows, width))
+}
+
+struct Rotary {
+    lines: RotaryRows,
+    head_dim: usize,
+}
+
+impl Rotary {
+    fn run(&self, x: &[f32], direction: Direction) -> Vec<f32> {
+        let mut y = vec![0f32; x.len()];
+        rotate(x, &self.lines.cos, &self.lines.sin, self.head_dim, self.lines.rows, direction, &mut y);
+        y
+    }
+}
+
+impl CustomOp1 for Rotary {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(storage, layout, self.name())?;
+        Ok((CpuStorage::F32(self.run(x, Direction::Forward)), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let dx = self.run(&super::host::Floats::of(&dy)?, Direction::Backward);
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_same_gradients, random};
+
+    #[test]
+    fn the_kernel_and_the_composite_agree() -> Result<()> {
+        for rotated in [6, 4] {
+            let frequencies: Vec<f32> = (0..rotated / 2).map(|j| 1.0 / (j as f32 + 1.0)).collect();
+            let lines = RotaryRows::new(&[0, 1, 2, 0, 7], &frequencies, 1.1);
+            let x = random((5, 12), 1)?;
+            assert_same_gradients(&[x], |x| rotary(&x[0], &lines, 6), |x| composite(&x[0], &lines, 6))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_without_a_position_are_refused() -> Result<()> {
+        let lines = RotaryRows::new(&[0, 1], &[1.0], 1.0);
+        assert!(rotary(&random((3, 4), 1)?, &lines, 4).is_err());
+        Ok(())
+    }
+}
