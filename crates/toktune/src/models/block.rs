@@ -80,7 +80,13 @@ impl Loader<'_> {
         Ok(Norm { weight: Tensor::from_vec(weight, width, self.device)?, eps: self.spec.norm_eps })
     }
 
-    fn linear(&self, name: &str, (rows, cols): (usize, usize), order: RowOrder, bias: bool) -> Result<Linear> {
+    fn linear(
+        &self,
+        name: &str,
+        (rows, cols): (usize, usize),
+        order: RowOrder,
+        bias: bool,
+    ) -> Result<Linear> {
         let weight = self.checkpoint.matrix(&format!("{name}.weight"), rows, cols, order)?;
         let bias = if bias {
             let stored = self.checkpoint.vector(&format!("{name}.bias"), rows)?;
@@ -134,9 +140,15 @@ impl Block {
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn forward(&self, x: &Tensor, rows: &RowsOfBatch, past: Option<&KeyValues>) -> Result<(Tensor, KeyValues)> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rows: &RowsOfBatch,
+        past: Option<&KeyValues>,
+    ) -> Result<(Tensor, KeyValues)> {
         let normed = self.attention_norm.forward(x)?;
-        let (mut q, mut k, v) = (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
+        let (mut q, mut k, v) =
+            (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
         if let Some(norm) = &self.q_norm {
             q = norm.forward_heads(&q)?;
         }

@@ -23,7 +23,9 @@ impl ModelConfig {
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         match serde_json::from_str(&text) {
             Ok(Value::Object(object)) => Ok(Self { path, object }),
-            Ok(_) => Err(Error::Config { path, key: "(top level)".into(), problem: "expected an object".into() }),
+            Ok(_) => {
+                Err(Error::Config { path, key: "(top level)".into(), problem: "expected an object".into() })
+            }
             Err(e) => Err(Error::Config { path, key: "(top level)".into(), problem: e.to_string() }),
         }
     }
@@ -148,17 +150,31 @@ mod tests {
 
     #[test]
     fn values_are_read_and_faults_name_file_and_key() {
-        let config = config(json!({"a": 3, "b": null, "c": "x", "d": 1.5, "e": true, "f": 0, "g": -1, "h": 1e300}));
+        let config =
+            config(json!({"a": 3, "b": null, "c": "x", "d": 1.5, "e": true, "f": 0, "g": -1, "h": 1e300}));
         assert_eq!(config.size("a").expect("a size"), 3);
         assert_eq!(config.optional_size("b").expect("null is missing"), None);
         assert_eq!(config.number("d").expect("a number"), 1.5);
         assert!(config.flag("e", false).expect("a flag") && config.flag("z", true).expect("the default"));
         assert_eq!(config.optional_text("c").expect("a text").as_deref(), Some("x"));
-        for (key, expected) in [("f", "expected an integer"), ("g", "found -1"), ("h", "found"), ("c", "found"), ("b", "missing")] {
+        for (key, expected) in [
+            ("f", "expected an integer"),
+            ("g", "found -1"),
+            ("h", "found"),
+            ("c", "found"),
+            ("b", "missing"),
+        ] {
             let message = config.size(key).expect_err("no size").to_string();
-            assert!(message.contains("folder/config.json") && message.contains(key) && message.contains(expected), "{message}");
+            assert!(
+                message.contains("folder/config.json") && message.contains(key) && message.contains(expected),
+                "{message}"
+            );
         }
-        assert!(config.flag("a", true).is_err() && config.optional_text("a").is_err() && config.number("c").is_err());
+        assert!(
+            config.flag("a", true).is_err()
+                && config.optional_text("a").is_err()
+                && config.number("c").is_err()
+        );
     }
 
     #[test]

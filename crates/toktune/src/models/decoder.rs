@@ -58,7 +58,8 @@ impl CausalLm {
             // a family lacks the norms that its own names lack
             names.q_norm = names.q_norm.filter(|_| family.names.q_norm.is_some());
             names.k_norm = names.k_norm.filter(|_| family.names.k_norm.is_some());
-            names.post_attention_norm = names.post_attention_norm.filter(|_| family.names.post_attention_norm.is_some());
+            names.post_attention_norm =
+                names.post_attention_norm.filter(|_| family.names.post_attention_norm.is_some());
             names.post_mlp_norm = names.post_mlp_norm.filter(|_| family.names.post_mlp_norm.is_some());
             // a GGUF file says by its tensors whether the head is the embedding
             spec.tied = !checkpoint.contains(&format!("{}.weight", names.head));
@@ -68,7 +69,11 @@ impl CausalLm {
             checkpoint: &checkpoint,
             names: &names,
             spec: &spec,
-            qk_order: if interleaved { RowOrder::Interleaved { head_dim: spec.head_dim } } else { RowOrder::Plain },
+            qk_order: if interleaved {
+                RowOrder::Interleaved { head_dim: spec.head_dim }
+            } else {
+                RowOrder::Plain
+            },
             norm_offset: if spec.norm_plus_one && !is_gguf { 1.0 } else { 0.0 },
             device,
         };
@@ -84,7 +89,8 @@ impl CausalLm {
         };
         let embedding = token_matrix(names.embed, family.names.embed)?;
         let head = if spec.tied { None } else { Some(token_matrix(names.head, family.names.head)?) };
-        let blocks = spec.layers.iter().enumerate().map(|(i, of)| loader.block(i, of)).collect::<Result<_>>()?;
+        let blocks =
+            spec.layers.iter().enumerate().map(|(i, of)| loader.block(i, of)).collect::<Result<_>>()?;
         let final_norm = loader.norm(names.final_norm, spec.hidden_size)?;
         let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
         Ok(Self {
@@ -158,17 +164,19 @@ impl CausalLm {
     }
 
     /// Parameters of the model, appended rows included; a tied head counts once.
-    pub fn num_parameters(&self) -> usize {
+    pub fn num_parameters(&self) -> u64 {
         let appended = self.embedding.extra().len() + self.head.as_ref().map_or(0, |h| h.extra().len());
-        self.checkpoint.total_parameters() + appended
+        self.checkpoint.total_parameters() + appended as u64
     }
 
     /// The names of all linear layers and token matrices, as transformers names the modules.
     pub fn module_names(&self) -> Vec<String> {
         let names = self.family.names;
-        let in_blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
-            block.linears(names).map(move |(name, _)| names.in_block(i, name))
-        });
+        let in_blocks = self
+            .blocks
+            .iter()
+            .enumerate()
+            .flat_map(|(i, block)| block.linears(names).map(move |(name, _)| names.in_block(i, name)));
         [names.embed.to_string()].into_iter().chain(in_blocks).chain([names.head.to_string()]).collect()
     }
 
@@ -204,7 +212,12 @@ impl CausalLm {
             return Err(Error::TokenOutOfRange { id: id as i64, rows });
         }
         let mut x = vec![0f32; ids.len() * width];
-        toktune_kernels::embedding::gather(ids, &self.embedding.table(trained), self.spec.embed_scale, &mut x);
+        toktune_kernels::embedding::gather(
+            ids,
+            &self.embedding.table(trained),
+            self.spec.embed_scale,
+            &mut x,
+        );
         Ok(Tensor::from_vec(x, (ids.len(), width), &self.device)?)
     }
 

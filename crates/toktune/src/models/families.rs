@@ -42,10 +42,12 @@ pub const FAMILIES: [&Family; 2] = [&llama::LLAMA, &gemma3::GEMMA3];
 pub(super) fn of_model_type(config: &ModelConfig) -> Result<&'static Family> {
     let model_type = config.model_type();
     let known = || FAMILIES.iter().flat_map(|f| f.model_types).copied();
-    FAMILIES.iter().copied().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| Error::UnsupportedModel {
-        path: config.path().to_path_buf(),
-        found: format!("model_type '{model_type}'"),
-        nearest: nearest(model_type, known()).map(str::to_string),
-        supported: known().map(str::to_string).collect(),
+    FAMILIES.iter().copied().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| {
+        Error::UnsupportedModel {
+            path: config.path().to_path_buf(),
+            found: format!("model_type '{model_type}'"),
+            nearest: nearest(model_type, known()).map(str::to_string),
+            supported: known().map(str::to_string).collect(),
+        }
     })
 }

@@ -120,14 +120,17 @@ fn llama3(path: &Path, divisors: &[f32], theta: f64) -> Result<Value> {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     });
-    let config = |value: &Value| {
-        ModelConfig::from_object(path, value.as_object().cloned().unwrap_or_default())
-    };
+    let config =
+        |value: &Value| ModelConfig::from_object(path, value.as_object().cloned().unwrap_or_default());
     let dim = 2 * divisors.len();
     let plain = RopeSpec { theta, dim, variant: RopeVariant::Default }.frequencies();
     let scaled = RopeSpec::read(Some(&config(&rope)), None, dim)?.frequencies();
     let same = plain.iter().zip(&scaled).zip(divisors).all(|((p, s), d)| (p / s - d).abs() <= 1e-3 * d);
-    if same { Ok(rope) } else { Err(config(&rope).error(ROPE_DIVISORS, "the divisors are not those of llama3 scaling")) }
+    if same {
+        Ok(rope)
+    } else {
+        Err(config(&rope).error(ROPE_DIVISORS, "the divisors are not those of llama3 scaling"))
+    }
 }
 
 fn gemma3(metadata: &Metadata) -> Result<Map<String, Value>> {
@@ -153,7 +156,8 @@ fn gemma3(metadata: &Metadata) -> Result<Map<String, Value>> {
     object.insert("vocab_size".into(), vocabulary(metadata)?);
     object.insert("hidden_activation".into(), "gelu_pytorch_tanh".into());
     object.insert("query_pre_attn_scalar".into(), scalar.into());
-    object.insert("sliding_window".into(), metadata.require::<u64>("gemma3.attention.sliding_window")?.into());
+    object
+        .insert("sliding_window".into(), metadata.require::<u64>("gemma3.attention.sliding_window")?.into());
     object.insert("layer_types".into(), kinds.into());
     object.insert(
         "rope_parameters".into(),

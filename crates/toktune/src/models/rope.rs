@@ -53,7 +53,11 @@ impl RopeSpec {
         };
         let positive = |key: &str| {
             let value = section.number(key)?;
-            if value > 0.0 { Ok(value) } else { Err(section.error(key, format!("expected more than 0, found {value}"))) }
+            if value > 0.0 {
+                Ok(value)
+            } else {
+                Err(section.error(key, format!("expected more than 0, found {value}")))
+            }
         };
         let variant = match kind.as_str() {
             "default" => RopeVariant::Default,
@@ -130,7 +134,10 @@ mod tests {
 
     #[test]
     fn both_spellings_and_the_given_theta_are_read() {
-        assert_eq!(read(json!({"type": "linear", "factor": 2})).expect("old spelling").variant, RopeVariant::Linear { factor: 2.0 });
+        assert_eq!(
+            read(json!({"type": "linear", "factor": 2})).expect("old spelling").variant,
+            RopeVariant::Linear { factor: 2.0 }
+        );
         assert_eq!(read(json!({"rope_type": "default"})).expect("plain").theta, 500.0);
         assert_eq!(read(json!({"rope_theta": 7.0})).expect("plain").theta, 7.0);
     }

@@ -1,6 +1,6 @@
 //! Causal attention over ragged sequences, with constant past keys and values.
 
-use super::host::{Floats, contiguous};
+use super::host::{contiguous, floats};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 use toktune_kernels::attention::{Inputs, Saved, Shape as AttentionShape, Span, backward, forward};
@@ -34,18 +34,27 @@ pub fn attention(
 ) -> Result<Tensor> {
     check(q, k, v, past, spans, shape)?;
     if q.device().is_cpu() {
-        let op = Attention { shape: *shape, spans: spans.clone(), past: past.cloned(), lse: Mutex::default() };
+        let op =
+            Attention { shape: *shape, spans: spans.clone(), past: past.cloned(), lse: Mutex::default() };
         q.apply_op3(k, v, op)
     } else {
         composite(q, k, v, past, spans, shape)
     }
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, past: Option<&KeyValues>, spans: &Spans, shape: &AttentionShape) -> Result<()> {
+fn check(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    past: Option<&KeyValues>,
+    spans: &Spans,
+    shape: &AttentionShape,
+) -> Result<()> {
     let kv_width = shape.kv_heads * shape.head_dim;
     let rows = spans.last().map_or(0, |s| s.rows.end);
     let past_rows = spans.iter().map(|s| s.past.end).max().unwrap_or(0);
-    let mut expected = vec![(q, rows, shape.heads * shape.head_dim), (k, rows, kv_width), (v, rows, kv_width)];
+    let mut expected =
+        vec![(q, rows, shape.heads * shape.head_dim), (k, rows, kv_width), (v, rows, kv_width)];
     if let Some(past) = past {
         expected.extend([(&past.k, past_rows, kv_width), (&past.v, past_rows, kv_width)]);
     } else if past_rows > 0 {
@@ -114,7 +123,7 @@ impl Attention {
     /// Runs `work` with the past keys and values as slices, empty ones when there are none.
     fn with_past<R>(&self, work: impl FnOnce(&[f32], &[f32]) -> R) -> Result<R> {
         match &self.past {
-            Some(past) => Ok(work(&Floats::of(&past.k)?, &Floats::of(&past.v)?)),
+            Some(past) => Ok(work(&floats(&past.k)?, &floats(&past.v)?)),
             None => Ok(work(&[], &[])),
         }
     }
@@ -156,8 +165,8 @@ impl CustomOp3 for Attention {
         let dout = dout.contiguous()?;
         let lse = self.lse.lock().unwrap_or_else(PoisonError::into_inner);
         let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| vec![0f32; x.elem_count()]);
-        let (q_data, k_data, v_data) = (Floats::of(q)?, Floats::of(k)?, Floats::of(v)?);
-        let (out, dout) = (Floats::of(out)?, Floats::of(&dout)?);
+        let (q_data, k_data, v_data) = (floats(q)?, floats(k)?, floats(v)?);
+        let (out, dout) = (floats(out)?, floats(&dout)?);
         self.with_past(|past_k, past_v| {
             let inputs = Inputs { q: &q_data, k: &k_data, v: &v_data, past_k, past_v };
             let saved = Saved { out: &out, lse: &lse, dout: &dout };
@@ -175,8 +184,11 @@ mod tests {
 
     #[test]
     fn the_kernel_and_the_composite_agree() -> Result<()> {
-        let spans: Spans =
-            Arc::new(vec![Span { rows: 0..5, past: 0..0 }, Span { rows: 5..5, past: 0..3 }, Span { rows: 5..9, past: 3..9 }]);
+        let spans: Spans = Arc::new(vec![
+            Span { rows: 0..5, past: 0..0 },
+            Span { rows: 5..5, past: 0..3 },
+            Span { rows: 5..9, past: 3..9 },
+        ]);
         let past = KeyValues { k: random((9, 6), 1)?, v: random((9, 6), 2)? };
         for window in [None, Some(3)] {
             let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.6, window };

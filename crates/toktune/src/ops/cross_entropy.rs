@@ -2,7 +2,7 @@
 //!
 //! It is the end of every graph, so it is no graph node: it returns the gradients with the loss.
 
-use super::host::Floats;
+use super::host::floats;
 use candle_core::{Result, Tensor};
 use toktune_kernels::TokenTable;
 use toktune_kernels::cross_entropy as kernel;
@@ -29,7 +29,12 @@ pub fn cross_entropy(
 ) -> Result<(Vec<f32>, Option<Tensor>)> {
     use toktune_kernels::Matrix;
     if hidden.dims() != [targets.len(), table.cols()] {
-        candle_core::bail!("cross_entropy: {:?} for {} targets of {}", hidden.dims(), targets.len(), table.cols());
+        candle_core::bail!(
+            "cross_entropy: {:?} for {} targets of {}",
+            hidden.dims(),
+            targets.len(),
+            table.cols()
+        );
     }
     if let Some(target) = targets.iter().find(|&&t| t as usize >= table.rows()) {
         candle_core::bail!("cross_entropy: target {target} of {} tokens", table.rows());
@@ -38,7 +43,7 @@ pub fn cross_entropy(
     let mut losses = vec![0f32; targets.len()];
     let mut dh = gradients.hidden.then(|| vec![0f32; hidden.elem_count()]);
     let wanted = kernel::Gradients { hidden: dh.as_deref_mut(), trained: gradients.trained };
-    kernel::cross_entropy(&Floats::of(&on_host)?, table, targets, &mut losses, wanted);
+    kernel::cross_entropy(&floats(&on_host)?, table, targets, &mut losses, wanted);
     let dh = dh.map(|dh| Tensor::from_vec(dh, hidden.shape(), hidden.device())).transpose()?;
     Ok((losses, dh))
 }
@@ -62,7 +67,8 @@ mod tests {
 
     #[test]
     fn losses_and_gradients_agree_with_whole_logits() -> Result<()> {
-        let (hidden, w, targets) = (Var::from_tensor(&random((5, 6), 1)?)?, random((9, 6), 2)?, [3u32, 8, 0, 3, 1]);
+        let (hidden, w, targets) =
+            (Var::from_tensor(&random((5, 6), 1)?)?, random((9, 6), 2)?, [3u32, 8, 0, 3, 1]);
         let base = FrozenMatrix::from_f32("w", 9, 6, to_vec(&w)?).map_err(candle_core::Error::wrap)?;
         let values = to_vec(&random((2, 6), 3)?)?;
         let table = TokenTable::new(base.view(), &[], &[(3, 1), (7, 0)], &values);
@@ -82,7 +88,8 @@ mod tests {
         let mut dw = vec![0.0; 12];
         let wanted = HeadGradients { hidden: true, trained: Some(&mut dw) };
         let (losses, dh) = cross_entropy(&hidden, &table, &targets, wanted)?;
-        let close = |a: &[f32], b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
+        let close =
+            |a: &[f32], b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
         let gradient = |var: &Var| gradients.get(var).map(to_vec).transpose();
         close(&losses, &to_vec(&expected)?);
         close(&to_vec(&dh.expect("asked for"))?, &gradient(&hidden)?.expect("a gradient"));

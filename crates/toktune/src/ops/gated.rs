@@ -1,6 +1,6 @@
 //! The gated activation of an MLP.
 
-use super::host::{Floats, contiguous};
+use super::host::{contiguous, floats};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use toktune_kernels::gated::{Activation, gated_backward, gated_forward};
 
@@ -12,7 +12,11 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
     if gate.shape() != up.shape() {
         candle_core::bail!("gated: gate {:?} and up {:?}", gate.shape(), up.shape());
     }
-    if gate.device().is_cpu() { gate.apply_op2(up, Gated { activation }) } else { composite(gate, up, activation) }
+    if gate.device().is_cpu() {
+        gate.apply_op2(up, Gated { activation })
+    } else {
+        composite(gate, up, activation)
+    }
 }
 
 pub(crate) fn composite(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -31,19 +35,31 @@ impl CustomOp2 for Gated {
         "gated"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (contiguous(s1, l1, self.name())?, contiguous(s2, l2, self.name())?);
         let mut y = vec![0f32; gate.len()];
         gated_forward(self.activation, gate, up, &mut y);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let n = gate.elem_count();
         let (mut dgate, mut dup) = (vec![0f32; n], vec![0f32; n]);
-        let (g, u) = (Floats::of(gate)?, Floats::of(up)?);
-        gated_backward(self.activation, &g, &u, &Floats::of(&dy)?, &mut dgate, &mut dup);
+        let (g, u) = (floats(gate)?, floats(up)?);
+        gated_backward(self.activation, &g, &u, &floats(&dy)?, &mut dgate, &mut dup);
         Ok((
             Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
             Some(Tensor::from_vec(dup, up.shape(), up.device())?),

@@ -1,6 +1,6 @@
 //! The product with a frozen weight: one product forward, one backward, never a gradient of the weight.
 
-use super::host::{Floats, contiguous};
+use super::host::{contiguous, floats};
 use crate::weights::FrozenMatrix;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use toktune_kernels::matmul;
@@ -46,7 +46,7 @@ impl CustomOp1 for FrozenLinear {
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
-        matmul::backward(&Floats::of(&dy)?, &self.weight.view(), &mut dx);
+        matmul::backward(&floats(&dy)?, &self.weight.view(), &mut dx);
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }
@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_width_that_is_not_the_weights_names_the_weight() -> Result<()> {
-        let weight = FrozenMatrix::from_f32("some.weight", 2, 3, vec![0.0; 6]).map_err(candle_core::Error::wrap)?;
+        let weight =
+            FrozenMatrix::from_f32("some.weight", 2, 3, vec![0.0; 6]).map_err(candle_core::Error::wrap)?;
         let message = frozen_linear(&random((1, 4), 1)?, &weight, None).expect_err("4 is not 3").to_string();
         assert!(message.contains("some.weight") && message.contains("[2, 3]"), "{message}");
         Ok(())

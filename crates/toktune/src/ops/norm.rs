@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation.
 
-use super::host::{Floats, contiguous};
+use super::host::{contiguous, floats};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
 
@@ -37,14 +37,14 @@ impl CustomOp1 for RmsNorm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout, self.name())?;
         let mut y = vec![0f32; x.len()];
-        rms_norm_forward(x, &Floats::of(&self.weight)?, self.eps, &mut y);
+        rms_norm_forward(x, &floats(&self.weight)?, self.eps, &mut y);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
-        rms_norm_backward(&Floats::of(x)?, &Floats::of(&self.weight)?, self.eps, &Floats::of(&dy)?, &mut dx);
+        rms_norm_backward(&floats(x)?, &floats(&self.weight)?, self.eps, &floats(&dy)?, &mut dx);
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }
@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_weight_of_another_width_is_refused() -> Result<()> {
-        let message = rms_norm(&random((2, 4), 1)?, &random(3, 2)?, 1e-5).expect_err("widths differ").to_string();
+        let message =
+            rms_norm(&random((2, 4), 1)?, &random(3, 2)?, 1e-5).expect_err("widths differ").to_string();
         assert!(message.contains("rows of 4 and a weight of 3"), "{message}");
         Ok(())
     }

@@ -27,10 +27,7 @@ impl RotaryRows {
 
     fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
         let shape = (self.rows, 1, self.cos.len().checked_div(self.rows).unwrap_or(0));
-        Ok((
-            Tensor::from_slice(&self.cos, shape, device)?,
-            Tensor::from_slice(&self.sin, shape, device)?,
-        ))
+        Ok((Tensor::from_slice(&self.cos, shape, device)?, Tensor::from_slice(&self.sin, shape, device)?))
     }
 }
 
@@ -89,7 +86,7 @@ impl CustomOp1 for Rotary {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        let dx = self.run(&super::host::Floats::of(&dy)?, Direction::Backward);
+        let dx = self.run(&super::host::floats(&dy)?, Direction::Backward);
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }

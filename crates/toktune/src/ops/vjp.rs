@@ -6,7 +6,11 @@ use candle_core::{Result, Tensor, Var};
 ///
 /// # Errors
 /// `f` fails, or its result does not depend on `x`.
-pub fn vjp(x: &Tensor, upstream: &Tensor, f: impl FnOnce(&Tensor) -> crate::Result<Tensor>) -> crate::Result<Tensor> {
+pub fn vjp(
+    x: &Tensor,
+    upstream: &Tensor,
+    f: impl FnOnce(&Tensor) -> crate::Result<Tensor>,
+) -> crate::Result<Tensor> {
     let var = Var::from_tensor(x)?;
     let y = f(var.as_tensor())?;
     Ok(pull(&var, &y, upstream)?)

@@ -54,7 +54,9 @@ fn spec(config: &ModelConfig) -> Result<DecoderSpec> {
     match config.optional_text("hidden_activation")?.as_deref() {
         None | Some("gelu_pytorch_tanh") => {}
         Some(other) => {
-            return Err(config.error("hidden_activation", format!("expected gelu_pytorch_tanh, found {other}")));
+            return Err(
+                config.error("hidden_activation", format!("expected gelu_pytorch_tanh, found {other}"))
+            );
         }
     }
     let head_dim = config.optional_size("head_dim")?.unwrap_or(256);
@@ -72,7 +74,8 @@ fn spec(config: &ModelConfig) -> Result<DecoderSpec> {
         norm_eps: config.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         norm_plus_one: true,
         activation: Activation::GeluTanh,
-        attention_scale: (config.optional_number("query_pre_attn_scalar")?.unwrap_or(256.0) as f32).powf(-0.5),
+        attention_scale: (config.optional_number("query_pre_attn_scalar")?.unwrap_or(256.0) as f32)
+            .powf(-0.5),
         qkv_bias: bias,
         output_bias: bias,
         mlp_bias: false,
@@ -93,7 +96,9 @@ fn layers(config: &ModelConfig) -> Result<Vec<LayerSpec>> {
             Some(pattern) => pattern,
             None => config.optional_size("_sliding_window_pattern")?.unwrap_or(6),
         };
-        return Ok((1..=count).map(|i| if i % pattern == 0 { full.clone() } else { sliding.clone() }).collect());
+        return Ok((1..=count)
+            .map(|i| if i % pattern == 0 { full.clone() } else { sliding.clone() })
+            .collect());
     };
     let types = types.as_array().filter(|t| t.len() == count);
     let types = types.ok_or_else(|| config.error("layer_types", format!("expected a list of {count}")))?;
@@ -102,7 +107,8 @@ fn layers(config: &ModelConfig) -> Result<Vec<LayerSpec>> {
         .map(|kind| match kind.as_str() {
             Some("full_attention") => Ok(full.clone()),
             Some("sliding_attention") => Ok(sliding.clone()),
-            _ => Err(config.error("layer_types", format!("expected full_attention or sliding_attention, found {kind}"))),
+            _ => Err(config
+                .error("layer_types", format!("expected full_attention or sliding_attention, found {kind}"))),
         })
         .collect()
 }
@@ -112,7 +118,9 @@ fn layers(config: &ModelConfig) -> Result<Vec<LayerSpec>> {
 fn ropes(config: &ModelConfig, head_dim: usize) -> Result<Vec<RopeSpec>> {
     if let Some(parameters) = config.section("rope_parameters") {
         let of = |key: &str, theta| {
-            let section = parameters.section(key).ok_or_else(|| config.error("rope_parameters", format!("no {key}")))?;
+            let section = parameters
+                .section(key)
+                .ok_or_else(|| config.error("rope_parameters", format!("no {key}")))?;
             RopeSpec::read(Some(&section), Some(theta), head_dim)
         };
         return Ok(vec![of("full_attention", 1_000_000.0)?, of("sliding_attention", 10_000.0)?]);

@@ -1,0 +1,269 @@
+//! Safetensors checkpoints: one file, or several named by an index.
+//!
+//! Owns the header, the index and their checks. The header is parsed here and not by the `safetensors` crate since
+//! that one keeps the last of two entries of the same name in silence and its errors name no file.
+
+use super::Bytes;
+use super::table::{StoredTensor, TensorTable, unsupported};
+use crate::{Error, Result};
+use ::safetensors::Dtype;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::{Component, Path};
+use std::sync::Arc;
+use toktune_kernels::WeightType;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest header or index that is read; the reference implementation has the same limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// The types whose tensors can be used. A file may hold others (BERT's `position_ids` are `I64`) as long as nobody
+/// asks for them.
+const SUPPORTED: &[WeightType] = &[WeightType::F32, WeightType::F16, WeightType::BF16];
+
+/// A checkpoint in safetensors files.
+#[derive(Debug)]
+pub struct Safetensors {
+    table: TensorTable,
+}
+
+impl Safetensors {
+    /// Opens a single file.
+    ///
+    /// # Errors
+    /// The file cannot be mapped, or it is not a sound safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_bytes(path, Bytes::map(path)?)
+    }
+
+    /// Opens the files that an index (`model.safetensors.index.json`) names; they must lie in its folder.
+    ///
+    /// Only tensors that the index lists are seen.
+    ///
+    /// # Errors
+    /// The index is malformed, names a file outside its folder, a file that is missing or a tensor that its file
+    /// lacks, or one of the files is not sound.
+    pub fn open_index(path: &Path) -> Result<Self> {
+        let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        check_header_length(path, length)?;
+        let text = std::fs::read(path).map_err(Error::io(path))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|source| Error::Json {
+            path: path.to_path_buf(),
+            what: "the index",
+            source,
+        })?;
+        let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for (tensor, file) in index.weight_map.0 {
+            if !seen.insert(tensor.clone()) {
+                return Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor });
+            }
+            shards.entry(file).or_default().insert(tensor);
+        }
+        let mut table = TensorTable::new(path, SUPPORTED);
+        for (file, wanted) in shards {
+            read_shard(&mut table, &file, wanted)?;
+        }
+        Ok(Self { table })
+    }
+
+    /// Reads a file that is already in memory or mapped; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// It is not a sound safetensors file.
+    pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+        let (header, data) = split(path, &bytes)?;
+        let header: Header = serde_json::from_slice(header).map_err(|source| Error::Json {
+            path: path.to_path_buf(),
+            what: "the header",
+            source,
+        })?;
+        let mut entries = header.0;
+        let mut table = TensorTable::new(path, SUPPORTED);
+        // In the order of the data, so that the order does not depend on who wrote the header.
+        entries.sort_by(|a, b| (a.1.data_offsets, &a.0).cmp(&(b.1.data_offsets, &b.0)));
+        let (mut end, mut last) = (0, None);
+        for (name, info) in entries {
+            let tensor = stored_tensor(table.path().clone(), &name, &info, &data)?;
+            let [start, stop] = info.data_offsets;
+            // A name listed twice is told as that, not as an overlap with itself.
+            table.insert(tensor)?;
+            if start < end {
+                let other = last.unwrap_or_default();
+                return Err(Error::TensorOverlap { path: path.to_path_buf(), tensor: name, other });
+            }
+            check_no_gap(path, end, start)?;
+            (end, last) = (stop, Some(name));
+        }
+        check_no_gap(path, end, data.len())?;
+        Ok(Self { table })
+    }
+
+    pub(super) fn table(&self) -> &TensorTable {
+        &self.table
+    }
+}
+
+/// Adds the `wanted` tensors of one file to the table of an index.
+fn read_shard(table: &mut TensorTable, file: &str, wanted: BTreeSet<String>) -> Result<()> {
+    let index = table.path().clone();
+    let path = index.with_file_name(file);
+    let first = || wanted.first().cloned().unwrap_or_default();
+    let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
+    if !inside || file.is_empty() {
+        return Err(Error::ShardOutside {
+            path: index.to_path_buf(),
+            tensor: first(),
+            file: file.to_owned(),
+        });
+    }
+    if !path.is_file() {
+        return Err(Error::MissingShard {
+            path: index.to_path_buf(),
+            tensor: first(),
+            file: file.to_owned(),
+        });
+    }
+    let shard = Safetensors::open(&path)?;
+    if let Some(tensor) = wanted.iter().find(|name| shard.table.get(name).is_none()) {
+        let (path, tensor) = (index.to_path_buf(), tensor.clone());
+        return Err(Error::MissingInShard { path, tensor, file: file.to_owned() });
+    }
+    for tensor in shard.table.into_tensors() {
+        if wanted.contains(&*tensor.name) {
+            table.insert(tensor)?;
+        }
+    }
+    Ok(())
+}
+
+/// The header's text and the data behind it.
+fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Bytes)> {
+    let available = bytes.len() as u64;
+    let truncated = |what: &str, needed, available| {
+        Err(Error::Truncated { path: path.to_path_buf(), what: what.to_owned(), needed, available })
+    };
+    let Some(length) = bytes.first_chunk::<8>() else {
+        return truncated("the length of the header", 8, available);
+    };
+    let length = u64::from_le_bytes(*length);
+    check_header_length(path, length)?;
+    let end = 8 + length as usize; // at most MAX_HEADER_BYTES: no overflow
+    match (bytes.get(8..end), bytes.slice(end..bytes.len())) {
+        (Some(header), Some(data)) => Ok((header, data)),
+        _ => truncated("the header", length, available - 8),
+    }
+}
+
+fn check_header_length(path: &Path, found: u64) -> Result<()> {
+    if found > MAX_HEADER_BYTES {
+        return Err(Error::HeaderTooLarge { path: path.to_path_buf(), found, limit: MAX_HEADER_BYTES });
+    }
+    Ok(())
+}
+
+/// The format allows no holes: bytes that no tensor owns could hide another file.
+fn check_no_gap(path: &Path, start: usize, end: usize) -> Result<()> {
+    if start < end {
+        return Err(Error::UnusedBytes { path: path.to_path_buf(), start: start as u64, end: end as u64 });
+    }
+    Ok(())
+}
+
+/// Checks one entry of the header against itself and the data.
+fn stored_tensor(file: Arc<Path>, name: &str, info: &Info, data: &Bytes) -> Result<StoredTensor> {
+    let path = || file.to_path_buf();
+    let dtype: StrDeserializer<'_, ValueError> = info.dtype.as_str().into_deserializer();
+    let Ok(dtype) = Dtype::deserialize(dtype) else {
+        return Err(unsupported(&file, name, &info.dtype, SUPPORTED));
+    };
+    let [start, end] = info.data_offsets;
+    let Some(bytes) = data.slice(start..end) else {
+        let (start, end, available) = (start as u64, end as u64, data.len() as u64);
+        return Err(Error::TensorOffsets { path: path(), tensor: name.to_owned(), start, end, available });
+    };
+    let count = info.shape.iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
+    let Some(bits) = count.and_then(|count| count.checked_mul(dtype.bitsize())) else {
+        let shape = info.shape.iter().map(|dim| *dim as u64).collect();
+        return Err(Error::ShapeOverflow { path: path(), tensor: name.to_owned(), shape });
+    };
+    if bits % 8 != 0 || bits / 8 != bytes.len() {
+        return Err(Error::TensorSize {
+            path: path(),
+            tensor: name.to_owned(),
+            dtype: info.dtype.clone(),
+            shape: info.shape.clone(),
+            found: bytes.len() as u64,
+        });
+    }
+    Ok(StoredTensor {
+        name: name.into(),
+        shape: info.shape.clone(),
+        type_name: info.dtype.clone(),
+        dtype: SUPPORTED.iter().copied().find(|supported| supported.name() == info.dtype),
+        bytes,
+        file,
+    })
+}
+
+/// What the header says of a tensor.
+#[derive(Deserialize)]
+struct Info {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [usize; 2],
+}
+
+/// The index: only the map is used.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Entries<String>,
+}
+
+/// The header's tensors; the free-form `__metadata__` is left out.
+struct Header(Vec<(String, Info)>);
+
+/// The members of a JSON object, in order, with members of the same name kept.
+struct Entries<T>(Vec<(String, T)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor::<Info>(Some("__metadata__"), PhantomData)).map(Header)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor(None, PhantomData)).map(Entries)
+    }
+}
+
+/// Collects members, but for the one of the given name.
+struct EntriesVisitor<T>(Option<&'static str>, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
+    type Value = Vec<(String, T)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if Some(name.as_str()) == self.0 {
+                map.next_value::<serde::de::IgnoredAny>()?;
+            } else {
+                let value = map.next_value()?;
+                entries.push((name, value));
+            }
+        }
+        Ok(entries)
+    }
+}

@@ -1,0 +1,128 @@
+//! The tensors of a checkpoint by name, whatever its format: shape, stored type and bytes.
+//!
+//! Owns lookup and the checks between what a caller expects and what is stored. The readers of the formats fill it
+//! with entries whose bytes already fit their shape.
+
+use super::{Bytes, FrozenMatrix};
+use crate::error::nearest;
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use toktune_kernels::{Matrix, RowOrder, Weight, WeightType};
+
+/// A tensor in its file.
+#[derive(Clone, Debug)]
+pub(super) struct StoredTensor {
+    pub name: Arc<str>,
+    /// The file that holds it, for messages: a shard, when there are several.
+    pub file: Arc<Path>,
+    /// Outermost first, as safetensors and HuggingFace count.
+    pub shape: Vec<usize>,
+    /// The format's name of the type.
+    pub type_name: String,
+    /// The type, when it can be decoded.
+    pub dtype: Option<WeightType>,
+    pub bytes: Bytes,
+}
+
+/// All tensors of a checkpoint.
+#[derive(Debug)]
+pub(super) struct TensorTable {
+    path: Arc<Path>,
+    supported: &'static [WeightType],
+    tensors: Vec<StoredTensor>,
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+impl TensorTable {
+    /// An empty table for the checkpoint at `path`, whose format can hold the `supported` types.
+    pub fn new(path: impl Into<Arc<Path>>, supported: &'static [WeightType]) -> Self {
+        Self { path: path.into(), supported, tensors: Vec::new(), by_name: HashMap::new() }
+    }
+
+    /// The checkpoint's file.
+    pub fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    /// Adds a tensor; a name that is there already is an error.
+    pub fn insert(&mut self, tensor: StoredTensor) -> Result<()> {
+        if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
+            let (path, tensor) = (tensor.file.to_path_buf(), tensor.name.to_string());
+            return Err(Error::DuplicateTensor { path, tensor });
+        }
+        self.tensors.push(tensor);
+        Ok(())
+    }
+
+    /// The tensors in the order they were added.
+    pub fn tensors(&self) -> &[StoredTensor] {
+        &self.tensors
+    }
+
+    /// The tensors, given away.
+    pub fn into_tensors(self) -> Vec<StoredTensor> {
+        self.tensors
+    }
+
+    /// The tensor of this name.
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.by_name.get(name).map(|at| &self.tensors[*at])
+    }
+
+    /// The tensor of this name and shape, in a type that can be decoded.
+    fn require(&self, name: &str, expected: &[usize]) -> Result<(&StoredTensor, WeightType)> {
+        let Some(tensor) = self.get(name) else {
+            let near = nearest(name, self.tensors.iter().map(|tensor| &*tensor.name)).map(str::to_owned);
+            return Err(Error::MissingTensor {
+                path: self.path.to_path_buf(),
+                tensor: name.to_owned(),
+                nearest: near,
+            });
+        };
+        let (path, name) = (|| tensor.file.to_path_buf(), || tensor.name.to_string());
+        if tensor.shape != expected {
+            let (expected, found) = (expected.to_vec(), tensor.shape.clone());
+            return Err(Error::TensorShape { path: path(), tensor: name(), expected, found });
+        }
+        match tensor.dtype {
+            Some(dtype) => Ok((tensor, dtype)),
+            None => Err(unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported)),
+        }
+    }
+
+    /// A matrix of this shape.
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize, order: RowOrder) -> Result<FrozenMatrix> {
+        let (tensor, dtype) = self.require(name, &[rows, cols])?;
+        FrozenMatrix::new(tensor.name.clone(), tensor.bytes.clone(), dtype, rows, cols, order)
+    }
+
+    /// A vector of this length as `f32`; every entry must be finite.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (tensor, dtype) = self.require(name, &[len])?;
+        let weight = Weight::new(dtype, &tensor.bytes, 1, len, RowOrder::Plain)
+            .map_err(|source| Error::Matrix { tensor: tensor.name.to_string(), source })?;
+        let mut out = vec![0.0; len];
+        weight.decode(0..1, 0..len, &mut out);
+        match out.iter().position(|x| !x.is_finite()) {
+            None => Ok(out),
+            Some(index) => Err(Error::NonFinite {
+                path: tensor.file.to_path_buf(),
+                tensor: tensor.name.to_string(),
+                index,
+                value: out[index],
+            }),
+        }
+    }
+}
+
+/// The error for a type that cannot be read, with those that can.
+pub(super) fn unsupported(path: &Path, tensor: &str, found: &str, supported: &[WeightType]) -> Error {
+    Error::UnsupportedType {
+        path: path.to_path_buf(),
+        tensor: tensor.to_owned(),
+        found: found.to_owned(),
+        supported: supported.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(", "),
+    }
+}

@@ -1,0 +1,1 @@
+//! Files built from bytes, for tests.
