@@ -379,6 +379,68 @@ pub enum Error {
         /// Rows of the embedding.
         rows: usize,
     },
+    /// No token was chosen.
+    #[error("no token to train: token_indices is empty")]
+    NoTokens,
+    /// A token was chosen twice.
+    #[error("token id {id} is in token_indices twice")]
+    DuplicateToken {
+        /// The id.
+        id: u32,
+    },
+    /// `target_modules` is no valid regular expression.
+    #[error("target_modules '{pattern}': {problem}")]
+    Pattern {
+        /// The expression.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// `target_modules` matches nothing.
+    #[error("target_modules '{target}' matches no module; the model's embedding and head are {}", .matrices.join(", "))]
+    NoTarget {
+        /// The target.
+        target: String,
+        /// What could be targeted.
+        matrices: Vec<String>,
+    },
+    /// `target_modules` matches a module that has no token rows.
+    #[error("target_modules matches '{module}', which is no embedding or output head; those are {}", .matrices.join(", "))]
+    NotATokenMatrix {
+        /// The module.
+        module: String,
+        /// What could be targeted.
+        matrices: Vec<String>,
+    },
+    /// The head alone of a model whose head is its embedding.
+    #[error(
+        "'{head}' is tied to '{embedding}': they are one matrix; target '{embedding}' and the head follows"
+    )]
+    TiedHead {
+        /// The head.
+        head: String,
+        /// The embedding.
+        embedding: String,
+    },
+    /// A number that must be finite is not.
+    #[error("not a finite number: {what}")]
+    NotFinite {
+        /// Where.
+        what: String,
+    },
+    /// An adapter's file holds a tensor that its configuration does not explain.
+    #[error("{path}: unexpected tensor '{name}'; expected {}", .expected.join(", "))]
+    UnexpectedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The tensors that should be there.
+        expected: Vec<String>,
+    },
+    /// Something could not be put into its file format.
+    #[error("cannot serialise: {0}")]
+    Serialise(String),
     /// A tensor library call failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,8 +1,12 @@
 //! Train a few token embeddings of a pretrained transformer and nothing else.
 
+pub mod config;
+pub mod data;
 mod error;
 pub mod models;
 pub mod ops;
+pub mod train;
+pub mod tuners;
 pub mod weights;
 
 pub use error::{Error, Result};

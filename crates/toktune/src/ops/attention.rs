@@ -53,16 +53,26 @@ fn check(
     let kv_width = shape.kv_heads * shape.head_dim;
     let rows = spans.last().map_or(0, |s| s.rows.end);
     let past_rows = spans.iter().map(|s| s.past.end).max().unwrap_or(0);
-    let mut expected =
-        vec![(q, rows, shape.heads * shape.head_dim), (k, rows, kv_width), (v, rows, kv_width)];
-    if let Some(past) = past {
-        expected.extend([(&past.k, past_rows, kv_width), (&past.v, past_rows, kv_width)]);
-    } else if past_rows > 0 {
-        candle_core::bail!("attention: {past_rows} past rows, but no past keys and values");
-    }
-    for (tensor, rows, width) in expected {
+    for (tensor, rows, width) in
+        [(q, rows, shape.heads * shape.head_dim), (k, rows, kv_width), (v, rows, kv_width)]
+    {
         if tensor.dims() != [rows, width] {
             candle_core::bail!("attention: expected [{rows}, {width}], found {:?}", tensor.dims());
+        }
+    }
+    let Some(past) = past else {
+        if past_rows > 0 {
+            candle_core::bail!("attention: {past_rows} past rows, but no past keys and values");
+        }
+        return Ok(());
+    };
+    for tensor in [&past.k, &past.v] {
+        // rows that no sequence names may follow: constant rows of sequences without depending ones
+        if !matches!(tensor.dims(), [rows, width] if *rows >= past_rows && *width == kv_width) {
+            candle_core::bail!(
+                "attention: expected {past_rows} past rows of {kv_width}, found {:?}",
+                tensor.dims()
+            );
         }
     }
     Ok(())

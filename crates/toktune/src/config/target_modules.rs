@@ -1,0 +1,92 @@
+//! Which modules of a model a configuration means.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// PEFT's `target_modules`: a list of names, or one regular expression.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// Full names (`model.embed_tokens`) or endings of names at a dot (`embed_tokens`).
+    Names(Vec<String>),
+    /// A regular expression that must match a full name.
+    Pattern(String),
+}
+
+impl TargetModules {
+    /// What a command line means by `text`: a list if it holds a comma or is a plain (dotted) name, else a regular
+    /// expression.
+    pub fn parse(text: &str) -> Self {
+        let plain = |name: &str| name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+        let names: Vec<String> =
+            text.split(',').map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).collect();
+        if names.iter().all(|n| plain(n)) { Self::Names(names) } else { Self::Pattern(text.to_string()) }
+    }
+
+    /// The modules among `names` that are meant, in the order of `names`.
+    ///
+    /// # Errors
+    /// The pattern is no valid regular expression.
+    pub fn matching<'a>(&self, names: &'a [String]) -> Result<Vec<&'a str>> {
+        match self {
+            Self::Names(targets) => {
+                let meant = |name: &str, target: &str| {
+                    name == target || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
+                };
+                let meant = |name: &&String| targets.iter().any(|target| meant(name, target));
+                Ok(names.iter().filter(meant).map(String::as_str).collect())
+            }
+            Self::Pattern(pattern) => {
+                let fault =
+                    |e: regex::Error| Error::Pattern { pattern: pattern.clone(), problem: e.to_string() };
+                let regex = regex::Regex::new(&format!("^(?:{pattern})$")).map_err(fault)?;
+                Ok(names.iter().filter(|name| regex.is_match(name)).map(String::as_str).collect())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for TargetModules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Names(names) => f.write_str(&names.join(", ")),
+            Self::Pattern(pattern) => f.write_str(pattern),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        ["model.embed_tokens", "encoder.embed_tokens", "model.layers.0.q_proj", "lm_head"]
+            .map(String::from)
+            .to_vec()
+    }
+
+    #[test]
+    fn names_match_in_full_or_at_a_dot_and_patterns_in_full() {
+        let all = names();
+        let list = |names: &[&str]| TargetModules::Names(names.iter().map(|n| n.to_string()).collect());
+        let pattern = |p: &str| TargetModules::Pattern(p.into());
+        for (target, expected) in [
+            (list(&["embed_tokens"]), vec!["model.embed_tokens", "encoder.embed_tokens"]),
+            (list(&["model.embed_tokens", "lm_head"]), vec!["model.embed_tokens", "lm_head"]),
+            (list(&["tokens"]), vec![]),
+            (pattern(r".*embed_tokens"), vec!["model.embed_tokens", "encoder.embed_tokens"]),
+            (pattern("embed_tokens"), vec![]),
+            (pattern("model.embed_tokens"), vec!["model.embed_tokens"]),
+            (pattern("lm_head|x"), vec!["lm_head"]),
+        ] {
+            assert_eq!(target.matching(&all).expect("valid"), expected, "{target:?}");
+        }
+        assert!(matches!(pattern("(").matching(&all), Err(Error::Pattern { .. })));
+    }
+
+    #[test]
+    fn a_command_line_says_names_or_a_pattern() {
+        assert_eq!(TargetModules::parse("a.b, c"), TargetModules::Names(vec!["a.b".into(), "c".into()]));
+        assert_eq!(TargetModules::parse(".*embed.*"), TargetModules::Pattern(".*embed.*".into()));
+    }
+}

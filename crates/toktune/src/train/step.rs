@@ -1,0 +1,177 @@
+//! The forward and backward pass of one micro-batch, a block at a time.
+//!
+//! Forward, the constant rows leave their keys and values in every block, and the depending rows their block's input.
+//! The loss gives the gradient of the last hidden rows; then, last block to first, one block's graph is rebuilt on the
+//! depending rows, the gradient pulled through it, and the graph dropped. What reaches the bottom is added to the rows
+//! of the trained tokens.
+
+use super::plan::{Part, Plan};
+use crate::data::RaggedBatch;
+use crate::error::{Error, Result};
+use crate::models::{CausalLm, RowsOfBatch, TrainedRows};
+use crate::ops::{HeadGradients, KeyValues, cross_entropy, vjp};
+use crate::tuners::ActiveRows;
+use candle_core::{Device, Tensor};
+
+/// What a pass over a micro-batch is to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The losses.
+    Losses,
+    /// The losses and the gradients.
+    Gradients,
+    /// The same, computing every row as if it depended on what is trained: slower, for comparison.
+    GradientsWithoutShortcuts,
+}
+
+/// The result of a pass over a micro-batch.
+#[derive(Clone, Debug)]
+pub struct StepOutput {
+    /// Each label with the loss of its row, in nats.
+    pub losses: Vec<(u32, f32)>,
+    /// The gradient of the *sum* of the losses, one for each trained layer, `[k, d]`; zeros where only losses were
+    /// wanted. Divide by the number of labels of the whole optimizer step.
+    pub gradients: Vec<Vec<f32>>,
+}
+
+impl StepOutput {
+    /// The sum of the losses.
+    pub fn loss_sum(&self) -> f64 {
+        self.losses.iter().map(|(_, loss)| *loss as f64).sum()
+    }
+}
+
+/// What the forward pass leaves for the backward one.
+struct Trace {
+    /// Input of every block for the depending rows `[rows, d]`.
+    inputs: Vec<Tensor>,
+    /// Keys and values of the constant rows in every block.
+    past: Vec<Option<KeyValues>>,
+    /// Hidden rows after the last block.
+    constant: Tensor,
+    depending: Tensor,
+    depending_rows: RowsOfBatch,
+}
+
+/// Runs `model` with `rows` over `batch`.
+///
+/// # Errors
+/// An id is past the vocabulary, or the loss is not finite; then a weight that is not finite is named if there is one.
+pub fn run(
+    model: &CausalLm,
+    rows: ActiveRows<'_>,
+    batch: &RaggedBatch,
+    wanted: Wanted,
+) -> Result<StepOutput> {
+    let plan = Plan::new(batch, rows.input_rows(), wanted != Wanted::GradientsWithoutShortcuts);
+    let mut gradients = rows.zero_gradients();
+    let backward = wanted != Wanted::Losses;
+    let trace = forward(model, rows.input_rows(), &plan, backward)?;
+    let (mut losses, _) =
+        head(model, rows, &plan.constant, &trace.constant, false, backward, &mut gradients)?;
+    // without a trained input token there is nothing to pull through the blocks
+    let pull = backward && rows.input.is_some() && !plan.depending.labelled.is_empty();
+    let (more, upstream) =
+        head(model, rows, &plan.depending, &trace.depending, pull, backward, &mut gradients)?;
+    losses.extend(more);
+    if let Some(&(target, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
+        return Err(not_finite(model, target, loss));
+    }
+    if let (Some(upstream), Some(at)) = (upstream, rows.input) {
+        let dx = pull_through_blocks(model, &trace, upstream)?;
+        add_to_rows(model, rows.input_rows(), &plan.depending.ids, &dx, &mut gradients[at])?;
+    }
+    Ok(StepOutput { losses, gradients })
+}
+
+fn forward(model: &CausalLm, trained: Option<&TrainedRows>, plan: &Plan, keep: bool) -> Result<Trace> {
+    let constant_rows = model.rows_of(plan.constant.spans.clone());
+    let depending_rows = model.rows_of(plan.depending.spans.clone());
+    let mut constant = model.embed(&plan.constant.ids, trained)?;
+    let mut depending = model.embed(&plan.depending.ids, trained)?;
+    let (mut inputs, mut past) = (Vec::new(), Vec::new());
+    for (i, block) in model.blocks().iter().enumerate() {
+        let last = i + 1 == model.blocks().len();
+        let key_values = if plan.constant.ids.is_empty() {
+            None
+        } else if last && plan.constant.labelled.is_empty() {
+            Some(block.key_values(&constant, &constant_rows)?)
+        } else {
+            let (next, key_values) = block.forward(&constant, &constant_rows, None)?;
+            constant = next;
+            Some(key_values)
+        };
+        if !plan.depending.ids.is_empty() {
+            let (next, _) = block.forward(&depending, &depending_rows, key_values.as_ref())?;
+            let input = std::mem::replace(&mut depending, next);
+            if keep {
+                inputs.push(input);
+                past.push(key_values);
+            }
+        }
+    }
+    Ok(Trace { inputs, past, constant, depending, depending_rows })
+}
+
+/// The losses of a part's labelled rows, and, when `pull`, the gradient of its hidden rows `[rows, d]`. The head's own
+/// trained rows get their gradient when `train`.
+fn head(
+    model: &CausalLm,
+    rows: ActiveRows<'_>,
+    part: &Part,
+    x: &Tensor,
+    pull: bool,
+    train: bool,
+    gradients: &mut [Vec<f32>],
+) -> Result<(Vec<(u32, f32)>, Option<Tensor>)> {
+    if part.targets.is_empty() {
+        return Ok((Vec::new(), None));
+    }
+    let index = Tensor::from_slice(&part.labelled, part.labelled.len(), x.device())?;
+    let labelled = x.index_select(&index, 0)?;
+    let hidden = model.final_norm(&labelled)?;
+    let trained = rows.output.filter(|_| train).map(|at| gradients[at].as_mut_slice());
+    let table = model.head().table(rows.output_rows());
+    let (losses, dh) =
+        cross_entropy(&hidden, &table, &part.targets, HeadGradients { hidden: pull, trained })?;
+    let upstream = match dh {
+        Some(dh) => {
+            let dx = vjp(&labelled, &dh, |x| model.final_norm(x))?;
+            Some(x.zeros_like()?.index_add(&index, &dx, 0)?)
+        }
+        None => None,
+    };
+    Ok((part.targets.iter().copied().zip(losses).collect(), upstream))
+}
+
+fn pull_through_blocks(model: &CausalLm, trace: &Trace, mut upstream: Tensor) -> Result<Tensor> {
+    for ((block, input), past) in model.blocks().iter().zip(&trace.inputs).zip(&trace.past).rev() {
+        upstream = vjp(input, &upstream, |x| Ok(block.forward(x, &trace.depending_rows, past.as_ref())?.0))?;
+    }
+    Ok(upstream)
+}
+
+/// Adds the gradient of the embedded rows to that of the tokens they are.
+fn add_to_rows(
+    model: &CausalLm,
+    trained: Option<&TrainedRows>,
+    ids: &[u32],
+    dx: &Tensor,
+    sums: &mut [f32],
+) -> Result<()> {
+    let Some(trained) = trained else { return Ok(()) };
+    let places: Vec<(usize, usize)> =
+        ids.iter().enumerate().filter_map(|(row, &id)| Some((row, trained.position(id)?))).collect();
+    let dx: Vec<f32> = dx.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+    let (scale, width) = (model.spec().embed_scale, trained.width());
+    toktune_kernels::embedding::scatter_add(&dx, &places, scale, width, sums);
+    Ok(())
+}
+
+fn not_finite(model: &CausalLm, target: u32, loss: f32) -> Error {
+    let what = match model.first_non_finite() {
+        Some((name, row)) => format!("{name}.weight, row {row}"),
+        None => format!("the loss of label {target} is {loss}"),
+    };
+    Error::NotFinite { what }
+}
