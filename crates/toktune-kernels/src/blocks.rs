@@ -1,10 +1,11 @@
 //! The GGUF block formats: decoding runs of whole blocks to `f32`.
 //!
-//! A block holds 32 or 256 small integers and what turns them into weights: one or two half-precision factors, and in
-//! the K formats a small integer factor for each 16 or 32 of them. Every product and sum is taken in the order that
-//! ggml takes them, so the decoded weights are equal to the last bit.
+//! A block holds 32 or 256 small integers and what turns them into weights: one or two half-precision
+//! factors, and in the K formats a small integer factor for each 16 or 32 of them. Every product and sum is
+//! taken in the order that ggml takes them, so the decoded weights are equal to the last bit.
 //!
-//! The loops run over arrays of fixed length and have no branches, which is what lets the compiler vectorise them.
+//! The loops run over arrays of fixed length and have no branches, which is what lets the compiler vectorise
+//! them.
 
 use crate::isa::multiversion;
 use crate::weight::WeightType;
@@ -14,7 +15,8 @@ mod tests;
 
 /// Decodes `data`, a run of whole blocks of `dtype`, into `out`.
 ///
-/// Panics when `dtype` is no block type, `data` ends inside a block, or `out` has another length than the blocks.
+/// Panics when `dtype` is no block type, `data` ends inside a block, or `out` has another length than the
+/// blocks.
 pub fn decode(dtype: WeightType, data: &[u8], out: &mut [f32]) {
     let (block_len, block_bytes) = (dtype.block_len(), dtype.block_bytes());
     assert!(data.len().is_multiple_of(block_bytes), "{} bytes end inside a {dtype} block", data.len());
@@ -70,8 +72,8 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
 
 /// The 5-bit numbers of 16 bytes and 4 bytes of fifth bits: bit `i` of those belongs to number `i`.
 ///
-/// Eight bits at a time are spread over eight bytes by a multiplication: byte `j` keeps bit `j` alone, and adding 127
-/// moves it, wherever in the byte it is, to the top.
+/// Eight bits at a time are spread over eight bytes by a multiplication: byte `j` keeps bit `j` alone, and
+/// adding 127 moves it, wherever in the byte it is, to the top.
 #[inline(always)]
 fn with_fifth_bits(bytes: &[u8; 16], fifth: &[u8; 4]) -> [u8; 32] {
     let mut out = nibbles(bytes);
@@ -144,8 +146,9 @@ multiversion! {
     }
 }
 
-/// The eight 6-bit scales and the eight 6-bit minima that Q4_K and Q5_K pack into 12 bytes: the first four of each in
-/// the low bits of bytes 0 to 7, the last four in the halves of bytes 8 to 11 with their top two bits above the first.
+/// The eight 6-bit scales and the eight 6-bit minima that Q4_K and Q5_K pack into 12 bytes: the first four of
+/// each in the low bits of bytes 0 to 7, the last four in the halves of bytes 8 to 11 with their top two bits
+/// above the first.
 #[inline(always)]
 fn scales_and_minima(block: &[u8], at: usize) -> ([u8; 8], [u8; 8]) {
     let packed = bytes_at::<12>(block, at);
@@ -160,8 +163,8 @@ fn scales_and_minima(block: &[u8], at: usize) -> ([u8; 8], [u8; 8]) {
 }
 
 multiversion! {
-    /// Scale, scale of the minima, packed scales and minima of eight groups of 32 weights, 128 bytes: of each 32, the
-    /// low halves are one group and the high halves the next.
+    /// Scale, scale of the minima, packed scales and minima of eight groups of 32 weights, 128 bytes: of each
+    /// 32, the low halves are one group and the high halves the next.
     fn q4_k(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<144>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, d_min) = (half_at(block, 0), half_at(block, 2));
@@ -184,7 +187,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// As `q4_k`, with 32 bytes of fifth bits before the 128: bit `g` of byte `i` belongs to weight `i` of group `g`.
+    /// As `q4_k`, with 32 bytes of fifth bits before the 128: bit `g` of byte `i` belongs to weight `i` of
+    /// group `g`.
     fn q5_k(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<176>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, d_min) = (half_at(block, 0), half_at(block, 2));
@@ -207,9 +211,10 @@ multiversion! {
 }
 
 multiversion! {
-    /// 128 bytes of low halves, 64 bytes of two high bits each, 16 signed scales, the scale of the scales. Each half of
-    /// the block is four runs of 32 weights with two scales each: runs 0 and 1 are the low, runs 2 and 3 the high
-    /// halves of 64 bytes, and run `r` has bits `2r` and `2r + 1` of 32 bytes on top; less 32.
+    /// 128 bytes of low halves, 64 bytes of two high bits each, 16 signed scales, the scale of the scales.
+    /// Each half of the block is four runs of 32 weights with two scales each: runs 0 and 1 are the low, runs
+    /// 2 and 3 the high halves of 64 bytes, and run `r` has bits `2r` and `2r + 1` of 32 bytes on top; less
+    /// 32.
     fn q6_k(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<210>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 208);

@@ -1,5 +1,5 @@
-//! Files damaged in thousands of ways: reading one is an error or works, and never panics or allocates far beyond
-//! the file's own size.
+//! Files damaged in thousands of ways: reading one is an error or works, and never panics or allocates far
+//! beyond the file's own size.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -28,7 +28,8 @@ unsafe impl GlobalAlloc for Noting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above took the memory from `System`.
+        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above took the memory from
+        // `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -61,8 +62,8 @@ fn read_all(checkpoint: toktune::Result<Checkpoint>) -> bool {
     true
 }
 
-/// `bytes` with one to four changes: a byte replaced, a bit flipped, eight bytes replaced by a number that is often a
-/// limit, a part removed or repeated, or the end cut off.
+/// `bytes` with one to four changes: a byte replaced, a bit flipped, eight bytes replaced by a number that is
+/// often a limit, a part removed or repeated, or the end cut off.
 fn damaged(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     const LIMITS: [u64; 8] =
         [0, 1, u64::MAX, 1 << 63, i64::MAX as u64, u32::MAX as u64, 1 << 40, u64::MAX - 31];

@@ -1,7 +1,7 @@
 //! A model's weights in whichever format they come, behind one interface.
 //!
-//! Owns the choice of the format by what lies at a path. It does not know which tensors a model has or what they are
-//! called in each format.
+//! Owns the choice of the format by what lies at a path. It does not know which tensors a model has or what
+//! they are called in each format.
 
 use super::table::{StoredTensor, TensorTable};
 use super::{FrozenMatrix, Gguf, Safetensors};
@@ -25,8 +25,8 @@ pub enum Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` or `.gguf` file, or a folder with `model.safetensors`, `model.safetensors.index.json`
-    /// or (where there is neither) exactly one `.gguf` file.
+    /// Opens a `.safetensors` or `.gguf` file, or a folder with `model.safetensors`,
+    /// `model.safetensors.index.json` or (where there is neither) exactly one `.gguf` file.
     ///
     /// # Errors
     /// Nothing of that is there (the message says what is), or the file is not sound.
@@ -124,7 +124,8 @@ impl Checkpoint {
     /// A `[rows, cols]` matrix, left where it is.
     ///
     /// # Errors
-    /// There is no such tensor (the nearest name is told), it has another shape, or its type cannot be decoded.
+    /// There is no such tensor (the nearest name is told), it has another shape, or its type cannot be
+    /// decoded.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize, order: RowOrder) -> Result<FrozenMatrix> {
         self.table().matrix(name, rows, cols, order)
     }

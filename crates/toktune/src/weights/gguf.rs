@@ -188,7 +188,8 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
     Ok(table)
 }
 
-/// A GGML type: those that cannot be decoded are known too, so that a file with one can be listed and told about.
+/// A GGML type: those that cannot be decoded are known too, so that a file with one can be listed and told
+/// about.
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
