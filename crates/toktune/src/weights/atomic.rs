@@ -1,4 +1,5 @@
-//! Writing files so that a reader, or a run after a crash, sees the old content or the new and nothing between.
+//! Writing files so that a reader, or a run after a crash, sees the old content or the new and nothing
+//! between.
 
 use crate::{Error, Result};
 use std::fs::{self, File};
@@ -7,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Writes a file through a temporary one in the same folder, which is synced and then renamed over `path`.
 ///
-/// When `write` fails, or the process ends on the way, `path` is as it was before. A symbolic link at `path` is
-/// replaced, not followed. An existing file's permissions are kept.
+/// When `write` fails, or the process ends on the way, `path` is as it was before. A symbolic link at `path`
+/// is replaced, not followed. An existing file's permissions are kept.
 ///
 /// # Errors
 /// What `write` returns, or the system refuses to create, sync or rename.

@@ -1,7 +1,7 @@
 //! A model's weights in whichever format they come, behind one interface.
 //!
-//! Owns the choice of the format by what lies at a path. It does not know which tensors a model has or what they are
-//! called in each format.
+//! Owns the choice of the format by what lies at a path. It does not know which tensors a model has or what
+//! they are called in each format.
 
 use super::table::{StoredTensor, TensorTable};
 use super::{FrozenMatrix, Gguf, Safetensors};
@@ -25,8 +25,8 @@ pub enum Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` or `.gguf` file, or a folder with `model.safetensors`, `model.safetensors.index.json`
-    /// or (where there is neither) exactly one `.gguf` file.
+    /// Opens a `.safetensors` or `.gguf` file, or a folder with `model.safetensors`,
+    /// `model.safetensors.index.json` or (where there is neither) exactly one `.gguf` file.
     ///
     /// # Errors
     /// Nothing of that is there (the message says what is), or the file is not sound.
@@ -124,7 +124,8 @@ impl Checkpoint {
     /// A `[rows, cols]` matrix, left where it is.
     ///
     /// # Errors
-    /// There is no such tensor (the nearest name is told), it has another shape, or its type cannot be decoded.
+    /// There is no such tensor (the nearest name is told), it has another shape, or its type cannot be
+    /// decoded.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize, order: RowOrder) -> Result<FrozenMatrix> {
         self.table().matrix(name, rows, cols, order)
     }
@@ -167,5 +168,133 @@ fn listing(entries: &[PathBuf]) -> String {
         0 => "nothing".to_owned(),
         count if count > LISTED => format!("{} and {} more", names[..LISTED].join(", "), count - LISTED),
         _ => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::testing::{GgufBytes, safetensors_f32};
+    use std::fs;
+
+    /// Names and contents.
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+
+    fn small_safetensors() -> Vec<u8> {
+        safetensors_f32(&[
+            ("model.embed_tokens.weight", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
+            ("model.norm.weight", &[2], &[1.0, f32::NAN]),
+        ])
+    }
+
+    fn small_gguf() -> Vec<u8> {
+        GgufBytes::new().tensor("w", &[2], 0, &[0; 8]).build()
+    }
+
+    /// A folder with these files.
+    fn folder(files: Files<'_>) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).expect("a written file");
+        }
+        folder
+    }
+
+    #[test]
+    fn the_format_is_found_by_what_lies_there() {
+        let (safetensors, gguf) = (small_safetensors(), small_gguf());
+        let index = br#"{"weight_map":{"model.norm.weight":"part.safetensors"}}"#;
+        let index: (&str, &[u8]) = (INDEX, index);
+        let cases: [(Files<'_>, &str, usize); 7] = [
+            (&[(SINGLE, &safetensors), ("a.gguf", &gguf), index], "", 2),
+            (&[("part.safetensors", &safetensors), index, ("a.gguf", &gguf)], "", 1),
+            (&[("part.safetensors", &safetensors), index], INDEX, 1),
+            (&[("a.gguf", &gguf), ("config.json", b"{}")], "", 1),
+            (&[("a.GGUF", &gguf), ("b.gguf", b"")], "a.GGUF", 1),
+            (&[("weights.safetensors", &safetensors)], "weights.safetensors", 2),
+            (&[("a.gguf", &gguf)], "a.gguf", 1),
+        ];
+        for (files, name, count) in cases {
+            let folder = folder(files);
+            let path = if name.is_empty() { folder.path().to_path_buf() } else { folder.path().join(name) };
+            let checkpoint = Checkpoint::open(&path).expect("a checkpoint");
+            assert_eq!(checkpoint.names().count(), count, "{name}");
+            assert!(checkpoint.path().starts_with(folder.path()));
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_model_the_message_says_what_there_is() {
+        let gguf = small_gguf();
+        let many: Vec<String> = (0..20).map(|i| format!("file{i:02}")).collect();
+        let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
+        let cases: [(Files<'_>, &str); 4] = [
+            (&[], "there is nothing"),
+            (&[("pytorch_model.bin", b"")], "there is pytorch_model.bin"),
+            (&[("a.gguf", &gguf), ("b.gguf", &gguf)], "there is a.gguf, b.gguf"),
+            (&many, "file11 and 8 more"),
+        ];
+        for (files, expected) in cases {
+            let folder = folder(files);
+            let error = Checkpoint::open(folder.path()).expect_err("no model");
+            let message = error.to_string();
+            assert!(matches!(error, Error::NoCheckpoint { .. }), "{message}");
+            assert!(
+                message.contains(expected) && message.contains("model.safetensors.index.json"),
+                "{message}"
+            );
+        }
+        let folder = folder(&[("pytorch_model.bin", b"")]);
+        let error = Checkpoint::open(&folder.path().join("pytorch_model.bin")).expect_err("another kind");
+        assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
+        let error = Checkpoint::open(&folder.path().join("none")).expect_err("nothing there");
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("none"), "{error}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_compared_with_what_is_there() {
+        let folder = folder(&[(SINGLE, &small_safetensors())]);
+        let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
+        let name = "model.embed_tokens.weight";
+        assert!(checkpoint.contains(name) && !checkpoint.contains("lm_head.weight"));
+        assert_eq!(checkpoint.shape(name), Some(&[2, 2][..]));
+        assert_eq!(
+            (checkpoint.dtype(name), checkpoint.type_name(name)),
+            (Some(WeightType::F32), Some("F32"))
+        );
+        assert_eq!(checkpoint.stored_bytes(name).map(<[u8]>::len), Some(16));
+        assert_eq!((checkpoint.total_bytes(), checkpoint.total_parameters()), (24, 6));
+        assert!(checkpoint.as_gguf().is_none());
+        assert_eq!(
+            checkpoint.matrix(name, 2, 2, RowOrder::Plain).expect("a matrix").decode_rows(1..2),
+            [3.0, 4.0]
+        );
+
+        let error =
+            checkpoint.matrix("model.embed_token.weight", 2, 2, RowOrder::Plain).expect_err("no such tensor");
+        assert!(matches!(error, Error::MissingTensor { .. }), "{error}");
+        assert!(error.to_string().ends_with("did you mean 'model.embed_tokens.weight'?"), "{error}");
+        let error = checkpoint.vector("zzz", 2).expect_err("no such tensor");
+        assert!(error.to_string().ends_with("there is no tensor 'zzz'"), "{error}");
+        for (rows, cols) in [(4, 1), (2, 3)] {
+            let error = checkpoint.matrix(name, rows, cols, RowOrder::Plain).expect_err("another shape");
+            assert!(matches!(error, Error::TensorShape { .. }), "{error}");
+            assert!(
+                error.to_string().contains(&format!("shape [2, 2], expected [{rows}, {cols}]")),
+                "{error}"
+            );
+        }
+        assert!(
+            matches!(checkpoint.vector(name, 4), Err(Error::TensorShape { .. })),
+            "a matrix is no vector"
+        );
+        let error = checkpoint.vector("model.norm.weight", 2).expect_err("not finite");
+        assert!(
+            matches!(error, Error::NonFinite { index: 1, .. }) && error.to_string().contains("NaN"),
+            "{error}"
+        );
+        let order = RowOrder::Interleaved { head_dim: 4 };
+        let error = checkpoint.matrix(name, 2, 2, order).expect_err("no whole head");
+        assert!(matches!(error, Error::Matrix { .. }) && error.to_string().contains(name), "{error}");
     }
 }

@@ -188,7 +188,8 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
     Ok(table)
 }
 
-/// A GGML type: those that cannot be decoded are known too, so that a file with one can be listed and told about.
+/// A GGML type: those that cannot be decoded are known too, so that a file with one can be listed and told
+/// about.
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
@@ -207,7 +208,6 @@ impl Kind {
             6 => ("Q5_0", 32, 22),
             7 => ("Q5_1", 32, 24),
             8 => ("Q8_0", 32, 34),
-            9 => ("Q8_1", 32, 36),
             10 => ("Q2_K", 256, 84),
             11 => ("Q3_K", 256, 110),
             12 => ("Q4_K", 256, 144),
@@ -232,6 +232,8 @@ impl Kind {
             34 => ("TQ1_0", 256, 54),
             35 => ("TQ2_0", 256, 66),
             39 => ("MXFP4", 32, 17),
+            40 => ("NVFP4", 64, 36),
+            41 => ("Q1_0", 128, 18),
             _ => return None,
         };
         Some(Kind { name, block_len, block_bytes })

@@ -34,17 +34,17 @@ impl Source {
 impl Bytes {
     /// Maps a whole file, read-only.
     ///
-    /// The file must stay as it is for as long as the mapping lives: a program that shortens it meanwhile makes the
-    /// system end this one at the next access. Replacing it by a rename, as [`write_atomically`](super::write_atomically)
-    /// does, is harmless.
+    /// The file must stay as it is for as long as the mapping lives: a program that shortens it meanwhile
+    /// makes the system end this one at the next access. Replacing it by a rename, as
+    /// [`write_atomically`](super::write_atomically) does, is harmless.
     ///
     /// # Errors
     /// The file cannot be opened or mapped.
     pub fn map(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the mapping is read-only and only ever seen as bytes, of which every value is valid. That nothing
-        // writes to the file meanwhile cannot be ensured by any program; the contract is stated above, as every
-        // reader of mapped checkpoints has it.
+        // SAFETY: the mapping is read-only and only ever seen as bytes, of which every value is valid. That
+        // nothing writes to the file meanwhile cannot be ensured by any program; the contract is stated
+        // above, as every reader of mapped checkpoints has it.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Self { range: 0..map.len(), source: Arc::new(Source::Mapped(map)) })
     }

@@ -27,7 +27,8 @@ impl FrozenMatrix {
     /// `bytes` as a row-major `[rows, cols]` matrix of `dtype`, little-endian.
     ///
     /// # Errors
-    /// The shape and the number of bytes disagree, a row ends inside a block, or `order` does not divide the rows.
+    /// The shape and the number of bytes disagree, a row ends inside a block, or `order` does not divide the
+    /// rows.
     pub fn new(
         name: impl Into<Arc<str>>,
         bytes: Bytes,

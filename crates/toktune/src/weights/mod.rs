@@ -1,11 +1,13 @@
-//! Frozen weights: opening checkpoints, finding their tensors, and handing them out in the type they are stored in.
+//! Frozen weights: opening checkpoints, finding their tensors, and handing them out in the type they are
+//! stored in.
 //!
-//! A checkpoint is mapped into memory, never read as a whole: a [`FrozenMatrix`] is a handle to its bytes, decoded by
-//! the kernels a panel at a time. Files come from strangers, so every length, count and offset is checked before it
-//! is used, and a fault is an [`Error`](crate::Error) that names the file and the tensor.
+//! A checkpoint is mapped into memory, never read as a whole: a [`FrozenMatrix`] is a handle to its bytes,
+//! decoded by the kernels a panel at a time. Files come from strangers, so every length, count and offset is
+//! checked before it is used, and a fault is an [`Error`](crate::Error) that names the file and the tensor.
 //!
-//! What this module does not know: which tensors a model needs (the model families do) and how a matrix is multiplied
-//! (the kernels do). It also owns [`write_atomically`], through which every file of the library is written.
+//! What this module does not know: which tensors a model needs (the model families do) and how a matrix is
+//! multiplied (the kernels do). It also owns [`write_atomically`], through which every file of the library is
+//! written.
 
 mod atomic;
 mod checkpoint;

@@ -1,7 +1,7 @@
 //! Safetensors checkpoints: one file, or several named by an index.
 //!
-//! Owns the header, the index and their checks. The header is parsed here and not by the `safetensors` crate since
-//! that one keeps the last of two entries of the same name in silence and its errors name no file.
+//! Owns the header, the index and their checks. The header is parsed here and not by the `safetensors` crate
+//! since that one keeps the last of two entries of the same name in silence and its errors name no file.
 
 use super::Bytes;
 use super::table::{StoredTensor, TensorTable, unsupported};
@@ -23,8 +23,8 @@ mod tests;
 /// The longest header or index that is read; the reference implementation has the same limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// The types whose tensors can be used. A file may hold others (BERT's `position_ids` are `I64`) as long as nobody
-/// asks for them.
+/// The types whose tensors can be used. A file may hold others (BERT's `position_ids` are `I64`) as long as
+/// nobody asks for them.
 const SUPPORTED: &[WeightType] = &[WeightType::F32, WeightType::F16, WeightType::BF16];
 
 /// A checkpoint in safetensors files.
@@ -47,8 +47,8 @@ impl Safetensors {
     /// Only tensors that the index lists are seen.
     ///
     /// # Errors
-    /// The index is malformed, names a file outside its folder, a file that is missing or a tensor that its file
-    /// lacks, or one of the files is not sound.
+    /// The index is malformed, names a file outside its folder, a file that is missing or a tensor that its
+    /// file lacks, or one of the files is not sound.
     pub fn open_index(path: &Path) -> Result<Self> {
         let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
         check_header_length(path, length)?;

@@ -1,7 +1,7 @@
 //! The tensors of a checkpoint by name, whatever its format: shape, stored type and bytes.
 //!
-//! Owns lookup and the checks between what a caller expects and what is stored. The readers of the formats fill it
-//! with entries whose bytes already fit their shape.
+//! Owns lookup and the checks between what a caller expects and what is stored. The readers of the formats
+//! fill it with entries whose bytes already fit their shape.
 
 use super::{Bytes, FrozenMatrix};
 use crate::error::nearest;

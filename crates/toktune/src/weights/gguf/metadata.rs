@@ -76,8 +76,14 @@ macro_rules! value_types {
                 let id = reader.u32()?;
                 let count = reader.u64()?;
                 Ok(match id {
-                    $($id => Array::$name(reader.chunks(count)?.iter().map(|x| <$ty>::from_le_bytes(*x)).collect()),)*
-                    7 => Array::Bool(reader.take(count)?.iter().map(|byte| reader.truth(*byte)).collect::<Result<_>>()?),
+                    $($id => {
+                        let stored = reader.chunks(count)?;
+                        Array::$name(stored.iter().map(|x| <$ty>::from_le_bytes(*x)).collect())
+                    })*
+                    7 => {
+                        let stored = reader.take(count)?;
+                        Array::Bool(stored.iter().map(|byte| reader.truth(*byte)).collect::<Result<_>>()?)
+                    }
                     8 => {
                         let count = reader.check_count(count, 8)?;
                         Array::String((0..count).map(|_| reader.text()).collect::<Result<_>>()?)
@@ -88,7 +94,8 @@ macro_rules! value_types {
                     }
                     9 => {
                         let count = reader.check_count(count, 12)?;
-                        Array::Array((0..count).map(|_| Array::read(reader, depth + 1)).collect::<Result<_>>()?)
+                        let inner = (0..count).map(|_| Array::read(reader, depth + 1));
+                        Array::Array(inner.collect::<Result<_>>()?)
                     }
                     found => return Err(unknown_type(reader, found)),
                 })
@@ -119,7 +126,8 @@ macro_rules! value_types {
 }
 
 value_types!(
-    U8 u8 0, I8 i8 1, U16 u16 2, I16 i16 3, U32 u32 4, I32 i32 5, F32 f32 6, U64 u64 10, I64 i64 11, F64 f64 12
+    U8 u8 0, I8 i8 1, U16 u16 2, I16 i16 3, U32 u32 4, I32 i32 5, F32 f32 6,
+    U64 u64 10, I64 i64 11, F64 f64 12
 );
 
 impl Array {
@@ -207,8 +215,14 @@ from_value! {
         Value::Array(Array::String(values)) => Some(values),
         _ => None,
     };
-    &'a [f32], "an array of f32", value => match value { Value::Array(Array::F32(values)) => Some(values), _ => None };
-    &'a [bool], "an array of bool", value => match value { Value::Array(Array::Bool(values)) => Some(values), _ => None };
+    &'a [f32], "an array of f32", value => match value {
+        Value::Array(Array::F32(values)) => Some(values),
+        _ => None,
+    };
+    &'a [bool], "an array of bool", value => match value {
+        Value::Array(Array::Bool(values)) => Some(values),
+        _ => None,
+    };
     &'a Array, "an array", value => match value { Value::Array(array) => Some(array), _ => None };
     Vec<u32>, "an array of integers from 0 to 4294967295", value => integers(value);
     Vec<u64>, "an array of integers of at least 0", value => integers(value);

@@ -82,8 +82,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Refuses a number of things that, at `least` bytes each, cannot be in what is left: before anything is allocated
-    /// for them.
+    /// Refuses a number of things that, at `least` bytes each, cannot be in what is left: before anything is
+    /// allocated for them.
     pub fn check_count(&self, count: u64, least: u64) -> Result<usize> {
         let needed = count.saturating_mul(least);
         if needed > self.left().len() as u64 {
@@ -102,7 +102,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string value. Files with stray bytes in one are in circulation and of use, so those bytes become U+FFFD.
+    /// A string value. Files with stray bytes in one are in circulation and of use, so those bytes become
+    /// U+FFFD.
     pub fn text(&mut self) -> Result<String> {
         let length = self.u64()?;
         Ok(String::from_utf8_lossy(self.take(length)?).into_owned())

@@ -1,0 +1,181 @@
+//! The block decoders against a reference that finds the bits of one weight at a time.
+
+use super::*;
+use crate::testing::{assert_close, each_isa, random};
+use crate::weight::{Matrix, RowOrder, Weight};
+use half::f16;
+
+const BLOCK_TYPES: [WeightType; 8] = [
+    WeightType::Q4_0,
+    WeightType::Q4_1,
+    WeightType::Q5_0,
+    WeightType::Q5_1,
+    WeightType::Q8_0,
+    WeightType::Q4K,
+    WeightType::Q5K,
+    WeightType::Q6K,
+];
+
+/// Where a block of this type has half-precision numbers.
+fn halves(dtype: WeightType) -> &'static [usize] {
+    match dtype {
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::Q6K => &[208],
+        _ => &[0],
+    }
+}
+
+/// `count` blocks of random bytes, with factors of a sane size.
+fn random_blocks(dtype: WeightType, count: usize, seed: u64) -> Vec<u8> {
+    let size = dtype.block_bytes();
+    let mut data: Vec<u8> =
+        random(count * size, seed).iter().map(|x| (x * 128.0).floor() as i8 as u8).collect();
+    let factors = random(2 * count, seed + 1);
+    for (block, factors) in data.chunks_exact_mut(size).zip(factors.chunks_exact(2)) {
+        for (at, factor) in halves(dtype).iter().zip(factors) {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(factor / 16.0).to_le_bytes());
+        }
+    }
+    data
+}
+
+/// Bits `start..start + count` of the bytes from `at`, counted from the lowest bit of the first byte.
+fn bits(block: &[u8], at: usize, start: usize, count: usize) -> u64 {
+    (0..count).map(|i| ((block[at + (start + i) / 8] >> ((start + i) % 8)) as u64 & 1) << i).sum()
+}
+
+fn half(block: &[u8], at: usize) -> f64 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f64()
+}
+
+/// The 6-bit scale and minimum of group `g` of a Q4_K or Q5_K block.
+fn group(block: &[u8], g: usize) -> (f64, f64) {
+    let at = 4;
+    let (scale, min) = if g < 4 {
+        (bits(block, at + g, 0, 6), bits(block, at + 4 + g, 0, 6))
+    } else {
+        let packed = at + 4 + g;
+        let top = |byte: usize| bits(block, byte, 6, 2) << 4;
+        (bits(block, packed, 0, 4) + top(at + g - 4), bits(block, packed, 4, 4) + top(at + g))
+    };
+    (half(block, 0) * scale as f64, half(block, 2) * min as f64)
+}
+
+/// Weight `i` of a block.
+fn reference(dtype: WeightType, block: &[u8], i: usize) -> f64 {
+    // the 4-bit part of weight i of a block of 32, whose bytes begin at `at`
+    let nibble = |at: usize| bits(block, at + i % 16, 4 * (i / 16), 4) as f64;
+    let fifth = |at: usize| 16.0 * bits(block, at, i, 1) as f64;
+    // and of a block of 256
+    let k_nibble = |at: usize| bits(block, at + 32 * (i / 64) + i % 32, 4 * (i / 32 % 2), 4) as f64;
+    match dtype {
+        WeightType::Q4_0 => half(block, 0) * (nibble(2) - 8.0),
+        WeightType::Q4_1 => half(block, 0) * nibble(4) + half(block, 2),
+        WeightType::Q5_0 => half(block, 0) * (nibble(6) + fifth(2) - 16.0),
+        WeightType::Q5_1 => half(block, 0) * (nibble(8) + fifth(4)) + half(block, 2),
+        WeightType::Q8_0 => half(block, 0) * (block[2 + i] as i8) as f64,
+        WeightType::Q4K => {
+            let (scale, min) = group(block, i / 32);
+            scale * k_nibble(16) - min
+        }
+        WeightType::Q5K => {
+            let (scale, min) = group(block, i / 32);
+            scale * (k_nibble(48) + 16.0 * bits(block, 16 + i % 32, i / 32, 1) as f64) - min
+        }
+        WeightType::Q6K => {
+            let (n, run, l) = (i / 128, i / 32 % 4, i % 32);
+            let low = bits(block, 64 * n + 32 * (run % 2) + l, 4 * (run / 2), 4);
+            let high = bits(block, 128 + 32 * n + l, 2 * run, 2);
+            half(block, 208) * (block[192 + i / 16] as i8) as f64 * ((low + 16 * high) as f64 - 32.0)
+        }
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => panic!("no block type"),
+    }
+}
+
+#[test]
+fn every_type_decodes_as_the_reference_on_every_instruction_set() {
+    each_isa(|isa| {
+        for dtype in BLOCK_TYPES {
+            for count in [0, 1, 2, 7] {
+                // one byte further on as well: blocks in a file are not aligned
+                for shift in [0, 1] {
+                    let mut data = vec![0; shift];
+                    data.extend(random_blocks(dtype, count, 5 + count as u64));
+                    let data = &data[shift..];
+                    let mut out = vec![f32::NAN; count * dtype.block_len()];
+                    decode(dtype, data, &mut out);
+                    let expected: Vec<f64> = data
+                        .chunks_exact(dtype.block_bytes())
+                        .flat_map(|block| (0..dtype.block_len()).map(|i| reference(dtype, block, i)))
+                        .collect();
+                    assert_close(&out, &expected, 1e-6, &format!("{isa} {dtype} {count} blocks"));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for dtype in BLOCK_TYPES {
+        let data = random_blocks(dtype, 5, 11);
+        let first = std::sync::OnceLock::new();
+        each_isa(|isa| {
+            let mut out = vec![0.0; 5 * dtype.block_len()];
+            decode(dtype, &data, &mut out);
+            let out: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
+            assert_eq!(first.get_or_init(|| out.clone()), &out, "{isa} {dtype}");
+        });
+    }
+}
+
+#[test]
+fn every_half_is_converted() {
+    for bits in 0..=u16::MAX {
+        let (got, expected) = (half_at(&bits.to_le_bytes(), 0), f16::from_bits(bits).to_f32());
+        assert!(got == expected || (got.is_nan() && expected.is_nan()), "{bits:#x}: {got} {expected}");
+        assert_eq!(got.is_sign_negative(), expected.is_sign_negative(), "{bits:#x}");
+    }
+}
+
+#[test]
+fn panels_of_a_matrix_are_parts_of_the_whole() {
+    let (heads, head_dim, blocks) = (2, 4, 3);
+    let rows = heads * head_dim;
+    each_isa(|isa| {
+        for dtype in BLOCK_TYPES {
+            let (unit, cols) = (dtype.block_len(), blocks * dtype.block_len());
+            let data = random_blocks(dtype, rows * blocks, 17);
+            let mut stored = vec![0.0; rows * cols];
+            decode(dtype, &data, &mut stored);
+            for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim }] {
+                let weight = Weight::new(dtype, &data, rows, cols, order).expect("a valid weight");
+                assert_eq!(weight.column_unit(), unit);
+                for (row_range, from, to) in
+                    [(0..rows, 0, 3), (1..6, 1, 3), (3..4, 1, 2), (0..8, 2, 2), (5..5, 0, 3)]
+                {
+                    let width = (to - from) * unit;
+                    let mut panel = vec![f32::NAN; row_range.len() * width];
+                    weight.decode(row_range.clone(), from * unit..to * unit, &mut panel);
+                    let expected: Vec<f32> = row_range
+                        .clone()
+                        .flat_map(|row| stored[order.stored(row) * cols + from * unit..][..width].to_vec())
+                        .collect();
+                    assert_eq!(panel, expected, "{isa} {dtype} {order:?} {row_range:?} blocks {from}..{to}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "end inside a Q5_K block")]
+fn a_part_of_a_block_is_refused() {
+    decode(WeightType::Q5K, &[0; 175], &mut [0.0; 256]);
+}
+
+#[test]
+#[should_panic(expected = "the length of decoded Q4_0 blocks")]
+fn an_output_of_another_length_is_refused() {
+    decode(WeightType::Q4_0, &[0; 18], &mut [0.0; 31]);
+}
