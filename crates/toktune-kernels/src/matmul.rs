@@ -174,19 +174,22 @@ mod tests {
 
     #[test]
     fn the_result_does_not_depend_on_the_number_of_threads() {
-        let (m, n, k) = (300, 130, 96);
-        let (x, w) = (random(m * k, 1), random(n * k, 2));
-        let data = encode(WeightType::BF16, &w).expect("a plain type");
-        let weight = Weight::new(WeightType::BF16, &data, n, k, RowOrder::Plain).expect("a valid weight");
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            let (mut y, mut dx) = (vec![0.0; m * n], vec![0.0; m * k]);
-            pool.install(|| {
-                forward(&x, &weight, &mut y);
-                backward(&y, &weight, &mut dx);
-            });
-            (y, dx)
-        };
-        assert!(run(1) == run(3));
+        // inside `each_isa`: no other test may change the instruction set between the two runs
+        each_isa(|isa| {
+            let (m, n, k) = (300, 130, 96);
+            let (x, w) = (random(m * k, 1), random(n * k, 2));
+            let data = encode(WeightType::BF16, &w).expect("a plain type");
+            let weight = Weight::new(WeightType::BF16, &data, n, k, RowOrder::Plain).expect("a valid weight");
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                let (mut y, mut dx) = (vec![0.0; m * n], vec![0.0; m * k]);
+                pool.install(|| {
+                    forward(&x, &weight, &mut y);
+                    backward(&y, &weight, &mut dx);
+                });
+                (y, dx)
+            };
+            assert!(run(1) == run(3), "{isa}");
+        });
     }
 }

@@ -7,4 +7,4 @@ mod step;
 
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use schedule::{LrScheduler, Schedule};
-pub use step::{StepOutput, Wanted, run};
+pub use step::{LabelLosses, StepOutput, Wanted, run};

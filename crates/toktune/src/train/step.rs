@@ -24,11 +24,14 @@ pub enum Wanted {
     GradientsWithoutShortcuts,
 }
 
+/// Labels with the losses of their rows, in nats.
+pub type LabelLosses = Vec<(u32, f32)>;
+
 /// The result of a pass over a micro-batch.
 #[derive(Clone, Debug)]
 pub struct StepOutput {
     /// Each label with the loss of its row, in nats.
-    pub losses: Vec<(u32, f32)>,
+    pub losses: LabelLosses,
     /// The gradient of the *sum* of the losses, one for each trained layer, `[k, d]`; zeros where only losses were
     /// wanted. Divide by the number of labels of the whole optimizer step.
     pub gradients: Vec<Vec<f32>>,
@@ -123,7 +126,7 @@ fn head(
     pull: bool,
     train: bool,
     gradients: &mut [Vec<f32>],
-) -> Result<(Vec<(u32, f32)>, Option<Tensor>)> {
+) -> Result<(LabelLosses, Option<Tensor>)> {
     if part.targets.is_empty() {
         return Ok((Vec::new(), None));
     }
