@@ -438,6 +438,49 @@ pub enum Error {
         /// The tensors that should be there.
         expected: Vec<String>,
     },
+    /// A setting is outside its range.
+    #[error("{name}: expected {expected}, found {found}")]
+    Argument {
+        /// The setting.
+        name: &'static str,
+        /// The range.
+        expected: &'static str,
+        /// The value.
+        found: String,
+    },
+    /// A checkpoint belongs to a run with other settings or data.
+    #[error("{path}: cannot resume: {name} was {found}, is {expected} now")]
+    ResumeMismatch {
+        /// The checkpoint's state.
+        path: PathBuf,
+        /// The setting.
+        name: &'static str,
+        /// Its value in the checkpoint.
+        found: String,
+        /// Its value now.
+        expected: String,
+    },
+    /// Training left the finite numbers.
+    #[error("step {step}: {source}; the rows as they were before it are in {folder}")]
+    Diverged {
+        /// The step that failed.
+        step: u64,
+        /// Where the last good rows were saved.
+        folder: PathBuf,
+        /// What was not finite.
+        source: Box<Error>,
+    },
+    /// The output folder is in use.
+    #[error("{folder} is not empty: it holds {}{}", .holds.join(", "),
+        if *.is_run { "; go on with that run by --resume, or choose another folder" } else { "" })]
+    OutputNotEmpty {
+        /// The folder.
+        folder: PathBuf,
+        /// Whether it holds an earlier run.
+        is_run: bool,
+        /// Some of what is in it.
+        holds: Vec<String>,
+    },
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),

@@ -1,10 +1,23 @@
-//! Training: the step, the optimizer, schedules and the loop.
+//! Training: the step, the optimizer, schedules, the loop, evaluation and checkpoints.
+//!
+//! [`run`] is the pass over one micro-batch and knows no optimizer; [`Trainer`] is everything around it. Nothing here
+//! prints: a [`TrainerCallback`] is told what happens.
 
+mod arguments;
+mod card;
+mod checkpoint;
+mod evaluate;
+mod log;
 mod optimizer;
 mod plan;
 mod schedule;
 mod step;
+mod trainer;
 
+pub use arguments::{RELATIVE_LEARNING_RATE, TrainingArguments};
+pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
+pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use schedule::{LrScheduler, Schedule};
 pub use step::{LabelLosses, StepOutput, Wanted, run};
+pub use trainer::{TrainOutput, Trainer, TrainerCallback};

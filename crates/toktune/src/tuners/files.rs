@@ -64,16 +64,25 @@ impl PeftModel {
     /// vocabulary, a missing or unexpected tensor.
     pub fn from_pretrained(base: CausalLm, folder: &Path) -> Result<Self> {
         let config = TrainableTokensConfig::from_pretrained(folder)?;
-        let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
         let mut model =
             super::get_peft_model(base, TrainableTokensConfig { init_weights: true, ..config.clone() })?;
         model.config_mut().init_weights = config.init_weights;
-        let expected: Vec<String> = get_peft_model_state_dict(&model).into_keys().collect();
+        model.load_rows(folder)?;
+        Ok(model)
+    }
+
+    /// Replaces the rows by those stored in `folder`.
+    ///
+    /// # Errors
+    /// The tensors there are not those of this adapter: one is missing, unexpected, of another shape, or not finite.
+    pub fn load_rows(&mut self, folder: &Path) -> Result<()> {
+        let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
+        let expected: Vec<String> = get_peft_model_state_dict(self).into_keys().collect();
         if let Some(other) = stored.names().find(|name| !expected.iter().any(|e| e == name)) {
             let path = folder.join(ADAPTER_FILE);
             return Err(Error::UnexpectedTensor { path, name: other.to_string(), expected });
         }
-        for layer in model.layers_mut() {
+        for layer in self.layers_mut() {
             let (k, width) = (layer.rows().indices().len(), layer.rows().width());
             let matrix = stored.matrix(&key(layer.name()), k, width, crate::weights::RowOrder::Plain)?;
             if let Some((row, _)) = matrix.first_non_finite() {
@@ -81,7 +90,7 @@ impl PeftModel {
             }
             layer.rows_mut().values = matrix.decode_rows(0..k);
         }
-        Ok(model)
+        Ok(())
     }
 }
 

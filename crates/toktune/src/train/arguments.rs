@@ -1,0 +1,117 @@
+//! The settings of a run, with transformers' names.
+
+use super::schedule::LrScheduler;
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+
+/// Settings of a [`Trainer`](super::Trainer); the names are those of transformers' class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingArguments {
+    /// Where the adapter, the log and the checkpoints go.
+    pub output_dir: PathBuf,
+    /// Sequences of a micro-step.
+    pub per_device_train_batch_size: usize,
+    /// Micro-steps of an optimizer step; the loss is the mean over the labels of all of them.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the data, when `max_steps` is not given; may be a fraction.
+    pub num_train_epochs: f64,
+    /// Optimizer steps of the run.
+    pub max_steps: Option<u64>,
+    /// The highest learning rate; `None` is [`RELATIVE_LEARNING_RATE`] times the root mean square of the embedding.
+    pub learning_rate: Option<f64>,
+    /// The schedule after the warm-up.
+    pub lr_scheduler_type: LrScheduler,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay; 0 leaves the rows' norms alone.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Whether every epoch has an order of its own; file order otherwise.
+    pub shuffle: bool,
+    /// Of the order of the rows.
+    pub seed: u64,
+    /// Evaluate every so many steps, beside the evaluations before and after.
+    pub eval_steps: Option<u64>,
+    /// Write a checkpoint every so many steps.
+    pub save_steps: Option<u64>,
+    /// Go on from the last checkpoint in `output_dir`.
+    pub resume: bool,
+}
+
+/// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
+/// every step, so what matters is how large it is beside the entries.
+pub const RELATIVE_LEARNING_RATE: f64 = 0.03;
+
+impl TrainingArguments {
+    /// The defaults, for a run into `output_dir`: one epoch of batches of 8, a constant rate, clipping at 1.
+    pub fn new(output_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            output_dir: output_dir.into(),
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            num_train_epochs: 1.0,
+            max_steps: None,
+            learning_rate: None,
+            lr_scheduler_type: LrScheduler::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            shuffle: true,
+            seed: 42,
+            eval_steps: None,
+            save_steps: None,
+            resume: false,
+        }
+    }
+
+    /// Checks each setting on its own.
+    ///
+    /// # Errors
+    /// One is outside its range; the error names it.
+    pub fn check(&self) -> Result<()> {
+        let at_least_one = [
+            ("batch_size", self.per_device_train_batch_size as u64),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps as u64),
+            ("max_steps", self.max_steps.unwrap_or(1)),
+            ("eval_every", self.eval_steps.unwrap_or(1)),
+            ("save_every", self.save_steps.unwrap_or(1)),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Argument { name, expected: "at least 1", found: "0".into() });
+        }
+        let numbers = [
+            ("num_epochs", self.num_train_epochs, self.num_train_epochs > 0.0, "more than 0"),
+            ("learning_rate", self.learning_rate.unwrap_or(1.0), self.learning_rate.is_none_or(|x| x > 0.0), "more than 0"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0"),
+            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0"),
+        ];
+        match numbers.iter().find(|(_, value, fine, _)| !(*fine && value.is_finite())) {
+            Some((name, value, _, expected)) => Err(Error::Argument { name, expected, found: value.to_string() }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_is_checked_by_name() {
+        let good = TrainingArguments::new("out");
+        assert!(good.check().is_ok());
+        let faults: [(&str, TrainingArguments); 6] = [
+            ("batch_size", TrainingArguments { per_device_train_batch_size: 0, ..good.clone() }),
+            ("max_steps", TrainingArguments { max_steps: Some(0), ..good.clone() }),
+            ("num_epochs", TrainingArguments { num_train_epochs: 0.0, ..good.clone() }),
+            ("learning_rate", TrainingArguments { learning_rate: Some(f64::NAN), ..good.clone() }),
+            ("weight_decay", TrainingArguments { weight_decay: -1.0, ..good.clone() }),
+            ("max_grad_norm", TrainingArguments { max_grad_norm: f64::INFINITY, ..good.clone() }),
+        ];
+        for (name, arguments) in faults {
+            let message = arguments.check().expect_err(name).to_string();
+            assert!(message.contains(name), "{message}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The model card (`README.md`) of a saved adapter.
+
+use super::arguments::TrainingArguments;
+use super::schedule::Schedule;
+use super::trainer::TrainOutput;
+use crate::error::{Error, Result};
+use crate::text::AutoTokenizer;
+use crate::tuners::PeftModel;
+use crate::weights::write_atomically;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Tokens that the card lists by name.
+const LISTED: usize = 64;
+
+/// Writes `README.md` into `folder`: what was trained, on what, with which result, and how to load it.
+pub(super) fn write(
+    folder: &Path,
+    model: &PeftModel,
+    arguments: &TrainingArguments,
+    schedule: &Schedule,
+    tokenizer: Option<&AutoTokenizer>,
+    output: &TrainOutput,
+) -> Result<()> {
+    let path = folder.join("README.md");
+    let text = card(model, arguments, schedule, tokenizer, output).map_err(|e| Error::Serialise(e.to_string()))?;
+    write_atomically(&path, |file| file.write_all(text.as_bytes()).map_err(Error::io(&path)))
+}
+
+fn card(
+    model: &PeftModel,
+    arguments: &TrainingArguments,
+    schedule: &Schedule,
+    tokenizer: Option<&AutoTokenizer>,
+    output: &TrainOutput,
+) -> std::result::Result<String, std::fmt::Error> {
+    let config = model.config();
+    let base = config.base_model_name_or_path.as_deref().unwrap_or("");
+    let mut text = format!("---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n- toktune\n---\n\n");
+    let tokens = &config.token_indices;
+    writeln!(text, "# Trained tokens for {base}\n")?;
+    writeln!(text, "{} token rows of a frozen model (PEFT's Trainable Tokens), trained with toktune.\n", tokens.len())?;
+    writeln!(text, "| id | token |\n| --- | --- |")?;
+    for &id in tokens.iter().take(LISTED) {
+        let name = tokenizer.and_then(|t| t.id_to_token(id)).unwrap_or_default();
+        writeln!(text, "| {id} | `{}` |", name.replace('`', "'").replace('|', "\\|"))?;
+    }
+    if tokens.len() > LISTED {
+        writeln!(text, "| … | {} more |", tokens.len() - LISTED)?;
+    }
+    writeln!(text, "\n| setting | value |\n| --- | --- |")?;
+    writeln!(text, "| steps | {} |", output.global_step)?;
+    writeln!(text, "| sequences a step | {} |", arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)?;
+    writeln!(text, "| learning rate | {:.3e}, {:?}, warm-up {} |", schedule.learning_rate, schedule.kind, schedule.warmup_steps)?;
+    writeln!(text, "| seed | {} |", arguments.seed)?;
+    if let Some((first, last)) = &output.first_and_last {
+        writeln!(text, "| training loss, first and last step | {:.4}, {:.4} |", first.loss, last.loss)?;
+    }
+    if let (Some(before), Some(after)) = (&output.before, &output.after) {
+        writeln!(text, "| held-out loss, before and after | {:.4}, {:.4} |", before.loss, after.loss)?;
+    }
+    writeln!(text, "\n```python\nfrom peft import AutoPeftModelForCausalLM\n")?;
+    writeln!(text, "model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/folder\")\n```")?;
+    Ok(text)
+}

@@ -1,0 +1,69 @@
+//! Loss and perplexity on held-out rows, overall and at the trained tokens.
+
+use super::step::{Wanted, run};
+use crate::data::{Dataset, RaggedBatch};
+use crate::error::Result;
+use crate::models::CausalLm;
+use crate::tuners::ActiveRows;
+use serde::Serialize;
+
+/// The result of an evaluation. Losses are means over labels, in nats.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Over all labels.
+    pub loss: f64,
+    /// `e^loss`.
+    pub perplexity: f64,
+    /// How many labels.
+    pub labels: usize,
+    /// Over the labels that are chosen tokens; `None` when there is none.
+    pub token_loss: Option<f64>,
+    /// For each chosen token.
+    pub tokens: Vec<TokenEvaluation>,
+}
+
+/// How well one token is predicted where it stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TokenEvaluation {
+    /// The token.
+    pub id: u32,
+    /// How often it is the label.
+    pub labels: usize,
+    /// The mean loss there; `None` when it never is.
+    pub loss: Option<f64>,
+}
+
+/// Evaluates `model` with `rows` on all of `data`, and on the labels in `chosen` one by one.
+///
+/// # Errors
+/// As [`run`].
+pub fn evaluate(
+    model: &CausalLm,
+    rows: ActiveRows<'_>,
+    data: &Dataset,
+    batch_size: usize,
+    chosen: &[u32],
+) -> Result<Evaluation> {
+    let (mut sum, mut labels) = (0f64, 0usize);
+    let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
+    for examples in data.examples.chunks(batch_size.max(1)) {
+        let output = run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses)?;
+        for (label, loss) in output.losses {
+            sum += loss as f64;
+            labels += 1;
+            if let Some(at) = chosen.iter().position(|&id| id == label) {
+                of_tokens[at].0 += loss as f64;
+                of_tokens[at].1 += 1;
+            }
+        }
+    }
+    let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
+    let loss = mean((sum, labels)).unwrap_or(0.0);
+    let tokens = chosen
+        .iter()
+        .zip(&of_tokens)
+        .map(|(&id, &of)| TokenEvaluation { id, labels: of.1, loss: mean(of) })
+        .collect();
+    let all = of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
+    Ok(Evaluation { loss, perplexity: loss.exp(), labels, token_loss: mean(all), tokens })
+}

@@ -1,0 +1,123 @@
+//! What is reported of every optimizer step, and the file it is kept in.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The name of the log in a run's folder.
+pub const LOG_FILE: &str = "train_log.jsonl";
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLog {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Passes over the data so far, with the part of the running one.
+    pub epoch: f64,
+    /// Mean over the step's labels, in nats, before the update.
+    pub loss: f64,
+    /// The rate of this step.
+    pub learning_rate: f64,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Input tokens of the step; there is no padding.
+    pub tokens: usize,
+    /// Labels of the step.
+    pub loss_tokens: usize,
+    /// Wall-clock time of the step.
+    pub seconds: f64,
+    /// `tokens / seconds`.
+    pub tokens_per_second: f64,
+    /// Largest resident memory of the process so far, mapped weights included; `None` where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// The log file of a run, appended to a line a step.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    /// Opens the log in `folder`, and drops what is there of steps after `step`: a resumed run takes them again.
+    pub(super) fn open(folder: &Path, step: u64) -> Result<Self> {
+        let path = folder.join(LOG_FILE);
+        let kept: String = match std::fs::read_to_string(&path) {
+            Ok(text) if step > 0 => text.lines().filter(|line| is_before(line, step)).map(|l| format!("{l}\n")).collect(),
+            _ => String::new(),
+        };
+        crate::weights::write_atomically(&path, |file| file.write_all(kept.as_bytes()).map_err(Error::io(&path)))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    pub(super) fn write(&mut self, log: &StepLog) -> Result<()> {
+        let line = serde_json::to_string(log).map_err(|e| Error::Serialise(e.to_string()))?;
+        writeln!(self.file, "{line}").map_err(Error::io(&self.path))
+    }
+}
+
+fn is_before(line: &str, step: u64) -> bool {
+    serde_json::from_str::<StepLog>(line).is_ok_and(|log| log.step <= step)
+}
+
+/// The largest resident memory of this process so far, in bytes.
+pub fn peak_memory_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: `usage` is valid for writes of an `rusage`, which is all that `getrusage` asks for.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } == 0;
+        // SAFETY: an `rusage` is plain numbers, for which zeros are valid, so it is initialised either way.
+        let largest = unsafe { usage.assume_init() }.ru_maxrss;
+        // Linux counts kilobytes, macOS bytes
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        done.then_some(largest as u64 * unit)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(step: u64) -> StepLog {
+        StepLog {
+            step,
+            epoch: 0.5,
+            loss: 1.0,
+            learning_rate: 0.1,
+            grad_norm: 2.0,
+            tokens: 3,
+            loss_tokens: 2,
+            seconds: 0.5,
+            tokens_per_second: 6.0,
+            peak_memory_bytes: peak_memory_bytes(),
+        }
+    }
+
+    #[test]
+    fn a_resumed_log_keeps_the_steps_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let steps = || -> Vec<u64> {
+            let text = std::fs::read_to_string(folder.path().join(LOG_FILE)).expect("a log");
+            text.lines().map(|l| serde_json::from_str::<StepLog>(l).expect("a step").step).collect()
+        };
+        let mut file = LogFile::open(folder.path(), 0).expect("opened");
+        (1..=4).for_each(|step| file.write(&log(step)).expect("written"));
+        let mut file = LogFile::open(folder.path(), 2).expect("opened");
+        file.write(&log(3)).expect("written");
+        assert_eq!(steps(), [1, 2, 3]);
+        LogFile::open(folder.path(), 0).expect("opened");
+        assert!(steps().is_empty());
+    }
+
+    #[test]
+    fn memory_is_told_where_the_system_tells_it() {
+        assert!(!cfg!(unix) || peak_memory_bytes().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

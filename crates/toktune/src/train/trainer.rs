@@ -1,0 +1,275 @@
+//! The training loop.
+
+use super::arguments::{RELATIVE_LEARNING_RATE, TrainingArguments};
+use super::checkpoint::{self, Settings, TrainerState};
+use super::evaluate::{Evaluation, evaluate};
+use super::log::{LOG_FILE, LogFile, StepLog, peak_memory_bytes};
+use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
+use super::schedule::Schedule;
+use super::step::{Wanted, run};
+use crate::data::{Dataset, RaggedBatch, Sampler};
+use crate::error::{Error, Result};
+use crate::text::AutoTokenizer;
+use crate::tuners::PeftModel;
+use std::path::Path;
+use std::time::Instant;
+
+/// Told of what happens in a run, as transformers' class of this name. Every method may be left out.
+pub trait TrainerCallback {
+    /// A step was taken.
+    fn on_step_end(&mut self, log: &StepLog) {
+        let _ = log;
+    }
+
+    /// The held-out rows were evaluated after `step` steps.
+    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
+        let _ = (step, evaluation);
+    }
+
+    /// A checkpoint or the adapter was written into `folder`.
+    fn on_save(&mut self, folder: &Path) {
+        let _ = folder;
+    }
+}
+
+/// A callback that does nothing.
+impl TrainerCallback for () {}
+
+/// Trains the rows of a [`PeftModel`] on a dataset.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    /// What is trained.
+    pub model: PeftModel,
+    arguments: TrainingArguments,
+    train: &'a Dataset,
+    eval: Option<&'a Dataset>,
+    /// Saved beside the adapter: given when tokens were added to it.
+    tokenizer: Option<&'a AutoTokenizer>,
+    schedule: Schedule,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOutput {
+    /// Steps taken in all.
+    pub global_step: u64,
+    /// Evaluation before the first step of this run, with evaluation data.
+    pub before: Option<Evaluation>,
+    /// Evaluation after the last step.
+    pub after: Option<Evaluation>,
+    /// The first and the last step of this run.
+    pub first_and_last: Option<(StepLog, StepLog)>,
+    /// Wall-clock time of the steps, in seconds.
+    pub seconds: f64,
+    /// Input tokens of the steps.
+    pub tokens: usize,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run: settles the learning rate and the number of steps.
+    ///
+    /// # Errors
+    /// A setting is outside its range.
+    pub fn new(
+        model: PeftModel,
+        arguments: TrainingArguments,
+        train: &'a Dataset,
+        eval: Option<&'a Dataset>,
+        tokenizer: Option<&'a AutoTokenizer>,
+    ) -> Result<Self> {
+        arguments.check()?;
+        let learning_rate = arguments
+            .learning_rate
+            .unwrap_or_else(|| RELATIVE_LEARNING_RATE * model.base().embedding().statistics().1 as f64);
+        let batches = train.len().div_ceil(arguments.per_device_train_batch_size);
+        let steps_per_epoch = batches.div_ceil(arguments.gradient_accumulation_steps);
+        let total_steps = match arguments.max_steps {
+            Some(steps) => steps,
+            None => ((arguments.num_train_epochs * steps_per_epoch as f64).ceil() as u64).max(1),
+        };
+        let schedule = Schedule {
+            learning_rate,
+            kind: arguments.lr_scheduler_type,
+            warmup_steps: arguments.warmup_steps,
+            total_steps,
+        };
+        Ok(Self { model, arguments, train, eval, tokenizer, schedule })
+    }
+
+    /// The learning rate over the run.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The settings.
+    pub fn arguments(&self) -> &TrainingArguments {
+        &self.arguments
+    }
+
+    /// Trains to the end and saves the adapter, its tokenizer, the model card and the log into the output folder.
+    ///
+    /// # Errors
+    /// The output folder holds something else; a file cannot be written; a loss or gradient is not finite: then the
+    /// rows as they were before that step are saved if any step was taken, and the error says where.
+    pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
+        let folder = self.arguments.output_dir.clone();
+        check_output(&folder, self.arguments.resume)?;
+        let settings = self.settings();
+        let mut sampler = Sampler::new(
+            self.train.len(),
+            settings.batch_size,
+            settings.shuffle,
+            settings.seed,
+        )?;
+        let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
+        let lengths: Vec<usize> = self.model.layers().iter().map(|l| l.rows().values.len()).collect();
+        let mut optimizer = AdamW::new(config, lengths);
+        if self.arguments.resume
+            && let Some(path) = checkpoint::latest(&folder)?
+        {
+            let state = checkpoint::load(&path, &mut self.model, &mut optimizer, &settings)?;
+            sampler.seek(state.position)?;
+        }
+        let before = self.evaluate(optimizer.step, callback)?;
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let mut log = LogFile::open(&folder, optimizer.step)?;
+        let mut output = TrainOutput {
+            global_step: optimizer.step,
+            before,
+            after: None,
+            first_and_last: None,
+            seconds: 0.0,
+            tokens: 0,
+        };
+        while optimizer.step < self.schedule.total_steps {
+            let taken = match self.step(&mut sampler, &mut optimizer) {
+                Ok(taken) => taken,
+                Err(source) => return Err(self.keep_last_good_state(optimizer.step, source)),
+            };
+            log.write(&taken)?;
+            callback.on_step_end(&taken);
+            output.seconds += taken.seconds;
+            output.tokens += taken.tokens;
+            let first = output.first_and_last.take().map_or_else(|| taken.clone(), |(first, _)| first);
+            output.first_and_last = Some((first, taken));
+            let step = optimizer.step;
+            let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
+            if due(self.arguments.eval_steps) && step < self.schedule.total_steps {
+                output.after = self.evaluate(step, callback)?;
+            }
+            if due(self.arguments.save_steps) {
+                let state = TrainerState { step, position: sampler.position(), settings: settings.clone() };
+                callback.on_save(&checkpoint::save(&folder, &self.model, &optimizer, &state)?);
+            }
+        }
+        output.global_step = optimizer.step;
+        output.after = self.evaluate(optimizer.step, callback)?;
+        self.save(&output)?;
+        callback.on_save(&folder);
+        Ok(output)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            seed: self.arguments.seed,
+            shuffle: self.arguments.shuffle,
+            batch_size: self.arguments.per_device_train_batch_size,
+            gradient_accumulation_steps: self.arguments.gradient_accumulation_steps,
+            rows: self.train.len(),
+            tokens: self.train.tokens(),
+            token_indices: self.model.config().token_indices.clone(),
+        }
+    }
+
+    /// One optimizer step: the micro-batches' gradients summed, divided by their labels together.
+    fn step(&mut self, sampler: &mut Sampler, optimizer: &mut AdamW) -> Result<StepLog> {
+        let start = Instant::now();
+        let mut gradients = self.model.active().zero_gradients();
+        let (mut loss, mut labels, mut tokens) = (0f64, 0usize, 0usize);
+        let per_epoch = sampler.batches_per_epoch();
+        // A step does not span two epochs: the last one of an epoch may have fewer micro-steps.
+        let in_epoch = sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
+        for _ in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
+            let indices = sampler.next_batch().indices;
+            let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
+            let output = run(self.model.base(), self.model.active(), &batch, Wanted::Gradients)?;
+            loss += output.loss_sum();
+            labels += output.losses.len();
+            tokens += batch.tokens();
+            for (sum, gradient) in gradients.iter_mut().zip(&output.gradients) {
+                sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+            }
+        }
+        // a step of rows without labels moves nothing, but still counts
+        let divisor = labels.max(1) as f64;
+        gradients.iter_mut().flatten().for_each(|g| *g = (*g as f64 / divisor) as f32);
+        let grad_norm = clip_grad_norm(&mut gradients, self.arguments.max_grad_norm);
+        if !grad_norm.is_finite() {
+            return Err(Error::NotFinite { what: format!("the norm of the gradients is {grad_norm}") });
+        }
+        let learning_rate = self.schedule.at(optimizer.step);
+        optimizer.begin_step();
+        for (at, layer) in self.model.layers_mut().iter_mut().enumerate() {
+            optimizer.update(at, &mut layer.rows_mut().values, &gradients[at], learning_rate);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let position = sampler.position();
+        Ok(StepLog {
+            step: optimizer.step,
+            epoch: position.epoch as f64 + position.offset as f64 / self.train.len() as f64,
+            loss: loss / divisor,
+            learning_rate,
+            grad_norm,
+            tokens,
+            loss_tokens: labels,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+            peak_memory_bytes: peak_memory_bytes(),
+        })
+    }
+
+    fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
+        let Some(data) = self.eval else { return Ok(None) };
+        let (model, size) = (&self.model, self.arguments.per_device_train_batch_size);
+        let evaluation = evaluate(model.base(), model.active(), data, size, &model.config().token_indices)?;
+        callback.on_evaluate(step, &evaluation);
+        Ok(Some(evaluation))
+    }
+
+    fn save(&self, output: &TrainOutput) -> Result<()> {
+        let folder = &self.arguments.output_dir;
+        self.model.save_pretrained(folder)?;
+        if let Some(tokenizer) = self.tokenizer {
+            tokenizer.save_pretrained(folder)?;
+        }
+        super::card::write(folder, &self.model, &self.arguments, &self.schedule, self.tokenizer, output)
+    }
+
+    /// Saves the rows as they are, which is as they were before the step that failed.
+    fn keep_last_good_state(&self, step: u64, source: Error) -> Error {
+        if step == 0 || !matches!(source, Error::NotFinite { .. }) {
+            return source;
+        }
+        let folder = self.arguments.output_dir.clone();
+        match self.model.save_pretrained(&folder) {
+            Ok(()) => Error::Diverged { step: step + 1, folder, source: Box::new(source) },
+            Err(unsaved) => unsaved,
+        }
+    }
+}
+
+/// Whether a run may write into `folder`: it is new or empty, or holds the run that is to be resumed.
+fn check_output(folder: &Path, resume: bool) -> Result<()> {
+    let mut names: Vec<String> = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(folder)(e)),
+    };
+    let is_run = names.iter().any(|name| name == LOG_FILE);
+    if names.is_empty() || (resume && is_run) {
+        return Ok(());
+    }
+    names.sort();
+    names.truncate(3);
+    Err(Error::OutputNotEmpty { folder: folder.to_path_buf(), is_run, holds: names })
+}
