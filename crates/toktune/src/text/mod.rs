@@ -5,6 +5,7 @@
 //! [`GgufTokenizer`] is what a GGUF file says about its tokenizer, and builds the same [`AutoTokenizer`] from it.
 //! Nothing here downloads anything, and nothing here knows a model.
 
+mod chat;
 mod error;
 mod folder;
 mod gguf;
@@ -14,6 +15,7 @@ mod stream;
 mod tests;
 mod tokenizer;
 
+pub use chat::{ChatOptions, ChatTemplate, RenderedChat};
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use stream::DecodeStream;
