@@ -20,6 +20,9 @@ pub enum Error {
     /// A tokenizer or a chat template is at fault.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
+    /// Training data is at fault.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
     /// A tensor library call failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,5 +1,6 @@
 //! Train a few token embeddings of a pretrained transformer and nothing else.
 
+pub mod data;
 mod error;
 pub mod text;
 

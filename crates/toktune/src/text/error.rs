@@ -156,7 +156,8 @@ pub enum TextError {
     GgufNoMerges,
     /// Messages were given, but the tokenizer has no chat template.
     #[error(
-        "the tokenizer has no chat template; expected chat_template.jinja or `chat_template` in tokenizer_config.json"
+        "the tokenizer has no chat template; expected chat_template.jinja or `chat_template` in \
+         tokenizer_config.json"
     )]
     NoChatTemplate,
     /// A chat template that cannot be parsed.

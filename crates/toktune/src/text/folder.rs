@@ -98,7 +98,8 @@ impl AutoTokenizer {
         Ok(())
     }
 
-    /// `add_bos_token` and `add_eos_token`: where either is stated, transformers builds the frame anew from them.
+    /// `add_bos_token` and `add_eos_token`: where either is stated, transformers builds the frame anew from
+    /// them.
     fn apply_switches(&mut self, path: &Path) -> Result<()> {
         let switch = |name: &str| match self.config.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -143,20 +144,23 @@ impl AutoTokenizer {
             for entry in fs::read_dir(&more).map_err(Error::io(&more))? {
                 let path = entry.map_err(Error::io(&more))?.path();
                 let name = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-                if let (Some("jinja"), Some(name)) = (path.extension().and_then(|end| end.to_str()), name) {
-                    if let Some(source) = read_text(&path)? {
-                        self.templates.insert(name, source);
-                    }
+                let Some(name) = name.filter(|_| path.extension().is_some_and(|end| end == "jinja")) else {
+                    continue;
+                };
+                if let Some(source) = read_text(&path)? {
+                    self.templates.insert(name, source);
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes the folder so that transformers' `AutoTokenizer.from_pretrained` loads it without a network and gives
-    /// the same ids: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and the chat templates.
+    /// Writes the folder so that transformers' `AutoTokenizer.from_pretrained` loads it without a network and
+    /// gives the same ids: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and the chat
+    /// templates.
     ///
-    /// No `added_tokens.json` is written: tools that meet one take its entries for tokens beyond the base vocabulary.
+    /// No `added_tokens.json` is written: tools that meet one take its entries for tokens beyond the base
+    /// vocabulary.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -280,8 +284,8 @@ fn write_object(path: &Path, object: Map<String, Value>) -> Result<()> {
     write_whole(path, &format!("{:#}\n", Value::Object(object)))
 }
 
-/// Writes a file so that a reader sees the old one or the new one, never half of it: a temporary file in the same
-/// folder, synced, then renamed.
+/// Writes a file so that a reader sees the old one or the new one, never half of it: a temporary file in the
+/// same folder, synced, then renamed.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;

@@ -1,14 +1,14 @@
 //! Text on its way in and out: tokenizers, added tokens and chat templates.
 //!
-//! [`AutoTokenizer`] wraps the `tokenizers` crate and adds what lies around a `tokenizer.json` in a transformers
-//! folder: the named special tokens, the chat templates and the files transformers needs to load the result again.
-//! [`GgufTokenizer`] is what a GGUF file says about its tokenizer, and builds the same [`AutoTokenizer`] from it.
-//! Nothing here downloads anything, and nothing here knows a model.
+//! [`AutoTokenizer`] wraps the `tokenizers` crate and adds what lies around a `tokenizer.json` in a
+//! transformers folder: the named special tokens, the chat templates and the files transformers needs to load
+//! the result again. [`GgufTokenizer`] is what a GGUF file says about its tokenizer, and builds the same
+//! [`AutoTokenizer`] from it. Nothing here downloads anything, and nothing here knows a model.
 
 mod chat;
 mod error;
 mod folder;
-mod gguf;
+pub(crate) mod gguf;
 mod special;
 mod stream;
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use super::AutoTokenizer;
 use crate::Result;
 
-/// More tokens than this are never held back: a character has at most four bytes, so a longer tail of incomplete
-/// text is broken for good, and waiting for its end would grow without bound.
+/// More tokens than this are never held back: a character has at most four bytes, so a longer tail of
+/// incomplete text is broken for good, and waiting for its end would grow without bound.
 const LONGEST_HOLD: usize = 16;
 
 /// Turns ids into text one at a time, as a model generates them.
 ///
-/// A token's text depends on its neighbours (a leading space, the bytes of one character spread over tokens), so
-/// each piece is the difference between two decodings of a short window: with and without the new ids.
+/// A token's text depends on its neighbours (a leading space, the bytes of one character spread over tokens),
+/// so each piece is the difference between two decodings of a short window: with and without the new ids.
 #[derive(Debug)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t AutoTokenizer,
@@ -50,8 +50,8 @@ impl<'t> DecodeStream<'t> {
         if all.len() <= old.len() || (all.ends_with('\u{fffd}') && !even_torn) {
             return Ok(None);
         }
-        // A decoder may change the end of the old text when more follows; then the difference starts at the last
-        // place where both agree, which is what a reader of a stream can still be shown.
+        // A decoder may change the end of the old text when more follows; then the difference starts at the
+        // last place where both agree, which is what a reader of a stream can still be shown.
         let agree = old.bytes().zip(all.bytes()).take_while(|(a, b)| a == b).count();
         let start = if all.starts_with(&old) { old.len() } else { floor_char_boundary(&all, agree) };
         let piece = all[start..].to_owned();

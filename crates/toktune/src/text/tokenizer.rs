@@ -27,8 +27,8 @@ pub struct AutoTokenizer {
 }
 
 impl AutoTokenizer {
-    /// A bare tokenizer, with truncation and padding off: a file may carry either, and transformers too turns both
-    /// off unless a call asks for them.
+    /// A bare tokenizer, with truncation and padding off: a file may carry either, and transformers too turns
+    /// both off unless a call asks for them.
     pub(crate) fn from_inner(mut inner: Tokenizer) -> Result<Self, TextError> {
         inner.with_truncation(None).map_err(TextError::tokenizer("turn truncation off"))?;
         inner.with_padding(None);
@@ -100,8 +100,8 @@ impl AutoTokenizer {
 
     /// Adds ordinary tokens: matched whole in the text before anything else, and shown when decoding.
     ///
-    /// Gives the ids in order. A token that the vocabulary has keeps its id and from now on is matched whole, as in
-    /// transformers; a token that was added before stays as it is.
+    /// Gives the ids in order. A token that the vocabulary has keeps its id and from now on is matched whole,
+    /// as in transformers; a token that was added before stays as it is.
     ///
     /// # Errors
     /// An empty token, or a vocabulary whose next free id is taken.
@@ -109,8 +109,8 @@ impl AutoTokenizer {
         self.add(tokens, false)
     }
 
-    /// Adds special tokens: like [`add_tokens`](Self::add_tokens), but left out when decoding without special tokens.
-    /// A token that was added before as an ordinary one becomes special.
+    /// Adds special tokens: like [`add_tokens`](Self::add_tokens), but left out when decoding without special
+    /// tokens. A token that was added before as an ordinary one becomes special.
     ///
     /// # Errors
     /// An empty token, or a vocabulary whose next free id is taken.
@@ -145,7 +145,8 @@ impl AutoTokenizer {
             .collect()
     }
 
-    /// The crate numbers new tokens from the *count* of the vocabulary, which is an id in use when ids have holes.
+    /// The crate numbers new tokens from the *count* of the vocabulary, which is an id in use when ids have
+    /// holes.
     fn check_free_ids(&self, tokens: &[&str]) -> Result<(), TextError> {
         let size = self.inner.get_model().get_vocab_size() as u32;
         let highest = self.inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
@@ -163,8 +164,8 @@ impl AutoTokenizer {
 
     /// A token with transformers' flags: ordinary ones are looked for in the normalised text.
     ///
-    /// Except where the normaliser puts `▁` before every piece of text: there the pattern would become `▁<calc>`,
-    /// which the middle of a text never contains, so the token would never be produced.
+    /// Except where the normaliser puts `▁` before every piece of text: there the pattern would become
+    /// `▁<calc>`, which the middle of a text never contains, so the token would never be produced.
     fn added_token(&self, content: &str, special: bool) -> AddedToken {
         let token = AddedToken::from(content, special);
         let Some(normalizer) = self.inner.get_normalizer().filter(|_| !special) else { return token };
@@ -175,8 +176,8 @@ impl AutoTokenizer {
         token.normalized(!prefixed)
     }
 
-    /// Puts `bos` before and `eos` behind every text that is encoded with special tokens; the crate's name for
-    /// this is a template.
+    /// Puts `bos` before and `eos` behind every text that is encoded with special tokens; the crate's name
+    /// for this is a template.
     pub(crate) fn frame(&mut self, bos: Option<&str>, eos: Option<&str>) -> Result<(), TextError> {
         let known =
             |token: Option<&str>| token.and_then(|token| Some((token.to_owned(), self.token_to_id(token)?)));
@@ -246,7 +247,8 @@ impl AutoTokenizer {
         self.token_to_id(self.unk_token()?)
     }
 
-    /// Every id that ends a generated text: `eos_token`, then what generation_config.json or the GGUF file adds.
+    /// Every id that ends a generated text: `eos_token`, then what generation_config.json or the GGUF file
+    /// adds.
     pub fn eos_token_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = Vec::new();
         for id in self.eos_token_id().into_iter().chain(self.stop_ids.iter().copied()) {
@@ -272,8 +274,8 @@ impl AutoTokenizer {
         self.templates.insert("default".to_owned(), source.into());
     }
 
-    /// The `n` tokens whose spelling is nearest to `wanted`, nearest first: for messages about an unknown token.
-    /// A leading space mark (`Ġ`, `▁`) is not counted as a difference.
+    /// The `n` tokens whose spelling is nearest to `wanted`, nearest first: for messages about an unknown
+    /// token. A leading space mark (`Ġ`, `▁`) is not counted as a difference.
     pub fn nearest_tokens(&self, wanted: &str, n: usize) -> Vec<String> {
         let limit = wanted.chars().count().div_ceil(3).max(1);
         let counts = byte_counts(wanted);
@@ -303,8 +305,8 @@ fn byte_counts(text: &str) -> [i32; 256] {
     counts
 }
 
-/// How many bytes of the longer text have no partner in the other: a lower bound of the edit distance in bytes (a
-/// changed character changes at most four bytes).
+/// How many bytes of the longer text have no partner in the other: a lower bound of the edit distance in
+/// bytes (a changed character changes at most four bytes).
 fn bag_distance(counts: &[i32; 256], length: usize, other: &str) -> usize {
     let mut left = *counts;
     let mut shared = 0;

@@ -1,8 +1,8 @@
 //! Chat templates: messages to text, as transformers renders them.
 //!
-//! A chat template is a Jinja program from a model's folder, that is, code from a stranger. It runs without any way
-//! to load a file, with a bound on its steps, its depth and its output. Strings that a template builds inside and
-//! never prints are bounded by the steps alone.
+//! A chat template is a Jinja program from a model's folder, that is, code from a stranger. It runs without
+//! any way to load a file, with a bound on its steps, its depth and its output. Strings that a template
+//! builds inside and never prints are bounded by the steps alone.
 //!
 //! What is Python in transformers is made to look like Python here: methods of strings and dicts (`.strip()`,
 //! `.items()`), `True` and `None` when printed, `tojson` as `json.dumps` with non-ASCII left alone.
@@ -32,8 +32,8 @@ const FUEL: u64 = 5_000_000;
 const DEPTH: usize = 100;
 /// Bytes of output.
 const LONGEST_OUTPUT: usize = 64 << 20;
-/// Around the text of a `{% generation %}` block while it is rendered. Unicode calls these two "not a character":
-/// text for exchange does not hold them.
+/// Around the text of a `{% generation %}` block while it is rendered. Unicode calls these two "not a
+/// character": text for exchange does not hold them.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
@@ -74,7 +74,8 @@ pub struct ChatTemplate {
 struct Refused(String);
 
 impl AutoTokenizer {
-    /// Compiles the chat template; the one called `tool_use`, where there is one, when tools are to be described.
+    /// Compiles the chat template; the one called `tool_use`, where there is one, when tools are to be
+    /// described.
     ///
     /// # Errors
     /// No template, or one that cannot be parsed.
@@ -86,8 +87,8 @@ impl AutoTokenizer {
         Ok(template)
     }
 
-    /// Renders messages by the tokenizer's chat template. The text holds its own `bos`, if it has one: encode it
-    /// without special tokens.
+    /// Renders messages by the tokenizer's chat template. The text holds its own `bos`, if it has one: encode
+    /// it without special tokens.
     ///
     /// # Errors
     /// No template, or one that fails on these messages.
@@ -97,7 +98,8 @@ impl AutoTokenizer {
 }
 
 impl ChatTemplate {
-    /// Compiles a template that knows no special tokens; [`AutoTokenizer::compile_chat_template`] gives it those.
+    /// Compiles a template that knows no special tokens; [`AutoTokenizer::compile_chat_template`] gives it
+    /// those.
     ///
     /// # Errors
     /// When the template cannot be parsed.
@@ -152,8 +154,8 @@ impl ChatTemplate {
     }
 }
 
-/// `{% generation %}` is transformers' own block. It becomes a call that keeps its whitespace marks, so that the
-/// text around it is trimmed alike, and whose body is rendered first, as there.
+/// `{% generation %}` is transformers' own block. It becomes a call that keeps its whitespace marks, so that
+/// the text around it is trimmed alike, and whose body is rendered first, as there.
 fn with_generation_calls(source: &str) -> Cow<'_, str> {
     // A constant that compiles; were it not to, templates with the block would be syntax errors.
     static BLOCK: LazyLock<Option<[Regex; 2]>> = LazyLock::new(|| {
@@ -224,7 +226,8 @@ fn render_error(error: &minijinja::Error) -> TextError {
     TextError::TemplateRender { reason: describe(error) }
 }
 
-/// The engine's words with the line, and with the causes below, without the name of the template that only we gave.
+/// The engine's words with the line, and with the causes below, without the name of the template that only we
+/// gave.
 fn describe(error: &minijinja::Error) -> String {
     let mut words = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),

@@ -203,7 +203,8 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// Python's `datetime.strftime` for the marks that chat templates use, in UTC. Unknown marks stay as they are.
+/// Python's `datetime.strftime` for the marks that chat templates use, in UTC. Unknown marks stay as they
+/// are.
 pub(super) fn strftime(seconds: u64, format: &str) -> String {
     let (days, second) = ((seconds / 86_400) as i64, seconds % 86_400);
     let (year, month, day) = civil(days);

@@ -12,7 +12,8 @@ fn render(source: &str, messages: Value) -> Result<String, String> {
 
 #[test]
 fn blocks_take_their_line_and_strings_are_not_escaped() {
-    let source = "{% for message in messages %}\n  {% if true %}\n<{{ message.role }}>{{ message['content'] }}\n  {% endif %}\n{% endfor %}\n";
+    let source = "{% for message in messages %}\n  {% if true %}\n<{{ message.role }}>\
+        {{ message['content'] }}\n  {% endif %}\n{% endfor %}\n";
     assert_eq!(render(source, json!([{"role": "user", "content": "a & <b>"}])).unwrap(), "<user>a & <b>\n");
 }
 
@@ -44,7 +45,8 @@ fn python_methods_work() {
     let messages = json!([{"content": "  Hello, World ", "args": {"a": 1, "b": 2}}]);
     let source = "{% set c = messages[0].content %}{{ c.strip() }}|{{ c.strip().startswith('He') }}|\
         {{ c.split(',')[1].strip() }}|{% for k, v in messages[0].args.items() %}{{ k }}={{ v }};{% endfor %}|\
-        {{ messages[0].get('x', 'none') }}|{{ c.lstrip().upper() }}|{{ c is string }}|{{ messages[0].args|length }}";
+        {{ messages[0].get('x', 'none') }}|{{ c.lstrip().upper() }}|{{ c is string }}|\
+        {{ messages[0].args|length }}";
     let expected = "Hello, World|True|World|a=1;b=2;|none|HELLO, WORLD |True|2";
     assert_eq!(render(source, messages).unwrap(), expected);
 }
@@ -52,7 +54,8 @@ fn python_methods_work() {
 #[test]
 fn namespaces_slices_and_loop_controls_work() {
     let messages = json!([{"role": "system"}, {"role": "user"}, {"role": "tool"}, {"role": "user"}]);
-    let source = "{% set ns = namespace(n=0) %}{% for m in messages[1:] %}{% if m.role == 'tool' %}{% continue %}{% endif %}\
+    let source = "{% set ns = namespace(n=0) %}{% for m in messages[1:] %}\
+        {% if m.role == 'tool' %}{% continue %}{% endif %}\
         {% set ns.n = ns.n + 1 %}{{ loop.index0 }}{% endfor %}:{{ ns.n }}:{{ messages[::-1][0].role }}";
     assert_eq!(render(source, messages).unwrap(), "02:2:user");
 }

@@ -31,11 +31,12 @@ pub(super) fn parse(lines: &[String], ids: &HashMap<&str, u32>) -> Result<Merges
     Ok(merges)
 }
 
-/// Every way to build a token from two others, ranked: higher `rank[id]` of the built token first, then the longer
-/// left piece. This is what transformers does for SentencePiece vocabularies, whose files list no merges.
+/// Every way to build a token from two others, ranked: higher `rank[id]` of the built token first, then the
+/// longer left piece. This is what transformers does for SentencePiece vocabularies, whose files list no
+/// merges.
 ///
-/// The cost is one look-up per character of each left piece: half a million merges for a vocabulary of a quarter
-/// of a million take well under a second.
+/// The cost is one look-up per character of each left piece: half a million merges for a vocabulary of a
+/// quarter of a million take well under a second.
 pub(super) fn rebuild(tokens: &[String], ids: &HashMap<&str, u32>, rank: impl Fn(u32) -> f32) -> Merges {
     let mut found: Vec<(f32, usize, &str, &str)> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {

@@ -1,8 +1,9 @@
 //! A tokenizer from a GGUF file's metadata.
 //!
-//! GGUF stores tokens, their types and scores, sometimes merges, and names of rules; the rules themselves live in
-//! llama.cpp. Two kinds are built here: `gpt2`, byte-level merges, and `llama`, SentencePiece's merges with bytes as
-//! a last resort. This module knows the meaning of the fields and not the file: the reader fills [`GgufTokenizer`].
+//! GGUF stores tokens, their types and scores, sometimes merges, and names of rules; the rules themselves
+//! live in llama.cpp. Two kinds are built here: `gpt2`, byte-level merges, and `llama`, SentencePiece's
+//! merges with bytes as a last resort. This module knows the meaning of the fields and not the file: the
+//! reader fills [`GgufTokenizer`].
 
 mod merges;
 mod pre;
@@ -172,8 +173,8 @@ impl GgufTokenizer {
         self.token_types.get(id).copied().unwrap_or(kind::NORMAL)
     }
 
-    /// Tokens that text is cut into must be spelled in the alphabet of bytes. A few files hold plain text there;
-    /// transformers respells it. Tokens that are matched whole keep their spelling.
+    /// Tokens that text is cut into must be spelled in the alphabet of bytes. A few files hold plain text
+    /// there; transformers respells it. Tokens that are matched whole keep their spelling.
     fn byte_level_vocabulary(&self, mut tokens: Vec<String>) -> Vocabulary {
         let letters = byte_letters();
         let alphabet: std::collections::HashSet<char> = letters.iter().copied().collect();
@@ -209,7 +210,8 @@ impl GgufTokenizer {
         self.architecture.starts_with("gemma")
     }
 
-    /// Gemma's files spell tokens of several spaces as spaces, while text reaches the model with `▁` for each.
+    /// Gemma's files spell tokens of several spaces as spaces, while text reaches the model with `▁` for
+    /// each.
     fn sentence_piece_vocabulary(&self, mut tokens: Vec<String>) -> Vocabulary {
         let mut respelled = vec![false; tokens.len()];
         if self.is_gemma() {
