@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The result of everything in this library that can fail.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. Every message names the file, tensor, module or option concerned.
 #[derive(Debug, thiserror::Error)]
@@ -484,6 +484,12 @@ pub enum Error {
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),
+    /// A tokenizer or a chat template is at fault.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// Training data is at fault.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
     /// A tensor library call failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -5,6 +5,7 @@ pub mod data;
 mod error;
 pub mod models;
 pub mod ops;
+pub mod text;
 pub mod train;
 pub mod tuners;
 pub mod weights;

@@ -1,5 +1,24 @@
-//! Rows of training data, and the ragged batches made of them.
+//! Training data: rows of JSONL files, tokenised into examples, handed out in ragged batches.
+//!
+//! A row is known by its keys: `input_ids` (and `labels`), `text`, `prompt` with `completion`, or `messages`.
+//! [`Dataset::read`] turns files into [`Example`]s or says which line of which file is at fault; [`Sampler`]
+//! gives their order; [`RaggedBatch`] lays some of them end to end without padding; [`audit`] counts what
+//! will be seen of the tokens to train. Nothing here knows a model or its weights.
 
+mod audit;
 mod batch;
+mod chat;
+mod encode;
+mod error;
+mod reader;
+mod row;
+mod sampler;
+#[cfg(test)]
+mod tests;
 
+pub use audit::{TokenUse, audit};
 pub use batch::RaggedBatch;
+pub use encode::{DataOptions, LossOn};
+pub use error::DataError;
+pub use reader::{Dataset, Example, Source};
+pub use sampler::{Batch, Position, Sampler};

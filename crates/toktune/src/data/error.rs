@@ -1,0 +1,223 @@
+//! What can be wrong with training data.
+
+use std::path::PathBuf;
+
+use super::Source;
+
+/// A fault in a data file; every message begins with the file and the line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A line that is not UTF-8.
+    #[error("{at}: not UTF-8 text")]
+    NotText {
+        /// The line.
+        at: Source,
+    },
+    /// A line that is not JSON.
+    #[error("{at}: not JSON: {reason}")]
+    NotJson {
+        /// The line.
+        at: Source,
+        /// The parser's reason with the column.
+        reason: String,
+    },
+    /// A line that is JSON but not an object.
+    #[error("{at}: found {found}, expected an object with keys")]
+    NotObject {
+        /// The line.
+        at: Source,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A row with none of the keys that make a row.
+    #[error("{at}: found keys {found}, expected {expected}{}", did_you_mean(.nearest))]
+    UnknownKeys {
+        /// The line.
+        at: Source,
+        /// Its keys.
+        found: String,
+        /// The kinds of rows there are.
+        expected: &'static str,
+        /// A key of a known kind that is spelled alike.
+        nearest: Option<&'static str>,
+    },
+    /// A row that could be read in two ways.
+    #[error("{at}: found `{first}` and `{second}` in one row, expected {expected}")]
+    MixedKeys {
+        /// The line.
+        at: Source,
+        /// A key of one kind.
+        first: &'static str,
+        /// A key of another kind.
+        second: &'static str,
+        /// The kinds of rows there are.
+        expected: &'static str,
+    },
+    /// A row that has one key of a pair.
+    #[error("{at}: `{found}` without `{missing}`")]
+    MissingKey {
+        /// The line.
+        at: Source,
+        /// The key that is there.
+        found: &'static str,
+        /// The key that it needs.
+        missing: &'static str,
+    },
+    /// A value of the wrong type.
+    #[error("{at}: `{key}` is {found}, expected {expected}")]
+    WrongType {
+        /// The line.
+        at: Source,
+        /// The key, with the index where there is one.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What would be understood.
+        expected: &'static str,
+    },
+    /// A token id outside the model's vocabulary.
+    #[error("{at}: `{key}` is {id}, expected an id below {vocab_size}, the model's number of rows")]
+    TokenId {
+        /// The line.
+        at: Source,
+        /// The key with the index.
+        key: String,
+        /// The id.
+        id: i64,
+        /// The number of rows.
+        vocab_size: usize,
+    },
+    /// A text with a token that the model has no row for: the tokenizer has grown, the model has not.
+    #[error(
+        "{at}: token `{token}` has id {id}, but the model has {vocab_size} rows; add it by \
+         --add-token or resize the embeddings"
+    )]
+    TokenBeyondModel {
+        /// The line.
+        at: Source,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// The number of rows.
+        vocab_size: usize,
+    },
+    /// Labels that do not match the input.
+    #[error("{at}: labels {} than input: {labels} labels, {inputs} input_ids", compared(*.labels, *.inputs))]
+    LabelLength {
+        /// The line.
+        at: Source,
+        /// The number of labels.
+        labels: usize,
+        /// The number of input ids.
+        inputs: usize,
+    },
+    /// A row without a single token.
+    #[error("{at}: `{key}` is empty")]
+    EmptyRow {
+        /// The line.
+        at: Source,
+        /// The key.
+        key: &'static str,
+    },
+    /// A file without rows.
+    #[error("{path}: no rows")]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No files at all.
+    #[error("no data files given")]
+    NoFiles,
+    /// A row that must be tokenised, and no tokenizer.
+    #[error("{at}: `{key}` needs a tokenizer, and the model has none; expected `input_ids`")]
+    NoTokenizer {
+        /// The line.
+        at: Source,
+        /// The key.
+        key: &'static str,
+    },
+    /// Loss on the completion of a row that has none.
+    #[error(
+        "{at}: loss on the completion, but `{key}` has none; use --loss-on all, or prompt and completion"
+    )]
+    NoCompletion {
+        /// The line.
+        at: Source,
+        /// The key.
+        key: &'static str,
+    },
+    /// A row beyond the model's positions.
+    #[error(
+        "{at}: {tokens} tokens, but the model has {max_positions} positions; cut rows by --max-length \
+         {max_positions}"
+    )]
+    TooLong {
+        /// The line.
+        at: Source,
+        /// The row's length after cutting.
+        tokens: usize,
+        /// The model's limit.
+        max_positions: usize,
+    },
+    /// A length to cut at that leaves nothing.
+    #[error("--max-length is {found}, expected at least 1")]
+    MaxLength {
+        /// The length.
+        found: usize,
+    },
+    /// No row leaves anything to learn.
+    #[error("{rows} rows, but no label to learn from{}", explain_cut(*.cut_rows))]
+    NoLabels {
+        /// The number of rows.
+        rows: usize,
+        /// How many of them were cut by the length limit.
+        cut_rows: usize,
+    },
+    /// The chat template failed on the messages of a row.
+    #[error("{at}: {source}")]
+    Chat {
+        /// The line.
+        at: Source,
+        /// What the template says.
+        source: Box<crate::Error>,
+    },
+    /// The place of an assistant's turn cannot be told.
+    #[error(
+        "{at}: cannot find the turn of message {message} in the rendered conversation: the chat template \
+         writes earlier messages differently once later ones follow; use --loss-on all"
+    )]
+    UnstableTemplate {
+        /// The line.
+        at: Source,
+        /// The message's index, from 0.
+        message: usize,
+    },
+    /// A saved position outside the data.
+    #[error("saved position: row {offset} of an epoch, but the data has {rows} rows; is it the same data?")]
+    Position {
+        /// The saved offset.
+        offset: usize,
+        /// The number of rows.
+        rows: usize,
+    },
+    /// A batch size that holds no row.
+    #[error("--batch-size is 0, expected at least 1")]
+    BatchSize,
+}
+
+fn compared(labels: usize, inputs: usize) -> &'static str {
+    if labels > inputs { "longer" } else { "shorter" }
+}
+
+fn did_you_mean(nearest: &Option<&'static str>) -> String {
+    nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
+}
+
+fn explain_cut(cut_rows: usize) -> String {
+    match cut_rows {
+        0 => " (every label is -100, or every row has one token, which has no next one)".to_owned(),
+        rows => format!(" ({rows} rows were cut by --max-length before their first label)"),
+    }
+}

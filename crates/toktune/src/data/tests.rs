@@ -1,0 +1,254 @@
+//! Tests of reading, tokenising, batching and counting on tiny files and a tiny tokenizer.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
+use crate::text::gguf::tests::byte_level;
+use crate::text::{AutoTokenizer, GgufTokenizer};
+
+/// ChatML in small: every turn ends with the special token and a line break.
+const TEMPLATE: &str = "{% for m in messages %}\
+    {{ '<' + m.role[0] + '>' + m.content + '<|end|>' + '\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<a>' }}{% endif %}";
+
+fn tokenizer() -> AutoTokenizer {
+    GgufTokenizer { chat_template: Some(TEMPLATE.to_owned()), ..byte_level() }.build().unwrap()
+}
+
+fn options() -> DataOptions {
+    DataOptions::new(tokenizer().vocab_size())
+}
+
+fn read_with(
+    text: &[u8],
+    tokenizer: Option<&AutoTokenizer>,
+    options: &DataOptions,
+) -> Result<Dataset, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(&path, text).unwrap();
+    Dataset::read(&[&path], tokenizer, options)
+        .map_err(|error| error.to_string().replace(dir.path().to_str().unwrap(), ""))
+}
+
+fn read(text: &str, options: &DataOptions) -> Result<Dataset, String> {
+    read_with(text.as_bytes(), Some(&tokenizer()), options)
+}
+
+/// The one example of a file, its labels as text with `_` for what is not learnt.
+fn shown(row: serde_json::Value, options: &DataOptions) -> (String, String) {
+    let tokenizer = tokenizer();
+    let dataset = read(&row.to_string(), options).unwrap();
+    let example = &dataset.examples[0];
+    let labels = example.labels.iter().map(|label| match label {
+        None => "_".to_owned(),
+        Some(id) => tokenizer.decode(&[*id], false).unwrap(),
+    });
+    (tokenizer.decode(&example.input_ids, false).unwrap(), labels.collect())
+}
+
+#[test]
+fn ids_stand_as_they_are() {
+    let file = "\u{feff}{\"input_ids\": [1, 2, 3], \"labels\": [-100, 2, 0], \"id\": \"x\"}\r\n\n  \n\
+        {\"input_ids\":[4,5]}";
+    let dataset = read_with(file.as_bytes(), None, &options()).unwrap();
+    assert_eq!(dataset.examples[0].input_ids, [1, 2, 3]);
+    assert_eq!(dataset.examples[0].labels, [None, Some(2), Some(0)]);
+    assert_eq!(dataset.examples[1].labels, [Some(4), Some(5)]);
+    assert_eq!(dataset.examples[1].source.line, 4);
+    assert_eq!((dataset.tokens(), dataset.label_tokens(), dataset.len()), (5, 3, 2));
+}
+
+#[test]
+fn every_fault_names_file_and_line() {
+    let size = options().vocab_size;
+    let cases = [
+        (r#"{"text": "a""#.to_owned(), "not JSON: EOF"),
+        ("[1]".to_owned(), "found a list, expected an object"),
+        (
+            r#"{"question": "q", "answer": "a"}"#.to_owned(),
+            "found keys `question`, `answer`, expected `input_ids`",
+        ),
+        ("{}".to_owned(), "found keys none"),
+        (r#"{"mesages": []}"#.to_owned(), "did you mean `messages`?"),
+        (
+            r#"{"text": "a", "prompt": "b", "completion": "c"}"#.to_owned(),
+            "found `text` and `prompt` in one row",
+        ),
+        (r#"{"labels": [1]}"#.to_owned(), "`labels` without `input_ids`"),
+        (r#"{"prompt": "b"}"#.to_owned(), "`prompt` without `completion`"),
+        (r#"{"completion": "b", "prompt": null}"#.to_owned(), "`completion` without `prompt`"),
+        (r#"{"text": 3}"#.to_owned(), "`text` is 3, expected a string"),
+        (r#"{"input_ids": "1 2"}"#.to_owned(), "`input_ids` is a string, expected a list of integers"),
+        (r#"{"input_ids": [1, 2.5]}"#.to_owned(), "`input_ids[1]` is 2.5, expected an integer"),
+        (r#"{"input_ids": [1, -1]}"#.to_owned(), "`input_ids[1]` is -1, expected an id below 264"),
+        (format!(r#"{{"input_ids": [{size}]}}"#), "`input_ids[0]` is 264"),
+        (r#"{"input_ids": [1, 2], "labels": [1, -1]}"#.to_owned(), "`labels[1]` is -1"),
+        (
+            r#"{"input_ids": [1], "labels": [1, 2]}"#.to_owned(),
+            "labels longer than input: 2 labels, 1 input_ids",
+        ),
+        (r#"{"input_ids": [1, 2], "labels": [1]}"#.to_owned(), "labels shorter than input"),
+        (r#"{"input_ids": []}"#.to_owned(), "`input_ids` is empty"),
+        (r#"{"text": ""}"#.to_owned(), "`text` is empty"),
+        (r#"{"prompt": "", "completion": ""}"#.to_owned(), "`prompt` is empty"),
+        (r#"{"messages": []}"#.to_owned(), "`messages` is empty"),
+        (r#"{"messages": {"role": "user"}}"#.to_owned(), "`messages` is an object, expected a list"),
+        (r#"{"messages": ["hi"]}"#.to_owned(), "`messages[0]` is a string, expected an object with `role`"),
+        (r#"{"messages": [{"content": "hi"}]}"#.to_owned(), "`messages[0].role` is missing"),
+        (r#"{"messages": [{"role": "user", "content": "a"}], "tools": 3}"#.to_owned(), "`tools` is 3"),
+        (r#"{"messages": [{"role": "user"}]}"#.to_owned(), "chat template: "),
+    ];
+    for (row, expected) in cases {
+        let error = read(&format!("{{\"text\": \"fine\"}}\n\n{row}\n"), &options()).unwrap_err();
+        assert!(
+            error.starts_with("/rows.jsonl:3: ") && error.contains(expected),
+            "{error:?} lacks {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn faults_of_whole_files_are_named() {
+    assert_eq!(read(" \n\n", &options()).unwrap_err(), "/rows.jsonl: no rows");
+    let latin = read_with(b"{\"text\": \"\xe9\"}", None, &options()).unwrap_err();
+    assert_eq!(latin, "/rows.jsonl:1: not UTF-8 text");
+    let none = read(r#"{"input_ids": [1, 2], "labels": [1, -100]}"#, &options()).unwrap_err();
+    assert!(none.starts_with("1 rows, but no label to learn from (every label is -100"), "{none}");
+    let bare = read_with(br#"{"text": "a"}"#, None, &options()).unwrap_err();
+    assert!(bare.contains("`text` needs a tokenizer"), "{bare}");
+    assert_eq!(Dataset::read::<&Path>(&[], None, &options()).unwrap_err().to_string(), "no data files given");
+    let missing = Dataset::read(&["/no/such/file.jsonl"], None, &options()).unwrap_err().to_string();
+    assert!(missing.starts_with("/no/such/file.jsonl: "), "{missing}");
+}
+
+#[test]
+fn text_is_framed_and_learnt_whole() {
+    assert_eq!(shown(json!({"text": "ab"}), &options()), ("ab<|end|>".into(), "ab<|end|>".into()));
+    // An end that the text brings is not doubled.
+    assert_eq!(shown(json!({"text": "ab<|end|>"}), &options()).0, "ab<|end|>");
+    let error = read(r#"{"text": "a"}"#, &DataOptions { loss_on: Some(LossOn::Completion), ..options() });
+    assert!(error.unwrap_err().contains("`text` has none; use --loss-on all"));
+}
+
+#[test]
+fn prompts_are_not_learnt_unless_asked() {
+    let row = json!({"prompt": "th", "completion": "e"});
+    // Tokenised apart: `th` and `e`, not `the`.
+    assert_eq!(shown(row.clone(), &options()), ("the<|end|>".into(), "_e<|end|>".into()));
+    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
+    assert_eq!(shown(row.clone(), &all).1, "the<|end|>");
+    let framed = GgufTokenizer { add_bos: Some(true), add_eos: Some(true), ..byte_level() }.build().unwrap();
+    let dataset = read_with(row.to_string().as_bytes(), Some(&framed), &options()).unwrap();
+    assert_eq!(framed.decode(&dataset.examples[0].input_ids, false).unwrap(), "<|end|>the<|end|>");
+    assert_eq!(dataset.examples[0].labels.iter().flatten().count(), 2);
+}
+
+#[test]
+fn assistant_turns_are_learnt_with_their_end() {
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let row = json!({"messages": [
+        turn("user", "q"), turn("assistant", "é the"), turn("user", "r"), turn("assistant", "b")
+    ]});
+    let (text, labels) = shown(row.clone(), &options());
+    assert_eq!(text, "<u>q<|end|>\n<a>é the<|end|>\n<u>r<|end|>\n<a>b<|end|>\n");
+    // Two tokens for é, shown one by one as broken characters.
+    assert_eq!(labels, "_________\u{fffd}\u{fffd} the<|end|>__________b<|end|>_");
+    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
+    assert!(!shown(row, &all).1.contains('_'));
+    let none = json!({"messages": [turn("user", "q")]});
+    assert!(read(&none.to_string(), &options()).unwrap_err().contains("no label"));
+}
+
+#[test]
+fn generation_marks_of_a_template_are_followed() {
+    let mut tokenizer = tokenizer();
+    tokenizer.set_chat_template(
+        "{% for m in messages %}{% if m.role == 'assistant' %}[\
+         {% generation %}{{ m.content }}{% endgeneration %}]\
+         {% else %}{{ m.content }}{% endif %}{% endfor %}",
+    );
+    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}]});
+    let dataset = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap();
+    let example = &dataset.examples[0];
+    assert_eq!(tokenizer.decode(&example.input_ids, false).unwrap(), "q[ab]");
+    let learnt: Vec<u32> = example.labels.iter().flatten().copied().collect();
+    assert_eq!(tokenizer.decode(&learnt, false).unwrap(), "ab");
+}
+
+#[test]
+fn a_template_that_rewrites_earlier_turns_is_refused() {
+    let mut tokenizer = tokenizer();
+    // Like templates that drop the reasoning of all turns but the last.
+    tokenizer.set_chat_template("{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}");
+    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]});
+    let error = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap_err();
+    assert!(error.contains("the turn of message 1") && error.contains("use --loss-on all"), "{error}");
+    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
+    assert!(read_with(row.to_string().as_bytes(), Some(&tokenizer), &all).is_ok());
+    let plain = byte_level().build().unwrap();
+    let error = read_with(row.to_string().as_bytes(), Some(&plain), &options()).unwrap_err();
+    assert!(error.starts_with("/rows.jsonl:1: the tokenizer has no chat template"), "{error}");
+}
+
+#[test]
+fn long_rows_are_cut_or_refused() {
+    let rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}";
+    let cut = read(rows, &DataOptions { max_length: Some(3), max_positions: Some(3), ..options() }).unwrap();
+    assert_eq!(
+        (cut.examples[0].input_ids.as_slice(), cut.examples[0].cut.as_slice()),
+        (&[1, 2, 3][..], &[4][..])
+    );
+    assert_eq!((cut.examples[0].labels.len(), cut.cut_rows(), cut.rows_without_labels()), (3, 1, 0));
+    let error = read(rows, &DataOptions { max_positions: Some(3), ..options() }).unwrap_err();
+    assert!(error.contains("4 tokens, but the model has 3 positions; cut rows by --max-length 3"), "{error}");
+    let error = read(rows, &DataOptions { max_length: Some(0), ..options() }).unwrap_err();
+    assert!(error.contains("--max-length is 0"), "{error}");
+    let error = read(rows, &DataOptions { max_length: Some(1), ..options() }).unwrap_err();
+    assert!(error.contains("2 rows were cut by --max-length before their first label"), "{error}");
+}
+
+#[test]
+fn a_token_the_model_has_no_row_for_is_named() {
+    let mut tokenizer = tokenizer();
+    tokenizer.add_tokens(&["<calc>"]).unwrap();
+    let error = read_with(br#"{"text": "a<calc>"}"#, Some(&tokenizer), &options()).unwrap_err();
+    assert!(error.contains("token `<calc>` has id 264, but the model has 264 rows"), "{error}");
+}
+
+fn example(input_ids: &[u32], labels: &[Option<u32>], cut: &[u32]) -> Example {
+    let source = Source { file: Path::new("x").into(), line: 1 };
+    Example { input_ids: input_ids.to_vec(), labels: labels.to_vec(), cut: cut.to_vec(), source }
+}
+
+#[test]
+fn a_causal_batch_shifts_inside_each_sequence() {
+    let examples = [
+        example(&[1, 2, 3], &[Some(1), None, Some(3)], &[]),
+        example(&[4], &[Some(4)], &[]),
+        example(&[5, 6], &[None, Some(6)], &[]),
+    ];
+    let batch = RaggedBatch::causal(&examples);
+    assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(batch.starts, [0, 3, 4, 6]);
+    assert_eq!(batch.targets, [None, Some(3), None, None, Some(6), None]);
+    assert_eq!((batch.tokens(), batch.label_tokens()), (6, 2));
+    assert_eq!(batch.sequences().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
+    let empty = RaggedBatch::causal(&[]);
+    assert_eq!((empty.starts, empty.targets.len()), (vec![0], 0));
+}
+
+#[test]
+fn the_audit_counts_what_training_sees() {
+    let examples =
+        [example(&[7, 1, 7], &[Some(7), Some(1), Some(7)], &[8, 8]), example(&[9, 7], &[None, None], &[])];
+    let found = audit(&examples, &[7, 8, 9, 7]);
+    let expected = |id, inputs, labels, cut| TokenUse { id, inputs, labels, cut };
+    assert_eq!(
+        found,
+        [expected(7, 3, 1, 0), expected(8, 0, 0, 2), expected(9, 1, 0, 0), expected(7, 3, 1, 0)]
+    );
+    assert_eq!(found.iter().map(TokenUse::is_unseen).collect::<Vec<_>>(), [false, true, false, false]);
+}
