@@ -50,10 +50,10 @@ impl<'c> ChatEncoder<'c> {
             let labels = ids.iter().copied().map(Some).collect();
             return Ok((ids, labels));
         }
-        let turns = if chat.generations.is_empty() {
-            turns(template, messages, &options, &chat.text, at)?
-        } else {
-            chat.generations
+        let marked = !chat.generations.is_empty();
+        let turns = match marked {
+            true => chat.generations,
+            false => turns(template, messages, &options, &chat.text, at)?,
         };
         let mut labels = vec![None; ids.len()];
         for turn in turns {
@@ -61,7 +61,9 @@ impl<'c> ChatEncoder<'c> {
                 |(_, (start, end)): &&(u32, (usize, usize))| *start >= turn.start && *end <= turn.end;
             let first = tokens.iter().take_while(|token| !inside(token)).count();
             let count = tokens[first..].iter().take_while(inside).count();
-            for index in first..first + self.without_tail(&tokens[first..first + count], &chat.text) {
+            let turn = &tokens[first..first + count];
+            let learnt = if marked { count } else { self.without_tail(turn, &chat.text) };
+            for index in first..first + learnt {
                 labels[index] = Some(ids[index]);
             }
         }

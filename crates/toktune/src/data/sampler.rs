@@ -52,7 +52,7 @@ impl Sampler {
     /// The next batch; there is always one.
     pub fn next_batch(&mut self) -> Batch {
         if self.position.offset >= self.order.len() {
-            self.position = Position { epoch: self.position.epoch + 1, offset: 0 };
+            self.position = Position { epoch: self.position.epoch.wrapping_add(1), offset: 0 };
             self.order = epoch_order(self.order.len(), self.seed, self.position.epoch);
         }
         let start = self.position.offset;

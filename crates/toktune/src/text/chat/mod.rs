@@ -26,8 +26,12 @@ use serde_json::{Map, Value};
 use super::{AutoTokenizer, TextError};
 use crate::Result;
 
-/// Steps a rendering may take: a message costs tens of them, so this is a conversation of tens of thousands.
-const FUEL: u64 = 5_000_000;
+/// Steps a rendering may take: a message costs tens of them, so this is a conversation of ten thousand.
+const FUEL: u64 = 1_000_000;
+/// Stack of the thread that renders. A template can nest a value once every few steps, and dropping such a
+/// value takes a frame a level: this is enough for the deepest that the steps allow, and is only reserved
+/// until used.
+const STACK: usize = 256 << 20;
 /// Nested calls; deeper than any template that means well, and far from the end of a thread's stack.
 const DEPTH: usize = 100;
 /// Bytes of output.
@@ -115,9 +119,9 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(python::format);
         environment.add_filter("tojson", python::tojson);
-        environment.add_filter("string", |value: &Jinja| python::display(value).into_owned());
+        environment.add_filter("string", python::string);
         environment.add_function("raise_exception", |message: &Jinja| -> Result<Jinja, minijinja::Error> {
-            let words = python::display(message).into_owned();
+            let words = python::string(message)?;
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, "refused").with_source(Refused(words)))
         });
         environment.add_function("_generation", generation);
@@ -131,6 +135,17 @@ impl ChatTemplate {
     /// # Errors
     /// When the template fails on these messages, refuses them, or runs into a bound.
     pub fn render(&self, messages: &[Value], options: &ChatOptions) -> Result<RenderedChat> {
+        let failed = |reason: &str| TextError::TemplateRender { reason: reason.to_owned() };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+            let thread = thread
+                .spawn_scoped(scope, || self.render_here(messages, options))
+                .map_err(|error| failed(&format!("cannot start a thread to render in: {error}")))?;
+            Ok(thread.join().map_err(|_| failed("the template engine gave up"))??)
+        })
+    }
+
+    fn render_here(&self, messages: &[Value], options: &ChatOptions) -> Result<RenderedChat, TextError> {
         let mut variables = options.variables.clone();
         variables.insert("messages".to_owned(), messages.iter().map(with_reasoning).collect());
         variables.insert("tools".to_owned(), options.tools.clone().unwrap_or_default());

@@ -6,13 +6,23 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
+/// The deepest nesting of a value that is written out.
+const DEEPEST: usize = 200;
+
 /// The engine's hook for `{{ value }}`.
 pub(super) fn format(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    check_depth(value)?;
     out.write_str(&display(value)).map_err(|_| Error::new(ErrorKind::WriteFailure, "cannot write the output"))
 }
 
-/// Python's `str()`.
-pub(super) fn display(value: &Value) -> Cow<'_, str> {
+/// The filter `string`: Python's `str()`.
+pub(super) fn string(value: &Value) -> Result<String, Error> {
+    check_depth(value)?;
+    Ok(display(value).into_owned())
+}
+
+/// Python's `str()` of a value whose depth was checked.
+fn display(value: &Value) -> Cow<'_, str> {
     match value.as_str() {
         Some(text) => Cow::Borrowed(text),
         None => {
@@ -20,6 +30,30 @@ pub(super) fn display(value: &Value) -> Cow<'_, str> {
             repr(value, &mut out);
             Cow::Owned(out)
         }
+    }
+}
+
+/// Whether lists and maps lie within each other too deep to be walked by recursion. Messages cannot (the JSON
+/// parser stops at 128), but a template can build such values to exhaust the stack.
+fn too_deep(value: &Value, left: usize) -> bool {
+    match value.kind() {
+        _ if left == 0 => true,
+        ValueKind::Seq => value.try_iter().into_iter().flatten().any(|item| too_deep(&item, left - 1)),
+        ValueKind::Map => {
+            let mut keys = value.try_iter().into_iter().flatten();
+            keys.any(|key| value.get_item(&key).is_ok_and(|item| too_deep(&item, left - 1)))
+        }
+        _ => false,
+    }
+}
+
+/// Refuses a value that is nested deeper than any that means well.
+fn check_depth(value: &Value) -> Result<(), Error> {
+    match too_deep(value, DEEPEST) {
+        true => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("a value nested more than {DEEPEST} deep")))
+        }
+        false => Ok(()),
     }
 }
 
@@ -100,6 +134,7 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Re
         ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
+    check_depth(value)?;
     let json = serde_json::to_value(value).map_err(|error| fail(format!("tojson: {error}")))?;
     let mut out = String::new();
     style.write(&json, 0, &mut out);

@@ -119,12 +119,21 @@ fn faults_are_told_apart() {
 fn hostile_templates_are_stopped() {
     let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
     let error = render(endless, json!([])).unwrap_err();
-    assert!(error.contains("stopped: more than 5000000 steps"), "{error}");
+    assert!(error.contains("stopped: more than 1000000 steps"), "{error}");
     let long = "{% set s = 'x' * 10000000 %}{% for a in range(10) %}{{ s }}{% endfor %}";
     let error = render(long, json!([])).unwrap_err();
     assert!(error.contains(&format!("more than {LONGEST_OUTPUT} bytes")), "{error}");
     for deep in ["{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ [1]|tojson(indent=100000000000) }}"] {
         assert!(render(deep, json!([])).is_err());
+    }
+    let nest = "{% set ns = namespace(x=[]) %}{% for a in range(100000) %}{% for b in range(100000) %}\
+        {% set ns.x = [ns.x] %}{% endfor %}{% endfor %}";
+    assert!(render(nest, json!([])).unwrap_err().contains("steps"));
+    for use_it in ["{{ ns.x }}", "{{ ns.x|tojson }}", "{{ ns.x|string }}"] {
+        let nest =
+            "{% set ns = namespace(x=[]) %}{% for a in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        let error = render(&format!("{nest}{use_it}"), json!([])).unwrap_err();
+        assert!(error.contains("nested more than 200 deep"), "{error}");
     }
     for file in ["{% include '/etc/passwd' %}", "{% import '/etc/passwd' as x %}", "{% extends 'chat' %}"] {
         assert!(render(file, json!([])).is_err(), "{file}");
