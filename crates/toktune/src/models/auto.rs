@@ -5,6 +5,7 @@ use super::decoder::CausalLm;
 use super::families::of_model_type;
 use super::gguf_config;
 use crate::error::Result;
+use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
 use candle_core::Device;
 use std::path::Path;
@@ -29,5 +30,19 @@ impl AutoModelForCausalLM {
         };
         let family = of_model_type(&config)?;
         CausalLm::load(path, family, config, checkpoint, device)
+    }
+}
+
+impl CausalLm {
+    /// The tokenizer that lies with the model: in its folder, or inside its GGUF file.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged or of an unsupported kind.
+    pub fn tokenizer(&self) -> Result<AutoTokenizer> {
+        match self.checkpoint().as_gguf() {
+            Some(gguf) => AutoTokenizer::from_gguf(gguf),
+            None if self.path().is_dir() => AutoTokenizer::from_pretrained(self.path()),
+            None => AutoTokenizer::from_pretrained(self.path().parent().unwrap_or(Path::new("."))),
+        }
     }
 }

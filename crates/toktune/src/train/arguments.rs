@@ -82,12 +82,19 @@ impl TrainingArguments {
         }
         let numbers = [
             ("num_epochs", self.num_train_epochs, self.num_train_epochs > 0.0, "more than 0"),
-            ("learning_rate", self.learning_rate.unwrap_or(1.0), self.learning_rate.is_none_or(|x| x > 0.0), "more than 0"),
+            (
+                "learning_rate",
+                self.learning_rate.unwrap_or(1.0),
+                self.learning_rate.is_none_or(|x| x > 0.0),
+                "more than 0",
+            ),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0"),
         ];
         match numbers.iter().find(|(_, value, fine, _)| !(*fine && value.is_finite())) {
-            Some((name, value, _, expected)) => Err(Error::Argument { name, expected, found: value.to_string() }),
+            Some((name, value, _, expected)) => {
+                Err(Error::Argument { name, expected, found: value.to_string() })
+            }
             None => Ok(()),
         }
     }

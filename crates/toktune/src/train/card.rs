@@ -24,7 +24,8 @@ pub(super) fn write(
     output: &TrainOutput,
 ) -> Result<()> {
     let path = folder.join("README.md");
-    let text = card(model, arguments, schedule, tokenizer, output).map_err(|e| Error::Serialise(e.to_string()))?;
+    let text =
+        card(model, arguments, schedule, tokenizer, output).map_err(|e| Error::Serialise(e.to_string()))?;
     write_atomically(&path, |file| file.write_all(text.as_bytes()).map_err(Error::io(&path)))
 }
 
@@ -37,10 +38,16 @@ fn card(
 ) -> std::result::Result<String, std::fmt::Error> {
     let config = model.config();
     let base = config.base_model_name_or_path.as_deref().unwrap_or("");
-    let mut text = format!("---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n- toktune\n---\n\n");
+    let mut text = format!(
+        "---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n- toktune\n---\n\n"
+    );
     let tokens = &config.token_indices;
     writeln!(text, "# Trained tokens for {base}\n")?;
-    writeln!(text, "{} token rows of a frozen model (PEFT's Trainable Tokens), trained with toktune.\n", tokens.len())?;
+    writeln!(
+        text,
+        "{} token rows of a frozen model (PEFT's Trainable Tokens), trained with toktune.\n",
+        tokens.len()
+    )?;
     writeln!(text, "| id | token |\n| --- | --- |")?;
     for &id in tokens.iter().take(LISTED) {
         let name = tokenizer.and_then(|t| t.id_to_token(id)).unwrap_or_default();
@@ -51,8 +58,16 @@ fn card(
     }
     writeln!(text, "\n| setting | value |\n| --- | --- |")?;
     writeln!(text, "| steps | {} |", output.global_step)?;
-    writeln!(text, "| sequences a step | {} |", arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)?;
-    writeln!(text, "| learning rate | {:.3e}, {:?}, warm-up {} |", schedule.learning_rate, schedule.kind, schedule.warmup_steps)?;
+    writeln!(
+        text,
+        "| sequences a step | {} |",
+        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    )?;
+    writeln!(
+        text,
+        "| learning rate | {:.3e}, {:?}, warm-up {} |",
+        schedule.learning_rate, schedule.kind, schedule.warmup_steps
+    )?;
     writeln!(text, "| seed | {} |", arguments.seed)?;
     if let Some((first, last)) = &output.first_and_last {
         writeln!(text, "| training loss, first and last step | {:.4}, {:.4} |", first.loss, last.loss)?;

@@ -56,7 +56,12 @@ impl Settings {
 }
 
 /// Writes the checkpoint of `state` into `folder` and returns its folder.
-pub(super) fn save(folder: &Path, model: &PeftModel, optimizer: &AdamW, state: &TrainerState) -> Result<PathBuf> {
+pub(super) fn save(
+    folder: &Path,
+    model: &PeftModel,
+    optimizer: &AdamW,
+    state: &TrainerState,
+) -> Result<PathBuf> {
     let done = folder.join(format!("checkpoint-{}", state.step));
     let part = folder.join(format!(".checkpoint-{}.part", state.step));
     for old in [&part, &done] {
@@ -70,12 +75,16 @@ pub(super) fn save(folder: &Path, model: &PeftModel, optimizer: &AdamW, state: &
         .moments
         .iter()
         .enumerate()
-        .flat_map(|(i, (m, v))| [(format!("{i}.m"), m.len(), bytes(m)), (format!("{i}.v"), v.len(), bytes(v))])
+        .flat_map(|(i, (m, v))| {
+            [(format!("{i}.m"), m.len(), bytes(m)), (format!("{i}.v"), v.len(), bytes(v))]
+        })
         .collect();
     let fault = |e: safetensors::SafeTensorError| Error::Serialise(e.to_string());
     let views = moments
         .iter()
-        .map(|(name, n, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*n], bytes).map_err(fault)?)))
+        .map(|(name, n, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*n], bytes).map_err(fault)?))
+        })
         .collect::<Result<Vec<_>>>()?;
     write(&part.join(OPTIMIZER_FILE), &serialize(views, None).map_err(fault)?)?;
     let json = serde_json::to_string_pretty(state).map_err(|e| Error::Serialise(e.to_string()))?;
@@ -94,7 +103,10 @@ pub(super) fn latest(folder: &Path) -> Result<Option<PathBuf>> {
     let mut best: Option<(u64, PathBuf)> = None;
     for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
-        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
+        let step = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
         if let Some(step) = step.filter(|step| best.as_ref().is_none_or(|(most, _)| step > most)) {
             best = Some((step, path));
         }
@@ -111,7 +123,11 @@ pub(super) fn load(
 ) -> Result<TrainerState> {
     let path = folder.join(STATE_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let fault = |e: serde_json::Error| Error::Config { path: path.clone(), key: "(state)".into(), problem: e.to_string() };
+    let fault = |e: serde_json::Error| Error::Config {
+        path: path.clone(),
+        key: "(state)".into(),
+        problem: e.to_string(),
+    };
     let state: TrainerState = serde_json::from_str(&text).map_err(fault)?;
     if let Some((name, found, expected)) = state.settings.difference(now) {
         return Err(Error::ResumeMismatch { path, name, found, expected });

@@ -46,10 +46,14 @@ impl LogFile {
     pub(super) fn open(folder: &Path, step: u64) -> Result<Self> {
         let path = folder.join(LOG_FILE);
         let kept: String = match std::fs::read_to_string(&path) {
-            Ok(text) if step > 0 => text.lines().filter(|line| is_before(line, step)).map(|l| format!("{l}\n")).collect(),
+            Ok(text) if step > 0 => {
+                text.lines().filter(|line| is_before(line, step)).map(|l| format!("{l}\n")).collect()
+            }
             _ => String::new(),
         };
-        crate::weights::write_atomically(&path, |file| file.write_all(kept.as_bytes()).map_err(Error::io(&path)))?;
+        crate::weights::write_atomically(&path, |file| {
+            file.write_all(kept.as_bytes()).map_err(Error::io(&path))
+        })?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
         Ok(Self { path, file })
     }

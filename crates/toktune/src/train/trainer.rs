@@ -115,12 +115,8 @@ impl<'a> Trainer<'a> {
         let folder = self.arguments.output_dir.clone();
         check_output(&folder, self.arguments.resume)?;
         let settings = self.settings();
-        let mut sampler = Sampler::new(
-            self.train.len(),
-            settings.batch_size,
-            settings.shuffle,
-            settings.seed,
-        )?;
+        let mut sampler =
+            Sampler::new(self.train.len(), settings.batch_size, settings.shuffle, settings.seed)?;
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
         let lengths: Vec<usize> = self.model.layers().iter().map(|l| l.rows().values.len()).collect();
         let mut optimizer = AdamW::new(config, lengths);
@@ -188,7 +184,8 @@ impl<'a> Trainer<'a> {
         let (mut loss, mut labels, mut tokens) = (0f64, 0usize, 0usize);
         let per_epoch = sampler.batches_per_epoch();
         // A step does not span two epochs: the last one of an epoch may have fewer micro-steps.
-        let in_epoch = sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
+        let in_epoch =
+            sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
         for _ in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));

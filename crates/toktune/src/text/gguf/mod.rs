@@ -6,6 +6,7 @@
 //! reader fills [`GgufTokenizer`].
 
 mod merges;
+mod metadata;
 mod pre;
 #[cfg(test)]
 pub(crate) mod tests;
