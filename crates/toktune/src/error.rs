@@ -481,6 +481,27 @@ pub enum Error {
         /// Some of what is in it.
         holds: Vec<String>,
     },
+    /// A generation option is out of range.
+    #[error("{option} is {found}; expected {expected}")]
+    GenerationOption {
+        /// The option, as transformers names it.
+        option: &'static str,
+        /// Its value.
+        found: f32,
+        /// What would have been accepted.
+        expected: &'static str,
+    },
+    /// There is nothing to continue.
+    #[error("the prompt has no token; expected at least one, such as the beginning-of-text token")]
+    EmptyPrompt,
+    /// A prompt has more tokens than the model has positions.
+    #[error("the prompt has {found} tokens; the model has {limit} positions (max_position_embeddings)")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        found: usize,
+        /// Positions of the model.
+        limit: usize,
+    },
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod data;
 mod error;
+pub mod generate;
 pub mod models;
 pub mod ops;
 pub mod text;
