@@ -461,7 +461,7 @@ pub enum Error {
         expected: String,
     },
     /// Training left the finite numbers.
-    #[error("step {step}: {source}; the rows as they were before it are in {folder}")]
+    #[error("step {step}: {source}; the last rows that gave a finite loss are in {folder}")]
     Diverged {
         /// The step that failed.
         step: u64,
