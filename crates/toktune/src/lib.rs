@@ -1,4 +1,40 @@
-//! Train a few token embeddings of a pretrained transformer and nothing else.
+//! Train a few token embeddings of a pretrained transformer and nothing else: PEFT's Trainable Tokens, in Rust.
+//!
+//! ```no_run
+//! use candle_core::Device;
+//! use toktune::{
+//!     AutoModelForCausalLM, DataOptions, Dataset, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model,
+//! };
+//!
+//! # fn main() -> toktune::Result<()> {
+//! let mut model = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
+//! let mut tokenizer = model.tokenizer()?;
+//! let tokens = tokenizer.add_tokens(&["<think>", "</think>"])?;
+//! model.resize_token_embeddings(tokenizer.vocab_size());
+//! let data = Dataset::read(&["rows.jsonl"], Some(&tokenizer), &DataOptions::new(model.vocabulary()))?;
+//! let model = get_peft_model(model, TrainableTokensConfig::new(tokens))?;
+//! let mut trainer = Trainer::new(model, TrainingArguments::new("adapter"), &data, None, Some(&tokenizer))?;
+//! trainer.train(&mut ())?; // rows, tokenizer, log and model card are in "adapter"
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where things are
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`config`] | adapter configurations, PEFT's JSON |
+//! | [`tuners`] | the method: trained rows over a frozen model, their files, merging |
+//! | [`models`] | what a model is, and one small file a family |
+//! | [`weights`] | frozen weights: mapped safetensors and GGUF |
+//! | [`ops`] | operations with a gradient, on candle tensors |
+//! | [`text`] | tokenizers, added tokens, chat templates |
+//! | [`data`] | rows of training data, ragged batches |
+//! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
+//! | [`generate`] | text from a model with its trained rows |
+//!
+//! The library never prints and does not panic on input: every fault is an [`Error`] that names what was found and what
+//! was expected. How the engine works is told in `docs/engine.md` of the repository.
 
 pub mod config;
 pub mod data;
@@ -11,4 +47,16 @@ pub mod train;
 pub mod tuners;
 pub mod weights;
 
+pub use config::{TargetModules, TrainableTokensConfig};
+pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result};
+pub use generate::{GenerationConfig, Generator};
+pub use models::{AutoModelForCausalLM, CausalLm};
+pub use text::AutoTokenizer;
+pub use train::{Trainer, TrainerCallback, TrainingArguments};
+pub use tuners::{PeftModel, get_peft_model};
+
+/// The README's Rust example, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
