@@ -6,9 +6,11 @@ mod error;
 pub mod generate;
 pub mod models;
 pub mod ops;
+pub mod runtime;
 pub mod text;
 pub mod train;
 pub mod tuners;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use candle_core::Device;
+pub use error::{Error, Result, nearest};
