@@ -502,6 +502,20 @@ pub enum Error {
         /// Positions of the model.
         limit: usize,
     },
+    /// A folder to be written holds something already.
+    #[error("{path}: {found}; expected a new or empty folder")]
+    OutputInUse {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A model is to be merged into the folder it is read from.
+    #[error("{path}: the model is read from this folder; expected another one to merge it into")]
+    MergeOntoSource {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),
