@@ -461,7 +461,7 @@ pub enum Error {
         expected: String,
     },
     /// Training left the finite numbers.
-    #[error("step {step}: {source}; the rows as they were before it are in {folder}")]
+    #[error("step {step}: {source}; the last rows that gave a finite loss are in {folder}")]
     Diverged {
         /// The step that failed.
         step: u64,
@@ -512,6 +512,20 @@ pub enum Error {
         threads: usize,
         /// What stands against it.
         problem: String,
+    },
+    /// A folder to be written holds something already.
+    #[error("{path}: {found}; expected a new or empty folder")]
+    OutputInUse {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A model is to be merged into the folder it is read from.
+    #[error("{path}: the model is read from this folder; expected another one to merge it into")]
+    MergeOntoSource {
+        /// The folder.
+        path: PathBuf,
     },
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]

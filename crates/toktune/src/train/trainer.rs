@@ -51,6 +51,8 @@ pub struct Trainer<'a> {
     /// Saved beside the adapter: given when tokens were added to it.
     tokenizer: Option<&'a AutoTokenizer>,
     schedule: Schedule,
+    /// The rows of every layer before the last update, which gave a finite loss.
+    last_good: Option<Vec<Vec<f32>>>,
 }
 
 /// What a run came to.
@@ -102,7 +104,7 @@ impl<'a> Trainer<'a> {
             warmup_steps: arguments.warmup_steps,
             total_steps,
         };
-        Ok(Self { model, arguments, train, eval, tokenizer, schedule })
+        Ok(Self { model, arguments, train, eval, tokenizer, schedule, last_good: None })
     }
 
     /// The learning rate over the run.
@@ -119,7 +121,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// The output folder holds something else; a file cannot be written; a loss or gradient is not finite: then the
-    /// rows as they were before that step are saved if any step was taken, and the error says where.
+    /// last rows that gave a finite loss are saved if any step was taken, and the error says where.
     pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
         let folder = self.arguments.output_dir.clone();
         self.arguments.check_output()?;
@@ -224,7 +226,17 @@ impl<'a> Trainer<'a> {
             return Err(Error::NotFinite { what: format!("the norm of the gradients is {grad_norm}") });
         }
         let learning_rate = self.schedule.at(optimizer.step);
-        self.update(optimizer, &gradients, learning_rate)?;
+        self.last_good = Some(self.model.layers().iter().map(|l| l.rows().values.clone()).collect());
+        optimizer.begin_step();
+        for (at, layer) in self.model.layers_mut().iter_mut().enumerate() {
+            optimizer.update(at, &mut layer.rows_mut().values, &gradients[at], learning_rate);
+        }
+        if let Some(layer) =
+            self.model.layers().iter().find(|l| l.rows().values.iter().any(|x| !x.is_finite()))
+        {
+            let what = format!("a trained row of {} after a step of rate {learning_rate:e}", layer.name());
+            return Err(Error::NotFinite { what });
+        }
         let seconds = start.elapsed().as_secs_f64();
         let position = sampler.position();
         Ok(StepLog {
@@ -238,27 +250,6 @@ impl<'a> Trainer<'a> {
             seconds,
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: peak_memory_bytes(),
-        })
-    }
-
-    /// Moves the rows; when one would leave the finite numbers, all stay where they are.
-    fn update(&mut self, optimizer: &mut AdamW, gradients: &[Vec<f32>], learning_rate: f64) -> Result<()> {
-        let before: Vec<Vec<f32>> = self.model.layers().iter().map(|l| l.rows().values.clone()).collect();
-        optimizer.begin_step();
-        for (at, layer) in self.model.layers_mut().iter_mut().enumerate() {
-            optimizer.update(at, &mut layer.rows_mut().values, &gradients[at], learning_rate);
-        }
-        let layers = self.model.layers();
-        let Some(at) = layers.iter().position(|layer| layer.rows().values.iter().any(|x| !x.is_finite()))
-        else {
-            return Ok(());
-        };
-        let name = self.model.layers()[at].name().to_string();
-        for (layer, values) in self.model.layers_mut().iter_mut().zip(before) {
-            layer.rows_mut().values = values;
-        }
-        Err(Error::NotFinite {
-            what: format!("a trained row of {name} after a step of rate {learning_rate:e}"),
         })
     }
 
@@ -279,10 +270,11 @@ impl<'a> Trainer<'a> {
         super::card::write(folder, &self.model, &self.arguments, &self.schedule, self.tokenizer, output)
     }
 
-    /// Saves the rows as they are, which is as they were before the step that failed.
-    fn keep_last_good_state(&self, step: u64, source: Error) -> Error {
-        if step == 0 || !matches!(source, Error::NotFinite { .. }) {
-            return source;
+    /// Saves the last rows that gave a finite loss: those before the update that `step` could not follow.
+    fn keep_last_good_state(&mut self, step: u64, source: Error) -> Error {
+        let (Error::NotFinite { .. }, Some(rows)) = (&source, self.last_good.take()) else { return source };
+        for (layer, rows) in self.model.layers_mut().iter_mut().zip(rows) {
+            layer.rows_mut().values = rows;
         }
         let folder = self.arguments.output_dir.clone();
         let saved = self.model.save_pretrained(&folder);
