@@ -1,0 +1,28 @@
+# `make check` is what CI runs, byte for byte.
+
+.PHONY: check fmt lint doc graph test fixtures bench
+
+check: fmt lint doc graph test
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+graph:
+	tools/check_graph.sh
+
+test:
+	cargo test --workspace
+
+# The reference results of the tests, from the real transformers and PEFT (see tools/fixtures/README.md).
+fixtures:
+	python3 tools/fixtures/make_fixtures.py
+
+# Side by side with PEFT (see bench/README.md).
+bench:
+	bench/run.sh

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The crate graph points one way: kernels <- library <- command line.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Everything crate $1 depends on, one name a line.
+dependencies() {
+    cargo tree --locked --package "$1" --edges normal,build --prefix none --format '{p}' | awk '{ print $1 }' | sort -u
+}
+
+fail=0
+forbid() { # crate, then the names it must not depend on
+    local crate=$1 name
+    shift
+    for name in "$@"; do
+        if dependencies "$crate" | grep -qx -- "$name"; then
+            echo "error: $crate depends on $name" >&2
+            fail=1
+        fi
+    done
+}
+
+forbid toktune-kernels toktune toktune-cli candle-core safetensors memmap2 tokenizers serde
+forbid toktune toktune-cli clap indicatif
+[ "$fail" = 0 ] && echo "the crate graph points one way"
+exit "$fail"
