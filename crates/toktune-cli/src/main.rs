@@ -1,2 +1,40 @@
-//! CLI.
-fn main() {}
+//! The `toktune` command line.
+//!
+//! The library never prints; everything that a user reads comes from here. Results go to the standard output: a run's
+//! header, steps and closing table, generated text, tables of `eval` and `inspect`, or JSON with `--log-format json`.
+//! Notes, warnings, the progress bar and errors go to the standard error, so that the output can be piped.
+//!
+//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments.
+
+mod args;
+mod choose;
+mod commands;
+mod config_file;
+mod failure;
+mod load;
+mod machine;
+mod report;
+
+use failure::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = config_file::parse(std::env::args_os()).and_then(|cli| commands::run(cli.command));
+    match result {
+        // a reader that has seen enough, as `head`, is no failure
+        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Arguments(error)) => {
+            // clap writes help and versions to the standard output and faults to the standard error
+            let _ = error.print();
+            ExitCode::from(u8::from(error.use_stderr()) * 2)
+        }
+        Err(Failure::Usage(message)) => {
+            report::error(&message);
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(message)) => {
+            report::error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -502,6 +502,31 @@ pub enum Error {
         /// Positions of the model.
         limit: usize,
     },
+    /// `TOKTUNE_ISA` cannot be honoured.
+    #[error(transparent)]
+    Isa(#[from] toktune_kernels::isa::IsaError),
+    /// The threads could not be set.
+    #[error("cannot run on {threads} threads: {problem}")]
+    Threads {
+        /// The number asked for.
+        threads: usize,
+        /// What stands against it.
+        problem: String,
+    },
+    /// A folder to be written holds something already.
+    #[error("{path}: {found}; expected a new or empty folder")]
+    OutputInUse {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A model is to be merged into the folder it is read from.
+    #[error("{path}: the model is read from this folder; expected another one to merge it into")]
+    MergeOntoSource {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),
@@ -530,7 +555,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 }
 
 /// The name among `names` that is nearest to `wanted`, when it is near enough to be meant.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(wanted, name), name))

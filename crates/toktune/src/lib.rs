@@ -42,6 +42,7 @@ mod error;
 pub mod generate;
 pub mod models;
 pub mod ops;
+pub mod runtime;
 pub mod text;
 pub mod train;
 pub mod tuners;
@@ -60,3 +61,5 @@ pub use tuners::{PeftModel, get_peft_model};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+pub use candle_core::Device;
+pub use error::{Error, Result, nearest};

@@ -56,7 +56,7 @@ impl<'e> Encoder<'e> {
         if options.max_length == Some(0) {
             return Err(DataError::MaxLength { found: 0 }.into());
         }
-        let before = tokenizer.map_or(Ok(Vec::new()), frame_before)?;
+        let before = tokenizer.map_or(Ok(Vec::new()), AutoTokenizer::frame_before)?;
         Ok(Encoder { options, tokenizer, before, chat: None })
     }
 
@@ -156,11 +156,4 @@ fn end(ids: &mut Vec<u32>, tokenizer: &AutoTokenizer) {
     if let Some(eos) = tokenizer.eos_token_id().filter(|eos| ids.last() != Some(eos)) {
         ids.push(eos);
     }
-}
-
-/// What the tokenizer puts before a text: the frame is not stated anywhere, so it is read off an example.
-fn frame_before(tokenizer: &AutoTokenizer) -> Result<Vec<u32>> {
-    let (bare, framed) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
-    let start = framed.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
-    Ok(framed[..start].to_vec())
 }

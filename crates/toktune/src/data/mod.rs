@@ -13,6 +13,7 @@ mod error;
 mod reader;
 mod row;
 mod sampler;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -22,3 +23,4 @@ pub use encode::{DataOptions, LossOn};
 pub use error::DataError;
 pub use reader::{Dataset, Example, Source};
 pub use sampler::{Batch, Position, Sampler};
+pub use survey::{Survey, survey};

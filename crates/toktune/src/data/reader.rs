@@ -129,7 +129,7 @@ impl Dataset {
 }
 
 /// Calls `take` with each row of a file.
-fn read_lines(
+pub(super) fn read_lines(
     mut lines: impl BufRead,
     path: &Path,
     mut take: impl FnMut(Row, Source) -> Result<()>,

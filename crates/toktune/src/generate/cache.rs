@@ -9,9 +9,9 @@ const FIRST_ROWS: usize = 64;
 
 /// The keys and values of one sequence, for every block of a model.
 ///
-/// A layer's buffers are written in place and doubled when they are full, so that `n` rows cost `O(n)` copies; they are
-/// never shared, which is why a cache cannot be cloned. Layers with a window keep every row too: the attention reads
-/// only those the window reaches.
+/// A layer's buffers are written in place and doubled when they are full, so that `n` rows cost `O(n)`
+/// copies; they are never shared, which is why a cache cannot be cloned. Layers with a window keep every row
+/// too: the attention reads only those the window reaches.
 #[derive(Debug)]
 pub struct KeyValueCache {
     layers: Vec<Layer>,

@@ -21,8 +21,8 @@ pub struct GenerationConfig {
     pub top_k: usize,
     /// Draw among the likeliest tokens that have this probability together; 1 for all.
     pub top_p: f32,
-    /// What the logit of a token that is there already, in the prompt or generated, is divided by when positive and
-    /// multiplied by when negative. It acts without sampling too.
+    /// What the logit of a token that is there already, in the prompt or generated, is divided by when
+    /// positive and multiplied by when negative. It acts without sampling too.
     pub repetition_penalty: f32,
     /// Of the random numbers: the same seed gives the same tokens.
     pub seed: u64,
@@ -47,8 +47,8 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// What the model's folder asks for: its `generation_config.json`, and where that is missing or names no end token,
-    /// the `eos_token_id` of the model's configuration.
+    /// What the model's folder asks for: its `generation_config.json`, and where that is missing or names no
+    /// end token, the `eos_token_id` of the model's configuration.
     ///
     /// # Errors
     /// The file is no JSON object, or a value is of another type or out of range.

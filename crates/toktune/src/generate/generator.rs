@@ -29,8 +29,8 @@ pub enum FinishReason {
 
 /// The tokens of one text, computed as they are asked for.
 ///
-/// The first call runs the whole prompt, every later one a single token. The end token is given too, as transformers
-/// does, and nothing after it; after an error there is nothing either.
+/// The first call runs the whole prompt, every later one a single token. The end token is given too, as
+/// transformers does, and nothing after it; after an error there is nothing either.
 #[derive(Debug)]
 pub struct Tokens<'a> {
     model: &'a CausalLm,
@@ -56,8 +56,8 @@ impl<'a> Generator<'a> {
         Ok(Self { model, rows, config })
     }
 
-    /// Continues `prompt`, which the tokenizer has given its beginning-of-text token if it wants one. Nothing is
-    /// computed before the first token is asked for.
+    /// Continues `prompt`, which the tokenizer has given its beginning-of-text token if it wants one. Nothing
+    /// is computed before the first token is asked for.
     ///
     /// # Errors
     /// The prompt is empty, holds an id that has no row, or has more tokens than the model has positions.

@@ -1,6 +1,7 @@
 //! A generator of random numbers that gives the same ones for the same seed for ever.
 //!
-//! SplitMix64 (Steele, Lea and Flood 2014): a few lines that cannot change under us, as a dependency's default could.
+//! SplitMix64 (Steele, Lea and Flood 2014): a few lines that cannot change under us, as a dependency's
+//! default could.
 
 /// Uniform numbers from a seed.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use super::random::Random;
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 
-/// Chooses tokens as a [`GenerationConfig`] says: the repetition penalty, then, when drawing, temperature, `top_k` and
-/// `top_p`.
+/// Chooses tokens as a [`GenerationConfig`] says: the repetition penalty, then, when drawing, temperature,
+/// `top_k` and `top_p`.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: GenerationConfig,

@@ -49,6 +49,11 @@ impl Linear {
 }
 
 impl Norm {
+    /// What it multiplies with, `[width]`: the family's offset is in it.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::rms_norm(x, &self.weight, self.eps)?)
     }
@@ -187,14 +192,47 @@ impl Block {
 
     /// The names and weights of the linear layers, by the names of `names`.
     pub(super) fn linears<'a>(&'a self, names: &TensorNames) -> [(&'static str, &'a FrozenMatrix); 7] {
+        self.named_linears(names).map(|(name, linear)| (name, &linear.weight))
+    }
+
+    /// Every weight of the block by its name in `names`, `.weight` or `.bias` included.
+    pub(super) fn tensors<'a>(&'a self, names: &TensorNames) -> Vec<(String, BlockTensor<'a>)> {
+        let mut tensors = Vec::new();
+        for (name, linear) in self.named_linears(names) {
+            tensors.push((format!("{name}.weight"), BlockTensor::Matrix(&linear.weight)));
+            tensors.extend(linear.bias.iter().map(|b| (format!("{name}.bias"), BlockTensor::Bias(b))));
+        }
+        for (name, norm) in [
+            (Some(names.attention_norm), Some(&self.attention_norm)),
+            (names.post_attention_norm, self.post_attention_norm.as_ref()),
+            (Some(names.mlp_norm), Some(&self.mlp_norm)),
+            (names.post_mlp_norm, self.post_mlp_norm.as_ref()),
+            (names.q_norm, self.q_norm.as_ref()),
+            (names.k_norm, self.k_norm.as_ref()),
+        ] {
+            if let (Some(name), Some(norm)) = (name, norm) {
+                tensors.push((format!("{name}.weight"), BlockTensor::Norm(norm)));
+            }
+        }
+        tensors
+    }
+
+    fn named_linears<'a>(&'a self, names: &TensorNames) -> [(&'static str, &'a Linear); 7] {
         [
-            (names.q, &self.q.weight),
-            (names.k, &self.k.weight),
-            (names.v, &self.v.weight),
-            (names.o, &self.o.weight),
-            (names.gate, &self.gate.weight),
-            (names.up, &self.up.weight),
-            (names.down, &self.down.weight),
+            (names.q, &self.q),
+            (names.k, &self.k),
+            (names.v, &self.v),
+            (names.o, &self.o),
+            (names.gate, &self.gate),
+            (names.up, &self.up),
+            (names.down, &self.down),
         ]
     }
+}
+
+/// A weight of a block as the block holds it.
+pub(super) enum BlockTensor<'a> {
+    Matrix(&'a FrozenMatrix),
+    Bias(&'a Tensor),
+    Norm(&'a Norm),
 }

@@ -229,6 +229,11 @@ impl CausalLm {
         self.final_norm.forward(x)
     }
 
+    /// The weight of the norm before the head, the family's offset in it.
+    pub(super) fn final_norm_weight(&self) -> &Tensor {
+        self.final_norm.weight()
+    }
+
     /// The logits of a few hidden rows (after the final norm) over the whole vocabulary, `[rows, vocabulary]`.
     ///
     /// # Errors

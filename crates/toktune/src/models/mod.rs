@@ -12,6 +12,7 @@ mod families;
 mod gguf_config;
 mod rope;
 mod spec;
+mod tensors;
 mod token_matrix;
 
 pub use auto::AutoModelForCausalLM;
@@ -21,4 +22,5 @@ pub use decoder::{CausalLm, RowsOfBatch};
 pub use families::{FAMILIES, Family};
 pub use rope::{RopeSpec, RopeVariant};
 pub use spec::{DecoderSpec, LayerSpec, TensorNames};
+pub use tensors::FrozenTensor;
 pub use token_matrix::{TokenMatrix, TrainedRows};

@@ -51,6 +51,24 @@ impl AutoTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text that is to be gone on from: what the tokenizer puts before a text (often `bos`), then the text,
+    /// and nothing behind it.
+    ///
+    /// # Errors
+    /// When the tokenizer's model fails on the text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.frame_before()?;
+        ids.extend(self.encode(text, false)?);
+        Ok(ids)
+    }
+
+    /// What the tokenizer puts before a text: the frame is not stated anywhere, so it is read off an example.
+    pub(crate) fn frame_before(&self) -> Result<Vec<u32>> {
+        let (bare, framed) = (self.encode("a", false)?, self.encode("a", true)?);
+        let start = framed.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
+        Ok(framed[..start].to_vec())
+    }
+
     /// The ids of a text, each with the end of its piece as a byte offset into the text.
     ///
     /// # Errors

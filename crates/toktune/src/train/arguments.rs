@@ -1,8 +1,9 @@
 //! The settings of a run, with transformers' names.
 
+use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::error::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of a [`Trainer`](super::Trainer); the names are those of transformers' class.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +98,27 @@ impl TrainingArguments {
             }
             None => Ok(()),
         }
+    }
+
+    /// Checks that a run may write into the output folder: it is new or empty, or holds the run that is to be resumed.
+    /// Nothing is written.
+    ///
+    /// # Errors
+    /// It holds something else, or cannot be read.
+    pub fn check_output(&self) -> Result<()> {
+        let folder: &Path = &self.output_dir;
+        let mut names: Vec<String> = match std::fs::read_dir(folder) {
+            Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(folder)(e)),
+        };
+        let is_run = names.iter().any(|name| name == LOG_FILE);
+        if names.is_empty() || (self.resume && is_run) {
+            return Ok(());
+        }
+        names.sort();
+        names.truncate(3);
+        Err(Error::OutputNotEmpty { folder: folder.to_path_buf(), is_run, holds: names })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::arguments::{RELATIVE_LEARNING_RATE, TrainingArguments};
 use super::checkpoint::{self, Settings, TrainerState};
 use super::evaluate::{Evaluation, evaluate};
-use super::log::{LOG_FILE, LogFile, StepLog, peak_memory_bytes};
+use super::log::{LogFile, StepLog, peak_memory_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 use super::schedule::Schedule;
 use super::step::{Wanted, run};
@@ -16,6 +16,11 @@ use std::time::Instant;
 
 /// Told of what happens in a run, as transformers' class of this name. Every method may be left out.
 pub trait TrainerCallback {
+    /// The steps begin; `step` of them were taken by the run that is resumed.
+    fn on_train_begin(&mut self, step: u64) {
+        let _ = step;
+    }
+
     /// A step was taken.
     fn on_step_end(&mut self, log: &StepLog) {
         let _ = log;
@@ -71,7 +76,7 @@ impl<'a> Trainer<'a> {
     /// Prepares a run: settles the learning rate and the number of steps.
     ///
     /// # Errors
-    /// A setting is outside its range.
+    /// A setting is outside its range; the rate is to be relative to an embedding that is not finite.
     pub fn new(
         model: PeftModel,
         arguments: TrainingArguments,
@@ -83,6 +88,10 @@ impl<'a> Trainer<'a> {
         let learning_rate = arguments
             .learning_rate
             .unwrap_or_else(|| RELATIVE_LEARNING_RATE * model.base().embedding().statistics().1 as f64);
+        if !learning_rate.is_finite() {
+            let what = format!("the root mean square of {}", model.base().embedding().name());
+            return Err(Error::NotFinite { what });
+        }
         let batches = train.len().div_ceil(arguments.per_device_train_batch_size);
         let steps_per_epoch = batches.div_ceil(arguments.gradient_accumulation_steps);
         let total_steps = match arguments.max_steps {
@@ -115,7 +124,7 @@ impl<'a> Trainer<'a> {
     /// last rows that gave a finite loss are saved if any step was taken, and the error says where.
     pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
         let folder = self.arguments.output_dir.clone();
-        check_output(&folder, self.arguments.resume)?;
+        self.arguments.check_output()?;
         let settings = self.settings();
         let mut sampler =
             Sampler::new(self.train.len(), settings.batch_size, settings.shuffle, settings.seed)?;
@@ -128,9 +137,10 @@ impl<'a> Trainer<'a> {
             let state = checkpoint::load(&path, &mut self.model, &mut optimizer, &settings)?;
             sampler.seek(state.position)?;
         }
+        callback.on_train_begin(optimizer.step);
         let before = self.evaluate(optimizer.step, callback)?;
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let mut log = LogFile::open(&folder, optimizer.step)?;
+        // opened when there is a step to log: a run whose first step fails leaves no trace
+        let mut log: Option<LogFile> = None;
         let mut output = TrainOutput {
             global_step: optimizer.step,
             before,
@@ -140,11 +150,18 @@ impl<'a> Trainer<'a> {
             tokens: 0,
         };
         while optimizer.step < self.schedule.total_steps {
-            let taken = match self.step(&mut sampler, &mut optimizer) {
-                Ok(taken) => taken,
-                Err(source) => return Err(self.keep_last_good_state(optimizer.step, source)),
+            let before = optimizer.step;
+            let taken = self
+                .step(&mut sampler, &mut optimizer)
+                .map_err(|source| self.keep_last_good_state(before, source))?;
+            let file = match log.take() {
+                Some(file) => file,
+                None => {
+                    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+                    LogFile::open(&folder, before)?
+                }
             };
-            log.write(&taken)?;
+            log.insert(file).write(&taken)?;
             callback.on_step_end(&taken);
             output.seconds += taken.seconds;
             output.tokens += taken.tokens;
@@ -153,7 +170,8 @@ impl<'a> Trainer<'a> {
             let step = optimizer.step;
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
             if due(self.arguments.eval_steps) && step < self.schedule.total_steps {
-                output.after = self.evaluate(step, callback)?;
+                let evaluation = self.evaluate(step, callback);
+                output.after = evaluation.map_err(|source| self.keep_last_good_state(step, source))?;
             }
             if due(self.arguments.save_steps) {
                 let state = TrainerState { step, position: sampler.position(), settings: settings.clone() };
@@ -161,7 +179,8 @@ impl<'a> Trainer<'a> {
             }
         }
         output.global_step = optimizer.step;
-        output.after = self.evaluate(optimizer.step, callback)?;
+        let evaluation = self.evaluate(optimizer.step, callback);
+        output.after = evaluation.map_err(|source| self.keep_last_good_state(optimizer.step, source))?;
         self.save(&output)?;
         callback.on_save(&folder);
         Ok(output)
@@ -212,6 +231,12 @@ impl<'a> Trainer<'a> {
         for (at, layer) in self.model.layers_mut().iter_mut().enumerate() {
             optimizer.update(at, &mut layer.rows_mut().values, &gradients[at], learning_rate);
         }
+        if let Some(layer) =
+            self.model.layers().iter().find(|l| l.rows().values.iter().any(|x| !x.is_finite()))
+        {
+            let what = format!("a trained row of {} after a step of rate {learning_rate:e}", layer.name());
+            return Err(Error::NotFinite { what });
+        }
         let seconds = start.elapsed().as_secs_f64();
         let position = sampler.position();
         Ok(StepLog {
@@ -252,25 +277,10 @@ impl<'a> Trainer<'a> {
             layer.rows_mut().values = rows;
         }
         let folder = self.arguments.output_dir.clone();
-        match self.model.save_pretrained(&folder) {
+        let saved = self.model.save_pretrained(&folder);
+        match saved.and_then(|()| self.tokenizer.map_or(Ok(()), |t| t.save_pretrained(&folder))) {
             Ok(()) => Error::Diverged { step: step + 1, folder, source: Box::new(source) },
             Err(unsaved) => unsaved,
         }
     }
-}
-
-/// Whether a run may write into `folder`: it is new or empty, or holds the run that is to be resumed.
-fn check_output(folder: &Path, resume: bool) -> Result<()> {
-    let mut names: Vec<String> = match std::fs::read_dir(folder) {
-        Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io(folder)(e)),
-    };
-    let is_run = names.iter().any(|name| name == LOG_FILE);
-    if names.is_empty() || (resume && is_run) {
-        return Ok(());
-    }
-    names.sort();
-    names.truncate(3);
-    Err(Error::OutputNotEmpty { folder: folder.to_path_buf(), is_run, holds: names })
 }

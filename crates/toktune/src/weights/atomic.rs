@@ -25,6 +25,59 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<()>
     sync_folder(&folder)
 }
 
+/// Writes a folder through a temporary one beside it, which is renamed to `folder` when `write` has filled
+/// it.
+///
+/// When `write` fails, or the process ends on the way, there is no `folder`, or the empty one there was.
+/// Folders above it are created. `write` syncs the files it writes.
+///
+/// # Errors
+/// `folder` is there and not an empty folder; what `write` returns; or the system refuses.
+pub(crate) fn write_folder_atomically(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let exists = fs::symlink_metadata(folder).is_ok();
+    if exists {
+        // a link to an empty folder is followed
+        check_empty(folder)?;
+    }
+    let target = if exists { fs::canonicalize(folder).map_err(Error::io(folder))? } else { folder.into() };
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&parent).map_err(Error::io(&parent))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".toktune-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    let temporary = builder.tempdir_in(&parent).map_err(Error::io(folder))?;
+    write(temporary.path())?;
+    sync_folder(temporary.path())?;
+    if exists {
+        // not every system renames over an empty folder
+        fs::remove_dir(&target).map_err(Error::io(folder))?;
+    }
+    fs::rename(temporary.path(), &target).map_err(Error::io(folder))?;
+    // it is no longer there under its temporary name, and not to be removed under the other
+    let _ = temporary.keep();
+    sync_folder(&parent)
+}
+
+fn check_empty(folder: &Path) -> Result<()> {
+    let found = if folder.is_dir() {
+        let first = fs::read_dir(folder).map_err(Error::io(folder))?.next();
+        match first.transpose().map_err(Error::io(folder))? {
+            None => return Ok(()),
+            Some(entry) => format!("it holds '{}'", entry.file_name().to_string_lossy()),
+        }
+    } else {
+        "it is no folder".to_owned()
+    };
+    Err(Error::OutputInUse { path: folder.to_path_buf(), found })
+}
+
 /// A hidden name that says what it is for, with the permissions that the final file shall have.
 fn builder(path: &Path) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
@@ -98,6 +151,42 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        let folder = top.path().join("new").join("merged");
+        let fill = |folder: &Path| fs::write(folder.join("a"), "content").map_err(Error::io(folder));
+        let result = write_folder_atomically(&folder, |temporary| {
+            fill(temporary)?;
+            Err(Error::io("a")(std::io::Error::other("disk on fire")))
+        });
+        assert!(result.expect_err("the writer's error").to_string().contains("disk on fire"));
+        assert!(names(&top.path().join("new")).is_empty());
+        write_folder_atomically(&folder, fill).expect("a written folder");
+        assert_eq!(
+            (names(&top.path().join("new")), names(&folder)),
+            (vec!["merged".into()], vec!["a".into()])
+        );
+        fs::create_dir(top.path().join("empty")).expect("an empty folder");
+        write_folder_atomically(&top.path().join("empty"), fill).expect("an empty folder may be filled");
+        assert_eq!(names(&top.path().join("empty")), ["a"]);
+    }
+
+    #[test]
+    fn a_folder_in_use_is_left_alone() {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        fs::write(top.path().join("mine"), "").expect("a written file");
+        for (path, expected) in
+            [(top.path().to_path_buf(), "holds 'mine'"), (top.path().join("mine"), "no folder")]
+        {
+            let error =
+                write_folder_atomically(&path, |_| unreachable!("nothing to write")).expect_err("in use");
+            assert!(matches!(error, Error::OutputInUse { .. }), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(names(top.path()), ["mine"]);
+        }
+    }
+
+    #[test]
     fn a_missing_folder_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("none").join("log.json");
@@ -118,5 +207,9 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed permissions");
         write_atomically(&path, |_| Ok(())).expect("a written file");
         assert_eq!(mode(&path), 0o600);
+        let (plain, path) = (folder.path().join("plain folder"), folder.path().join("atomic folder"));
+        fs::create_dir(&plain).expect("a folder");
+        write_folder_atomically(&path, |_| Ok(())).expect("a written folder");
+        assert_eq!(mode(&path), mode(&plain));
     }
 }

@@ -9,8 +9,11 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use toktune_kernels::{RowOrder, WeightType};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file of a model that has one.
+pub(crate) const SINGLE: &str = "model.safetensors";
+
+/// The file that names the others of a model that has several.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// How many entries of a folder a message lists.
 const LISTED: usize = 12;
@@ -104,6 +107,11 @@ impl Checkpoint {
     /// The shape of a tensor, outermost first: `[rows, cols]` for a linear layer's weight.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.table().get(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// The file that holds a tensor: a shard, when there are several.
+    pub fn file(&self, name: &str) -> Option<&Path> {
+        self.table().get(name).map(|tensor| &*tensor.file)
     }
 
     /// The stored type of a tensor; `None` when there is no such tensor or its type cannot be decoded.

@@ -17,12 +17,16 @@ mod matrix;
 mod safetensors;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+mod writer;
 
 pub use self::safetensors::Safetensors;
 pub use atomic::write_atomically;
+pub(crate) use atomic::write_folder_atomically;
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::{INDEX, SINGLE};
 pub use gguf::{Array, FromValue, Gguf, Metadata, Value};
 pub use mapped::Bytes;
 pub use matrix::FrozenMatrix;
 pub use toktune_kernels::{RowOrder, WeightType};
+pub(crate) use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors};

@@ -144,7 +144,7 @@ fn read_shard(table: &mut TensorTable, file: &str, wanted: BTreeSet<String>) -> 
 }
 
 /// The header's text and the data behind it.
-fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Bytes)> {
+pub(super) fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Bytes)> {
     let available = bytes.len() as u64;
     let truncated = |what: &str, needed, available| {
         Err(Error::Truncated { path: path.to_path_buf(), what: what.to_owned(), needed, available })

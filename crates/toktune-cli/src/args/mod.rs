@@ -1,0 +1,162 @@
+//! What can be typed: commands and their flags.
+//!
+//! The structs here are the only list of flags: the configuration file of `train` is read by the same table.
+
+mod shared;
+mod train;
+mod values;
+
+pub use shared::{DataArgs, MachineArgs, ModelArgs, OutputArgs};
+pub use train::{TokenArgs, TrainArgs};
+pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "toktune",
+    version,
+    about = "Train a few token embeddings of a pretrained transformer and nothing else",
+    long_about = "Train a few token embeddings of a pretrained transformer and nothing else.\n\n\
+        Adapters are those of HuggingFace PEFT (Trainable Tokens), read and written.",
+    after_help = "Exit status: 0 done, 1 failed, 2 unusable arguments. NO_COLOR turns colours off.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train the rows of chosen tokens and save them as an adapter
+    Train(Box<TrainArgs>),
+    /// Loss and perplexity on data, overall and at the trained tokens
+    Eval(EvalArgs),
+    /// Continue a prompt or a conversation
+    Generate(GenerateArgs),
+    /// Write a plain model folder with the trained rows in it
+    Merge(MergeArgs),
+    /// Say what is in a model, an adapter or a data file
+    Inspect(InspectArgs),
+}
+
+/// Flags of `eval`.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:\n  \
+        toktune eval --model smollm2.gguf --adapter out --data heldout.jsonl --compare-base\n  \
+        toktune eval --model models/llama --token '<|im_end|>' --data heldout.jsonl --log-format json"
+)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Rows of JSONL to evaluate on
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub data: Vec<PathBuf>,
+    /// Also evaluate the model without the adapter, and show both
+    #[arg(long, requires = "adapter")]
+    pub compare_base: bool,
+    /// Without an adapter: ids of tokens to report on, one by one
+    #[arg(long, value_delimiter = ',', value_name = "ID", conflicts_with = "adapter")]
+    pub token_ids: Vec<u32>,
+    /// Without an adapter: a token to report on; may be repeated
+    #[arg(long, value_name = "TOKEN", conflicts_with = "adapter")]
+    pub token: Vec<String>,
+    /// Sequences computed at a time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub options: DataArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Flags of `generate`.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Without sampling flags the likeliest token is taken every time. Special tokens end or structure a text \
+        and are not\nshown unless --show-special-tokens is given: a trained special token may be there, unseen.\n\n\
+        Examples:\n  \
+        toktune generate --model smollm2.gguf --adapter out --prompt 'Question: 2+2?\\nAnswer:' --max-new-tokens 64\n  \
+        toktune generate --model smollm2.gguf --messages chat.json --temperature 0.7 --seed 1"
+)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A text to continue
+    #[arg(long, value_name = "TEXT", required_unless_present = "messages", conflicts_with = "messages")]
+    pub prompt: Option<String>,
+    /// A JSON file with a conversation: a list of messages, or an object with `messages` (and `tools`)
+    #[arg(long, value_name = "FILE")]
+    pub messages: Option<PathBuf>,
+    /// The most tokens to generate
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// Draw tokens by their probability instead of taking the likeliest
+    #[arg(long)]
+    pub do_sample: bool,
+    /// Divides the logits before drawing; turns sampling on
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Draw among the likeliest tokens with this probability together; turns sampling on
+    #[arg(long, value_name = "X")]
+    pub top_p: Option<f32>,
+    /// Draw among this many of the likeliest tokens, 0 for all; turns sampling on
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Above 1, tokens that are there already become less likely
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+    /// The same seed draws the same tokens
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Show special tokens, trained ones among them, in the text
+    #[arg(long)]
+    pub show_special_tokens: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Flags of `merge`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  toktune merge --model smollm2.gguf --adapter out --output merged")]
+pub struct MergeArgs {
+    /// The model that the adapter was trained on: a folder, a .gguf file or an id of the Hub
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// The adapter's folder
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// A new folder for the merged model
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// The type of the tensors when the model is a .gguf file; a folder's keep theirs [default: f32 or f16 when the file
+    /// has such matrices, else bf16]
+    #[arg(long, value_enum, value_name = "f32|f16|bf16", hide_possible_values = true)]
+    pub dtype: Option<MergeType>,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  toktune inspect smollm2.gguf\n  toktune inspect out\n  \
+        toktune inspect train.jsonl --model smollm2.gguf")]
+pub struct InspectArgs {
+    /// A model (folder or .gguf file), an adapter's folder or a .jsonl data file
+    #[arg(value_name = "DIR|FILE")]
+    pub path: PathBuf,
+    /// For an adapter: its base; for data: the model whose tokenizer counts the tokens
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}

@@ -1,0 +1,52 @@
+//! Flags that several commands have.
+
+use super::values::{DeviceChoice, LogFormat, Precision, loss_on};
+use clap::Args;
+use std::path::PathBuf;
+use toktune::data::LossOn;
+
+/// Which model, with which adapter.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model: a folder, a .gguf file or an id of the Hub
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// An adapter's folder; its tokenizer is used when it has one
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+}
+
+/// How rows become examples.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Cut longer rows at the end
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// What is learnt: the completion (or the assistant's turns), or every token [default: the completion of rows that
+    /// have one, everything of the others]
+    #[arg(long, value_name = "all|completion", value_parser = loss_on())]
+    pub loss_on: Option<LossOn>,
+}
+
+/// On what it runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// The type of the matrix products
+    #[arg(long, value_enum, default_value_t = Precision::Auto, value_name = "auto|f32|bf16", hide_possible_values = true)]
+    pub precision: Precision,
+    /// Where it runs
+    #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "cpu|cuda[:N]|metal")]
+    pub device: DeviceChoice,
+    /// Threads; results do not depend on them [default: as many as the machine has]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// How results are written.
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// Text for people, or JSON objects, one a line
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json", hide_possible_values = true)]
+    pub log_format: LogFormat,
+}

@@ -1,0 +1,167 @@
+//! The flags of `train`.
+
+use super::shared::{DataArgs, MachineArgs};
+use super::values::{Init, LogFormat, lr_scheduler};
+use clap::Args;
+use std::path::PathBuf;
+use toktune::train::{LrScheduler, TrainingArguments};
+
+/// Flags of `train`; also the keys of its configuration file.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<calc>', '</calc>']); flags \
+        given on the\ncommand line win. Steps also go to train_log.jsonl in the output folder.\n\n\
+        Examples:\n  \
+        toktune train --model smollm2.gguf --data train.jsonl --output out --add-token '<calc>' --add-token '</calc>'\n  \
+        toktune train --model models/llama --data train.jsonl --eval-data heldout.jsonl --output out --token '<|im_end|>'\n  \
+        toktune train --config run.toml --resume"
+)]
+pub struct TrainArgs {
+    /// The model: a folder, a .gguf file or an id of the Hub
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// Rows of JSONL: `prompt` and `completion`, `messages`, `text`, or `input_ids` (and `labels`)
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub data: Vec<PathBuf>,
+    /// A new folder for the adapter, the log and the checkpoints
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Flags from a TOML file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+    #[command(flatten)]
+    pub steps: StepArgs,
+    #[command(flatten)]
+    pub options: DataArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Which rows are trained, and what they start from.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Tokens (any of them together)")]
+pub struct TokenArgs {
+    /// Ids of tokens, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    pub token_ids: Vec<u32>,
+    /// A token that the tokenizer has; may be repeated
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Vec<String>,
+    /// A token to add to the tokenizer, shown in generated text; may be repeated
+    #[arg(long, value_name = "TOKEN")]
+    pub add_token: Vec<String>,
+    /// A token to add as a special one, hidden from generated text by default; may be repeated
+    #[arg(long, value_name = "TOKEN")]
+    pub add_special_token: Vec<String>,
+    /// Embedding and head to train rows of: names, or a regular expression for full names [default: the embedding, and
+    /// the head too when tokens are added to an untied model]
+    #[arg(long, value_name = "NAMES|REGEX")]
+    pub target_modules: Option<String>,
+    /// What all chosen rows start from [default: the mean for added tokens, the base for others]
+    #[arg(long, value_enum, value_name = "base|random|mean", hide_possible_values = true)]
+    pub init: Option<Init>,
+    /// Start from the tokens and rows of this adapter
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["token_ids", "token", "add_token", "add_special_token", "target_modules", "init"]
+    )]
+    pub adapter: Option<PathBuf>,
+}
+
+/// The defaults that the help shows; the folder plays no part.
+fn defaults() -> TrainingArguments {
+    TrainingArguments::new("")
+}
+
+/// How the rows are trained.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training")]
+pub struct StepArgs {
+    /// Sequences of a micro-step
+    #[arg(long, default_value_t = defaults().per_device_train_batch_size, value_name = "N")]
+    pub batch_size: usize,
+    /// Micro-steps of a step
+    #[arg(long, default_value_t = defaults().gradient_accumulation_steps, value_name = "N")]
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the data; may be a fraction
+    #[arg(long, default_value_t = defaults().num_train_epochs, value_name = "X", conflicts_with = "max_steps")]
+    pub num_epochs: f64,
+    /// Steps, in place of epochs
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+    /// The learning rate [default: 0.03 x the root mean square of the embedding's entries]
+    #[arg(long, value_name = "X")]
+    pub learning_rate: Option<f64>,
+    /// What becomes of the learning rate after the warm-up
+    #[arg(long, default_value = "constant", value_name = "constant|linear|cosine", value_parser = lr_scheduler(), hide_possible_values = true)]
+    pub lr_scheduler: LrScheduler,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, default_value_t = defaults().warmup_steps, value_name = "N")]
+    pub warmup_steps: u64,
+    /// Decoupled weight decay
+    #[arg(long, default_value_t = defaults().weight_decay, value_name = "X")]
+    pub weight_decay: f64,
+    /// Scale gradients down to this norm; 0 for never
+    #[arg(long, default_value_t = defaults().max_grad_norm, value_name = "X")]
+    pub max_grad_norm: f64,
+    /// A new order in every epoch, or the order of the file
+    #[arg(long, default_value_t = defaults().shuffle, value_name = "true|false", action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub shuffle: bool,
+    /// Of the order of the rows and of random starts
+    #[arg(long, default_value_t = defaults().seed, value_name = "N")]
+    pub seed: u64,
+}
+
+/// What is measured, written and kept on the way.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// Held-out rows, evaluated before and after
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub eval_data: Vec<PathBuf>,
+    /// Also evaluate every N steps
+    #[arg(long, value_name = "N", requires = "eval_data")]
+    pub eval_every: Option<u64>,
+    /// Write a checkpoint every N steps
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<u64>,
+    /// Go on from the last checkpoint in the output folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Text for people, or JSON objects, one a line
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json", hide_possible_values = true)]
+    pub log_format: LogFormat,
+    /// Write a line every N steps [default: 1, none on a terminal, where there is a progress bar]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub log_every: Option<u64>,
+}
+
+impl TrainArgs {
+    /// The library's settings.
+    pub fn training_arguments(&self) -> TrainingArguments {
+        let (steps, run) = (&self.steps, &self.run);
+        TrainingArguments {
+            output_dir: self.output.clone(),
+            per_device_train_batch_size: steps.batch_size,
+            gradient_accumulation_steps: steps.gradient_accumulation_steps,
+            num_train_epochs: steps.num_epochs,
+            max_steps: steps.max_steps,
+            learning_rate: steps.learning_rate,
+            lr_scheduler_type: steps.lr_scheduler,
+            warmup_steps: steps.warmup_steps,
+            weight_decay: steps.weight_decay,
+            max_grad_norm: steps.max_grad_norm,
+            shuffle: steps.shuffle,
+            seed: steps.seed,
+            eval_steps: run.eval_every,
+            save_steps: run.save_every,
+            resume: run.resume,
+        }
+    }
+}

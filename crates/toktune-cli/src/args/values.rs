@@ -1,0 +1,136 @@
+//! The values that flags take beyond numbers, texts and paths.
+
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::fmt;
+use std::str::FromStr;
+use toktune::data::LossOn;
+use toktune::train::LrScheduler;
+use toktune::tuners::MergedType;
+
+/// How output is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The type of the matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// The best the machine has.
+    Auto,
+    /// Single precision.
+    F32,
+    /// bfloat16 with sums in single precision.
+    Bf16,
+}
+
+/// The type of a merged model's tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MergeType {
+    /// `float32`.
+    F32,
+    /// `float16`.
+    F16,
+    /// `bfloat16`.
+    Bf16,
+}
+
+impl From<MergeType> for MergedType {
+    fn from(dtype: MergeType) -> Self {
+        match dtype {
+            MergeType::F32 => MergedType::F32,
+            MergeType::F16 => MergedType::F16,
+            MergeType::Bf16 => MergedType::Bf16,
+        }
+    }
+}
+
+/// What rows start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Init {
+    /// The rows as they are.
+    Base,
+    /// Normal numbers as large as the matrix's entries.
+    Random,
+    /// The mean of the matrix's rows.
+    Mean,
+}
+
+/// Where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, by its number.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            None if text == "metal" => Ok(Self::Metal),
+            Some(("cuda", number)) => {
+                number.parse().map(Self::Cuda).map_err(|_| format!("'{number}' is no number of a GPU"))
+            }
+            _ => Err("expected cpu, cuda, cuda:N or metal".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+/// One of a few names, each with what it stands for.
+fn named<T: Clone + Send + Sync + 'static>(
+    names: impl IntoIterator<Item = (&'static str, T)>,
+) -> impl TypedValueParser<Value = T> {
+    let names: Vec<(&'static str, T)> = names.into_iter().collect();
+    let parser = PossibleValuesParser::new(names.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    parser.try_map(move |text| {
+        let found = names.iter().find(|(name, _)| *name == text);
+        found.map(|(_, value)| value.clone()).ok_or("no such name")
+    })
+}
+
+/// A schedule by its name.
+pub fn lr_scheduler() -> impl TypedValueParser<Value = LrScheduler> {
+    named(LrScheduler::NAMES)
+}
+
+/// What the loss is on, by its name.
+pub fn loss_on() -> impl TypedValueParser<Value = LossOn> {
+    named([("all", LossOn::All), ("completion", LossOn::Completion)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        for device in [DeviceChoice::Cpu, DeviceChoice::Cuda(3), DeviceChoice::Metal] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for wrong in ["gpu", "cuda:x", "cpu:1", ""] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `toktune eval`.
+
+use crate::args::{EvalArgs, LogFormat};
+use crate::choose::existing;
+use crate::failure::{Failure, Outcome};
+use crate::load::{self, Loaded};
+use crate::machine::Machine;
+use crate::report;
+use serde_json::json;
+use std::io::Write;
+use toktune::Error;
+use toktune::train::{Evaluation, evaluate};
+use toktune::tuners::ActiveRows;
+
+/// Evaluates and writes a table, or one JSON object.
+pub fn run(args: &EvalArgs) -> Outcome {
+    if args.batch_size == 0 {
+        return Err(Error::Argument { name: "batch_size", expected: "at least 1", found: "0".into() }.into());
+    }
+    let machine = Machine::new(&args.machine)?;
+    let (model, tokenizer) = Loaded::open(&args.model.model, args.model.adapter.as_deref(), &machine.handle)?;
+    let mut tokens = model.tokens().to_vec();
+    tokens.extend(&args.token_ids);
+    for token in &args.token {
+        let tokenizer = tokenizer
+            .as_ref()
+            .map_err(|reason| Failure::Failed(format!("--token needs a tokenizer: {reason}")))?;
+        tokens.push(existing(tokenizer, token)?);
+    }
+    let rows = model.base().vocabulary();
+    if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
+        return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
+    }
+    let data = load::data(&args.data, &tokenizer, &args.options, model.base())?;
+    let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);
+    let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };
+    let result = pass(model.active())?;
+    let tokenizer = tokenizer.as_ref().ok();
+    if args.output.log_format == LogFormat::Json {
+        let of = |evaluation: &Evaluation| report::evaluation_json(evaluation, tokenizer);
+        let mut object = json!({
+            "event": "eval",
+            "model": args.model.model,
+            "adapter": args.model.adapter,
+            "rows": data.len(),
+            "input_tokens": data.tokens(),
+        });
+        for (key, value) in of(&result).as_object().into_iter().flatten() {
+            object[key] = value.clone();
+        }
+        if let Some(base) = &base {
+            object["base"] = of(base);
+        }
+        return Ok(report::json_line(&object)?);
+    }
+    let heading = if args.model.adapter.is_some() { "adapter" } else { "model" };
+    let mut shown = vec![(heading, &result)];
+    if let Some(base) = &base {
+        shown.insert(0, ("base", base));
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}, {}", report::plural(data.len(), "row"), report::plural(data.tokens(), "token"))?;
+    for line in report::evaluation_table(&shown, tokenizer, report::stdout_style()) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}

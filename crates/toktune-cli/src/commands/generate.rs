@@ -1,0 +1,122 @@
+//! `toktune generate`.
+
+use crate::args::GenerateArgs;
+use crate::choose::spelling;
+use crate::failure::{Failure, Outcome};
+use crate::load::Loaded;
+use crate::machine::Machine;
+use crate::report;
+use serde_json::Value;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Instant;
+use toktune::generate::{FinishReason, GenerationConfig, Generator};
+use toktune::text::{AutoTokenizer, ChatOptions};
+
+/// Streams the generated text to the standard output.
+pub fn run(args: &GenerateArgs) -> Outcome {
+    let machine = Machine::new(&args.machine)?;
+    let (model, tokenizer) = Loaded::open(&args.model.model, args.model.adapter.as_deref(), &machine.handle)?;
+    let tokenizer =
+        tokenizer.map_err(|reason| Failure::Failed(format!("generating needs a tokenizer: {reason}")))?;
+    let config = config(args, &model, &tokenizer)?;
+    let prompt = prompt(args, &tokenizer)?;
+    let generator = Generator::new(model.base(), model.active(), config)?;
+    let mut tokens = generator.generate(&prompt)?;
+    let mut stream = tokenizer.decode_stream(!args.show_special_tokens);
+    let mut out = std::io::stdout().lock();
+    let mut write = |piece: Option<String>| match piece {
+        Some(piece) => out.write_all(piece.as_bytes()).and_then(|()| out.flush()),
+        None => Ok(()),
+    };
+    let (start, mut count, mut hidden) = (Instant::now(), 0usize, Vec::new());
+    for id in tokens.by_ref() {
+        let id = id?;
+        count += 1;
+        if !args.show_special_tokens && tokenizer.is_special(id) && model.tokens().contains(&id) {
+            hidden.push(id);
+        }
+        write(stream.push(id)?)?;
+    }
+    write(stream.finish()?)?;
+    write(Some("\n".into()))?;
+    tell_hidden(&hidden, &tokenizer);
+    if std::io::stderr().is_terminal() {
+        let seconds = start.elapsed().as_secs_f64();
+        let reason = match tokens.finish_reason() {
+            Some(FinishReason::EndToken) => "the model ended the text",
+            Some(FinishReason::MaxNewTokens) => "--max-new-tokens is reached",
+            Some(FinishReason::MaxPositions) => "the model has no more positions",
+            None => "stopped",
+        };
+        let tokens = report::plural(count, "token");
+        report::note(&format!("{tokens}, {:.1} tokens/s; {reason}", count as f64 / seconds));
+    }
+    Ok(())
+}
+
+/// The model's own settings with the flags over them. Greedy whatever the model's folder says, unless a flag asks for
+/// sampling: what was trained shows best without chance.
+fn config(args: &GenerateArgs, model: &Loaded, tokenizer: &AutoTokenizer) -> Outcome<GenerationConfig> {
+    let mut config = GenerationConfig::of_model(model.base())?;
+    let sampling = args.temperature.is_some() || args.top_p.is_some() || args.top_k.is_some();
+    config.do_sample = args.do_sample || sampling;
+    config.max_new_tokens = args.max_new_tokens;
+    config.seed = args.seed;
+    config.temperature = args.temperature.unwrap_or(config.temperature);
+    config.top_p = args.top_p.unwrap_or(config.top_p);
+    config.top_k = args.top_k.unwrap_or(config.top_k);
+    config.repetition_penalty = args.repetition_penalty.unwrap_or(config.repetition_penalty);
+    for id in tokenizer.eos_token_ids() {
+        if !config.eos_token_ids.contains(&id) {
+            config.eos_token_ids.push(id);
+        }
+    }
+    Ok(config)
+}
+
+fn prompt(args: &GenerateArgs, tokenizer: &AutoTokenizer) -> Outcome<Vec<u32>> {
+    match (&args.prompt, &args.messages) {
+        (_, Some(path)) => conversation(path, tokenizer),
+        (prompt, None) => Ok(tokenizer.encode_prompt(prompt.as_deref().unwrap_or_default())?),
+    }
+}
+
+fn conversation(path: &Path, tokenizer: &AutoTokenizer) -> Outcome<Vec<u32>> {
+    let fault = |problem: String| Failure::Failed(format!("{}: {problem}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| fault(format!("not JSON: {e}")))?;
+    let (messages, tools) = match value {
+        Value::Array(messages) => (messages, None),
+        Value::Object(mut object) => match object.remove("messages") {
+            Some(Value::Array(messages)) => {
+                (messages, object.remove("tools").filter(|tools| !tools.is_null()))
+            }
+            _ => return Err(fault("expected a list of messages under `messages`".into())),
+        },
+        _ => return Err(fault("expected a list of messages, or an object with `messages`".into())),
+    };
+    if messages.is_empty() {
+        return Err(fault("no messages".into()));
+    }
+    let options = ChatOptions { add_generation_prompt: true, tools, ..ChatOptions::default() };
+    let text = tokenizer.apply_chat_template(&messages, &options).map_err(|e| fault(e.to_string()))?;
+    Ok(tokenizer.encode(&text, false)?)
+}
+
+/// A trained token that is generated and not seen looks like one that was not learnt.
+fn tell_hidden(hidden: &[u32], tokenizer: &AutoTokenizer) {
+    if hidden.is_empty() {
+        return;
+    }
+    let mut ids = hidden.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let names: Vec<String> =
+        ids.iter().map(|id| spelling(Some(tokenizer), *id).unwrap_or_default()).collect();
+    report::note(&format!(
+        "{} generated and hidden: {}; --show-special-tokens shows them",
+        report::plural(hidden.len(), "trained special token"),
+        names.join(", ")
+    ));
+}

@@ -1,0 +1,246 @@
+//! `toktune inspect`: what a path holds is told by what lies there.
+
+use crate::args::{InspectArgs, LogFormat};
+use crate::choose::spelling;
+use crate::failure::{Failure, Outcome};
+use crate::load::{self, Tokenizer};
+use crate::report;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use toktune::Device;
+use toktune::config::{CONFIG_FILE, TrainableTokensConfig};
+use toktune::data::{Dataset, survey};
+use toktune::models::CausalLm;
+use toktune::text::AutoTokenizer;
+use toktune::tuners::ADAPTER_FILE;
+use toktune::weights::{Checkpoint, RowOrder};
+
+/// Tokens of an adapter that are listed one by one.
+const LISTED: usize = 64;
+
+/// What was found: a title, named values for people, and all of it for programs.
+struct Found {
+    title: &'static str,
+    rows: Vec<(String, String)>,
+    json: Value,
+}
+
+/// Looks and tells.
+pub fn run(args: &InspectArgs) -> Outcome {
+    toktune::runtime::instruction_set()?;
+    let path = &args.path;
+    if !path.exists() {
+        return Err(Failure::Failed(format!("{}: there is no such folder or file", path.display())));
+    }
+    let is_data =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("json"));
+    let found = if path.join(CONFIG_FILE).is_file() {
+        adapter(path, args.model.as_deref())?
+    } else if path.is_file() && is_data {
+        data(path, args.model.as_deref())?
+    } else {
+        model(&path.to_string_lossy())?
+    };
+    if args.output.log_format == LogFormat::Json {
+        return Ok(report::json_line(&found.json)?);
+    }
+    let style = report::stdout_style();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", style.bold(found.title))?;
+    for line in report::pairs(&found.rows, style) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn row(name: &str, value: impl Into<String>) -> (String, String) {
+    (name.to_string(), value.into())
+}
+
+fn model(name: &str) -> Outcome<Found> {
+    let (model, tokenizer) = load::model(name, &Device::Cpu)?;
+    let (spec, names, checkpoint) = (model.spec(), model.family().names, model.checkpoint());
+    let (embedding, head) = (names.embed, names.head);
+    let rows = model.vocabulary();
+    let tokens = tokenizer.as_ref().ok().map(AutoTokenizer::vocab_size);
+    let rms = model.embedding().statistics().1 as f64;
+    let dtype = model.embedding().frozen().dtype().to_string();
+    let sizes = format!(
+        "{} layers, width {}, {} heads ({} for keys and values), MLP width {}",
+        spec.layers.len(),
+        spec.hidden_size,
+        spec.heads,
+        spec.kv_heads,
+        spec.intermediate_size
+    );
+    let count = |n: usize| report::count(n as u64);
+    let vocabulary = match (&tokenizer, tokens) {
+        (_, Some(tokens)) => format!(
+            "{} rows, {} tokens, {} unused",
+            count(rows),
+            count(tokens),
+            report::plural(rows.saturating_sub(tokens), "padding row")
+        ),
+        (Err(reason), _) => format!("{} rows; no tokenizer: {reason}", count(rows)),
+        _ => count(rows),
+    };
+    let target = match model.is_tied() {
+        true => format!("{embedding} (the head {head} is tied to it)"),
+        false => format!("{embedding}, {head} (not tied)"),
+    };
+    let table = vec![
+        row("family", format!("{} ({})", model.family().name, model.config().model_type())),
+        row("parameters", report::count(model.num_parameters())),
+        row("on disk", format!("{}, embedding as {dtype}", report::bytes(checkpoint.total_bytes()))),
+        row("sizes", sizes),
+        row("positions", spec.max_positions.map_or("unlimited".into(), count)),
+        row("vocabulary", vocabulary),
+        row(
+            "embedding",
+            format!(
+                "root mean square {}: default learning rate {}",
+                report::number(rms),
+                report::number(0.03 * rms)
+            ),
+        ),
+        row("target", target),
+    ];
+    let json = json!({
+        "kind": "model", "family": model.family().name, "model_type": model.config().model_type(),
+        "parameters": model.num_parameters(), "bytes": checkpoint.total_bytes(), "dtype": dtype,
+        "layers": spec.layers.len(), "hidden_size": spec.hidden_size, "max_positions": spec.max_positions,
+        "vocabulary_rows": rows, "tokenizer_size": tokens,
+        "unused_rows": tokens.map(|tokens| rows.saturating_sub(tokens)),
+        "tied": model.is_tied(), "embedding_rms": rms, "embedding": embedding, "head": head,
+    });
+    Ok(Found { title: "model", rows: table, json })
+}
+
+fn adapter(folder: &Path, base: Option<&str>) -> Outcome<Found> {
+    let config = TrainableTokensConfig::from_pretrained(folder)?;
+    let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
+    let tokenizer = match load::adapter_tokenizer(folder)? {
+        Some(own) => Some(own),
+        None => base.map(|name| load::model(name, &Device::Cpu)).transpose()?.and_then(|(_, t)| t.ok()),
+    };
+    let name = config.base_model_name_or_path.clone().unwrap_or_else(|| "not named".into());
+    let targets = config.target_modules.as_ref().map_or("the embedding".into(), ToString::to_string);
+    let mut table = vec![
+        row("method", "Trainable Tokens"),
+        row("base", name),
+        row("target", targets),
+        row("tokens", report::count(config.token_indices.len() as u64)),
+    ];
+    let mut tensors = Vec::new();
+    for key in stored.names() {
+        let shape = stored.shape(key).unwrap_or_default().to_vec();
+        let dtype = stored.type_name(key).unwrap_or_default();
+        let norms = norms(&stored, key, &shape)?;
+        table.push(row("tensor", format!("{key} {shape:?} {dtype}")));
+        tensors.push(json!({"name": key, "shape": shape, "dtype": dtype, "norms": norms}));
+        if shape.first() != Some(&config.token_indices.len()) {
+            return Err(Failure::Failed(format!(
+                "{}: tensor '{key}' has shape {shape:?}, but {CONFIG_FILE} names {} tokens",
+                folder.display(),
+                config.token_indices.len()
+            )));
+        }
+        let tokens = config.token_indices.iter().zip(&norms).take(LISTED);
+        for (id, norm) in tokens {
+            let token = spelling(tokenizer.as_ref(), *id).map_or(String::new(), |token| format!(" {token}"));
+            table.push(row("", format!("{id}{token}  norm {}", report::number(*norm))));
+        }
+        if config.token_indices.len() > LISTED {
+            table.push(row("", format!("and {} more", config.token_indices.len() - LISTED)));
+        }
+    }
+    table.push(row(
+        "tokenizer",
+        match folder.join("tokenizer.json").is_file() {
+            true => "in the folder: tokens were added",
+            false => "the base's",
+        },
+    ));
+    let tokens: Vec<Value> = config
+        .token_indices
+        .iter()
+        .map(|id| json!({"id": id, "token": spelling(tokenizer.as_ref(), *id)}))
+        .collect();
+    let json = json!({
+        "kind": "adapter", "peft_type": "TRAINABLE_TOKENS", "base": config.base_model_name_or_path,
+        "target_modules": config.target_modules, "tokens": tokens, "tensors": tensors,
+    });
+    Ok(Found { title: "adapter", rows: table, json })
+}
+
+/// The length of each row of a stored matrix.
+fn norms(stored: &Checkpoint, key: &str, shape: &[usize]) -> Outcome<Vec<f64>> {
+    let &[rows, width] = shape else {
+        return Err(Failure::Failed(format!(
+            "{}: tensor '{key}' has shape {shape:?}, expected rows",
+            stored.path().display()
+        )));
+    };
+    let values = stored.matrix(key, rows, width, RowOrder::Plain)?.decode_rows(0..rows);
+    let norm = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    Ok(values.chunks_exact(width.max(1)).map(norm).collect())
+}
+
+fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
+    let found = survey(path)?;
+    let kinds: Vec<String> = found
+        .kinds
+        .iter()
+        .map(|(kind, rows)| format!("{} with `{kind}`", report::count(*rows as u64)))
+        .collect();
+    let mut table = vec![row("rows", report::count(found.rows as u64)), row("kinds", kinds.join(", "))];
+    if found.labelled > 0 {
+        table.push(row("labels", format!("{} with their own", report::plural(found.labelled, "row"))));
+    }
+    if found.messages > 0 {
+        table.push(row("messages", report::count(found.messages as u64)));
+    }
+    let mut json = json!({
+        "kind": "data", "rows": found.rows, "kinds": found.kinds, "labelled_rows": found.labelled,
+        "messages": found.messages,
+    });
+    match model {
+        Some(name) => {
+            let (model, tokenizer) = load::model(name, &Device::Cpu)?;
+            let (mut rows, numbers) = lengths(path, &model, &tokenizer)?;
+            table.append(&mut rows);
+            json["tokens"] = numbers;
+        }
+        None => table.push(row("tokens", "give --model to count them")),
+    }
+    Ok(Found { title: "data", rows: table, json })
+}
+
+fn lengths(path: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Outcome<(Vec<(String, String)>, Value)> {
+    let data: Dataset = load::any_length(&[path.to_path_buf()], tokenizer, model)?;
+    let mut lengths: Vec<usize> = data.examples.iter().map(|e| e.input_ids.len()).collect();
+    lengths.sort_unstable();
+    let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
+    let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));
+    let too_long = model.spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
+    let mut rows = vec![
+        row(
+            "tokens",
+            format!(
+                "{} ({} learnt)",
+                report::count(data.tokens() as u64),
+                report::count(data.label_tokens() as u64)
+            ),
+        ),
+        row("lengths", format!("shortest {shortest}, median {median}, 95 % up to {long}, longest {longest}")),
+    ];
+    if too_long > 0 {
+        rows.push(row("too long", format!("{} for the model's positions", report::plural(too_long, "row"))));
+    }
+    let json = json!({
+        "all": data.tokens(), "labels": data.label_tokens(), "shortest": shortest, "median": median,
+        "longest": longest, "too_long": too_long,
+    });
+    Ok((rows, json))
+}

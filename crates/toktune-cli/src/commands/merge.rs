@@ -1,0 +1,29 @@
+//! `toktune merge`.
+
+use crate::args::MergeArgs;
+use crate::failure::Outcome;
+use crate::load;
+use crate::report;
+use std::io::Write;
+use toktune::Device;
+use toktune::tuners::{MergeOptions, merge_to_folder};
+
+/// Writes the merged model, with its tokenizer beside it.
+pub fn run(args: &MergeArgs) -> Outcome {
+    toktune::runtime::instruction_set()?;
+    let (base, tokenizer) = load::model(&args.model, &Device::Cpu)?;
+    let (model, tokenizer) = load::with_adapter(base, tokenizer, &args.adapter)?;
+    let options = MergeOptions { gguf_type: args.dtype.map(Into::into) };
+    merge_to_folder(&model, &args.output, options)?;
+    match tokenizer {
+        Ok(tokenizer) => tokenizer.save_pretrained(&args.output)?,
+        Err(reason) => report::warning(&format!("no tokenizer was written: {reason}")),
+    }
+    let size: u64 = std::fs::read_dir(&args.output)
+        .map(|entries| entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
+        .unwrap_or(0);
+    let tokens = report::plural(model.config().token_indices.len(), "token");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{tokens} merged into {} ({})", args.output.display(), report::bytes(size))?;
+    Ok(())
+}

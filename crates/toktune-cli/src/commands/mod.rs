@@ -1,0 +1,21 @@
+//! The commands, one a file.
+
+mod eval;
+mod generate;
+mod inspect;
+mod merge;
+mod train;
+
+use crate::args::Command;
+use crate::failure::Outcome;
+
+/// Runs a command.
+pub fn run(command: Command) -> Outcome {
+    match command {
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}

@@ -1,0 +1,231 @@
+//! `toktune train`.
+//!
+//! Everything is checked before anything is written: arguments, output folder, machine, model, tokens, data.
+
+use crate::args::{Init, LogFormat, TrainArgs};
+use crate::choose::{Chosen, choose, spelling};
+use crate::failure::{Failure, Outcome};
+use crate::load::{self, Tokenizer};
+use crate::machine::Machine;
+use crate::report::{self, Header, Progress, TokenLine};
+use serde_json::json;
+use std::path::Path;
+use toktune::config::{TargetModules, TrainableTokensConfig};
+use toktune::data::{Dataset, TokenUse, audit};
+use toktune::models::CausalLm;
+use toktune::text::AutoTokenizer;
+use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
+use toktune::tuners::{PeftModel, RowInit, get_peft_model};
+
+/// A model ready to train, with what belongs to it.
+struct Prepared {
+    model: PeftModel,
+    tokenizer: Tokenizer,
+    chosen: Chosen,
+}
+
+/// Trains.
+pub fn run(args: &TrainArgs) -> Outcome {
+    let arguments = args.training_arguments();
+    arguments.check()?;
+    arguments.check_output()?;
+    let machine = Machine::new(&args.machine)?;
+    let (base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
+        Some(folder) => from_adapter(base, tokenizer, folder)?,
+        None => from_flags(args, base, tokenizer)?,
+    };
+    model.config_mut().base_model_name_or_path = Some(load::base_name(&args.model));
+    let train = load::data(&args.data, &tokenizer, &args.options, model.base())?;
+    let eval = match args.run.eval_data.as_slice() {
+        [] => None,
+        files => Some(load::data(files, &tokenizer, &args.options, model.base())?),
+    };
+    let uses = audited(&train, &model.config().token_indices, tokenizer.as_ref().ok())?;
+    let tokenizer = tokenizer.as_ref().ok();
+    let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
+    let mut trainer = Trainer::new(model, arguments, &train, eval.as_ref(), saved)?;
+    let json = args.run.log_format == LogFormat::Json;
+    let total = trainer.schedule().total_steps;
+    let mut progress = Progress::new(json, args.run.log_every, total, tokenizer);
+    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, (&train, eval.as_ref())));
+    let result = trainer.train(&mut progress);
+    progress.finish();
+    close(args, &progress, &result?, tokenizer);
+    Ok(())
+}
+
+/// Goes on from an adapter: its tokens, its rows and, where it has one, its tokenizer.
+fn from_adapter(base: CausalLm, tokenizer: Tokenizer, folder: &Path) -> Outcome<Prepared> {
+    let changed_tokenizer = load::adapter_tokenizer(folder)?.is_some();
+    let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
+    let chosen = Chosen { ids: model.config().token_indices.clone(), added: Vec::new(), changed_tokenizer };
+    Ok(Prepared { model, tokenizer, chosen })
+}
+
+/// Starts from the chosen tokens.
+fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
+    let flags = &args.tokens;
+    let chosen = choose(flags, &mut tokenizer)?;
+    if let (true, Ok(tokenizer)) = (chosen.changed_tokenizer, &tokenizer) {
+        let (before, size) = (base.vocabulary(), tokenizer.vocab_size());
+        base.resize_token_embeddings(size);
+        if size > before {
+            report::note(&format!("the model grows from {before} to {size} rows"));
+        }
+        // transformers gives the model as many rows as the tokenizer has tokens
+        if let Some(id) = chosen.ids.iter().find(|&&id| id as usize >= size) {
+            return Err(Failure::Usage(format!(
+                "--token-ids {id}: the tokenizer has {size} tokens with those added, and a model that is loaded with it has \
+                 no row {id}"
+            )));
+        }
+    }
+    let mut config = TrainableTokensConfig::new(chosen.ids.clone());
+    config.check_tokens(base.vocabulary()).map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
+    config.target_modules = match &flags.target_modules {
+        Some(target) => Some(TargetModules::parse(target)),
+        None if !base.is_tied() && !chosen.added.is_empty() => {
+            let (embedding, head) = (base.family().names.embed, base.family().names.head);
+            report::note(&format!(
+                "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens could never be \
+                 generated (--target-modules {embedding} for the embedding alone)"
+            ));
+            Some(TargetModules::Names(vec![embedding.into(), head.into()]))
+        }
+        None => None,
+    };
+    let mut model = get_peft_model(base, config)?;
+    match flags.init {
+        None => model.init_rows(&chosen.added, RowInit::Mean),
+        Some(Init::Base) => model.init_rows(&chosen.ids, RowInit::Base),
+        Some(Init::Mean) => model.init_rows(&chosen.ids, RowInit::Mean),
+        Some(Init::Random) => model.init_rows(&chosen.ids, RowInit::Random { seed: args.steps.seed }),
+    }
+    Ok(Prepared { model, tokenizer, chosen })
+}
+
+/// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
+fn audited(data: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
+    let uses = audit(&data.examples, ids);
+    let name = |id: u32| match spelling(tokenizer, id) {
+        Some(token) => format!("'{token}' (id {id})"),
+        None => format!("{id}"),
+    };
+    let cut = |token: &TokenUse| match token.cut {
+        0 => String::new(),
+        n => format!("; --max-length cut it off {n} times"),
+    };
+    if uses.iter().all(TokenUse::is_unseen) {
+        let listed: Vec<String> = uses.iter().take(8).map(|token| name(token.id) + &cut(token)).collect();
+        return Err(Failure::Failed(format!(
+            "the data hold none of the chosen tokens, so that nothing can be learnt: {}{}",
+            listed.join(", "),
+            if uses.len() > 8 { ", ..." } else { "" }
+        )));
+    }
+    for token in &uses {
+        let what = if token.is_unseen() {
+            "is nowhere in the data: its row stays as it starts"
+        } else if token.labels == 0 {
+            "is never learnt as a label: the model will not come to generate it"
+        } else {
+            continue;
+        };
+        report::warning(&format!("{} {what}{}", name(token.id), cut(token)));
+    }
+    Ok(uses)
+}
+
+fn header(
+    args: &TrainArgs,
+    machine: Machine,
+    trainer: &Trainer<'_>,
+    chosen: &Chosen,
+    uses: &[TokenUse],
+    tokenizer: Option<&AutoTokenizer>,
+    (train, eval): (&Dataset, Option<&Dataset>),
+) -> Header {
+    let (model, schedule, arguments) = (&trainer.model, trainer.schedule(), trainer.arguments());
+    let TrainingArguments { per_device_train_batch_size, gradient_accumulation_steps, .. } = arguments;
+    let tokens = uses.iter().map(|token| TokenLine {
+        id: token.id,
+        token: spelling(tokenizer, token.id),
+        added: chosen.added.contains(&token.id),
+        inputs: token.inputs,
+        labels: token.labels,
+    });
+    let kind = LrScheduler::NAMES.iter().find(|(_, kind)| *kind == schedule.kind);
+    Header {
+        model: args.model.clone(),
+        family: model.base().family().name,
+        parameters: model.base().num_parameters(),
+        trainable_parameters: model.parameter_counts().0,
+        modules: model.layers().iter().flat_map(|layer| layer.modules()).map(str::to_string).collect(),
+        tokens: tokens.collect(),
+        data: train.into(),
+        eval_data: eval.map(Into::into),
+        machine,
+        learning_rate: schedule.learning_rate,
+        learning_rate_is_relative: arguments.learning_rate.is_none(),
+        lr_scheduler: kind.map_or("", |(name, _)| name),
+        steps: schedule.total_steps,
+        batch_size: *per_device_train_batch_size,
+        gradient_accumulation_steps: *gradient_accumulation_steps,
+        output: args.output.display().to_string(),
+    }
+}
+
+/// Tells what the run came to.
+fn close(args: &TrainArgs, progress: &Progress<'_>, output: &TrainOutput, tokenizer: Option<&AutoTokenizer>) {
+    let speed = output.tokens as f64 / output.seconds.max(f64::MIN_POSITIVE);
+    let memory = toktune::train::peak_memory_bytes();
+    let evaluation = |of: &Option<_>| of.as_ref().map(|e| report::evaluation_json(e, tokenizer));
+    if progress.is_json() {
+        return progress.json(&json!({
+            "event": "end",
+            "steps": output.global_step,
+            "seconds": output.seconds,
+            "tokens": output.tokens,
+            "tokens_per_second": speed,
+            "peak_memory_bytes": memory,
+            "first_loss": output.first_and_last.as_ref().map(|(first, _)| first.loss),
+            "last_loss": output.first_and_last.as_ref().map(|(_, last)| last.loss),
+            "before": evaluation(&output.before),
+            "after": evaluation(&output.after),
+            "output": args.output,
+        }));
+    }
+    let style = report::stdout_style();
+    let mut lines = vec![String::new()];
+    if let (Some(before), Some(after)) = (&output.before, &output.after) {
+        lines.push(style.bold("held out"));
+        lines.extend(report::evaluation_table(&[("before", before), ("after", after)], tokenizer, style));
+        lines.push(String::new());
+    }
+    let mut rows = Vec::new();
+    match &output.first_and_last {
+        Some((first, last)) => {
+            rows.push((
+                "training loss",
+                format!("{:.4} at step {}, {:.4} at step {}", first.loss, first.step, last.loss, last.step),
+            ));
+            let memory =
+                memory.map_or(String::new(), |n| format!(", {} of memory at most", report::bytes(n)));
+            let steps = report::plural((last.step + 1 - first.step) as usize, "step");
+            rows.push(("time", format!("{steps} in {:.1} s, {speed:.0} tokens/s{memory}", output.seconds)));
+        }
+        None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),
+    }
+    let folder = args.output.display();
+    rows.push(("adapter", folder.to_string()));
+    rows.push((
+        "try it",
+        format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model),
+    ));
+    rows.push(("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")));
+    let rows: Vec<(String, String)> =
+        rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    lines.extend(report::pairs(&rows, style));
+    progress.lines(&lines);
+}

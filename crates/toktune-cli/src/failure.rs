@@ -1,0 +1,65 @@
+//! Why a command ends early, and which of the exit statuses that is.
+
+use toktune::Error;
+
+/// The result of a command.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// Why a command ended.
+#[derive(Debug)]
+pub enum Failure {
+    /// clap has something to say: help, a version, or a fault of the command line.
+    Arguments(clap::Error),
+    /// A flag, a key of the configuration file or a variable of the environment that cannot be used with this model.
+    Usage(String),
+    /// The work itself failed.
+    Failed(String),
+    /// The reader of the standard output went away.
+    BrokenPipe,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            // the library names settings as its fields, users know them as flags
+            Error::Argument { name, expected, found } => {
+                Failure::Usage(format!("--{}: expected {expected}, found {found}", name.replace('_', "-")))
+            }
+            Error::GenerationOption { option, found, expected } => {
+                Failure::Usage(format!("--{}: expected {expected}, found {found}", option.replace('_', "-")))
+            }
+            Error::NoTarget { .. }
+            | Error::NotATokenMatrix { .. }
+            | Error::TiedHead { .. }
+            | Error::Pattern { .. } => {
+                let message = error.to_string();
+                Failure::Usage(match message.strip_prefix("target_modules") {
+                    Some(rest) => format!("--target-modules{rest}"),
+                    None => format!("--target-modules: {message}"),
+                })
+            }
+            Error::OutputNotEmpty { .. } => Failure::Usage(format!("--output: {error}")),
+            Error::DuplicateToken { .. }
+            | Error::TokenOutOfRange { .. }
+            | Error::NoTokens
+            | Error::Isa(_)
+            | Error::Threads { .. } => Failure::Usage(error.to_string()),
+            _ => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    /// For writing to the standard output; files are the library's, with their names.
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Failed(format!("standard output: {error}")),
+        }
+    }
+}
+
+/// An unusable argument.
+pub fn usage<T>(message: impl Into<String>) -> Outcome<T> {
+    Err(Failure::Usage(message.into()))
+}

@@ -1,0 +1,144 @@
+//! Opening a model with its tokenizer, and an adapter over it.
+
+use crate::args::DataArgs;
+use crate::failure::{Failure, Outcome};
+use std::path::{Path, PathBuf};
+use toktune::config::TrainableTokensConfig;
+use toktune::data::{DataError, DataOptions, Dataset};
+use toktune::models::{AutoModelForCausalLM, CausalLm};
+use toktune::text::{AutoTokenizer, TextError};
+use toktune::tuners::{ActiveRows, PeftModel};
+use toktune::{Device, Error};
+
+/// A tokenizer, or why there is none.
+pub type Tokenizer = Result<AutoTokenizer, String>;
+
+/// Where a model lies: a path as it stands, else the Hub's copy.
+pub fn locate(model: &str) -> Outcome<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    Err(Failure::Failed(format!("--model {model}: there is no such folder or file")))
+}
+
+/// What `base_model_name_or_path` says of a model: where it lies, or its id.
+pub fn base_name(model: &str) -> String {
+    match std::path::absolute(model) {
+        Ok(path) if path.exists() => path.to_string_lossy().into_owned(),
+        _ => model.to_string(),
+    }
+}
+
+/// Opens the model that `--model` names, and its tokenizer.
+pub fn model(name: &str, device: &Device) -> Outcome<(CausalLm, Tokenizer)> {
+    let model = AutoModelForCausalLM::from_pretrained(locate(name)?, device)?;
+    let tokenizer = model.tokenizer().map_err(|e| e.to_string());
+    Ok((model, tokenizer))
+}
+
+/// The tokenizer in an adapter's folder, if one was saved there.
+pub fn adapter_tokenizer(adapter: &Path) -> Outcome<Option<AutoTokenizer>> {
+    match AutoTokenizer::from_pretrained(adapter) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(Error::Text(TextError::NoTokenizerFile { .. })) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts the adapter in `folder` over `base`. Its own tokenizer, where there is one, replaces the model's, and the model
+/// gets a row for each of its tokens.
+pub fn with_adapter(
+    mut base: CausalLm,
+    tokenizer: Tokenizer,
+    folder: &Path,
+) -> Outcome<(PeftModel, Tokenizer)> {
+    let own = adapter_tokenizer(folder)?;
+    if let Some(own) = &own {
+        base.resize_token_embeddings(own.vocab_size());
+    } else {
+        let config = TrainableTokensConfig::from_pretrained(folder)?;
+        let rows = base.vocabulary();
+        if let Some(id) = config.token_indices.iter().find(|&&id| id as usize >= rows) {
+            return Err(Failure::Failed(format!(
+                "{}: the adapter has token {id}, but the model has {rows} rows and there is no tokenizer.json beside the \
+                 adapter that says which tokens were added; copy the adapter's tokenizer there",
+                folder.display()
+            )));
+        }
+    }
+    let model = PeftModel::from_pretrained(base, folder)?;
+    Ok((model, own.map_or(tokenizer, Ok)))
+}
+
+/// A model with or without an adapter.
+pub enum Loaded {
+    /// As it is.
+    Base(CausalLm),
+    /// With trained rows.
+    Adapted(PeftModel),
+}
+
+impl Loaded {
+    /// Opens what `--model` and `--adapter` name.
+    pub fn open(name: &str, adapter: Option<&Path>, device: &Device) -> Outcome<(Self, Tokenizer)> {
+        let (base, tokenizer) = model(name, device)?;
+        match adapter {
+            None => Ok((Loaded::Base(base), tokenizer)),
+            Some(folder) => {
+                let (model, tokenizer) = with_adapter(base, tokenizer, folder)?;
+                Ok((Loaded::Adapted(model), tokenizer))
+            }
+        }
+    }
+
+    /// The frozen model.
+    pub fn base(&self) -> &CausalLm {
+        match self {
+            Loaded::Base(model) => model,
+            Loaded::Adapted(model) => model.base(),
+        }
+    }
+
+    /// The trained rows, none without an adapter.
+    pub fn active(&self) -> ActiveRows<'_> {
+        match self {
+            Loaded::Base(_) => ActiveRows::default(),
+            Loaded::Adapted(model) => model.active(),
+        }
+    }
+
+    /// The trained tokens, none without an adapter.
+    pub fn tokens(&self) -> &[u32] {
+        match self {
+            Loaded::Base(_) => &[],
+            Loaded::Adapted(model) => &model.config().token_indices,
+        }
+    }
+}
+
+/// Reads data for `model`.
+pub fn data(files: &[PathBuf], tokenizer: &Tokenizer, args: &DataArgs, model: &CausalLm) -> Outcome<Dataset> {
+    let options = DataOptions {
+        loss_on: args.loss_on,
+        max_length: args.max_length,
+        max_positions: model.spec().max_positions,
+        ..DataOptions::new(model.vocabulary())
+    };
+    read(files, tokenizer, &options)
+}
+
+/// Reads data to look at, longer rows than the model can take among them.
+pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &CausalLm) -> Outcome<Dataset> {
+    read(files, tokenizer, &DataOptions::new(model.vocabulary()))
+}
+
+fn read(files: &[PathBuf], tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {
+    Dataset::read(files, tokenizer.as_ref().ok(), options).map_err(|error| match (&error, tokenizer) {
+        // the data's error cannot know why there is no tokenizer
+        (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
+            Failure::Failed(format!("{error} ({reason})"))
+        }
+        _ => error.into(),
+    })
+}

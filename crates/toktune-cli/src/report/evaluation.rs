@@ -1,0 +1,64 @@
+//! Evaluations, one or two beside each other.
+
+use super::format::{count, number, plural};
+use super::style::Style;
+use super::table::columns;
+use crate::choose::spelling;
+use serde_json::{Value, json};
+use toktune::text::AutoTokenizer;
+use toktune::train::Evaluation;
+
+/// Tokens that a table lists; JSON has them all.
+const LISTED: usize = 24;
+
+/// A table of evaluations: each with its heading, all of the same labels.
+pub fn evaluation_table(
+    evaluations: &[(&str, &Evaluation)],
+    tokenizer: Option<&AutoTokenizer>,
+    style: Style,
+) -> Vec<String> {
+    let Some((_, first)) = evaluations.first() else { return Vec::new() };
+    let row = |name: String, of: &dyn Fn(&Evaluation) -> String, labels: usize| {
+        let values = evaluations.iter().map(|(_, evaluation)| of(evaluation));
+        std::iter::once(name).chain(values).chain([count(labels as u64)]).collect::<Vec<String>>()
+    };
+    let loss = |loss: Option<f64>| loss.map_or("-".to_string(), |loss| format!("{loss:.4}"));
+    let mut rows = vec![
+        row("loss".into(), &|e| loss(Some(e.loss)), first.labels),
+        row("perplexity".into(), &|e| number(e.perplexity), first.labels),
+    ];
+    if !first.tokens.is_empty() {
+        let labels = first.tokens.iter().map(|token| token.labels).sum();
+        rows.push(row("loss at the tokens".into(), &|e| loss(e.token_loss), labels));
+    }
+    for (at, token) in first.tokens.iter().enumerate().take(LISTED) {
+        let name = match spelling(tokenizer, token.id) {
+            Some(name) => format!("  {name} ({})", token.id),
+            None => format!("  {}", token.id),
+        };
+        rows.push(row(name, &|e| loss(e.tokens[at].loss), token.labels));
+    }
+    let headings: Vec<&str> =
+        std::iter::once("").chain(evaluations.iter().map(|(name, _)| *name)).chain(["labels"]).collect();
+    let mut lines = columns(&headings, &rows, style);
+    if first.tokens.len() > LISTED {
+        lines.push(style.dim(&format!("  and {}", plural(first.tokens.len() - LISTED, "more token"))));
+    }
+    lines
+}
+
+/// An evaluation as JSON, with the tokens' spellings.
+pub fn evaluation_json(evaluation: &Evaluation, tokenizer: Option<&AutoTokenizer>) -> Value {
+    let tokens: Vec<Value> = evaluation
+        .tokens
+        .iter()
+        .map(|t| json!({"id": t.id, "token": spelling(tokenizer, t.id), "labels": t.labels, "loss": t.loss}))
+        .collect();
+    json!({
+        "loss": evaluation.loss,
+        "perplexity": evaluation.perplexity,
+        "labels": evaluation.labels,
+        "token_loss": evaluation.token_loss,
+        "tokens": tokens,
+    })
+}

@@ -1,0 +1,170 @@
+//! What a training run is, said before its first step.
+
+use super::format::{count, number, plural};
+use super::style::Style;
+use super::table::boxed;
+use crate::machine::Machine;
+use serde::Serialize;
+
+/// A chosen token and what training will see of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenLine {
+    /// Its id.
+    pub id: u32,
+    /// Its spelling, where there is a tokenizer.
+    pub token: Option<String>,
+    /// Whether the tokenizer did not have it.
+    pub added: bool,
+    /// How often it is an input.
+    pub inputs: usize,
+    /// How often it is learnt.
+    pub labels: usize,
+}
+
+/// Rows, tokens and labels of data.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DataLine {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of all rows.
+    pub tokens: usize,
+    /// Labels of all rows.
+    pub labels: usize,
+    /// Rows cut by the length limit.
+    pub cut_rows: usize,
+}
+
+impl From<&toktune::data::Dataset> for DataLine {
+    fn from(data: &toktune::data::Dataset) -> Self {
+        let (rows, tokens) = (data.len(), data.tokens());
+        Self { rows, tokens, labels: data.label_tokens(), cut_rows: data.cut_rows() }
+    }
+}
+
+impl DataLine {
+    fn text(&self) -> String {
+        let parts = [plural(self.rows, "row"), plural(self.tokens, "token"), plural(self.labels, "label")];
+        let cut = match self.cut_rows {
+            0 => String::new(),
+            rows => format!(" ({} cut)", plural(rows, "row")),
+        };
+        format!("{}{cut}", parts.join(", "))
+    }
+}
+
+/// The header of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Header {
+    /// The model as it was named.
+    pub model: String,
+    /// Its family.
+    pub family: &'static str,
+    /// Numbers of the model.
+    pub parameters: u64,
+    /// Numbers that are trained.
+    pub trainable_parameters: u64,
+    /// The modules whose rows are trained.
+    pub modules: Vec<String>,
+    /// The chosen tokens.
+    pub tokens: Vec<TokenLine>,
+    /// Data to train on.
+    pub data: DataLine,
+    /// Data to evaluate on.
+    pub eval_data: Option<DataLine>,
+    /// On what it runs.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Whether it follows from the embedding.
+    pub learning_rate_is_relative: bool,
+    /// The schedule's name.
+    pub lr_scheduler: &'static str,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Sequences of a micro-step.
+    pub batch_size: usize,
+    /// Micro-steps of a step.
+    pub gradient_accumulation_steps: usize,
+    /// Where the adapter goes.
+    pub output: String,
+}
+
+/// Tokens that the header names one by one.
+const NAMED: usize = 8;
+
+impl Header {
+    fn rows(&self) -> Vec<(String, String)> {
+        let share = 100.0 * self.trainable_parameters as f64 / self.parameters as f64;
+        let machine = &self.machine;
+        let relative = if self.learning_rate_is_relative { " (0.03 x the embedding's RMS)" } else { "" };
+        let batch = match self.gradient_accumulation_steps {
+            1 => plural(self.batch_size, "row"),
+            n => format!("{} x {n}", plural(self.batch_size, "row")),
+        };
+        let mut rows = vec![
+            ("model", format!("{} ({}, {} parameters)", self.model, self.family, count(self.parameters))),
+            (
+                "trained",
+                format!(
+                    "{} of {}: {} numbers, {} % of the model",
+                    plural(self.tokens.len(), "row"),
+                    self.modules.join(" and "),
+                    count(self.trainable_parameters),
+                    number(share)
+                ),
+            ),
+        ];
+        for (at, token) in self.tokens.iter().take(NAMED).enumerate() {
+            rows.push((if at == 0 { "tokens" } else { "" }, token.text()));
+        }
+        if self.tokens.len() > NAMED {
+            rows.push(("", format!("and {} more", self.tokens.len() - NAMED)));
+        }
+        rows.push(("data", self.data.text()));
+        if let Some(data) = &self.eval_data {
+            rows.push(("held out", data.text()));
+        }
+        rows.push(("steps", format!("{} of {batch}", count(self.steps))));
+        rows.push((
+            "learning rate",
+            format!("{}{relative}, {}", number(self.learning_rate), self.lr_scheduler),
+        ));
+        rows.push((
+            "machine",
+            format!(
+                "{}, {}, {}, {}",
+                machine.device,
+                machine.precision,
+                machine.instruction_set,
+                plural(machine.threads, "thread")
+            ),
+        ));
+        rows.push(("output", self.output.clone()));
+        rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
+    /// In a box, for a terminal.
+    pub fn boxed(&self, style: Style) -> Vec<String> {
+        boxed("toktune train", &self.rows(), style)
+    }
+
+    /// A line an item, for a file.
+    pub fn lines(&self) -> Vec<String> {
+        let name = |name: String| if name.is_empty() { "tokens".to_string() } else { name };
+        self.rows().into_iter().map(|(key, value)| format!("{}: {value}", name(key))).collect()
+    }
+}
+
+impl TokenLine {
+    fn text(&self) -> String {
+        let name = self.token.as_ref().map_or(String::new(), |token| format!("{token} "));
+        let added = if self.added { ", added" } else { "" };
+        format!(
+            "{name}({}{added}): {}x read, {}x learnt",
+            self.id,
+            count(self.inputs as u64),
+            count(self.labels as u64)
+        )
+    }
+}

@@ -1,0 +1,207 @@
+//! A run as it goes on: a bar on a terminal, lines in a file, JSON for programs.
+
+use super::evaluation::evaluation_json;
+use super::format::{bytes, number};
+use super::header::Header;
+use super::json_line;
+use super::style::{Style, stdout_style};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+use toktune::text::AutoTokenizer;
+use toktune::train::{Evaluation, StepLog, TrainerCallback};
+
+/// How a run is told of.
+#[derive(Clone, Debug)]
+enum Mode {
+    /// A bar on the standard error, everything else on the standard output.
+    Terminal(ProgressBar),
+    /// Lines on the standard output.
+    Plain,
+    /// JSON on the standard output.
+    Json,
+}
+
+/// Tells of a run. When the reader of the standard output goes away, the run goes on in silence: its result is a file.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    mode: Mode,
+    every: Option<u64>,
+    total: u64,
+    first: Option<u64>,
+    tokenizer: Option<&'a AutoTokenizer>,
+    style: Style,
+}
+
+const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {msg}  {elapsed} < {eta}";
+
+impl<'a> Progress<'a> {
+    /// For a run of `total` steps.
+    pub fn new(json: bool, every: Option<u64>, total: u64, tokenizer: Option<&'a AutoTokenizer>) -> Self {
+        let mode = if json {
+            Mode::Json
+        } else if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+            Mode::Terminal(ProgressBar::hidden())
+        } else {
+            Mode::Plain
+        };
+        Self { mode, every, total, first: None, tokenizer, style: stdout_style() }
+    }
+
+    /// Tells what the run is.
+    pub fn header(&self, header: &Header) {
+        let lines = match &self.mode {
+            Mode::Json => {
+                let mut value = serde_json::to_value(header).unwrap_or_default();
+                if let Value::Object(fields) = &mut value {
+                    fields.shift_insert(0, "event".into(), "header".into());
+                }
+                self.json(&value);
+                return;
+            }
+            Mode::Terminal(_) => header.boxed(self.style),
+            Mode::Plain => header.lines(),
+        };
+        self.lines(&lines);
+    }
+
+    /// Lines on the standard output, above the bar.
+    pub fn lines(&self, lines: &[String]) {
+        let write = || {
+            let mut out = std::io::stdout().lock();
+            lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush())
+        };
+        let _ = match &self.mode {
+            Mode::Terminal(bar) => bar.suspend(write),
+            _ => write(),
+        };
+    }
+
+    /// A JSON line.
+    pub fn json(&self, value: &Value) {
+        let _ = json_line(value);
+    }
+
+    /// Whether JSON is wanted.
+    pub fn is_json(&self) -> bool {
+        matches!(self.mode, Mode::Json)
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Mode::Terminal(bar) = &self.mode {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn is_due(&self, step: u64) -> bool {
+        let terminal = matches!(self.mode, Mode::Terminal(_));
+        match self.every.or((!terminal).then_some(1)) {
+            Some(every) => step.is_multiple_of(every) || step == self.total || self.first == Some(step),
+            None => false,
+        }
+    }
+
+    fn step_line(&self, log: &StepLog) -> String {
+        let memory = log.peak_memory_bytes.map_or(String::new(), |n| format!("  {}", bytes(n)));
+        format!(
+            "step {}/{}  epoch {:.2}  loss {:.4}  lr {}  grad norm {}  {:.0} tokens/s{memory}",
+            log.step,
+            self.total,
+            log.epoch,
+            log.loss,
+            number(log.learning_rate),
+            number(log.grad_norm),
+            log.tokens_per_second
+        )
+    }
+}
+
+impl TrainerCallback for Progress<'_> {
+    fn on_train_begin(&mut self, step: u64) {
+        self.first = Some(step + 1);
+        if step > 0 {
+            super::note(&format!("going on after step {step}"));
+        }
+        if let Mode::Terminal(bar) = &mut self.mode {
+            *bar = ProgressBar::new(self.total);
+            // the template is a constant, which the tests parse
+            if let Ok(style) = ProgressStyle::with_template(BAR) {
+                bar.set_style(style.progress_chars("━━─"));
+            }
+            bar.set_position(step);
+            bar.reset_eta();
+            bar.set_message("starting");
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+    }
+
+    fn on_step_end(&mut self, log: &StepLog) {
+        if let Mode::Terminal(bar) = &self.mode {
+            let memory = log.peak_memory_bytes.map_or(String::new(), |n| format!("  {}", bytes(n)));
+            bar.set_message(format!(
+                "loss {:.4}  lr {}  {:.0} tokens/s{memory}",
+                log.loss,
+                number(log.learning_rate),
+                log.tokens_per_second
+            ));
+            bar.set_position(log.step);
+        }
+        if !self.is_due(log.step) {
+            return;
+        }
+        if self.is_json() {
+            let mut value = serde_json::to_value(log).unwrap_or_default();
+            if let Value::Object(fields) = &mut value {
+                fields.shift_insert(0, "event".into(), "step".into());
+            }
+            self.json(&value);
+        } else {
+            self.lines(&[self.step_line(log)]);
+        }
+    }
+
+    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
+        if self.is_json() {
+            let mut value = evaluation_json(evaluation, self.tokenizer);
+            if let Value::Object(fields) = &mut value {
+                fields.shift_insert(0, "event".into(), "eval".into());
+                fields.shift_insert(1, "step".into(), step.into());
+            }
+            return self.json(&value);
+        }
+        let at_tokens =
+            evaluation.token_loss.map_or(String::new(), |loss| format!("  loss at the tokens {loss:.4}"));
+        let (loss, perplexity) = (evaluation.loss, number(evaluation.perplexity));
+        self.lines(&[format!(
+            "held out after step {step}: loss {loss:.4}  perplexity {perplexity}{at_tokens}"
+        )]);
+    }
+
+    fn on_save(&mut self, folder: &Path) {
+        if self.is_json() {
+            self.json(&json!({"event": "saved", "path": folder}));
+        } else {
+            self.lines(&[format!("saved {}", folder.display())]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_has_a_sound_template() {
+        assert!(ProgressStyle::with_template(BAR).is_ok());
+    }
+
+    #[test]
+    fn the_first_and_the_last_step_are_always_told() {
+        let progress = Progress { first: Some(4), ..Progress::new(true, Some(5), 12, None) };
+        let told: Vec<u64> = (4..=12).filter(|step| progress.is_due(*step)).collect();
+        assert_eq!(told, [4, 5, 10, 12]);
+    }
+}

@@ -1,0 +1,72 @@
+//! What a data file holds, told without a tokenizer.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use super::DataError;
+use super::reader::read_lines;
+use super::row::Row;
+use crate::{Error, Result};
+
+/// The rows of a file, counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// All rows.
+    pub rows: usize,
+    /// How many rows there are of each kind, by the key that a kind is known by.
+    pub kinds: BTreeMap<&'static str, usize>,
+    /// How many rows bring labels of their own.
+    pub labelled: usize,
+    /// Messages in all conversations.
+    pub messages: usize,
+}
+
+/// Counts the rows of a JSONL file by their kind, after the same checks that reading it for training makes.
+///
+/// # Errors
+/// The first fault of the first faulty line; a file without rows.
+pub fn survey(path: impl AsRef<Path>) -> Result<Survey> {
+    let path = path.as_ref();
+    let file = File::open(path).map_err(Error::io(path))?;
+    let mut survey = Survey::default();
+    let count = |row: Row, _| {
+        survey.rows += 1;
+        *survey.kinds.entry(row.key()).or_default() += 1;
+        match row {
+            Row::Ids { labels: Some(_), .. } => survey.labelled += 1,
+            Row::Messages { messages, .. } => survey.messages += messages.len(),
+            _ => {}
+        }
+        Ok(())
+    };
+    // without a model every id that has a place in its type may be right
+    read_lines(BufReader::new(file), path, count, u32::MAX as usize + 1)?;
+    match survey.rows {
+        0 => Err(DataError::EmptyFile { path: path.to_owned() }.into()),
+        _ => Ok(survey),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_by_kind_and_faults_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rows.jsonl");
+        let rows = "{\"input_ids\": [1], \"labels\": [1]}\n{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n\
+                    {\"messages\": [{\"role\": \"user\"}, {\"role\": \"assistant\"}]}\n";
+        std::fs::write(&path, rows).expect("written");
+        let found = survey(&path).expect("sound");
+        assert_eq!((found.rows, found.labelled, found.messages), (4, 1, 2));
+        assert_eq!(found.kinds, BTreeMap::from([("input_ids", 1), ("messages", 1), ("text", 2)]));
+        std::fs::write(&path, "\n{\"text\": 1}\n").expect("written");
+        let message = survey(&path).expect_err("no string").to_string();
+        assert!(message.contains("rows.jsonl:2") && message.contains("`text` is 1"), "{message}");
+        std::fs::write(&path, "\n").expect("written");
+        assert!(survey(&path).expect_err("empty").to_string().ends_with("rows.jsonl: no rows"));
+    }
+}

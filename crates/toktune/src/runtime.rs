@@ -1,0 +1,44 @@
+//! What a process chooses once: the instruction set of the kernels and the number of threads.
+
+use crate::error::{Error, Result};
+
+/// The name of the instruction set that the kernels run with.
+///
+/// # Errors
+/// `TOKTUNE_ISA` names a set that is unknown or that this machine lacks. Without this check the kernels would run with
+/// the best set there is, and a comparison of sets would compare one with itself.
+pub fn instruction_set() -> Result<&'static str> {
+    Ok(toktune_kernels::isa::check()?.name())
+}
+
+/// Threads that the kernels run on.
+pub fn num_threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Sets the number of threads of the whole process. It can be set once, before anything has been computed; results do
+/// not depend on it.
+///
+/// # Errors
+/// `threads` is 0, the threads were set or used before, or the system cannot start them.
+pub fn set_num_threads(threads: usize) -> Result<()> {
+    if threads == 0 {
+        return Err(Error::Argument { name: "threads", expected: "at least 1", found: "0".into() });
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|problem| Error::Threads { threads, problem: problem.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_threads_are_refused_by_name() {
+        let error = set_num_threads(0).expect_err("nothing to run on");
+        assert_eq!(error.to_string(), "threads: expected at least 1, found 0");
+        assert!(num_threads() > 0);
+    }
+}

@@ -1,0 +1,247 @@
+//! Merging from a HuggingFace folder: what is not trained is copied as it lies.
+
+use super::{MergedMatrix, config, write_file, write_rows};
+use crate::error::{Error, Result};
+use crate::tuners::PeftModel;
+use crate::weights::{
+    Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Endings of files that belong to a model beside its weights: configurations, tokenizers, templates, code,
+/// cards.
+const COPIED_ENDINGS: [&str; 8] = ["json", "txt", "model", "jinja", "tiktoken", "vocab", "py", "md"];
+
+/// Files without such an ending that a model must not lose.
+const COPIED_NAMES: [&str; 3] = ["LICENSE", "NOTICE", "USE_POLICY"];
+
+/// Files with such an ending that would be wrong beside a merged model.
+const LEFT_OUT: [&str; 4] = ["config.json", "adapter_config.json", "trainer_state.json", "all_results.json"];
+
+/// The changed matrices by the names of their tensors.
+type Changed<'a> = BTreeMap<String, MergedMatrix<'a>>;
+
+pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
+    let checkpoint = model.base().checkpoint();
+    let changed = changed(model);
+    let mut files: Vec<(&Path, Vec<&str>)> = Vec::new();
+    for name in checkpoint.names() {
+        let Some(file) = checkpoint.file(name) else { continue };
+        match files.iter_mut().find(|(known, _)| *known == file) {
+            Some((_, names)) => names.push(name),
+            None => files.push((file, vec![name])),
+        }
+    }
+    let sharded = checkpoint.path().extension().is_some_and(|ending| ending == "json");
+    for (file, names) in files {
+        // a model that was opened by its file may have another name; a folder is opened by this one
+        let target = match file.strip_prefix(source) {
+            Ok(inside) if sharded => output.join(inside),
+            _ => output.join(SINGLE),
+        };
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        }
+        if names.iter().any(|name| changed.contains_key(*name)) {
+            write_changed(checkpoint, &changed, file, &names, &target)?;
+        } else {
+            copy(file, &target)?;
+        }
+    }
+    if sharded {
+        write_index(checkpoint, &changed, &output.join(INDEX))?;
+    }
+    let resized = !model.base().embedding().extra().is_empty();
+    let config = output.join("config.json");
+    if resized {
+        write_file(&config, config::resized(model.base())?.as_bytes())?;
+    } else {
+        copy(model.base().config().path(), &config)?;
+    }
+    copy_companions(source, output)
+}
+
+fn changed(model: &PeftModel) -> Changed<'_> {
+    let base = model.base();
+    let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
+    let mut matrices = vec![(embedding.matrix.frozen().name().to_owned(), embedding)];
+    // some files hold the head of a tied model too: it stays equal to the embedding
+    let stored_head = format!("{}.weight", base.family().names.head);
+    if !base.is_tied() {
+        matrices.push((head.matrix.frozen().name().to_owned(), head));
+    } else if base.checkpoint().shape(&stored_head) == base.checkpoint().shape(&matrices[0].0) {
+        matrices.push((stored_head, embedding));
+    }
+    matrices.into_iter().filter(|(_, matrix)| matrix.is_changed()).collect()
+}
+
+/// The bytes that a changed tensor has more than before.
+fn added_bytes(dtype: WeightType, matrix: &MergedMatrix<'_>) -> u64 {
+    let extra = matrix.matrix.rows() - matrix.matrix.frozen().rows();
+    dtype.bytes(extra, matrix.matrix.width()).unwrap_or(0) as u64
+}
+
+/// The type of a matrix that the model could load.
+fn dtype_of(checkpoint: &Checkpoint, name: &str) -> Result<WeightType> {
+    checkpoint.dtype(name).ok_or_else(|| Error::UnsupportedType {
+        path: checkpoint.path().to_path_buf(),
+        tensor: name.to_owned(),
+        found: checkpoint.type_name(name).unwrap_or_default().to_owned(),
+        supported: "F32, F16, BF16".to_owned(),
+    })
+}
+
+fn write_changed(
+    checkpoint: &Checkpoint,
+    changed: &Changed<'_>,
+    source: &Path,
+    names: &[&str],
+    target: &Path,
+) -> Result<()> {
+    let mut metadata = read_metadata(source)?;
+    // transformers refuses a file that does not say which framework wrote it
+    metadata.entry("format").or_insert_with(|| "pt".into());
+    let mut headers = Vec::new();
+    for &name in names {
+        let mut shape = checkpoint.shape(name).unwrap_or_default().to_vec();
+        let mut bytes = checkpoint.stored_bytes(name).map_or(0, <[u8]>::len) as u64;
+        if let Some(matrix) = changed.get(name) {
+            shape[0] = matrix.matrix.rows();
+            bytes += added_bytes(dtype_of(checkpoint, name)?, matrix);
+        }
+        let dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
+        headers.push(TensorHeader { name: name.to_owned(), dtype, shape, bytes });
+    }
+    write_safetensors(target, &metadata, &headers, |index, out| {
+        let name = names[index];
+        let stored = checkpoint.stored_bytes(name).unwrap_or_default();
+        match changed.get(name) {
+            Some(matrix) => write_over(name, stored, matrix, dtype_of(checkpoint, name)?, out),
+            None => out.put(stored),
+        }
+    })
+}
+
+/// The stored rows with the trained ones in their places, then the appended ones.
+fn write_over(
+    name: &str,
+    stored: &[u8],
+    matrix: &MergedMatrix<'_>,
+    dtype: WeightType,
+    out: &mut TensorOut<'_>,
+) -> Result<()> {
+    let table = matrix.table();
+    let frozen = matrix.matrix.frozen().rows();
+    let row_bytes = stored.len() / frozen.max(1);
+    let mut next = 0;
+    for &(row, _) in table.overrides().iter().take_while(|(row, _)| *row < frozen) {
+        out.put(&stored[next * row_bytes..row * row_bytes])?;
+        write_rows(name, &table, row..row + 1, dtype, out)?;
+        next = row + 1;
+    }
+    out.put(&stored[next * row_bytes..])?;
+    (frozen..matrix.matrix.rows()).try_for_each(|row| write_rows(name, &table, row..row + 1, dtype, out))
+}
+
+/// The index as it is, but for the sizes when rows were appended.
+fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) -> Result<()> {
+    let source = checkpoint.path();
+    let (mut bytes, mut entries) = (0, 0);
+    for (name, matrix) in changed {
+        bytes += added_bytes(dtype_of(checkpoint, name)?, matrix);
+        entries += matrix.matrix.extra().len() as u64;
+    }
+    if bytes == 0 {
+        return copy(source, target);
+    }
+    let text = fs::read(source).map_err(Error::io(source))?;
+    let mut index: Value = serde_json::from_slice(&text).map_err(|error| Error::Json {
+        path: source.to_path_buf(),
+        what: "the index",
+        source: error,
+    })?;
+    for (key, added) in [("total_size", bytes), ("total_parameters", entries)] {
+        if let Some(size) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut(key))
+            && let Some(before) = size.as_u64()
+        {
+            *size = before.saturating_add(added).into();
+        }
+    }
+    let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Serialise(e.to_string()))?;
+    write_file(target, (text + "\n").as_bytes())
+}
+
+/// Copies what belongs to the model beside its weights and its configuration.
+fn copy_companions(source: &Path, output: &Path) -> Result<()> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(source).map_err(Error::io(source))? {
+        files.push(entry.map_err(Error::io(source))?.path());
+    }
+    files.sort();
+    for file in files.into_iter().filter(|file| file.is_file()) {
+        let Some(name) = file.file_name().and_then(|name| name.to_str()) else { continue };
+        if is_companion(name) {
+            copy(&file, &output.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_companion(name: &str) -> bool {
+    let left_out = name.starts_with('.') || LEFT_OUT.contains(&name) || name.ends_with(".index.json");
+    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    let copied = ending.is_some_and(|ending| COPIED_ENDINGS.contains(&ending.as_str()))
+        || COPIED_NAMES.iter().any(|known| name.to_ascii_uppercase().starts_with(known));
+    copied && !left_out
+}
+
+/// Copies a file, through links, and makes sure that it outlasts a loss of power.
+fn copy(source: &Path, target: &Path) -> Result<()> {
+    let mut from = File::open(source).map_err(Error::io(source))?;
+    // not `fs::copy`: the copy of a read-only file need not be read-only
+    let mut to = File::create_new(target).map_err(Error::io(target))?;
+    std::io::copy(&mut from, &mut to).map_err(Error::io(target))?;
+    to.sync_all().map_err(Error::io(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_companion;
+
+    #[test]
+    fn files_of_the_model_are_copied_and_others_are_not() {
+        for name in [
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer.model",
+            "vocab.txt",
+            "chat_template.jinja",
+            "modeling_x.py",
+            "README.md",
+            "LICENSE",
+            "Notice.pdf",
+        ] {
+            assert!(is_companion(name), "{name}");
+        }
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin.index.json",
+            "pytorch_model.bin",
+            "model.gguf",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            ".gitattributes",
+            ".hidden.json",
+            "optimizer.pt",
+            "data.jsonl",
+            "trainer_state.json",
+        ] {
+            assert!(!is_companion(name), "{name}");
+        }
+    }
+}

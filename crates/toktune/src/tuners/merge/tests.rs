@@ -1,0 +1,470 @@
+//! Merged folders against the model with its adapter, from every kind of source.
+
+use super::*;
+use crate::config::{TargetModules, TrainableTokensConfig};
+use crate::models::{AutoModelForCausalLM, CausalLm};
+use crate::ops::Span;
+use crate::tuners::get_peft_model;
+use crate::weights::testing::{GgufBytes, Random, array, text};
+use crate::weights::{Checkpoint, RowOrder};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+const FIXTURES: [&str; 5] = ["gemma3", "llama_rope3", "llama_tied", "llama_untied", "llama_untied_head"];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn load(path: &Path) -> CausalLm {
+    AutoModelForCausalLM::from_pretrained(path, &Device::Cpu).expect("a model")
+}
+
+fn with_adapter(path: &Path, fixture_name: &str) -> PeftModel {
+    PeftModel::from_pretrained(load(path), &fixture(fixture_name).join("adapter")).expect("an adapter")
+}
+
+/// The model with random rows for `ids` in every matrix that it has of its own.
+fn with_random_rows(base: CausalLm, ids: &[u32]) -> PeftModel {
+    let mut config = TrainableTokensConfig::new(ids.to_vec());
+    if !base.is_tied() {
+        config.target_modules = Some(TargetModules::Names(vec!["embed_tokens".into(), "lm_head".into()]));
+    }
+    let mut model = get_peft_model(base, config).expect("an adapter");
+    let mut random = Random::new(5);
+    for layer in model.layers_mut() {
+        let values = &mut layer.rows_mut().values;
+        values.iter_mut().for_each(|x| *x = random.below(2001) as f32 / 1000.0 - 1.0);
+    }
+    model
+}
+
+/// The logits of a text with every token of `0..rows` in it, some positions of it past Gemma's window.
+fn logits(model: &CausalLm, rows: Option<&PeftModel>) -> Vec<f32> {
+    let active = rows.map(PeftModel::active).unwrap_or_default();
+    let ids: Vec<u32> = (0..model.vocabulary() as u32).collect();
+    let spans = (0..ids.len()).step_by(20).map(|start| start..(start + 20).min(ids.len()));
+    let rows = model.rows_of(spans.map(|rows| Span { rows, past: 0..0 }).collect());
+    let mut x = model.embed(&ids, active.input_rows()).expect("embedded");
+    for block in model.blocks() {
+        x = block.forward(&x, &rows, None).expect("a block").0;
+    }
+    let logits = model.logits(&model.final_norm(&x).expect("a norm"), active.output_rows());
+    logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
+}
+
+/// Merges into a folder of a new temporary one.
+fn merge(model: &PeftModel, options: MergeOptions) -> (TempDir, PathBuf) {
+    let top = tempfile::tempdir().expect("a folder");
+    let folder = top.path().join("merged");
+    merge_to_folder(model, &folder, options).expect("merged");
+    assert_eq!(fs::read_dir(top.path()).expect("a folder").count(), 1, "nothing temporary is left");
+    (top, folder)
+}
+
+fn assert_same_logits(model: &PeftModel, folder: &Path) {
+    let merged = load(folder);
+    assert_eq!(merged.vocabulary(), model.base().vocabulary());
+    assert_eq!(merged.is_tied(), model.base().is_tied());
+    assert!(logits(&merged, None) == logits(model.base(), Some(model)), "{folder:?}: other logits");
+}
+
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(
+        found.len() == expected.len() && worst <= tolerance * scale,
+        "off by {} of {scale}",
+        worst / scale
+    );
+}
+
+/// A tensor to build a source with: name, shape, values.
+type Named = (String, Vec<usize>, Vec<f32>);
+
+fn tensors(folder: &Path) -> Vec<Named> {
+    let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
+    checkpoint
+        .names()
+        .map(|name| {
+            let shape = checkpoint.shape(name).expect("a shape").to_vec();
+            let bytes = checkpoint.stored_bytes(name).expect("bytes").chunks_exact(4);
+            let values = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            (name.to_owned(), shape, values)
+        })
+        .collect()
+}
+
+fn safetensors_file(tensors: &[Named], dtype: WeightType) -> Vec<u8> {
+    let kind = if dtype == WeightType::F32 { Dtype::F32 } else { Dtype::BF16 };
+    let encoded: Vec<Vec<u8>> = tensors.iter().map(|t| encode(dtype, &t.2).expect("a float type")).collect();
+    let views = tensors.iter().zip(&encoded).map(|((name, shape, _), bytes)| {
+        (name.as_str(), TensorView::new(kind, shape.clone(), bytes).expect("a view"))
+    });
+    serialize(views, Some(HashMap::from([("format".into(), "pt".into()), ("by".into(), "us".into())])))
+        .expect("a file")
+}
+
+/// A source folder with the configuration of a fixture.
+fn source(name: &str, files: &[(&str, Vec<u8>)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::copy(fixture(name).join("config.json"), folder.path().join("config.json")).expect("copied");
+    for (file, bytes) in files {
+        fs::write(folder.path().join(file), bytes).expect("written");
+    }
+    folder
+}
+
+/// A source in two shards: the second holds no token matrix.
+fn sharded(name: &str) -> TempDir {
+    let (first, second): (Vec<Named>, Vec<Named>) =
+        tensors(&fixture(name)).into_iter().partition(|t| !t.0.contains("layers.1"));
+    let map: serde_json::Map<String, Value> = first
+        .iter()
+        .map(|t| (t.0.clone(), "model-00001-of-00002.safetensors".into()))
+        .chain(second.iter().map(|t| (t.0.clone(), "model-00002-of-00002.safetensors".into())))
+        .collect();
+    let index = json!({"metadata": {"total_size": 1000, "total_parameters": 250}, "weight_map": map});
+    source(
+        name,
+        &[
+            ("model-00001-of-00002.safetensors", safetensors_file(&first, WeightType::F32)),
+            ("model-00002-of-00002.safetensors", safetensors_file(&second, WeightType::F32)),
+            (crate::weights::INDEX, index.to_string().into_bytes()),
+        ],
+    )
+}
+
+fn file_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_merged_folder_computes_what_base_and_adapter_do() {
+    for name in FIXTURES {
+        let model = with_adapter(&fixture(name), name);
+        assert!(logits(model.base(), Some(&model)) != logits(model.base(), None), "{name}: nothing trained");
+        let (_top, folder) = merge(&model, MergeOptions::default());
+        assert_same_logits(&model, &folder);
+        let config = |folder: &Path| fs::read(folder.join("config.json")).expect("config.json");
+        assert_eq!(config(&folder), config(&fixture(name)));
+        let (before, after) = (model.base().checkpoint(), Checkpoint::open(&folder).expect("a checkpoint"));
+        assert!(before.names().eq(after.names()), "{name}: no tensor comes or goes");
+        for tensor in before.names().filter(|n| !n.contains("embed_tokens") && !n.contains("lm_head")) {
+            assert_eq!(before.stored_bytes(tensor), after.stored_bytes(tensor), "{name}: {tensor}");
+        }
+        let metadata = crate::weights::read_metadata(&folder.join(crate::weights::SINGLE)).expect("metadata");
+        assert_eq!(Value::Object(metadata), json!({"format": "pt"}));
+    }
+}
+
+#[test]
+fn shards_and_the_files_of_the_model_keep_their_names_and_bytes() {
+    let source = sharded("llama_untied");
+    for file in ["tokenizer.json", "generation_config.json", "training_args.bin", ".hidden.json"] {
+        fs::write(source.path().join(file), file).expect("written");
+    }
+    let model = with_adapter(source.path(), "llama_untied");
+    let (_top, folder) = merge(&model, MergeOptions::default());
+    assert_same_logits(&model, &folder);
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let index = crate::weights::INDEX;
+    assert_eq!(
+        file_names(&folder),
+        ["config.json", "generation_config.json", first, second, index, "tokenizer.json"]
+    );
+    for file in [second, index, "config.json", "tokenizer.json"] {
+        let bytes = |folder: &Path| fs::read(folder.join(file)).expect("a file");
+        assert_eq!(bytes(source.path()), bytes(&folder), "{file}");
+    }
+    let metadata = crate::weights::read_metadata(&folder.join(first)).expect("metadata");
+    assert_eq!(metadata.get("by"), Some(&json!("us")), "metadata is kept");
+}
+
+#[test]
+fn appended_rows_are_written_and_counted() {
+    for name in FIXTURES {
+        let source = sharded(name);
+        let mut base = load(source.path());
+        let rows = base.vocabulary();
+        base.resize_token_embeddings(rows + 3);
+        // one of the appended rows is trained, one at the edge is not
+        let model = with_random_rows(base, &[rows as u32 + 1, 5, rows as u32 - 1]);
+        let (_top, folder) = merge(&model, MergeOptions::default());
+        assert_same_logits(&model, &folder);
+        let read = |file: &str| -> Value {
+            serde_json::from_slice(&fs::read(folder.join(file)).expect("a file")).expect("JSON")
+        };
+        assert_eq!(read("config.json")["vocab_size"], rows + 3);
+        let entries = if model.base().is_tied() { 3 * 32 } else { 6 * 32 };
+        let metadata = &read(crate::weights::INDEX)["metadata"];
+        assert_eq!(*metadata, json!({"total_size": 1000 + 4 * entries, "total_parameters": 250 + entries}));
+    }
+}
+
+#[test]
+fn a_nested_configuration_gets_its_vocabulary() {
+    let source = sharded("llama_tied");
+    let path = source.path().join("config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&path).expect("config.json")).expect("JSON");
+    object["text_config"] = json!({"vocab_size": 101, "x": 1});
+    fs::write(&path, object.to_string()).expect("written");
+    let mut base = load(source.path());
+    base.resize_token_embeddings(104);
+    let text: Value = serde_json::from_str(&config::resized(&base).expect("text")).expect("JSON");
+    assert_eq!(
+        (&text["vocab_size"], &text["text_config"]),
+        (&json!(104), &json!({"vocab_size": 104, "x": 1}))
+    );
+}
+
+#[test]
+fn untouched_rows_of_a_bf16_source_are_byte_identical() {
+    for name in FIXTURES {
+        let file = safetensors_file(&tensors(&fixture(name)), WeightType::BF16);
+        let source = source(name, &[(crate::weights::SINGLE, file)]);
+        let model = with_random_rows(load(source.path()), &[64, 3, 17]);
+        let (_top, folder) = merge(&model, MergeOptions::default());
+        let (before, after) = (model.base().checkpoint(), Checkpoint::open(&folder).expect("a checkpoint"));
+        for tensor in before.names() {
+            let layer = model.layers().iter().find(|layer| tensor.starts_with(layer.name()));
+            let (old, new) = (before.stored_bytes(tensor), after.stored_bytes(tensor));
+            let (old, new) = (old.expect("bytes"), new.expect("bytes"));
+            assert_eq!(after.type_name(tensor), Some("BF16"));
+            let Some(layer) = layer else {
+                assert_eq!(old, new, "{name}: {tensor}");
+                continue;
+            };
+            for (row, (old, new)) in old.chunks_exact(64).zip(new.chunks_exact(64)).enumerate() {
+                let trained = layer.rows().position(row as u32).map(|at| layer.rows().row(at));
+                let trained = trained.map(|row| encode(WeightType::BF16, row).expect("bf16"));
+                assert_eq!(new, trained.as_deref().unwrap_or(old), "{name}: {tensor}, row {row}");
+            }
+        }
+        assert_close(&logits(&load(&folder), None), &logits(model.base(), Some(&model)), 0.02);
+    }
+}
+
+#[test]
+fn a_stored_copy_of_a_tied_head_stays_equal_to_the_embedding() {
+    let mut all = tensors(&fixture("llama_tied"));
+    let embedding = all.iter().find(|t| t.0.contains("embed_tokens")).expect("an embedding").clone();
+    all.push(("lm_head.weight".into(), embedding.1, embedding.2));
+    let source = source("llama_tied", &[(crate::weights::SINGLE, safetensors_file(&all, WeightType::F32))]);
+    let mut base = load(source.path());
+    base.resize_token_embeddings(103);
+    let model = with_random_rows(base, &[3, 102]);
+    let (_top, folder) = merge(&model, MergeOptions::default());
+    assert_same_logits(&model, &folder);
+    let merged = Checkpoint::open(&folder).expect("a checkpoint");
+    assert_eq!(merged.shape("lm_head.weight"), Some(&[103, 32][..]));
+    assert_eq!(merged.stored_bytes("lm_head.weight"), merged.stored_bytes("model.embed_tokens.weight"));
+}
+
+/// The fixture as llama.cpp's converter would write it; matrices with rows of whole blocks in `kind`.
+fn gguf(name: &str, kind: GgmlDType) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = load(&fixture(name));
+    let (spec, gemma) = (model.spec(), name == "gemma3");
+    let arch = if gemma { "gemma3" } else { "llama" };
+    let vocabulary: Vec<u8> = (0..model.vocabulary()).flat_map(|i| text(format!("t{i}"))).collect();
+    let number = |x: usize| (x as u32).to_le_bytes();
+    let mut file = GgufBytes::new()
+        .pair("general.architecture", 8, &text(arch))
+        .pair("tokenizer.ggml.tokens", 9, &array(8, model.vocabulary() as u64, &vocabulary))
+        .pair("tokenizer.ggml.eos_token_id", 4, &number(2));
+    for (key, value) in [
+        ("embedding_length", spec.hidden_size),
+        ("feed_forward_length", spec.intermediate_size),
+        ("block_count", spec.layers.len()),
+        ("context_length", 64),
+        ("attention.head_count", spec.heads),
+        ("attention.head_count_kv", spec.kv_heads),
+        ("attention.key_length", spec.head_dim),
+        ("attention.sliding_window", 8),
+    ] {
+        file = file.pair(format!("{arch}.{key}"), 4, &number(value));
+    }
+    for (key, value) in [
+        ("attention.layer_norm_rms_epsilon", spec.norm_eps),
+        ("rope.freq_base", 500.0),
+        ("rope.scaling.factor", if gemma { 4.0 } else { 1.0 }),
+    ] {
+        file = file.pair(format!("{arch}.{key}"), 6, &value.to_le_bytes());
+    }
+    for (name, shape, mut values) in tensors(&fixture(name)) {
+        if gemma && name.contains("norm") {
+            values.iter_mut().for_each(|w| *w += 1.0);
+        }
+        if !gemma && (name.contains("q_proj") || name.contains("k_proj")) {
+            values = interleaved(&values, shape[1], spec.head_dim);
+        }
+        let quantised = shape.len() == 2 && shape[1].is_multiple_of(kind.block_size());
+        let kind = if quantised { kind } else { GgmlDType::F32 };
+        let id = match kind {
+            GgmlDType::F32 => 0,
+            GgmlDType::F16 => 1,
+            GgmlDType::Q8_0 => 8,
+            other => unreachable!("not used here: {other:?}"),
+        };
+        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).expect("a tensor");
+        let stored = QTensor::quantize(&tensor, kind).and_then(|q| Ok(q.data()?.into_owned()));
+        let dims: Vec<u64> = shape.iter().rev().map(|d| *d as u64).collect();
+        file = file.tensor(&gguf_name(&name, gemma), &dims, id, &stored.expect("quantised"));
+    }
+    fs::write(folder.path().join("model.gguf"), file.build()).expect("written");
+    folder
+}
+
+fn interleaved(values: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
+    let mut out = vec![0f32; values.len()];
+    for (row, line) in values.chunks_exact(width).enumerate() {
+        let stored = RowOrder::Interleaved { head_dim }.stored(row);
+        out[stored * width..][..width].copy_from_slice(line);
+    }
+    out
+}
+
+/// llama.cpp's name of a tensor, from its own table (`gguf-py/gguf/tensor_mapping.py`).
+fn gguf_name(name: &str, gemma: bool) -> String {
+    let mut name = name.replace("model.layers.", "blk.");
+    let mlp_norm = if gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+    for (from, to) in [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        (mlp_norm, "ffn_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+    ] {
+        name = name.replace(from, to);
+    }
+    name
+}
+
+#[test]
+fn a_gguf_file_becomes_the_folder_it_was_made_from() {
+    for name in ["llama_tied", "llama_untied", "gemma3"] {
+        let source = gguf(name, GgmlDType::F32);
+        let path = source.path().join("model.gguf");
+        let mut model = with_adapter(&path, name);
+        if name == "gemma3" {
+            // llama.cpp fixes the pattern of windows and has no base of its own for sliding layers in this
+            // version
+            model = with_random_rows(load(&path), &[7, 44]);
+        }
+        let (_top, folder) = merge(&model, MergeOptions::default());
+        assert_same_logits(&model, &folder);
+        assert_eq!(file_names(&folder), ["config.json", "model.safetensors"]);
+        let (merged, original) =
+            (Checkpoint::open(&folder).expect("merged"), Checkpoint::open(&fixture(name)).expect("original"));
+        let mut names: Vec<&str> = merged.names().collect();
+        names.sort_unstable();
+        let mut expected: Vec<&str> = original.names().collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{name}");
+        for tensor in names.into_iter().filter(|n| !n.contains("embed_tokens") && !n.contains("lm_head")) {
+            assert_eq!(merged.type_name(tensor), Some("F32"), "a file of f32 stays f32");
+            let shape = merged.shape(tensor).expect("a shape");
+            assert_eq!(Some(shape), original.shape(tensor), "{name}: {tensor}");
+            let (rows, cols) =
+                (shape.iter().product::<usize>() / shape[shape.len() - 1], shape[shape.len() - 1]);
+            let values = |checkpoint: &Checkpoint| match shape.len() {
+                1 => checkpoint.vector(tensor, cols).expect("a vector"),
+                _ => checkpoint
+                    .matrix(tensor, rows, cols, RowOrder::Plain)
+                    .expect("a matrix")
+                    .decode_rows(0..rows),
+            };
+            for (a, b) in values(&merged).iter().zip(values(&original)) {
+                assert!((a - b).abs() <= 1e-6, "{name}: {tensor}: {a}, not {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_type_of_a_merged_gguf_follows_the_file_or_the_option() {
+    for (kind, option, expected, tolerance) in [
+        (GgmlDType::F16, None, "F16", 3e-3),
+        // one matrix has rows that are no whole number of blocks: it is `F32` in a file that is quantised all
+        // the same
+        (GgmlDType::Q8_0, None, "BF16", 0.03),
+        (GgmlDType::Q8_0, Some(MergedType::F32), "F32", 0.0),
+        (GgmlDType::F32, Some(MergedType::Bf16), "BF16", 0.03),
+        (GgmlDType::F16, Some(MergedType::F32), "F32", 0.0),
+    ] {
+        for name in ["llama_untied", "gemma3"] {
+            let source = gguf(name, kind);
+            let mut base = load(source.path());
+            base.resize_token_embeddings(base.vocabulary() + 2);
+            let rows = base.vocabulary();
+            let model = with_random_rows(base, &[rows as u32 - 1, 3]);
+            let (_top, folder) = merge(&model, MergeOptions { gguf_type: option });
+            let merged = load(&folder);
+            let config = merged.config().object();
+            assert_eq!(config["vocab_size"], rows);
+            assert_eq!(config["dtype"], config["torch_dtype"]);
+            assert_eq!(config["tie_word_embeddings"], merged.is_tied());
+            assert!(config.contains_key("architectures") && config.contains_key("rope_theta"));
+            for tensor in merged.checkpoint().names() {
+                assert_eq!(merged.checkpoint().type_name(tensor), Some(expected), "{tensor}");
+            }
+            assert_close(&logits(&merged, None), &logits(model.base(), Some(&model)), tolerance);
+        }
+    }
+}
+
+#[test]
+fn outputs_in_use_are_refused_and_left_alone() {
+    let source = sharded("llama_tied");
+    let before = file_names(source.path());
+    let model = with_random_rows(load(source.path()), &[3]);
+    let refused =
+        |folder: &Path| merge_to_folder(&model, folder, MergeOptions::default()).expect_err("refused");
+    let error = refused(source.path());
+    assert!(matches!(error, Error::MergeOntoSource { .. }), "{error}");
+    assert!(error.to_string().contains("read from this folder"), "{error}");
+    let other = tempfile::tempdir().expect("a folder");
+    fs::write(other.path().join("mine.txt"), "").expect("written");
+    let error = refused(other.path());
+    assert!(matches!(error, Error::OutputInUse { .. }) && error.to_string().contains("mine.txt"), "{error}");
+    assert_eq!((file_names(source.path()), file_names(other.path())), (before, vec!["mine.txt".into()]));
+}
+
+#[test]
+fn rows_that_a_type_cannot_hold_are_refused_and_nothing_is_left() {
+    let source = gguf("llama_tied", GgmlDType::F32);
+    let top = tempfile::tempdir().expect("a folder");
+    for (value, dtype) in
+        [(1e5, MergedType::F16), (f32::NAN, MergedType::Bf16), (f32::INFINITY, MergedType::F32)]
+    {
+        let mut model = with_random_rows(load(source.path()), &[9]);
+        model.layers_mut()[0].rows_mut().values[1] = value;
+        let options = MergeOptions { gguf_type: Some(dtype) };
+        let error = merge_to_folder(&model, &top.path().join("merged"), options).expect_err("refused");
+        assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+        assert!(error.to_string().contains("model.embed_tokens.weight, row 9 holds"), "{error}");
+        assert!(file_names(top.path()).is_empty());
+    }
+}
