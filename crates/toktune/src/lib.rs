@@ -1,9 +1,8 @@
 //! Train a few token embeddings of a pretrained transformer and nothing else: PEFT's Trainable Tokens, in Rust.
 //!
 //! ```no_run
-//! use candle_core::Device;
 //! use toktune::{
-//!     AutoModelForCausalLM, DataOptions, Dataset, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model,
+//!     AutoModelForCausalLM, DataOptions, Dataset, Device, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model,
 //! };
 //!
 //! # fn main() -> toktune::Result<()> {
@@ -48,9 +47,10 @@ pub mod train;
 pub mod tuners;
 pub mod weights;
 
+pub use candle_core::Device;
 pub use config::{TargetModules, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
-pub use error::{Error, Result};
+pub use error::{Error, Result, nearest};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, CausalLm};
 pub use text::AutoTokenizer;
@@ -61,5 +61,3 @@ pub use tuners::{PeftModel, get_peft_model};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
-pub use candle_core::Device;
-pub use error::{Error, Result, nearest};
