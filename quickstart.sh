@@ -70,7 +70,7 @@ say "Training three added tokens on 340 word problems"
 "$toktune" train --model "$model" --output "$output" \
     --data examples/calc/train.jsonl --eval-data examples/calc/heldout.jsonl \
     --add-token '<calc>' --add-token '</calc>' --add-token '<answer>' \
-    --batch-size 8 --num-epochs 2 --lr-scheduler cosine --warmup-steps 5
+    --batch-size 4 --num-epochs 1 --lr-scheduler cosine --warmup-steps 5
 
 say "After: the same prompt with the adapter"
 "$toktune" generate --model "$model" --adapter "$output" --prompt "$prompt" --max-new-tokens 48 </dev/null
