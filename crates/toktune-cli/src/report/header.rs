@@ -65,6 +65,8 @@ pub struct Header {
     pub trainable_parameters: u64,
     /// The modules whose rows are trained.
     pub modules: Vec<String>,
+    /// Those that share these rows with one of them.
+    pub tied_modules: Vec<String>,
     /// The chosen tokens.
     pub tokens: Vec<TokenLine>,
     /// Data to train on.
@@ -107,9 +109,10 @@ impl Header {
             (
                 "trained",
                 format!(
-                    "{} of {}: {} numbers, {} % of the model",
+                    "{} of {}{}: {} numbers, {} % of the model",
                     plural(self.tokens.len(), "row"),
-                    self.modules.join(" and "),
+                    self.modules.join(" and of "),
+                    self.tied(),
                     count(self.trainable_parameters),
                     number(share)
                 ),
@@ -142,6 +145,13 @@ impl Header {
         ));
         rows.push(("output", self.output.clone()));
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
+    fn tied(&self) -> String {
+        match self.tied_modules.as_slice() {
+            [] => String::new(),
+            names => format!(" (and of {}, the same matrix)", names.join(", ")),
+        }
     }
 
     /// In a box, for a terminal.
