@@ -224,7 +224,13 @@ fn close(args: &TrainArgs, progress: &Progress<'_>, output: &TrainOutput, tokeni
         "try it",
         format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model),
     ));
-    rows.push(("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")));
+    // transformers needs a folder beneath the adapter
+    rows.push(match args.model.to_lowercase().ends_with(".gguf") {
+        true => {
+            ("for Python", format!("toktune merge --model {} --adapter {folder} --output merged", args.model))
+        }
+        false => ("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")),
+    });
     let rows: Vec<(String, String)> =
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     lines.extend(report::pairs(&rows, style));

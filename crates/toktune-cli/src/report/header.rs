@@ -105,17 +105,20 @@ impl Header {
             n => format!("{} x {n}", plural(self.batch_size, "row")),
         };
         let mut rows = vec![
-            ("model", format!("{} ({}, {} parameters)", self.model, self.family, count(self.parameters))),
+            ("model", self.model.clone()),
             (
-                "trained",
+                "parameters",
                 format!(
-                    "{} of {}{}: {} numbers, {} % of the model",
-                    plural(self.tokens.len(), "row"),
-                    self.modules.join(" and of "),
-                    self.tied(),
+                    "{} trained of {} ({} %), {}",
                     count(self.trainable_parameters),
-                    number(share)
+                    count(self.parameters),
+                    number(share),
+                    self.family
                 ),
+            ),
+            (
+                "rows",
+                format!("{} of {}{}", self.tokens.len(), self.modules.join(" and as many of "), self.tied()),
             ),
         ];
         for (at, token) in self.tokens.iter().take(NAMED).enumerate() {
@@ -150,7 +153,7 @@ impl Header {
     fn tied(&self) -> String {
         match self.tied_modules.as_slice() {
             [] => String::new(),
-            names => format!(" (and of {}, the same matrix)", names.join(", ")),
+            names => format!(", to which {} is tied", names.join(", ")),
         }
     }
 
