@@ -38,7 +38,9 @@ impl From<Error> for Failure {
                     None => format!("--target-modules: {message}"),
                 })
             }
-            Error::OutputNotEmpty { .. } => Failure::Usage(format!("--output: {error}")),
+            Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {
+                Failure::Usage(format!("--output: {error}"))
+            }
             Error::DuplicateToken { .. }
             | Error::TokenOutOfRange { .. }
             | Error::NoTokens

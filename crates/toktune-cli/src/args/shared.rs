@@ -24,7 +24,7 @@ pub struct DataArgs {
     pub max_length: Option<usize>,
     /// What is learnt: the completion (or the assistant's turns), or every token [default: the completion of rows that
     /// have one, everything of the others]
-    #[arg(long, value_name = "all|completion", value_parser = loss_on())]
+    #[arg(long, value_name = "all|completion", value_parser = loss_on(), hide_possible_values = true)]
     pub loss_on: Option<LossOn>,
 }
 

@@ -10,11 +10,13 @@ use toktune::train::{LrScheduler, TrainingArguments};
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
-    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<calc>', '</calc>']); flags \
-        given on the\ncommand line win. Steps also go to train_log.jsonl in the output folder.\n\n\
+    override_usage = "toktune train --model MODEL --data FILE... --output DIR --add-token TOKEN... [OPTIONS]",
+    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<a>', '</a>']); a flag on \
+        the command line wins. Every step is also written to train_log.jsonl in the output folder.\n\n\
         Examples:\n  \
-        toktune train --model smollm2.gguf --data train.jsonl --output out --add-token '<calc>' --add-token '</calc>'\n  \
-        toktune train --model models/llama --data train.jsonl --eval-data heldout.jsonl --output out --token '<|im_end|>'\n  \
+        toktune train --model smollm2.gguf --data train.jsonl --output out \\\n    \
+        --add-token '<calc>' --add-token '</calc>' --eval-data heldout.jsonl\n  \
+        toktune train --model models/llama --data chats.jsonl --output out --token '<|im_end|>'\n  \
         toktune train --config run.toml --resume"
 )]
 pub struct TrainArgs {

@@ -77,10 +77,10 @@ fn model(name: &str) -> Outcome<Found> {
     let count = |n: usize| report::count(n as u64);
     let vocabulary = match (&tokenizer, tokens) {
         (_, Some(tokens)) => format!(
-            "{} rows, {} tokens, {} unused",
+            "{} rows, {} tokens, {}",
             count(rows),
             count(tokens),
-            report::plural(rows.saturating_sub(tokens), "padding row")
+            report::plural(rows.saturating_sub(tokens), "unused padding row")
         ),
         (Err(reason), _) => format!("{} rows; no tokenizer: {reason}", count(rows)),
         _ => count(rows),

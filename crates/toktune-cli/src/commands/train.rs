@@ -125,14 +125,14 @@ fn audited(data: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Ou
         )));
     }
     for token in &uses {
-        let what = if token.is_unseen() {
-            "is nowhere in the data: its row stays as it starts"
+        let (name, cut) = (name(token.id), cut(token));
+        if token.is_unseen() {
+            report::warning(&format!("{name} is nowhere in the data: its row stays as it starts{cut}"));
         } else if token.labels == 0 {
-            "is never learnt as a label: the model will not come to generate it"
-        } else {
-            continue;
-        };
-        report::warning(&format!("{} {what}{}", name(token.id), cut(token)));
+            report::note(&format!(
+                "{name} is read but never a label: the model learns to use it, not to say it{cut}"
+            ));
+        }
     }
     Ok(uses)
 }
@@ -161,7 +161,8 @@ fn header(
         family: model.base().family().name,
         parameters: model.base().num_parameters(),
         trainable_parameters: model.parameter_counts().0,
-        modules: model.layers().iter().flat_map(|layer| layer.modules()).map(str::to_string).collect(),
+        modules: model.layers().iter().map(|layer| layer.name().to_string()).collect(),
+        tied_modules: model.layers().iter().flat_map(|layer| layer.tied().to_vec()).collect(),
         tokens: tokens.collect(),
         data: train.into(),
         eval_data: eval.map(Into::into),
@@ -223,7 +224,13 @@ fn close(args: &TrainArgs, progress: &Progress<'_>, output: &TrainOutput, tokeni
         "try it",
         format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model),
     ));
-    rows.push(("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")));
+    // transformers needs a folder beneath the adapter
+    rows.push(match args.model.to_lowercase().ends_with(".gguf") {
+        true => {
+            ("for Python", format!("toktune merge --model {} --adapter {folder} --output merged", args.model))
+        }
+        false => ("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")),
+    });
     let rows: Vec<(String, String)> =
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     lines.extend(report::pairs(&rows, style));

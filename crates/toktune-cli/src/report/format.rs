@@ -35,6 +35,16 @@ pub fn number(x: f64) -> String {
     }
 }
 
+/// A time in its two largest units.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
 /// `1 row`, `2 rows`.
 pub fn plural(n: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
@@ -51,6 +61,10 @@ mod tests {
         assert_eq!(
             [0.0, 0.136, 2.5, 1234.567, 0.00012, 1e30].map(number),
             ["0", "0.136", "2.5", "1235", "1.200e-4", "1.000e30"]
+        );
+        assert_eq!(
+            [0.4, 59.6, 3599.0, 7260.0].map(duration),
+            ["0 s", "1 min 0 s", "59 min 59 s", "2 h 1 min"]
         );
         assert_eq!([plural(1, "row"), plural(2000, "row")], ["1 row", "2,000 rows"]);
     }

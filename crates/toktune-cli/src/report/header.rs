@@ -65,6 +65,8 @@ pub struct Header {
     pub trainable_parameters: u64,
     /// The modules whose rows are trained.
     pub modules: Vec<String>,
+    /// Those that share these rows with one of them.
+    pub tied_modules: Vec<String>,
     /// The chosen tokens.
     pub tokens: Vec<TokenLine>,
     /// Data to train on.
@@ -103,16 +105,20 @@ impl Header {
             n => format!("{} x {n}", plural(self.batch_size, "row")),
         };
         let mut rows = vec![
-            ("model", format!("{} ({}, {} parameters)", self.model, self.family, count(self.parameters))),
+            ("model", self.model.clone()),
             (
-                "trained",
+                "parameters",
                 format!(
-                    "{} of {}: {} numbers, {} % of the model",
-                    plural(self.tokens.len(), "row"),
-                    self.modules.join(" and "),
+                    "{} trained of {} ({} %), {}",
                     count(self.trainable_parameters),
-                    number(share)
+                    count(self.parameters),
+                    number(share),
+                    self.family
                 ),
+            ),
+            (
+                "rows",
+                format!("{} of {}{}", self.tokens.len(), self.modules.join(" and as many of "), self.tied()),
             ),
         ];
         for (at, token) in self.tokens.iter().take(NAMED).enumerate() {
@@ -142,6 +148,13 @@ impl Header {
         ));
         rows.push(("output", self.output.clone()));
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
+    fn tied(&self) -> String {
+        match self.tied_modules.as_slice() {
+            [] => String::new(),
+            names => format!(", to which {} is tied", names.join(", ")),
+        }
     }
 
     /// In a box, for a terminal.

@@ -1,7 +1,7 @@
 //! A run as it goes on: a bar on a terminal, lines in a file, JSON for programs.
 
 use super::evaluation::evaluation_json;
-use super::format::{bytes, number};
+use super::format::{bytes, duration, number};
 use super::header::Header;
 use super::json_line;
 use super::style::{Style, stdout_style};
@@ -31,11 +31,13 @@ pub struct Progress<'a> {
     every: Option<u64>,
     total: u64,
     first: Option<u64>,
+    /// Of the steps so far; evaluations and checkpoints between them would spoil the bar's own estimate.
+    seconds: f64,
     tokenizer: Option<&'a AutoTokenizer>,
     style: Style,
 }
 
-const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {msg}  {elapsed} < {eta}";
+const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {msg}";
 
 impl<'a> Progress<'a> {
     /// For a run of `total` steps.
@@ -47,7 +49,7 @@ impl<'a> Progress<'a> {
         } else {
             Mode::Plain
         };
-        Self { mode, every, total, first: None, tokenizer, style: stdout_style() }
+        Self { mode, every, total, first: None, seconds: 0.0, tokenizer, style: stdout_style() }
     }
 
     /// Tells what the run is.
@@ -132,20 +134,23 @@ impl TrainerCallback for Progress<'_> {
                 bar.set_style(style.progress_chars("━━─"));
             }
             bar.set_position(step);
-            bar.reset_eta();
             bar.set_message("starting");
             bar.enable_steady_tick(Duration::from_millis(500));
         }
     }
 
     fn on_step_end(&mut self, log: &StepLog) {
+        self.seconds += log.seconds;
         if let Mode::Terminal(bar) = &self.mode {
+            let taken = log.step + 1 - self.first.unwrap_or(log.step);
+            let left = self.seconds / taken as f64 * self.total.saturating_sub(log.step) as f64;
             let memory = log.peak_memory_bytes.map_or(String::new(), |n| format!("  {}", bytes(n)));
             bar.set_message(format!(
-                "loss {:.4}  lr {}  {:.0} tokens/s{memory}",
+                "loss {:.4}  lr {}  {:.0} tokens/s{memory}  {} left",
                 log.loss,
                 number(log.learning_rate),
-                log.tokens_per_second
+                log.tokens_per_second,
+                duration(left)
             ));
             bar.set_position(log.step);
         }
