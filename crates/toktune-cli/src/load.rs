@@ -19,7 +19,30 @@ pub fn locate(model: &str) -> Outcome<PathBuf> {
     if path.exists() {
         return Ok(path.to_path_buf());
     }
-    Err(Failure::Failed(format!("--model {model}: there is no such folder or file")))
+    from_hub(model)
+}
+
+/// The Hub's copy of a model.
+#[cfg(feature = "hub")]
+fn from_hub(model: &str) -> Outcome<PathBuf> {
+    if !toktune::hub::is_id(model) {
+        return Err(Failure::Failed(format!(
+            "{model}: there is no such folder or file, and an id of the Hub is written ORGANISATION/NAME"
+        )));
+    }
+    let mut tell = |file: &str| crate::report::note(&format!("fetching {file} of {model}"));
+    toktune::hub::snapshot(model, &mut tell).map_err(|error| {
+        // a mistyped path looks like an id
+        Failure::Failed(format!("there is no such folder or file, and the Hub does not help: {error}"))
+    })
+}
+
+/// Without the client nothing can be fetched.
+#[cfg(not(feature = "hub"))]
+fn from_hub(model: &str) -> Outcome<PathBuf> {
+    Err(Failure::Failed(format!(
+        "{model}: there is no such folder or file (this toktune was built without the Hub: --features hub)"
+    )))
 }
 
 /// What `base_model_name_or_path` says of a model: where it lies, or its id.

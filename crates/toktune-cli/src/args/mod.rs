@@ -151,8 +151,8 @@ pub struct MergeArgs {
 #[command(after_help = "Examples:\n  toktune inspect smollm2.gguf\n  toktune inspect out\n  \
         toktune inspect train.jsonl --model smollm2.gguf")]
 pub struct InspectArgs {
-    /// A model (folder or .gguf file), an adapter's folder or a .jsonl data file
-    #[arg(value_name = "DIR|FILE")]
+    /// A model (folder, .gguf file or id of the Hub), an adapter's folder or a .jsonl data file
+    #[arg(value_name = "DIR|FILE|ID")]
     pub path: PathBuf,
     /// For an adapter: its base; for data: the model whose tokenizer counts the tokens
     #[arg(long, value_name = "DIR|FILE|ID")]

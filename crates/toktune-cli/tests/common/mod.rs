@@ -22,7 +22,9 @@ pub struct Called {
 }
 
 impl Called {
-    fn new(output: Output) -> Self {
+    /// Runs the program.
+    pub fn of(mut command: Command) -> Self {
+        let output: Output = command.output().expect("the program starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program writes text");
         Called {
             code: output.status.code().unwrap_or(-1),
@@ -120,7 +122,7 @@ impl Work {
 
     /// Calls the program.
     pub fn call(&self, arguments: &[&str]) -> Called {
-        Called::new(self.command(arguments).output().expect("the program starts"))
+        Called::of(self.command(arguments))
     }
 
     /// Calls `train` on the model and the data into `out`.
