@@ -1,8 +1,10 @@
 //! Models named by their id of the HuggingFace Hub, kept in the cache that HuggingFace's own tools use.
 //!
-//! A model that the cache holds is used as it lies there, without asking the network: a run does not change because
-//! somebody changed the model. Delete its folder in the cache to have it fetched anew. `HF_HOME` says where the cache is,
-//! `HF_ENDPOINT` where models come from, and `HF_TOKEN` (or the token that `hf auth login` stored) opens gated ones.
+//! A model that the cache holds is used as it lies there, without asking the network: a run does not change
+//! because somebody changed the model. Delete its folder in the cache to have it fetched anew. `HF_HOME` says
+//! where the cache is,
+//! `HF_ENDPOINT` where models come from, and `HF_TOKEN` (or the token that `hf auth login` stored) opens
+//! gated ones.
 
 use crate::error::{Error, Result};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
@@ -33,7 +35,8 @@ pub fn is_id(name: &str) -> bool {
     name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))
 }
 
-/// The folder of model `id` in the cache. What is missing there is fetched; `tell` is told the name of each file before.
+/// The folder of model `id` in the cache. What is missing there is fetched; `tell` is told the name of each
+/// file before.
 ///
 /// # Errors
 /// The Hub cannot be reached, knows no such model or does not open it, or the model has no safetensors.
@@ -147,14 +150,15 @@ fn described(error: &ApiError, cache: &Cache) -> String {
     };
     match (status, error) {
         (Some(401 | 403), _) => {
-            "no access; accept its terms on its page if it has some, and set HF_TOKEN to a token that may read it"
+            "no access; accept its terms on its page if it has some, and set HF_TOKEN to a token that may \
+             read it"
                 .into()
         }
         (Some(404), _) => "there is no such model or file (or it is private, and HF_TOKEN is not set)".into(),
         (Some(code), _) => format!("the Hub answers with status {code}"),
         (None, ApiError::RequestError(error)) => format!(
-            "cannot reach the Hub: {error}; the cache in {} does not hold the whole model; fetch it where there is a \
-             network, or give --model a folder",
+            "cannot reach the Hub: {error}; the cache in {} does not hold the whole model; fetch it where \
+             there is a network, or give --model a folder",
             cache.path().display()
         ),
         (None, other) => other.to_string(),

@@ -76,9 +76,9 @@ impl Work {
             std::fs::copy(fixtures().join(fixture).join(name), model.join(name)).expect("copied");
         }
         std::fs::copy(fixtures().join(fixture).join("rows.jsonl"), work.path("ids.jsonl")).expect("copied");
-        work.write("model/tokenizer.json", &tokenizer().to_string());
+        work.write("model/tokenizer.json", tokenizer().to_string());
         let config = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
-        work.write("model/tokenizer_config.json", &config.to_string());
+        work.write("model/tokenizer_config.json", config.to_string());
         let rows: String = (0..12)
             .map(|i| {
                 let prompt = format!("w{} w{} w{}", 10 + i, 20 + i, 30 + i);
