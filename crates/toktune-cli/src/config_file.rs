@@ -1,7 +1,7 @@
 //! The configuration file of `train`: flags by their names, from the same table as the command line.
 //!
-//! Keys become arguments that are appended to those typed, so that one parser reads both. A key whose flag was typed, or
-//! that excludes a typed one, is left out: what is typed wins.
+//! Keys become arguments that are appended to those typed, so that one parser reads both. A key whose flag
+//! was typed, or that excludes a typed one, is left out: what is typed wins.
 
 use crate::args::Cli;
 use crate::failure::{Failure, Outcome, usage};
@@ -166,5 +166,61 @@ fn described(value: &Value) -> String {
         Value::Datetime(_) => "a date".into(),
         Value::Array(_) => "a list".into(),
         Value::Table(_) => "a table".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags that users hold on to, as the documentation has them.
+    const PROMISED: &str = "\
+        model data output token-ids token add-token add-special-token target-modules init eval-data \
+        config batch-size gradient-accumulation-steps num-epochs max-steps max-length learning-rate \
+        lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle seed precision device \
+        threads log-every eval-every save-every resume log-format adapter";
+
+    fn train() -> Command {
+        let mut command = Cli::command();
+        command.build();
+        command.find_subcommand(COMMAND).cloned().expect("the command is there")
+    }
+
+    #[test]
+    fn the_table_is_sound_and_holds_what_was_promised_and_nothing_else() {
+        Cli::command().debug_assert();
+        let command = train();
+        let mut found: Vec<&str> = flags(&command).filter_map(Arg::get_long).chain([FLAG]).collect();
+        let mut promised: Vec<&str> = PROMISED.split_whitespace().collect();
+        found.sort_unstable();
+        promised.sort_unstable();
+        assert_eq!(found, promised);
+    }
+
+    #[test]
+    fn every_flag_can_be_written_in_a_file() {
+        for arg in flags(&train()) {
+            let name = arg.get_long().expect("flags have names");
+            let help = arg.get_help().map(ToString::to_string);
+            assert!(help.is_some_and(|help| !help.is_empty()), "{name} has no help");
+            if matches!(arg.get_action(), ArgAction::SetTrue) {
+                assert_eq!(written(arg, &true.into()), Ok(vec![format!("--{name}")]));
+                assert_eq!(written(arg, &false.into()), Ok(vec![]));
+                continue;
+            }
+            let (good, bad): (Value, Value) = match Kind::of(arg) {
+                Kind::Integer => (3.into(), "3".into()),
+                Kind::Number => (0.5.into(), "0.5".into()),
+                Kind::Truth => (true.into(), 1.into()),
+                Kind::Text => ("x".into(), 1.into()),
+            };
+            assert_eq!(
+                written(arg, &good),
+                Ok(vec![format!("--{name}={}", Kind::of(arg).text(&good).expect("text"))])
+            );
+            assert!(written(arg, &bad).is_err(), "{name}");
+            let list = Value::Array(vec![good.clone(), good]);
+            assert_eq!(written(arg, &list).is_ok(), is_list(arg), "{name}");
+        }
     }
 }

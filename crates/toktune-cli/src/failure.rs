@@ -10,7 +10,8 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 pub enum Failure {
     /// clap has something to say: help, a version, or a fault of the command line.
     Arguments(clap::Error),
-    /// A flag, a key of the configuration file or a variable of the environment that cannot be used with this model.
+    /// A flag, a key of the configuration file or a variable of the environment that cannot be used with this
+    /// model.
     Usage(String),
     /// The work itself failed.
     Failed(String),

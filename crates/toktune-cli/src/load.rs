@@ -19,7 +19,30 @@ pub fn locate(model: &str) -> Outcome<PathBuf> {
     if path.exists() {
         return Ok(path.to_path_buf());
     }
-    Err(Failure::Failed(format!("--model {model}: there is no such folder or file")))
+    from_hub(model)
+}
+
+/// The Hub's copy of a model.
+#[cfg(feature = "hub")]
+fn from_hub(model: &str) -> Outcome<PathBuf> {
+    if !toktune::hub::is_id(model) {
+        return Err(Failure::Failed(format!(
+            "{model}: there is no such folder or file, and an id of the Hub is written ORGANISATION/NAME"
+        )));
+    }
+    let mut tell = |file: &str| crate::report::note(&format!("fetching {file} of {model}"));
+    toktune::hub::snapshot(model, &mut tell).map_err(|error| {
+        // a mistyped path looks like an id
+        Failure::Failed(format!("there is no such folder or file, and the Hub does not help: {error}"))
+    })
+}
+
+/// Without the client nothing can be fetched.
+#[cfg(not(feature = "hub"))]
+fn from_hub(model: &str) -> Outcome<PathBuf> {
+    Err(Failure::Failed(format!(
+        "{model}: there is no such folder or file (this toktune was built without the Hub: --features hub)"
+    )))
 }
 
 /// What `base_model_name_or_path` says of a model: where it lies, or its id.
@@ -46,8 +69,8 @@ pub fn adapter_tokenizer(adapter: &Path) -> Outcome<Option<AutoTokenizer>> {
     }
 }
 
-/// Puts the adapter in `folder` over `base`. Its own tokenizer, where there is one, replaces the model's, and the model
-/// gets a row for each of its tokens.
+/// Puts the adapter in `folder` over `base`. Its own tokenizer, where there is one, replaces the model's, and
+/// the model gets a row for each of its tokens.
 pub fn with_adapter(
     mut base: CausalLm,
     tokenizer: Tokenizer,
@@ -61,8 +84,8 @@ pub fn with_adapter(
         let rows = base.vocabulary();
         if let Some(id) = config.token_indices.iter().find(|&&id| id as usize >= rows) {
             return Err(Failure::Failed(format!(
-                "{}: the adapter has token {id}, but the model has {rows} rows and there is no tokenizer.json beside the \
-                 adapter that says which tokens were added; copy the adapter's tokenizer there",
+                "{}: the adapter has token {id}, but the model has {rows} rows and there is no tokenizer.json \
+                 beside the adapter that says which tokens were added; copy the adapter's tokenizer there",
                 folder.display()
             )));
         }
@@ -74,9 +97,9 @@ pub fn with_adapter(
 /// A model with or without an adapter.
 pub enum Loaded {
     /// As it is.
-    Base(CausalLm),
+    Base(Box<CausalLm>),
     /// With trained rows.
-    Adapted(PeftModel),
+    Adapted(Box<PeftModel>),
 }
 
 impl Loaded {
@@ -84,10 +107,10 @@ impl Loaded {
     pub fn open(name: &str, adapter: Option<&Path>, device: &Device) -> Outcome<(Self, Tokenizer)> {
         let (base, tokenizer) = model(name, device)?;
         match adapter {
-            None => Ok((Loaded::Base(base), tokenizer)),
+            None => Ok((Loaded::Base(base.into()), tokenizer)),
             Some(folder) => {
                 let (model, tokenizer) = with_adapter(base, tokenizer, folder)?;
-                Ok((Loaded::Adapted(model), tokenizer))
+                Ok((Loaded::Adapted(model.into()), tokenizer))
             }
         }
     }

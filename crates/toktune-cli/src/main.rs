@@ -1,8 +1,9 @@
 //! The `toktune` command line.
 //!
-//! The library never prints; everything that a user reads comes from here. Results go to the standard output: a run's
-//! header, steps and closing table, generated text, tables of `eval` and `inspect`, or JSON with `--log-format json`.
-//! Notes, warnings, the progress bar and errors go to the standard error, so that the output can be piped.
+//! The library never prints; everything that a user reads comes from here. Results go to the standard output:
+//! a run's header, steps and closing table, generated text, tables of `eval` and `inspect`, or JSON with
+//! `--log-format json`. Notes, warnings, the progress bar and errors go to the standard error, so that the
+//! output can be piped.
 //!
 //! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments.
 

@@ -502,6 +502,14 @@ pub enum Error {
         /// Positions of the model.
         limit: usize,
     },
+    /// A model could not be had from the Hub.
+    #[error("{id}: {problem}")]
+    Hub {
+        /// The model's id.
+        id: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// `TOKTUNE_ISA` cannot be honoured.
     #[error(transparent)]
     Isa(#[from] toktune_kernels::isa::IsaError),

@@ -39,6 +39,8 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod generate;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod models;
 pub mod ops;
 pub mod runtime;

@@ -21,7 +21,10 @@ use std::path::PathBuf;
     about = "Train a few token embeddings of a pretrained transformer and nothing else",
     long_about = "Train a few token embeddings of a pretrained transformer and nothing else.\n\n\
         Adapters are those of HuggingFace PEFT (Trainable Tokens), read and written.",
-    after_help = "Exit status: 0 done, 1 failed, 2 unusable arguments. NO_COLOR turns colours off.",
+    after_help = "Results go to the standard output; notes, warnings, the progress bar and errors to the \
+        standard error.\n\
+        Exit status: 0 done, 1 failed, 2 unusable arguments. NO_COLOR turns colours off; TOKTUNE_ISA narrows \
+        the instruction set; HF_HOME, HF_ENDPOINT and HF_TOKEN are those of the Hub.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -84,8 +87,9 @@ pub struct EvalArgs {
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
-    after_help = "Without sampling flags the likeliest token is taken every time. Special tokens end or structure a text \
-        and are not shown unless --show-special-tokens is given: a trained special token may be there, unseen.\n\n\
+    after_help = "Without sampling flags the likeliest token is taken every time. Special tokens end or \
+        structure a text and are not shown unless --show-special-tokens is given: a trained special token may \
+        be there, unseen.\n\n\
         Examples:\n  \
         toktune generate --model smollm2.gguf --adapter out --prompt 'Question: ...' --max-new-tokens 64\n  \
         toktune generate --model smollm2.gguf --messages chat.json --temperature 0.7 --seed 1"
@@ -140,8 +144,8 @@ pub struct MergeArgs {
     /// A new folder for the merged model
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// The type of the tensors when the model is a .gguf file; a folder's keep theirs [default: f32 or f16 when the file
-    /// has such matrices, else bf16]
+    /// The type of the tensors when the model is a .gguf file; a folder's keep theirs [default: f32 or f16
+    /// when the file has such matrices, else bf16]
     #[arg(long, value_enum, value_name = "f32|f16|bf16", hide_possible_values = true)]
     pub dtype: Option<MergeType>,
 }
@@ -151,8 +155,8 @@ pub struct MergeArgs {
 #[command(after_help = "Examples:\n  toktune inspect smollm2.gguf\n  toktune inspect out\n  \
         toktune inspect train.jsonl --model smollm2.gguf")]
 pub struct InspectArgs {
-    /// A model (folder or .gguf file), an adapter's folder or a .jsonl data file
-    #[arg(value_name = "DIR|FILE")]
+    /// A model (folder, .gguf file or id of the Hub), an adapter's folder or a .jsonl data file
+    #[arg(value_name = "DIR|FILE|ID")]
     pub path: PathBuf,
     /// For an adapter: its base; for data: the model whose tokenizer counts the tokens
     #[arg(long, value_name = "DIR|FILE|ID")]

@@ -22,8 +22,8 @@ pub struct DataArgs {
     /// Cut longer rows at the end
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
-    /// What is learnt: the completion (or the assistant's turns), or every token [default: the completion of rows that
-    /// have one, everything of the others]
+    /// What is learnt: the completion (or the assistant's turns), or every token [default: the completion of
+    /// rows that have one, everything of the others]
     #[arg(long, value_name = "all|completion", value_parser = loss_on(), hide_possible_values = true)]
     pub loss_on: Option<LossOn>,
 }
@@ -33,7 +33,10 @@ pub struct DataArgs {
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
     /// The type of the matrix products
-    #[arg(long, value_enum, default_value_t = Precision::Auto, value_name = "auto|f32|bf16", hide_possible_values = true)]
+    #[arg(
+        long, value_enum, default_value_t = Precision::Auto, value_name = "auto|f32|bf16",
+        hide_possible_values = true
+    )]
     pub precision: Precision,
     /// Where it runs
     #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "cpu|cuda[:N]|metal")]
@@ -47,6 +50,9 @@ pub struct MachineArgs {
 #[derive(Debug, Args)]
 pub struct OutputArgs {
     /// Text for people, or JSON objects, one a line
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json", hide_possible_values = true)]
+    #[arg(
+        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
+        hide_possible_values = true
+    )]
     pub log_format: LogFormat,
 }

@@ -11,8 +11,8 @@ use toktune::train::{LrScheduler, TrainingArguments};
 #[command(
     allow_negative_numbers = true,
     override_usage = "toktune train --model MODEL --data FILE... --output DIR --add-token TOKEN... [OPTIONS]",
-    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<a>', '</a>']); a flag on \
-        the command line wins. Every step is also written to train_log.jsonl in the output folder.\n\n\
+    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<a>', '</a>']); a flag \
+        on the command line wins. Every step is also written to train_log.jsonl in the output folder.\n\n\
         Examples:\n  \
         toktune train --model smollm2.gguf --data train.jsonl --output out \\\n    \
         --add-token '<calc>' --add-token '</calc>' --eval-data heldout.jsonl\n  \
@@ -60,8 +60,8 @@ pub struct TokenArgs {
     /// A token to add as a special one, hidden from generated text by default; may be repeated
     #[arg(long, value_name = "TOKEN")]
     pub add_special_token: Vec<String>,
-    /// Embedding and head to train rows of: names, or a regular expression for full names [default: the embedding, and
-    /// the head too when tokens are added to an untied model]
+    /// Embedding and head to train rows of: names, or a regular expression for full names [default: the
+    /// embedding, and the head too when tokens are added to an untied model]
     #[arg(long, value_name = "NAMES|REGEX")]
     pub target_modules: Option<String>,
     /// What all chosen rows start from [default: the mean for added tokens, the base for others]
@@ -71,7 +71,9 @@ pub struct TokenArgs {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["token_ids", "token", "add_token", "add_special_token", "target_modules", "init"]
+        conflicts_with_all = [
+            "token_ids", "token", "add_token", "add_special_token", "target_modules", "init",
+        ]
     )]
     pub adapter: Option<PathBuf>,
 }
@@ -92,7 +94,10 @@ pub struct StepArgs {
     #[arg(long, default_value_t = defaults().gradient_accumulation_steps, value_name = "N")]
     pub gradient_accumulation_steps: usize,
     /// Passes over the data; may be a fraction
-    #[arg(long, default_value_t = defaults().num_train_epochs, value_name = "X", conflicts_with = "max_steps")]
+    #[arg(
+        long, default_value_t = defaults().num_train_epochs, value_name = "X",
+        conflicts_with = "max_steps"
+    )]
     pub num_epochs: f64,
     /// Steps, in place of epochs
     #[arg(long, value_name = "N")]
@@ -101,7 +106,10 @@ pub struct StepArgs {
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
     /// What becomes of the learning rate after the warm-up
-    #[arg(long, default_value = "constant", value_name = "constant|linear|cosine", value_parser = lr_scheduler(), hide_possible_values = true)]
+    #[arg(
+        long, default_value = "constant", value_name = "constant|linear|cosine",
+        value_parser = lr_scheduler(), hide_possible_values = true
+    )]
     pub lr_scheduler: LrScheduler,
     /// Steps over which the learning rate rises from 0
     #[arg(long, default_value_t = defaults().warmup_steps, value_name = "N")]
@@ -113,7 +121,10 @@ pub struct StepArgs {
     #[arg(long, default_value_t = defaults().max_grad_norm, value_name = "X")]
     pub max_grad_norm: f64,
     /// A new order in every epoch, or the order of the file
-    #[arg(long, default_value_t = defaults().shuffle, value_name = "true|false", action = clap::ArgAction::Set, hide_possible_values = true)]
+    #[arg(
+        long, default_value_t = defaults().shuffle, value_name = "true|false",
+        action = clap::ArgAction::Set, hide_possible_values = true
+    )]
     pub shuffle: bool,
     /// Of the order of the rows and of random starts
     #[arg(long, default_value_t = defaults().seed, value_name = "N")]
@@ -137,7 +148,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub resume: bool,
     /// Text for people, or JSON objects, one a line
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json", hide_possible_values = true)]
+    #[arg(
+        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
+        hide_possible_values = true
+    )]
     pub log_format: LogFormat,
     /// Write a line every N steps [default: 1, none on a terminal, where there is a progress bar]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

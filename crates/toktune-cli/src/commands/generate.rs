@@ -55,8 +55,8 @@ pub fn run(args: &GenerateArgs) -> Outcome {
     Ok(())
 }
 
-/// The model's own settings with the flags over them. Greedy whatever the model's folder says, unless a flag asks for
-/// sampling: what was trained shows best without chance.
+/// The model's own settings with the flags over them. Greedy whatever the model's folder says, unless a flag
+/// asks for sampling: what was trained shows best without chance.
 fn config(args: &GenerateArgs, model: &Loaded, tokenizer: &AutoTokenizer) -> Outcome<GenerationConfig> {
     let mut config = GenerationConfig::of_model(model.base())?;
     let sampling = args.temperature.is_some() || args.top_p.is_some() || args.top_k.is_some();

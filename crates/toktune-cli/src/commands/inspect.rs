@@ -30,9 +30,6 @@ struct Found {
 pub fn run(args: &InspectArgs) -> Outcome {
     toktune::runtime::instruction_set()?;
     let path = &args.path;
-    if !path.exists() {
-        return Err(Failure::Failed(format!("{}: there is no such folder or file", path.display())));
-    }
     let is_data =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("json"));
     let found = if path.join(CONFIG_FILE).is_file() {

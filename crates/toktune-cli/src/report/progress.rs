@@ -24,7 +24,8 @@ enum Mode {
     Json,
 }
 
-/// Tells of a run. When the reader of the standard output goes away, the run goes on in silence: its result is a file.
+/// Tells of a run. When the reader of the standard output goes away, the run goes on in silence: its result
+/// is a file.
 #[derive(Debug)]
 pub struct Progress<'a> {
     mode: Mode,

@@ -38,7 +38,8 @@ impl Style {
     }
 }
 
-/// Colours are off when `NO_COLOR` is set (no-color.org: to anything but the empty text) or the terminal has none.
+/// Colours are off when `NO_COLOR` is set (no-color.org: to anything but the empty text) or the terminal has
+/// none.
 fn style(is_terminal: bool) -> Style {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     Style {

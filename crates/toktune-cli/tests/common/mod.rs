@@ -22,7 +22,9 @@ pub struct Called {
 }
 
 impl Called {
-    fn new(output: Output) -> Self {
+    /// Runs the program.
+    pub fn of(mut command: Command) -> Self {
+        let output: Output = command.output().expect("the program starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program writes text");
         Called {
             code: output.status.code().unwrap_or(-1),
@@ -74,9 +76,9 @@ impl Work {
             std::fs::copy(fixtures().join(fixture).join(name), model.join(name)).expect("copied");
         }
         std::fs::copy(fixtures().join(fixture).join("rows.jsonl"), work.path("ids.jsonl")).expect("copied");
-        work.write("model/tokenizer.json", &tokenizer().to_string());
+        work.write("model/tokenizer.json", tokenizer().to_string());
         let config = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
-        work.write("model/tokenizer_config.json", &config.to_string());
+        work.write("model/tokenizer_config.json", config.to_string());
         let rows: String = (0..12)
             .map(|i| {
                 let prompt = format!("w{} w{} w{}", 10 + i, 20 + i, 30 + i);
@@ -120,7 +122,7 @@ impl Work {
 
     /// Calls the program.
     pub fn call(&self, arguments: &[&str]) -> Called {
-        Called::new(self.command(arguments).output().expect("the program starts"))
+        Called::of(self.command(arguments))
     }
 
     /// Calls `train` on the model and the data into `out`.

@@ -1,0 +1,194 @@
+//! Models named by their id of the HuggingFace Hub, kept in the cache that HuggingFace's own tools use.
+//!
+//! A model that the cache holds is used as it lies there, without asking the network: a run does not change
+//! because somebody changed the model. Delete its folder in the cache to have it fetched anew. `HF_HOME` says
+//! where the cache is,
+//! `HF_ENDPOINT` where models come from, and `HF_TOKEN` (or the token that `hf auth login` stored) opens
+//! gated ones.
+
+use crate::error::{Error, Result};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// What is fetched beside configuration and weights, where it is there.
+const BESIDE: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// Whether `name` is written as the Hub's ids are: `organisation/model`.
+pub fn is_id(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))
+}
+
+/// The folder of model `id` in the cache. What is missing there is fetched; `tell` is told the name of each
+/// file before.
+///
+/// # Errors
+/// The Hub cannot be reached, knows no such model or does not open it, or the model has no safetensors.
+pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let cache = Cache::from_env();
+    let repo = Repo::model(id.to_string());
+    if let Some(folder) = in_cache(&cache, &repo) {
+        return Ok(folder);
+    }
+    let fault = |problem: String| Error::Hub { id: id.to_string(), problem };
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty()).or(cache.token());
+    let api: Api = ApiBuilder::from_env()
+        .with_token(token.map(|token| token.trim().to_string()))
+        .with_progress(false)
+        .build()
+        .map_err(|e| fault(described(&e, &cache)))?;
+    let api = api.repo(repo);
+    let info = api.info().map_err(|e| fault(described(&e, &cache)))?;
+    let there: BTreeSet<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+    if !there.contains(CONFIG) {
+        return Err(fault(format!("it has no {CONFIG}, so it is no model of transformers")));
+    }
+    let mut fetch = |name: &str| fetch(&api, &cache, id, &info.sha, name, tell);
+    // the configuration last: a cache that has it has the rest
+    for name in BESIDE.into_iter().filter(|name| there.contains(name)) {
+        fetch(name)?;
+    }
+    if there.contains(WEIGHTS) {
+        fetch(WEIGHTS)?;
+    } else if there.contains(INDEX) {
+        for shard in shards(&fetch(INDEX)?)? {
+            if !there.contains(shard.as_str()) {
+                return Err(fault(format!("{INDEX} names {shard}, which is not there")));
+            }
+            fetch(&shard)?;
+        }
+    } else {
+        let weights: Vec<&str> =
+            there.iter().copied().filter(|n| n.ends_with(".bin") || n.ends_with(".gguf")).collect();
+        let found = if weights.is_empty() { "no weights at all".to_string() } else { weights.join(", ") };
+        return Err(fault(format!("it has neither {WEIGHTS} nor {INDEX}; there is {found}")));
+    }
+    let config = fetch(CONFIG)?;
+    Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
+}
+
+/// The model's folder in the cache, when configuration, weights and tokenizer are all there.
+fn in_cache(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+    let files = cache.repo(repo.clone());
+    let folder = files.get(CONFIG)?.parent()?.to_path_buf();
+    files.get("tokenizer.json")?;
+    match files.get(INDEX) {
+        _ if files.get(WEIGHTS).is_some() => Some(folder),
+        Some(index) => shards(&index).ok()?.iter().all(|shard| folder.join(shard).exists()).then_some(folder),
+        None => None,
+    }
+}
+
+/// The files that an index names, all of them in its own folder.
+fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let text = std::fs::read(index).map_err(Error::io(index))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|source| Error::Json {
+        path: index.to_path_buf(),
+        what: "the index",
+        source,
+    })?;
+    let map = value.get("weight_map").and_then(Value::as_object);
+    let mut shards = BTreeSet::new();
+    for (tensor, file) in map.into_iter().flatten() {
+        let file = file.as_str().unwrap_or_default();
+        if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
+            let (path, tensor, file) = (index.to_path_buf(), tensor.clone(), file.to_string());
+            return Err(Error::ShardOutside { path, tensor, file });
+        }
+        shards.insert(file.to_string());
+    }
+    Ok(shards)
+}
+
+/// A file of commit `sha`, from the cache or the network.
+fn fetch(
+    api: &ApiRepo,
+    cache: &Cache,
+    id: &str,
+    sha: &str,
+    name: &str,
+    tell: &mut dyn FnMut(&str),
+) -> Result<PathBuf> {
+    let folder = cache.repo(Repo::model(id.to_string())).pointer_path(sha);
+    let kept = folder.join(name);
+    if kept.exists() {
+        return Ok(kept);
+    }
+    tell(name);
+    let fault = |problem: String| Error::Hub { id: id.to_string(), problem };
+    let path = api.download(name).map_err(|e| fault(format!("{name}: {}", described(&e, cache))))?;
+    if path != kept {
+        return Err(fault("it was changed while it was being fetched; try again".into()));
+    }
+    Ok(path)
+}
+
+/// What went wrong, and what can be done about it.
+fn described(error: &ApiError, cache: &Cache) -> String {
+    let status = match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (status, error) {
+        (Some(401 | 403), _) => {
+            "no access; accept its terms on its page if it has some, and set HF_TOKEN to a token that may \
+             read it"
+                .into()
+        }
+        (Some(404), _) => "there is no such model or file (or it is private, and HF_TOKEN is not set)".into(),
+        (Some(code), _) => format!("the Hub answers with status {code}"),
+        (None, ApiError::RequestError(error)) => format!(
+            "cannot reach the Hub: {error}; the cache in {} does not hold the whole model; fetch it where \
+             there is a network, or give --model a folder",
+            cache.path().display()
+        ),
+        (None, other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_from_paths() {
+        for id in ["HuggingFaceTB/SmolLM2-135M", "a/b.c_d"] {
+            assert!(is_id(id), "{id}");
+        }
+        for other in ["model", "./model", "../model", "/a/b", "a/b/c", "a/", "a b/c", "a/.b", "~/model"] {
+            assert!(!is_id(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_index_cannot_name_files_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let index = folder.path().join(INDEX);
+        let write = |text: &str| std::fs::write(&index, text).expect("written");
+        write(r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors"}}"#);
+        assert_eq!(shards(&index).expect("sound").len(), 2);
+        write(r#"{"weight_map": {"a": "../x.safetensors"}}"#);
+        assert!(matches!(shards(&index), Err(Error::ShardOutside { .. })));
+        write("[");
+        assert!(matches!(shards(&index), Err(Error::Json { .. })));
+    }
+}
