@@ -43,6 +43,7 @@ pub mod generate;
 pub mod hub;
 pub mod models;
 pub mod ops;
+mod random;
 pub mod runtime;
 pub mod text;
 pub mod train;

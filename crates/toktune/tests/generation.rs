@@ -1,7 +1,10 @@
 //! Generation with kept keys and values against the plain computation of every step, on every fixture.
 
+mod common;
+
 use candle_core::Device;
-use std::path::{Path, PathBuf};
+use common::fixtures;
+use std::path::Path;
 use toktune::Error;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
 use toktune::models::{AutoModelForCausalLM, CausalLm};
@@ -10,15 +13,6 @@ use toktune::tuners::{ActiveRows, PeftModel};
 
 /// Long enough for the Gemma fixture to leave its window of 8 behind, in the prompt and in the text.
 const PROMPT: [u32; 11] = [5, 17, 44, 6, 90, 3, 3, 21, 64, 70, 4];
-
-fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir(folder).expect("the fixtures").map(|e| e.expect("an entry").path()).collect();
-    all.sort();
-    assert!(all.len() >= 5, "fixtures are missing: {all:?}");
-    all
-}
 
 fn base(folder: &Path) -> CausalLm {
     AutoModelForCausalLM::from_pretrained(folder, &Device::Cpu).expect("a model")

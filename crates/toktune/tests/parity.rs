@@ -2,10 +2,13 @@
 //!
 //! Each folder of `fixtures/` was written by `tools/fixtures/make_fixtures.py` with the real transformers and PEFT.
 
+mod common;
+
 use candle_core::Device;
+use common::fixtures;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::RaggedBatch;
 use toktune::models::AutoModelForCausalLM;
@@ -14,15 +17,6 @@ use toktune::tuners::{PeftModel, get_peft_model};
 
 /// Relative to the largest entry of the tensor. PEFT's own f32 training differs from its f64 training by up to 1.2e-6.
 const TOLERANCE: f64 = 1e-5;
-
-fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir(folder).expect("the fixtures").map(|e| e.expect("an entry").path()).collect();
-    all.sort();
-    assert!(all.len() >= 5, "fixtures are missing: {all:?}");
-    all
-}
 
 struct Expected {
     json: Value,

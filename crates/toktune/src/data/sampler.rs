@@ -2,6 +2,7 @@
 
 use super::DataError;
 use crate::Result;
+use crate::random::Random;
 
 /// Where a run stands: enough, with the data, batch size and seed, to go on exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -93,37 +94,12 @@ fn epoch_order(examples: usize, seed: Option<u64>, epoch: u64) -> Vec<usize> {
     if let Some(seed) = seed {
         // The epoch is spread over all bits first: neighbouring seeds and epochs must not share their
         // streams.
-        let mut random = SplitMix(seed ^ SplitMix(epoch.wrapping_add(1)).next());
+        let mut random = Random::new(seed ^ Random::new(epoch.wrapping_add(1)).next());
         for last in (1..order.len()).rev() {
             order.swap(last, random.below(last as u64 + 1) as usize);
         }
     }
     order
-}
-
-/// The SplitMix64 generator (Steele, Lea and Flood 2014). Written out here because the order of training data
-/// must never change with a dependency's version.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, each equally likely: draws from the incomplete last interval are thrown away.
-    fn below(&mut self, bound: u64) -> u64 {
-        let complete = u64::MAX - u64::MAX % bound;
-        loop {
-            let drawn = self.next();
-            if drawn < complete {
-                return drawn % bound;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -146,7 +122,7 @@ mod tests {
     #[test]
     fn the_generator_and_the_order_never_change() {
         // The first value of the published generator for seed 0; the orders are from a second program.
-        assert_eq!(SplitMix(0).next(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(Random::new(0).next(), 0xe220_a839_7b1d_cdaf);
         assert_eq!(epoch_order(8, Some(42), 0), [3, 2, 7, 4, 6, 0, 5, 1]);
         assert_eq!(epoch_order(8, Some(42), 1), [6, 2, 4, 0, 1, 7, 5, 3]);
     }
@@ -191,7 +167,7 @@ mod tests {
 
     #[test]
     fn draws_are_even() {
-        let mut random = SplitMix(1);
+        let mut random = Random::new(1);
         let mut counts = [0u32; 6];
         (0..60_000).for_each(|_| counts[random.below(6) as usize] += 1);
         // Four standard deviations of a fair die.

@@ -7,7 +7,6 @@
 mod cache;
 mod config;
 mod generator;
-mod random;
 mod sampler;
 
 pub use cache::KeyValueCache;

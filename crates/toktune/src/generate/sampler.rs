@@ -1,8 +1,8 @@
 //! Choosing a token from logits: transformers' processors, in transformers' order.
 
 use super::config::GenerationConfig;
-use super::random::Random;
 use crate::error::{Error, Result};
+use crate::random::Random;
 use std::collections::BTreeSet;
 
 /// Chooses tokens as a [`GenerationConfig`] says: the repetition penalty, then, when drawing, temperature,

@@ -1,5 +1,7 @@
 //! What the integration tests share: the committed models.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,17 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// Its training rows.
+/// The folders of all committed models.
+pub fn fixtures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut all: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("the fixtures").map(|e| e.expect("an entry").path()).collect();
+    all.sort();
+    assert!(all.len() >= 5, "fixtures are missing: {all:?}");
+    all
+}
+
+/// The training rows of a committed model.
 pub fn rows_file(name: &str) -> PathBuf {
     fixture(name).join("rows.jsonl")
 }

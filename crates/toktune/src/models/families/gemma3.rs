@@ -19,23 +19,12 @@ pub(super) const GEMMA3: Family = Family {
 };
 
 const NAMES: TensorNames = TensorNames {
-    embed: "model.embed_tokens",
-    final_norm: "model.norm",
-    head: "lm_head",
-    block: "model.layers.{}",
-    q: "self_attn.q_proj",
-    k: "self_attn.k_proj",
-    v: "self_attn.v_proj",
-    o: "self_attn.o_proj",
     q_norm: Some("self_attn.q_norm"),
     k_norm: Some("self_attn.k_norm"),
-    attention_norm: "input_layernorm",
     post_attention_norm: Some("post_attention_layernorm"),
     mlp_norm: "pre_feedforward_layernorm",
     post_mlp_norm: Some("post_feedforward_layernorm"),
-    gate: "mlp.gate_proj",
-    up: "mlp.up_proj",
-    down: "mlp.down_proj",
+    ..super::llama::NAMES
 };
 
 /// Indices into the ropes below.

@@ -17,7 +17,8 @@ pub(super) const LLAMA: Family = Family {
     spec,
 };
 
-const NAMES: TensorNames = TensorNames {
+/// The names that most decoders have followed since.
+pub(super) const NAMES: TensorNames = TensorNames {
     embed: "model.embed_tokens",
     final_norm: "model.norm",
     head: "lm_head",
