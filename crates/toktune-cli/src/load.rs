@@ -85,7 +85,8 @@ pub fn with_adapter(
         if let Some(id) = config.token_indices.iter().find(|&&id| id as usize >= rows) {
             return Err(Failure::Failed(format!(
                 "{}: the adapter has token {id}, but the model has {rows} rows and there is no \
-                 tokenizer.json beside the adapter that says which tokens were added; copy the adapter's tokenizer there",
+                 tokenizer.json beside the adapter that says which tokens were added; copy the adapter's \
+                 tokenizer there",
                 folder.display()
             )));
         }
