@@ -61,8 +61,8 @@ pub fn choose(args: &TokenArgs, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
     }
     if origins.is_empty() {
         return usage(
-            "no token to train; choose some by --token-ids, --token, --add-token or --add-special-token (or go on with \
-             an adapter by --adapter)",
+            "no token to train; choose some by --token-ids, --token, --add-token or --add-special-token (or \
+             go on with an adapter by --adapter)",
         );
     }
     refuse_repeats(&origins)?;
@@ -89,13 +89,13 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     };
     usage(match (pieces.as_slice(), spelled.as_slice()) {
         ([id], [name]) => format!(
-            "--token '{token}': the tokenizer has no token of this spelling, but it encodes to one token, '{name}'; use \
-             --token '{name}' or --token-ids {id}{near}"
+            "--token '{token}': the tokenizer has no token of this spelling, but it encodes to one token, \
+             '{name}'; use --token '{name}' or --token-ids {id}{near}"
         ),
         ([], _) => format!("--token '{token}': the tokenizer has no such token{near}"),
         _ => format!(
-            "--token '{token}': the tokenizer has no such token: it encodes to {} tokens ('{}'){near}; use --add-token \
-             '{token}' to make it one",
+            "--token '{token}': the tokenizer has no such token: it encodes to {} tokens ('{}'){near}; use \
+             --add-token '{token}' to make it one",
             pieces.len(),
             spelled.join("' '")
         ),

@@ -84,8 +84,9 @@ pub fn with_adapter(
         let rows = base.vocabulary();
         if let Some(id) = config.token_indices.iter().find(|&&id| id as usize >= rows) {
             return Err(Failure::Failed(format!(
-                "{}: the adapter has token {id}, but the model has {rows} rows and there is no tokenizer.json \
-                 beside the adapter that says which tokens were added; copy the adapter's tokenizer there",
+                "{}: the adapter has token {id}, but the model has {rows} rows and there is no \
+                 tokenizer.json beside the adapter that says which tokens were added; copy the adapter's \
+                 tokenizer there",
                 folder.display()
             )));
         }

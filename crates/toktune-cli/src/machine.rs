@@ -27,8 +27,8 @@ impl Machine {
         let instruction_set = runtime::instruction_set()?;
         if args.precision == Precision::Bf16 {
             return usage(format!(
-                "--precision bf16: there is no bf16 kernel for this machine's instruction set ({instruction_set}); use \
-                 auto or f32"
+                "--precision bf16: there is no bf16 kernel for this machine's instruction set \
+                 ({instruction_set}); use auto or f32"
             ));
         }
         if let Some(threads) = args.threads {

@@ -202,7 +202,8 @@ fn a_run_that_leaves_the_finite_numbers_keeps_the_last_good_rows() {
         ..arguments(&out, 20)
     };
     let error = train(wild, &mut ()).expect_err("it diverges");
-    assert!(matches!(error, Error::Diverged { step: 2.., .. }), "{error}");
+    // this rate leaves the range of f32 within the first update, which is noticed there and not a step later
+    assert!(matches!(error, Error::Diverged { step: 1, .. }), "{error}");
     let kept = model("llama_tied", &TOKENS).unload();
     let kept = PeftModel::from_pretrained(kept, &out).expect("the rows before the step");
     let data = data("llama_tied");

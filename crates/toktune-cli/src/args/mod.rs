@@ -88,8 +88,8 @@ pub struct EvalArgs {
 #[command(
     allow_negative_numbers = true,
     after_help = "Without sampling flags the likeliest token is taken every time. Special tokens end or \
-        structure a text and are not shown unless --show-special-tokens is given: a trained special token may \
-        be there, unseen.\n\n\
+        structure a text and are not shown unless --show-special-tokens is given: a trained special token \
+        may be there, unseen.\n\n\
         Examples:\n  \
         toktune generate --model smollm2.gguf --adapter out --prompt 'Question: ...' --max-new-tokens 64\n  \
         toktune generate --model smollm2.gguf --messages chat.json --temperature 0.7 --seed 1"

@@ -11,8 +11,9 @@ use toktune::train::{LrScheduler, TrainingArguments};
 #[command(
     allow_negative_numbers = true,
     override_usage = "toktune train --model MODEL --data FILE... --output DIR --add-token TOKEN... [OPTIONS]",
-    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<a>', '</a>']); a flag \
-        on the command line wins. Every step is also written to train_log.jsonl in the output folder.\n\n\
+    after_help = "--config FILE.toml holds flags by their names (batch-size = 4, add-token = ['<a>', \
+        '</a>']); a flag on the command line wins. Every step is also written to train_log.jsonl in the \
+        output folder.\n\n\
         Examples:\n  \
         toktune train --model smollm2.gguf --data train.jsonl --output out \\\n    \
         --add-token '<calc>' --add-token '</calc>' --eval-data heldout.jsonl\n  \

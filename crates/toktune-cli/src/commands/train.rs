@@ -76,8 +76,8 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         // transformers gives the model as many rows as the tokenizer has tokens
         if let Some(id) = chosen.ids.iter().find(|&&id| id as usize >= size) {
             return Err(Failure::Usage(format!(
-                "--token-ids {id}: the tokenizer has {size} tokens with those added, and a model that is loaded with it has \
-                 no row {id}"
+                "--token-ids {id}: the tokenizer has {size} tokens with those added, and a model that is \
+                 loaded with it has no row {id}"
             )));
         }
     }
@@ -88,8 +88,8 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         None if !base.is_tied() && !chosen.added.is_empty() => {
             let (embedding, head) = (base.family().names.embed, base.family().names.head);
             report::note(&format!(
-                "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens could never be \
-                 generated (--target-modules {embedding} for the embedding alone)"
+                "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens \
+                 could never be generated (--target-modules {embedding} for the embedding alone)"
             ));
             Some(TargetModules::Names(vec![embedding.into(), head.into()]))
         }
