@@ -1,7 +1,7 @@
 //! The instruction set that the kernels run with, chosen once at run time.
 //!
 //! A kernel body is written once as plain Rust that the compiler can vectorise, and compiled once per instruction
-//! set by the [`multiversion!`] macro; the copy to run is picked by [`isa`]. `TOKTUNE_ISA` narrows the choice, for
+//! set by the `multiversion!` macro; the copy to run is picked by [`isa`]. `TOKTUNE_ISA` narrows the choice, for
 //! tests and for comparing; it can never enable what the machine lacks.
 
 use std::fmt;

@@ -3,7 +3,7 @@
 use super::rope::RopeSpec;
 use crate::ops::Activation;
 
-/// One decoder model. Sizes have been checked against one another by [`DecoderSpec::check`].
+/// One decoder model. Sizes have been checked against one another when a model has loaded.
 #[derive(Clone, Debug)]
 pub struct DecoderSpec {
     /// Tokens of the vocabulary as the configuration gives it; the matrix may have more rows.

@@ -75,7 +75,19 @@ fn card(
     if let (Some(before), Some(after)) = (&output.before, &output.after) {
         writeln!(text, "| held-out loss, before and after | {:.4}, {:.4} |", before.loss, after.loss)?;
     }
-    writeln!(text, "\n```python\nfrom peft import AutoPeftModelForCausalLM\n")?;
-    writeln!(text, "model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/folder\")\n```")?;
+    if base.to_lowercase().ends_with(".gguf") {
+        writeln!(
+            text,
+            "\nThe base is a GGUF file, which PEFT cannot load. Use the adapter with toktune, with the folder"
+        )?;
+        writeln!(text, "that the file was made from, or as a plain model:\n")?;
+        writeln!(
+            text,
+            "```sh\ntoktune merge --model {base} --adapter path/to/this/folder --output merged\n```"
+        )?;
+    } else {
+        writeln!(text, "\n```python\nfrom peft import AutoPeftModelForCausalLM\n")?;
+        writeln!(text, "model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/folder\")\n```")?;
+    }
     Ok(text)
 }
