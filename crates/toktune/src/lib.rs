@@ -31,6 +31,8 @@
 //! | [`data`] | rows of training data, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
+//! | [`runtime`] | the instruction set and the threads |
+//! | `hub` (a feature) | models by their id of the Hub |
 //!
 //! The library never prints and does not panic on input: every fault is an [`Error`] that names what was found and what
 //! was expected. How the engine works is told in `docs/engine.md` of the repository.

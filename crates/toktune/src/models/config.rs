@@ -50,7 +50,7 @@ impl ModelConfig {
         self.get("model_type").and_then(Value::as_str).unwrap_or("")
     }
 
-    /// `base_vocab_size`-independent: the architecture class, if named.
+    /// The class that `architectures` names first, if any.
     pub fn architecture(&self) -> Option<&str> {
         self.get("architectures")?.get(0)?.as_str()
     }
