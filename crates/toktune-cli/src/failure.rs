@@ -29,10 +29,7 @@ impl From<Error> for Failure {
             Error::GenerationOption { option, found, expected } => {
                 Failure::Usage(format!("--{}: expected {expected}, found {found}", option.replace('_', "-")))
             }
-            Error::NoTarget { .. }
-            | Error::NotATokenMatrix { .. }
-            | Error::TiedHead { .. }
-            | Error::Pattern { .. } => {
+            Error::NoTarget { .. } | Error::NotATokenMatrix { .. } | Error::Pattern { .. } => {
                 let message = error.to_string();
                 Failure::Usage(match message.strip_prefix("target_modules") {
                     Some(rest) => format!("--target-modules{rest}"),

@@ -3,7 +3,7 @@
 use crate::args::DataArgs;
 use crate::failure::{Failure, Outcome};
 use std::path::{Path, PathBuf};
-use toktune::config::TrainableTokensConfig;
+use toktune::config::PeftConfig;
 use toktune::data::{DataError, DataOptions, Dataset};
 use toktune::models::{AutoModelForCausalLM, CausalLm};
 use toktune::text::{AutoTokenizer, TextError};
@@ -80,9 +80,9 @@ pub fn with_adapter(
     if let Some(own) = &own {
         base.resize_token_embeddings(own.vocab_size());
     } else {
-        let config = TrainableTokensConfig::from_pretrained(folder)?;
+        let config = PeftConfig::from_pretrained(folder)?;
         let rows = base.vocabulary();
-        if let Some(id) = config.token_indices.iter().find(|&&id| id as usize >= rows) {
+        if let Some(id) = config.token_indices().iter().find(|&&id| id as usize >= rows) {
             return Err(Failure::Failed(format!(
                 "{}: the adapter has token {id}, but the model has {rows} rows and there is no \
                  tokenizer.json beside the adapter that says which tokens were added; copy the adapter's \
@@ -133,10 +133,10 @@ impl Loaded {
     }
 
     /// The trained tokens, none without an adapter.
-    pub fn tokens(&self) -> &[u32] {
+    pub fn tokens(&self) -> Vec<u32> {
         match self {
-            Loaded::Base(_) => &[],
-            Loaded::Adapted(model) => &model.config().token_indices,
+            Loaded::Base(_) => Vec::new(),
+            Loaded::Adapted(model) => model.token_indices(),
         }
     }
 }

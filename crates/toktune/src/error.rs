@@ -412,16 +412,6 @@ pub enum Error {
         /// What could be targeted.
         matrices: Vec<String>,
     },
-    /// The head alone of a model whose head is its embedding.
-    #[error(
-        "'{head}' is tied to '{embedding}': they are one matrix; target '{embedding}' and the head follows"
-    )]
-    TiedHead {
-        /// The head.
-        head: String,
-        /// The embedding.
-        embedding: String,
-    },
     /// A number that must be finite is not.
     #[error("not a finite number: {what}")]
     NotFinite {
@@ -541,6 +531,9 @@ pub enum Error {
     /// A tokenizer or a chat template is at fault.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
+    /// An adapter is at fault.
+    #[error(transparent)]
+    Tuner(#[from] crate::tuners::TunerError),
     /// Training data is at fault.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),

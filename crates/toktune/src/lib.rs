@@ -53,14 +53,14 @@ pub mod tuners;
 pub mod weights;
 
 pub use candle_core::Device;
-pub use config::{TargetModules, TrainableTokensConfig};
+pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result, nearest};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, CausalLm};
 pub use text::AutoTokenizer;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
-pub use tuners::{PeftModel, get_peft_model};
+pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 
 /// The README's Rust example, compiled as a documentation test.
 #[cfg(doctest)]

@@ -1,10 +1,11 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler};
+use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::train::{LrScheduler, TrainingArguments};
+use toktune::tuners::SaveEmbeddingLayers;
 
 /// Flags of `train`; also the keys of its configuration file.
 #[derive(Debug, Args)]
@@ -148,6 +149,13 @@ pub struct RunArgs {
     /// Go on from the last checkpoint in the output folder
     #[arg(long)]
     pub resume: bool,
+    /// Store whole embeddings with the adapter: never (the rows and the tokenizer are enough), always, or as
+    /// PEFT does, when the model was resized
+    #[arg(
+        long, default_value = "no", value_name = "auto|yes|no", value_parser = save_embedding_layers(),
+        hide_possible_values = true
+    )]
+    pub save_embedding_layers: SaveEmbeddingLayers,
     /// Text for people, or JSON objects, one a line
     #[arg(
         long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
@@ -179,6 +187,7 @@ impl TrainArgs {
             eval_steps: run.eval_every,
             save_steps: run.save_every,
             resume: run.resume,
+            save_embedding_layers: run.save_embedding_layers,
         }
     }
 }

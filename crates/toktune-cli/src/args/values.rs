@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use toktune::data::LossOn;
 use toktune::train::LrScheduler;
-use toktune::tuners::MergedType;
+use toktune::tuners::{MergedType, SaveEmbeddingLayers};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -112,6 +112,12 @@ fn named<T: Clone + Send + Sync + 'static>(
 /// A schedule by its name.
 pub fn lr_scheduler() -> impl TypedValueParser<Value = LrScheduler> {
     named(LrScheduler::NAMES)
+}
+
+/// Whether whole embeddings are stored, by its name.
+pub fn save_embedding_layers() -> impl TypedValueParser<Value = SaveEmbeddingLayers> {
+    use SaveEmbeddingLayers::{Auto, No, Yes};
+    named([("auto", Auto), ("yes", Yes), ("no", No)])
 }
 
 /// What the loss is on, by its name.

@@ -19,7 +19,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
     }
     let machine = Machine::new(&args.machine)?;
     let (model, tokenizer) = Loaded::open(&args.model.model, args.model.adapter.as_deref(), &machine.handle)?;
-    let mut tokens = model.tokens().to_vec();
+    let mut tokens = model.tokens();
     tokens.extend(&args.token_ids);
     for token in &args.token {
         let tokenizer = tokenizer

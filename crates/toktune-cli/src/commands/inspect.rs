@@ -1,29 +1,24 @@
 //! `toktune inspect`: what a path holds is told by what lies there.
 
+use super::inspect_adapter;
 use crate::args::{InspectArgs, LogFormat};
-use crate::choose::spelling;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::load::{self, Tokenizer};
 use crate::report;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use toktune::Device;
-use toktune::config::{CONFIG_FILE, TrainableTokensConfig};
+use toktune::config::CONFIG_FILE;
 use toktune::data::{Dataset, survey};
 use toktune::models::CausalLm;
 use toktune::text::AutoTokenizer;
-use toktune::tuners::ADAPTER_FILE;
-use toktune::weights::{Checkpoint, RowOrder};
-
-/// Tokens of an adapter that are listed one by one.
-const LISTED: usize = 64;
 
 /// What was found: a title, named values for people, and all of it for programs.
-struct Found {
-    title: &'static str,
-    rows: Vec<(String, String)>,
-    json: Value,
+pub(super) struct Found {
+    pub(super) title: &'static str,
+    pub(super) rows: Vec<(String, String)>,
+    pub(super) json: Value,
 }
 
 /// Looks and tells.
@@ -33,7 +28,7 @@ pub fn run(args: &InspectArgs) -> Outcome {
     let is_data =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("json"));
     let found = if path.join(CONFIG_FILE).is_file() {
-        adapter(path, args.model.as_deref())?
+        inspect_adapter::look(path, args.model.as_deref())?
     } else if path.is_file() && is_data {
         data(path, args.model.as_deref())?
     } else {
@@ -51,7 +46,7 @@ pub fn run(args: &InspectArgs) -> Outcome {
     Ok(())
 }
 
-fn row(name: &str, value: impl Into<String>) -> (String, String) {
+pub(super) fn row(name: &str, value: impl Into<String>) -> (String, String) {
     (name.to_string(), value.into())
 }
 
@@ -112,76 +107,6 @@ fn model(name: &str) -> Outcome<Found> {
         "tied": model.is_tied(), "embedding_rms": rms, "embedding": embedding, "head": head,
     });
     Ok(Found { title: "model", rows: table, json })
-}
-
-fn adapter(folder: &Path, base: Option<&str>) -> Outcome<Found> {
-    let config = TrainableTokensConfig::from_pretrained(folder)?;
-    let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
-    let tokenizer = match load::adapter_tokenizer(folder)? {
-        Some(own) => Some(own),
-        None => base.map(|name| load::model(name, &Device::Cpu)).transpose()?.and_then(|(_, t)| t.ok()),
-    };
-    let name = config.base_model_name_or_path.clone().unwrap_or_else(|| "not named".into());
-    let targets = config.target_modules.as_ref().map_or("the embedding".into(), ToString::to_string);
-    let mut table = vec![
-        row("method", "Trainable Tokens"),
-        row("base", name),
-        row("target", targets),
-        row("tokens", report::count(config.token_indices.len() as u64)),
-    ];
-    let mut tensors = Vec::new();
-    for key in stored.names() {
-        let shape = stored.shape(key).unwrap_or_default().to_vec();
-        let dtype = stored.type_name(key).unwrap_or_default();
-        let norms = norms(&stored, key, &shape)?;
-        table.push(row("tensor", format!("{key} {shape:?} {dtype}")));
-        tensors.push(json!({"name": key, "shape": shape, "dtype": dtype, "norms": norms}));
-        if shape.first() != Some(&config.token_indices.len()) {
-            return Err(Failure::Failed(format!(
-                "{}: tensor '{key}' has shape {shape:?}, but {CONFIG_FILE} names {} tokens",
-                folder.display(),
-                config.token_indices.len()
-            )));
-        }
-        let tokens = config.token_indices.iter().zip(&norms).take(LISTED);
-        for (id, norm) in tokens {
-            let token = spelling(tokenizer.as_ref(), *id).map_or(String::new(), |token| format!(" {token}"));
-            table.push(row("", format!("{id}{token}  norm {}", report::number(*norm))));
-        }
-        if config.token_indices.len() > LISTED {
-            table.push(row("", format!("and {} more", config.token_indices.len() - LISTED)));
-        }
-    }
-    table.push(row(
-        "tokenizer",
-        match folder.join("tokenizer.json").is_file() {
-            true => "in the folder: tokens were added",
-            false => "the base's",
-        },
-    ));
-    let tokens: Vec<Value> = config
-        .token_indices
-        .iter()
-        .map(|id| json!({"id": id, "token": spelling(tokenizer.as_ref(), *id)}))
-        .collect();
-    let json = json!({
-        "kind": "adapter", "peft_type": "TRAINABLE_TOKENS", "base": config.base_model_name_or_path,
-        "target_modules": config.target_modules, "tokens": tokens, "tensors": tensors,
-    });
-    Ok(Found { title: "adapter", rows: table, json })
-}
-
-/// The length of each row of a stored matrix.
-fn norms(stored: &Checkpoint, key: &str, shape: &[usize]) -> Outcome<Vec<f64>> {
-    let &[rows, width] = shape else {
-        return Err(Failure::Failed(format!(
-            "{}: tensor '{key}' has shape {shape:?}, expected rows",
-            stored.path().display()
-        )));
-    };
-    let values = stored.matrix(key, rows, width, RowOrder::Plain)?.decode_rows(0..rows);
-    let norm = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    Ok(values.chunks_exact(width.max(1)).map(norm).collect())
 }
 
 fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {

@@ -22,7 +22,7 @@ pub fn run(args: &MergeArgs) -> Outcome {
     let size: u64 = std::fs::read_dir(&args.output)
         .map(|entries| entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
         .unwrap_or(0);
-    let tokens = report::plural(model.config().token_indices.len(), "token");
+    let tokens = report::plural(model.token_indices().len(), "token");
     let mut out = std::io::stdout().lock();
     writeln!(out, "{tokens} merged into {} ({})", args.output.display(), report::bytes(size))?;
     Ok(())

@@ -3,6 +3,7 @@
 mod eval;
 mod generate;
 mod inspect;
+mod inspect_adapter;
 mod merge;
 mod train;
 

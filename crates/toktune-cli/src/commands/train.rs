@@ -35,13 +35,13 @@ pub fn run(args: &TrainArgs) -> Outcome {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
     };
-    model.config_mut().base_model_name_or_path = Some(load::base_name(&args.model));
+    model.set_base_name(&load::base_name(&args.model));
     let train = load::data(&args.data, &tokenizer, &args.options, model.base())?;
     let eval = match args.run.eval_data.as_slice() {
         [] => None,
         files => Some(load::data(files, &tokenizer, &args.options, model.base())?),
     };
-    let uses = audited(&train, &model.config().token_indices, tokenizer.as_ref().ok())?;
+    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     let mut trainer = Trainer::new(model, arguments, &train, eval.as_ref(), saved)?;
@@ -59,7 +59,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
 fn from_adapter(base: CausalLm, tokenizer: Tokenizer, folder: &Path) -> Outcome<Prepared> {
     let changed_tokenizer = load::adapter_tokenizer(folder)?.is_some();
     let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
-    let chosen = Chosen { ids: model.config().token_indices.clone(), added: Vec::new(), changed_tokenizer };
+    let chosen = Chosen { ids: model.token_indices(), added: Vec::new(), changed_tokenizer };
     Ok(Prepared { model, tokenizer, chosen })
 }
 

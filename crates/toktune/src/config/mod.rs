@@ -2,8 +2,12 @@
 //!
 //! What the options do is the business of [`crate::tuners`].
 
+mod common;
+mod lora;
 mod target_modules;
 mod trainable_tokens;
 
+pub use common::{CONFIG_FILE, CommonConfig, PeftConfig, check_tokens};
+pub use lora::{LoraConfig, TrainableTokenIndices};
 pub use target_modules::TargetModules;
-pub use trainable_tokens::{CONFIG_FILE, TrainableTokensConfig};
+pub use trainable_tokens::TrainableTokensConfig;

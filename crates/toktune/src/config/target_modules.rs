@@ -46,6 +46,24 @@ impl TargetModules {
     }
 }
 
+/// The first of the `patterns` that matches the end of `name`, from a dot on or in full: how PEFT looks a layer up in
+/// `rank_pattern` and `alpha_pattern`.
+///
+/// # Errors
+/// A pattern is no valid regular expression.
+pub(super) fn pattern_key<'a>(
+    patterns: impl Iterator<Item = &'a String>,
+    name: &str,
+) -> Result<Option<&'a String>> {
+    for pattern in patterns {
+        let fault = |e: regex::Error| Error::Pattern { pattern: pattern.clone(), problem: e.to_string() };
+        if regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(fault)?.is_match(name) {
+            return Ok(Some(pattern));
+        }
+    }
+    Ok(None)
+}
+
 impl std::fmt::Display for TargetModules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

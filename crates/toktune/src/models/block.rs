@@ -195,6 +195,19 @@ impl Block {
         self.named_linears(names).map(|(name, linear)| (name, &linear.weight))
     }
 
+    /// The same weights, to be replaced.
+    pub(super) fn linears_mut(&mut self, names: &TensorNames) -> [(&'static str, &mut FrozenMatrix); 7] {
+        [
+            (names.q, &mut self.q.weight),
+            (names.k, &mut self.k.weight),
+            (names.v, &mut self.v.weight),
+            (names.o, &mut self.o.weight),
+            (names.gate, &mut self.gate.weight),
+            (names.up, &mut self.up.weight),
+            (names.down, &mut self.down.weight),
+        ]
+    }
+
     /// Every weight of the block by its name in `names`, `.weight` or `.bias` included.
     pub(super) fn tensors<'a>(&'a self, names: &TensorNames) -> Vec<(String, BlockTensor<'a>)> {
         let mut tensors = Vec::new();

@@ -148,6 +148,11 @@ impl CausalLm {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// The token matrix of this module, to be replaced as a whole; `None` when it is no token matrix of its own.
+    pub(crate) fn token_matrix_mut(&mut self, module: &str) -> Option<&mut TokenMatrix> {
+        std::iter::once(&mut self.embedding).chain(self.head.as_mut()).find(|matrix| matrix.name() == module)
+    }
+
     /// Whether the head is the embedding.
     pub fn is_tied(&self) -> bool {
         self.head.is_none()
@@ -178,6 +183,27 @@ impl CausalLm {
             .enumerate()
             .flat_map(|(i, block)| block.linears(names).map(move |(name, _)| names.in_block(i, name)));
         [names.embed.to_string()].into_iter().chain(in_blocks).chain([names.head.to_string()]).collect()
+    }
+
+    /// The linear layers of the blocks by their full names.
+    pub(crate) fn linear_layers(&self) -> Vec<(String, &FrozenMatrix)> {
+        let names = self.family.names;
+        let mut layers = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            layers.extend(block.linears(names).into_iter().map(|(name, w)| (names.in_block(i, name), w)));
+        }
+        layers
+    }
+
+    /// The weight of a linear layer of the blocks, by its full name.
+    pub(crate) fn linear_mut(&mut self, name: &str) -> Option<&mut FrozenMatrix> {
+        let names = self.family.names;
+        let blocks = self.blocks.iter_mut().enumerate();
+        blocks
+            .flat_map(|(i, block)| {
+                block.linears_mut(names).map(move |(linear, w)| (names.in_block(i, linear), w))
+            })
+            .find_map(|(full, weight)| (full == name).then_some(weight))
     }
 
     /// Gives the embedding, and an untied head, at least `rows` rows; new ones are the mean of the frozen rows of the

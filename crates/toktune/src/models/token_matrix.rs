@@ -1,5 +1,6 @@
 //! A token matrix (an embedding or an output head) and the trained rows that replace some of its rows.
 
+use crate::error::Result;
 use crate::weights::FrozenMatrix;
 use std::sync::Arc;
 use toktune_kernels::TokenTable;
@@ -10,6 +11,8 @@ pub struct TokenMatrix {
     name: String,
     base: FrozenMatrix,
     extra: Arc<Vec<f32>>,
+    /// Whether `base` is no longer what the checkpoint holds.
+    replaced: bool,
 }
 
 /// The rows of some tokens as they are trained, in place of the frozen ones.
@@ -61,7 +64,7 @@ impl TrainedRows {
 impl TokenMatrix {
     /// The matrix of module `name` (as transformers names it, without `.weight`).
     pub fn new(name: impl Into<String>, base: FrozenMatrix) -> Self {
-        Self { name: name.into(), base, extra: Arc::default() }
+        Self { name: name.into(), base, extra: Arc::default(), replaced: false }
     }
 
     /// The module's name.
@@ -87,6 +90,34 @@ impl TokenMatrix {
     /// Width of a row.
     pub fn width(&self) -> usize {
         self.base.cols()
+    }
+
+    /// Whether rows were written into it, or all of it was replaced, since it was read.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced
+    }
+
+    /// The matrix with `rows` written into it, each in the type that the matrix has there.
+    ///
+    /// # Errors
+    /// None for the types that are read.
+    pub(crate) fn with_rows(&self, rows: &TrainedRows) -> Result<Self> {
+        let frozen = self.base.rows();
+        let (low, high): (Vec<_>, Vec<_>) =
+            rows.overrides.iter().map(|&(row, at)| (row, rows.row(at))).partition(|(row, _)| *row < frozen);
+        let base = if low.is_empty() { self.base.clone() } else { self.base.with_rows(low)? };
+        let mut extra = self.extra.clone();
+        for (row, values) in high {
+            let start = (row - frozen) * self.width();
+            Arc::make_mut(&mut extra)[start..start + values.len()].copy_from_slice(values);
+        }
+        Ok(Self { name: self.name.clone(), base, extra, replaced: true })
+    }
+
+    /// The matrix that `base` and nothing after it makes, as an adapter's file can hold it.
+    pub(crate) fn with_frozen(&self, base: FrozenMatrix) -> Self {
+        let base = base.renamed(self.base.name());
+        Self { name: self.name.clone(), base, extra: Arc::default(), replaced: true }
     }
 
     /// Appends whole rows.
@@ -145,6 +176,20 @@ mod tests {
         let (mean, rms) = matrix.statistics();
         assert_eq!(mean, [3.0, 4.0]);
         assert!((rms - (91.0f32 / 6.0).sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rows_are_written_into_both_parts_and_the_original_stays() {
+        let mut matrix = matrix();
+        matrix.append(&[7.0, 8.0]);
+        let rows = TrainedRows::new(vec![3, 1], 2, vec![-7.0, -8.0, -3.0, -4.0]);
+        let merged = matrix.with_rows(&rows).expect("written");
+        assert_eq!(merged.gather(&[0, 1, 2, 3]), [1.0, 2.0, -3.0, -4.0, 5.0, 6.0, -7.0, -8.0]);
+        assert_eq!(matrix.gather(&[0, 1, 2, 3]), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        assert!(merged.is_replaced() && !matrix.is_replaced());
+        let whole = FrozenMatrix::from_f32("other", 5, 2, vec![0.5; 10]).expect("valid");
+        let replaced = matrix.with_frozen(whole);
+        assert_eq!((replaced.rows(), replaced.frozen().name()), (5, "m"));
     }
 
     #[test]

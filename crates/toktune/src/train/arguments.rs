@@ -3,6 +3,7 @@
 use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::error::{Error, Result};
+use crate::tuners::SaveEmbeddingLayers;
 use std::path::{Path, PathBuf};
 
 /// Settings of a [`Trainer`](super::Trainer); the names are those of transformers' class.
@@ -38,6 +39,8 @@ pub struct TrainingArguments {
     pub save_steps: Option<u64>,
     /// Go on from the last checkpoint in `output_dir`.
     pub resume: bool,
+    /// Whether whole embeddings are stored with the adapter; the rows alone need none of it.
+    pub save_embedding_layers: SaveEmbeddingLayers,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -63,6 +66,7 @@ impl TrainingArguments {
             eval_steps: None,
             save_steps: None,
             resume: false,
+            save_embedding_layers: SaveEmbeddingLayers::No,
         }
     }
 

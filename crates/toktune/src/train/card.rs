@@ -36,12 +36,12 @@ fn card(
     tokenizer: Option<&AutoTokenizer>,
     output: &TrainOutput,
 ) -> std::result::Result<String, std::fmt::Error> {
-    let config = model.config();
-    let base = config.base_model_name_or_path.as_deref().unwrap_or("");
+    let base = model.active_config().and_then(|config| config.common().base_model_name_or_path.as_deref());
+    let base = base.unwrap_or("");
     let mut text = format!(
         "---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n- toktune\n---\n\n"
     );
-    let tokens = &config.token_indices;
+    let tokens = model.token_indices();
     writeln!(text, "# Trained tokens for {base}\n")?;
     writeln!(
         text,

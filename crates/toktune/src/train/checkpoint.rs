@@ -5,7 +5,7 @@
 use super::optimizer::AdamW;
 use crate::data::Position;
 use crate::error::{Error, Result};
-use crate::tuners::PeftModel;
+use crate::tuners::{PeftModel, SaveEmbeddingLayers};
 use crate::weights::{Checkpoint, write_atomically};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ pub(super) fn save(
             std::fs::remove_dir_all(old).map_err(Error::io(old))?;
         }
     }
-    model.save_pretrained(&part)?;
+    model.save_pretrained(&part, SaveEmbeddingLayers::No)?;
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let moments: Vec<(String, usize, Vec<u8>)> = optimizer
         .moments
@@ -132,7 +132,7 @@ pub(super) fn load(
     if let Some((name, found, expected)) = state.settings.difference(now) {
         return Err(Error::ResumeMismatch { path, name, found, expected });
     }
-    model.load_rows(folder)?;
+    model.load_values(folder)?;
     let stored = Checkpoint::open(&folder.join(OPTIMIZER_FILE))?;
     for (i, (m, v)) in optimizer.moments.iter_mut().enumerate() {
         for (name, moment) in [(format!("{i}.m"), m), (format!("{i}.v"), v)] {

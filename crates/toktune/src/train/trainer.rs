@@ -85,6 +85,7 @@ impl<'a> Trainer<'a> {
         tokenizer: Option<&'a AutoTokenizer>,
     ) -> Result<Self> {
         arguments.check()?;
+        model.trained_adapter()?;
         let learning_rate = arguments
             .learning_rate
             .unwrap_or_else(|| RELATIVE_LEARNING_RATE * model.base().embedding().statistics().1 as f64);
@@ -194,7 +195,7 @@ impl<'a> Trainer<'a> {
             gradient_accumulation_steps: self.arguments.gradient_accumulation_steps,
             rows: self.train.len(),
             tokens: self.train.tokens(),
-            token_indices: self.model.config().token_indices.clone(),
+            token_indices: self.model.token_indices(),
         }
     }
 
@@ -256,14 +257,14 @@ impl<'a> Trainer<'a> {
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
         let Some(data) = self.eval else { return Ok(None) };
         let (model, size) = (&self.model, self.arguments.per_device_train_batch_size);
-        let evaluation = evaluate(model.base(), model.active(), data, size, &model.config().token_indices)?;
+        let evaluation = evaluate(model.base(), model.active(), data, size, &model.token_indices())?;
         callback.on_evaluate(step, &evaluation);
         Ok(Some(evaluation))
     }
 
     fn save(&self, output: &TrainOutput) -> Result<()> {
         let folder = &self.arguments.output_dir;
-        self.model.save_pretrained(folder)?;
+        self.model.save_pretrained(folder, self.arguments.save_embedding_layers)?;
         if let Some(tokenizer) = self.tokenizer {
             tokenizer.save_pretrained(folder)?;
         }
@@ -277,7 +278,7 @@ impl<'a> Trainer<'a> {
             layer.rows_mut().values = rows;
         }
         let folder = self.arguments.output_dir.clone();
-        let saved = self.model.save_pretrained(&folder);
+        let saved = self.model.save_pretrained(&folder, self.arguments.save_embedding_layers);
         match saved.and_then(|()| self.tokenizer.map_or(Ok(()), |t| t.save_pretrained(&folder))) {
             Ok(()) => Error::Diverged { step: step + 1, folder, source: Box::new(source) },
             Err(unsaved) => unsaved,

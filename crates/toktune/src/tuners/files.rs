@@ -1,99 +1,217 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
-//!
-//! The rows are stored as `f32` replacements, in the order of `token_indices`, under the key of the module and, in a
-//! tied model, under that of the head too: without the second PEFT warns of a missing key.
 
+use super::TunerError;
+use super::adapter::DEFAULT_ADAPTER;
+use super::base::BaseModel;
 use super::model::PeftModel;
-use crate::config::TrainableTokensConfig;
+use super::state_dict::{
+    LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, is_tied_copy, set_embeddings,
+    set_peft_model_state_dict,
+};
+use crate::config::{CONFIG_FILE, PeftConfig};
 use crate::error::{Error, Result};
-use crate::models::CausalLm;
-use crate::weights::{Checkpoint, write_atomically};
-use safetensors::tensor::{Dtype, TensorView, serialize};
-use std::collections::{BTreeMap, HashMap};
+use crate::weights::{
+    Checkpoint, FrozenMatrix, RowOrder, TensorHeader, WeightType, write_atomically, write_safetensors_into,
+};
+use serde_json::Map;
 use std::io::Write;
 use std::path::Path;
 
 /// The name of the tensors' file in an adapter's folder.
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
-/// The key of a module's rows.
-fn key(module: &str) -> String {
-    format!("base_model.model.{module}.trainable_tokens_delta")
-}
+/// PEFT's name of the file when it is told not to use safetensors.
+const PICKLE_FILE: &str = "adapter_model.bin";
 
-/// The adapter's tensors by PEFT's keys: rows `[k, d]`, their shape and values.
-pub fn get_peft_model_state_dict(model: &PeftModel) -> BTreeMap<String, ([usize; 2], &[f32])> {
-    model
-        .layers()
-        .iter()
-        .flat_map(|layer| layer.modules().map(move |module| (module, layer.rows())))
-        .map(|(module, rows)| (key(module), ([rows.indices().len(), rows.width()], rows.values.as_slice())))
-        .collect()
-}
-
-impl PeftModel {
-    /// Writes the adapter into `folder`, which is created if needed: the configuration and the rows, each file whole or
-    /// not at all.
+impl<M: BaseModel> PeftModel<M> {
+    /// Writes every adapter, each file whole or not at all: `default` into `folder`, which is created if needed, and any
+    /// other into a folder of its name there, as PEFT does.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let tensors: Vec<(String, [usize; 2], Vec<u8>)> = get_peft_model_state_dict(self)
-            .into_iter()
-            .map(|(key, (shape, values))| (key, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
-            .collect();
-        let views = tensors
-            .iter()
-            .map(|(key, shape, bytes)| {
-                Ok((key.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), bytes)?))
-            })
-            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| Error::Serialise(e.to_string()))?;
-        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-        let bytes = serialize(views, Some(metadata)).map_err(|e| Error::Serialise(e.to_string()))?;
-        write_file(&folder.join(ADAPTER_FILE), &bytes)?;
-        let config = TrainableTokensConfig { inference_mode: true, ..self.config().clone() };
-        write_file(&folder.join(crate::config::CONFIG_FILE), config.to_json()?.as_bytes())
-    }
-
-    /// Wraps `base` with the adapter in `folder`.
-    ///
-    /// # Errors
-    /// The folder holds no adapter of this method, or one that does not fit the model: another width, tokens past the
-    /// vocabulary, a missing or unexpected tensor.
-    pub fn from_pretrained(base: CausalLm, folder: &Path) -> Result<Self> {
-        let config = TrainableTokensConfig::from_pretrained(folder)?;
-        let mut model =
-            super::get_peft_model(base, TrainableTokensConfig { init_weights: true, ..config.clone() })?;
-        model.config_mut().init_weights = config.init_weights;
-        model.load_rows(folder)?;
-        Ok(model)
-    }
-
-    /// Replaces the rows by those stored in `folder`.
-    ///
-    /// # Errors
-    /// The tensors there are not those of this adapter: one is missing, unexpected, of another shape, or not finite.
-    pub fn load_rows(&mut self, folder: &Path) -> Result<()> {
-        let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
-        let expected: Vec<String> = get_peft_model_state_dict(self).into_keys().collect();
-        if let Some(other) = stored.names().find(|name| !expected.iter().any(|e| e == name)) {
-            let path = folder.join(ADAPTER_FILE);
-            return Err(Error::UnexpectedTensor { path, name: other.to_string(), expected });
-        }
-        for layer in self.layers_mut() {
-            let (k, width) = (layer.rows().indices().len(), layer.rows().width());
-            let matrix = stored.matrix(&key(layer.name()), k, width, crate::weights::RowOrder::Plain)?;
-            if let Some((row, _)) = matrix.first_non_finite() {
-                return Err(Error::NotFinite { what: format!("{}: row {row}", matrix.name()) });
-            }
-            layer.rows_mut().values = matrix.decode_rows(0..k);
+    pub fn save_pretrained(&self, folder: &Path, save_embedding_layers: SaveEmbeddingLayers) -> Result<()> {
+        for adapter in &self.adapters {
+            let target = match adapter.name.as_str() {
+                DEFAULT_ADAPTER => folder.to_path_buf(),
+                name => folder.join(name),
+            };
+            self.save_adapter(&adapter.name, &target, save_embedding_layers)?;
         }
         Ok(())
     }
+
+    /// Writes one adapter into `folder`, whatever its name.
+    ///
+    /// # Errors
+    /// There is no such adapter, or a file cannot be written.
+    pub fn save_adapter(
+        &self,
+        name: &str,
+        folder: &Path,
+        save_embedding_layers: SaveEmbeddingLayers,
+    ) -> Result<()> {
+        let tensors = get_peft_model_state_dict(self, name, save_embedding_layers)?;
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        write_tensors(&folder.join(ADAPTER_FILE), &tensors)?;
+        let mut config = self.config(name)?.clone();
+        config.common_mut().inference_mode = true;
+        let (path, json) = (folder.join(CONFIG_FILE), config.to_json()?);
+        write_atomically(&path, |file| file.write_all(json.as_bytes()).map_err(Error::io(&path)))
+    }
+
+    /// Wraps `base` with the adapter in `folder`, called `default` and active.
+    ///
+    /// # Errors
+    /// The folder holds no adapter of a known method, or one that does not fit the model: another width, tokens past the
+    /// rows of the base (see [`TunerError::TooFewRows`]), a missing or unexpected tensor.
+    pub fn from_pretrained(base: M, folder: &Path) -> Result<Self> {
+        let mut model = Self::without_adapter(base);
+        let result = model.load_adapter(folder, DEFAULT_ADAPTER)?;
+        model.refuse_misfits(&folder.join(ADAPTER_FILE), DEFAULT_ADAPTER, result)?;
+        model.set_adapter(&[DEFAULT_ADAPTER])?;
+        Ok(model)
+    }
+
+    /// Adds the adapter in `folder` under `name`, without making it active, and says which of its tensors were missing
+    /// (and are as in a fresh adapter) and which are not its own (and were ignored), as PEFT does.
+    ///
+    /// # Errors
+    /// As [`PeftModel::from_pretrained`], but for missing and unexpected tensors; there is an adapter of this name. The
+    /// model has no such adapter then.
+    pub fn load_adapter(&mut self, folder: &Path, name: &str) -> Result<LoadResult> {
+        self.check_new_name(name)?;
+        let config = PeftConfig::from_pretrained(folder)?;
+        let (mut tensors, others) = read_tensors(folder)?;
+        // whole embeddings come first: the tokens may lie in rows that only they have
+        set_embeddings(&mut self.base, &tensors)?;
+        let inference_mode = config.common().inference_mode;
+        let init_weights = started_from_base(&config);
+        self.add_adapter(name, init_weights).map_err(|error| self.explained(error, &config))?;
+        tensors.retain(|key, _| !is_whole_embedding(key));
+        match set_peft_model_state_dict(self, &tensors, name) {
+            Ok(mut result) => {
+                result.unexpected_keys.extend(others);
+                let adapter = self.adapter_mut(name)?;
+                adapter.config = with_targets(config, &adapter.config);
+                adapter.config.common_mut().inference_mode = inference_mode;
+                Ok(result)
+            }
+            Err(error) => {
+                self.delete_adapter(name)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces the values of the active adapter by those stored in `folder`.
+    ///
+    /// # Errors
+    /// The tensors there are not those of this adapter: one is missing, unexpected, of another shape, or not finite.
+    pub fn load_values(&mut self, folder: &Path) -> Result<()> {
+        let name = self.trained_adapter()?.name().to_string();
+        let (tensors, others) = read_tensors(folder)?;
+        let mut result = set_peft_model_state_dict(self, &tensors, &name)?;
+        result.unexpected_keys.extend(others);
+        self.refuse_misfits(&folder.join(ADAPTER_FILE), &name, result)
+    }
+
+    /// A silent misfit is the worst of all: what PEFT only reports is an error where nobody would read the report.
+    fn refuse_misfits(&self, path: &Path, name: &str, result: LoadResult) -> Result<()> {
+        let adapter = self.adapter(name)?;
+        if let Some(name) = result.unexpected_keys.first() {
+            let expected = get_peft_model_state_dict(self, adapter.name(), SaveEmbeddingLayers::No)?;
+            let expected = expected.into_keys().take(8).collect();
+            return Err(Error::UnexpectedTensor { path: path.into(), name: name.clone(), expected });
+        }
+        let (copies, missing): (Vec<_>, Vec<_>) =
+            result.missing_keys.into_iter().partition(|key| is_tied_copy(adapter, key));
+        if !copies.is_empty() {
+            tracing::warn!("{}: the rows of the tied {} are not stored", path.display(), copies.join(", "));
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(TunerError::MissingKeys { path: path.into(), keys: missing }.into()),
+        }
+    }
+
+    /// A token past the base's rows is told with what leads to it.
+    fn explained(&self, error: Error, config: &PeftConfig) -> Error {
+        let Error::TokenOutOfRange { rows, .. } = error else { return error };
+        let layers = self.base.named_layers();
+        let layer = layers.iter().find(|layer| layer.has_token_rows() && layer.rows == rows);
+        let token = config.token_indices().into_iter().find(|&id| id as usize >= rows).unwrap_or_default();
+        let layer = layer.map_or_else(String::new, |layer| layer.name.clone());
+        TunerError::TooFewRows { token, layer, rows }.into()
+    }
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path)))
+/// The configuration with which an adapter is made whose values are about to be set: no random start.
+fn started_from_base(config: &PeftConfig) -> PeftConfig {
+    let mut config = config.clone();
+    if let PeftConfig::TrainableTokens(tokens) = &mut config {
+        tokens.init_weights = true;
+    }
+    config
+}
+
+/// The stored configuration with the targets that the model filled in.
+fn with_targets(mut stored: PeftConfig, made: &PeftConfig) -> PeftConfig {
+    match (&mut stored, made) {
+        (PeftConfig::TrainableTokens(stored), PeftConfig::TrainableTokens(made)) => {
+            stored.target_modules = made.target_modules.clone();
+        }
+        (PeftConfig::Lora(stored), PeftConfig::Lora(made)) => {
+            stored.target_modules = made.target_modules.clone();
+        }
+        _ => {}
+    }
+    stored
+}
+
+fn is_whole_embedding(key: &str) -> bool {
+    key.ends_with(".weight") && !key.ends_with(".lora_A.weight") && !key.ends_with(".lora_B.weight")
+}
+
+/// The matrices of an adapter's file, and the names of what is no matrix of numbers.
+fn read_tensors(folder: &Path) -> Result<(StateDict, Vec<String>)> {
+    let path = folder.join(ADAPTER_FILE);
+    if !path.exists() && folder.join(PICKLE_FILE).exists() {
+        return Err(TunerError::Pickle { path: folder.join(PICKLE_FILE) }.into());
+    }
+    let stored = Checkpoint::open(&path)?;
+    let (mut tensors, mut others) = (StateDict::new(), Vec::new());
+    for name in stored.names() {
+        match (stored.shape(name), stored.dtype(name)) {
+            (Some(&[rows, cols]), Some(_)) => {
+                tensors.insert(name.to_string(), stored.matrix(name, rows, cols, RowOrder::Plain)?);
+            }
+            _ => others.push(name.to_string()),
+        }
+    }
+    Ok((tensors, others))
+}
+
+pub(super) fn write_tensors(path: &Path, tensors: &StateDict) -> Result<()> {
+    let plain = tensors.iter().map(|(key, tensor)| Ok((key, storable(tensor)?)));
+    let plain: Vec<(&String, FrozenMatrix)> = plain.collect::<Result<_>>()?;
+    let header = |(key, tensor): &(&String, FrozenMatrix)| TensorHeader {
+        name: (*key).clone(),
+        dtype: tensor.dtype().name().into(),
+        shape: vec![tensor.rows(), tensor.cols()],
+        bytes: tensor.stored_bytes().len() as u64,
+    };
+    let headers: Vec<TensorHeader> = plain.iter().map(header).collect();
+    let metadata = Map::from_iter([("format".to_owned(), "pt".into())]);
+    write_atomically(path, |file| {
+        write_safetensors_into(path, file, &metadata, &headers, |at, out| out.put(plain[at].1.stored_bytes()))
+    })
+}
+
+/// A matrix as a safetensors file can hold it: quantised blocks and interleaved rows become plain numbers.
+fn storable(tensor: &FrozenMatrix) -> Result<FrozenMatrix> {
+    let plain = matches!(tensor.dtype(), WeightType::F32 | WeightType::F16 | WeightType::BF16);
+    match plain && tensor.order() == RowOrder::Plain {
+        true => Ok(tensor.clone()),
+        false => tensor.map_rows(|_, _| {}),
+    }
 }

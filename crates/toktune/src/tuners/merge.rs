@@ -52,9 +52,10 @@ pub struct MergeOptions {
 /// tokenizer that was changed, or that is inside the GGUF file, is the caller's to save.
 ///
 /// # Errors
-/// `folder` is the source, or holds something already; a trained row is not finite in the type it is written
+/// `folder` is the source, or holds something already; a tied head has rows of its own; a trained row is not finite in the type it is written
 /// in; a file cannot be read or written. Then nothing is left behind.
 pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) -> Result<()> {
+    model.acting().try_for_each(|adapter| model.check_ties(adapter))?;
     let checkpoint = model.base().checkpoint();
     let source = checkpoint.path().parent().unwrap_or(Path::new(""));
     // `canonicalize` refuses the empty path, which is the present folder
@@ -111,7 +112,7 @@ impl<'a> MergedMatrix<'a> {
 
     /// Whether it differs from the stored matrix.
     fn is_changed(&self) -> bool {
-        self.trained.is_some() || !self.matrix.extra().is_empty()
+        self.trained.is_some() || !self.matrix.extra().is_empty() || self.matrix.is_replaced()
     }
 }
 

@@ -1,11 +1,48 @@
-//! The method itself: trained token rows over a frozen model, and their files.
+//! The methods: trained token rows and LoRA updates over a frozen model, and their files.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `base` | what a model must tell to be adapted; the models of this library |
+//! | `candle` | the same for a candle module of your own |
+//! | `placement`, `inject` | from a configuration to layers: matching, weight tying, fresh values |
+//! | `adapter`, `layer`, `lora` | the values |
+//! | `model`, `switching`, `merging` | several adapters on one model |
+//! | `active`, `forward` | what acts in a pass |
+//! | `state_dict`, `files`, `auto` | PEFT's keys and folders |
+//! | `merge` | a merged model on disk |
 
+mod active;
+mod adapter;
+mod auto;
+mod base;
+mod candle;
+mod error;
 mod files;
+mod forward;
+mod inject;
 mod layer;
+mod lora;
 mod merge;
+mod merging;
 mod model;
+mod placement;
+mod state_dict;
+mod switching;
+#[cfg(test)]
+mod tests;
 
-pub use files::{ADAPTER_FILE, get_peft_model_state_dict};
+pub use active::ActiveRows;
+pub use adapter::{Adapter, BASE_ADAPTER, DEFAULT_ADAPTER};
+pub use auto::{AutoPeftModel, AutoPeftModelForCausalLM};
+pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer};
+pub use candle::{CandleAdapters, CandleLayer, CandleModel};
+pub use error::TunerError;
+pub use files::ADAPTER_FILE;
 pub use layer::TrainableTokensLayer;
+pub use lora::LoraLayer;
 pub use merge::{MergeOptions, MergedType, merge_to_folder};
-pub use model::{ActiveRows, PeftModel, RowInit, get_peft_model};
+pub use model::{PeftModel, RowInit, get_peft_model};
+pub use state_dict::{
+    LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,
+};
+pub use switching::DisabledAdapter;

@@ -1,45 +1,32 @@
-//! A frozen model with an adapter of trained token rows.
+//! A frozen model with its adapters.
 
+use super::TunerError;
+use super::active::{ActiveRows, Joined};
+use super::adapter::{Adapter, DEFAULT_ADAPTER};
+use super::base::BaseModel;
+use super::inject::{self, normal};
 use super::layer::TrainableTokensLayer;
-use crate::config::{TargetModules, TrainableTokensConfig};
-use crate::error::{Error, Result};
-use crate::models::{CausalLm, TokenMatrix, TrainedRows};
-use crate::random::Random;
+use super::lora::LoraLayer;
+use crate::config::PeftConfig;
+use crate::error::{Result, nearest};
+use crate::models::CausalLm;
 use std::io::Write;
+use std::sync::OnceLock;
 
-/// A frozen model and the rows that are trained over it.
+/// A frozen model and its adapters, of which some are active.
 #[derive(Debug)]
-pub struct PeftModel {
-    base: CausalLm,
-    config: TrainableTokensConfig,
-    layers: Vec<TrainableTokensLayer>,
-}
-
-/// The trained rows that a forward pass uses, by where they act.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ActiveRows<'a> {
-    layers: &'a [TrainableTokensLayer],
-    /// Which layer replaces rows of the input embedding.
-    pub input: Option<usize>,
-    /// Which layer replaces rows of the head; the same one when they are tied.
-    pub output: Option<usize>,
-}
-
-impl<'a> ActiveRows<'a> {
-    /// The rows over the input embedding.
-    pub fn input_rows(&self) -> Option<&'a TrainedRows> {
-        self.input.map(|at| self.layers[at].rows())
-    }
-
-    /// The rows over the head.
-    pub fn output_rows(&self) -> Option<&'a TrainedRows> {
-        self.output.map(|at| self.layers[at].rows())
-    }
-
-    /// Zeros in the shape of every layer's rows.
-    pub fn zero_gradients(&self) -> Vec<Vec<f32>> {
-        self.layers.iter().map(|layer| vec![0f32; layer.rows().values.len()]).collect()
-    }
+pub struct PeftModel<M: BaseModel = CausalLm> {
+    pub(super) base: M,
+    pub(super) adapters: Vec<Adapter>,
+    pub(super) active: Vec<String>,
+    /// Merged adapters, in the order in which they were merged.
+    pub(super) merged: Vec<String>,
+    /// The weights that merging changed, as they were.
+    pub(super) kept: Vec<(String, M::Kept)>,
+    /// False inside of a [`DisabledAdapter`](super::DisabledAdapter).
+    pub(super) enabled: bool,
+    /// What acts when several adapters are active; made when it is asked for, dropped when a value may change.
+    pub(super) joined: OnceLock<Joined>,
 }
 
 /// What the rows of chosen tokens start from.
@@ -56,121 +43,197 @@ pub enum RowInit {
     },
 }
 
-/// Wraps `base` so that the rows of the tokens in `config` can be trained, and nothing else.
+/// Wraps `base` with a fresh adapter, called `default` and active: the rows of the configuration's tokens and the LoRA
+/// updates of its linear layers can be trained, and nothing else.
 ///
 /// # Errors
-/// There is no token, or one is out of range or repeated; the target matches no module, or a module that is neither an
-/// embedding nor an output head; it names the head of a model whose head is its embedding.
-pub fn get_peft_model(base: CausalLm, config: TrainableTokensConfig) -> Result<PeftModel> {
-    PeftModel::new(base, config)
+/// There is no token, or one is out of range or repeated; a target matches no module, or a module of the wrong kind; an
+/// option cannot be honoured; tied layers are to have different tokens although their tying is insisted on.
+pub fn get_peft_model<M: BaseModel>(base: M, config: impl Into<PeftConfig>) -> Result<PeftModel<M>> {
+    let mut model = PeftModel::without_adapter(base);
+    model.add_adapter(DEFAULT_ADAPTER, config)?;
+    model.set_adapter(&[DEFAULT_ADAPTER])?;
+    Ok(model)
 }
 
-impl PeftModel {
-    fn new(base: CausalLm, mut config: TrainableTokensConfig) -> Result<Self> {
-        config.check_tokens(base.vocabulary())?;
-        let names = base.module_names();
-        let (embedding, head) = (base.family().names.embed, base.family().names.head);
-        // PEFT looks the input embedding up in the model and stores its full name
-        let target = config.target_modules.get_or_insert_with(|| TargetModules::Pattern(embedding.into()));
-        let found = target.matching(&names)?;
-        let matrices = || [embedding, head].map(str::to_string).to_vec();
-        if found.is_empty() {
-            return Err(Error::NoTarget { target: target.to_string(), matrices: matrices() });
+impl<M: BaseModel> PeftModel<M> {
+    /// A model that has no adapter yet: it computes what `base` does.
+    pub fn without_adapter(base: M) -> Self {
+        Self {
+            base,
+            adapters: Vec::new(),
+            active: Vec::new(),
+            merged: Vec::new(),
+            kept: Vec::new(),
+            enabled: true,
+            joined: OnceLock::new(),
         }
-        if let Some(other) = found.iter().find(|name| **name != embedding && **name != head) {
-            return Err(Error::NotATokenMatrix { module: other.to_string(), matrices: matrices() });
+    }
+
+    /// Makes an adapter from a configuration and adds it, without making it active.
+    ///
+    /// # Errors
+    /// As [`get_peft_model`]; there is an adapter of this name, or it cannot be a name.
+    pub fn add_adapter(&mut self, name: &str, config: impl Into<PeftConfig>) -> Result<()> {
+        self.check_new_name(name)?;
+        let mut config: PeftConfig = config.into();
+        if !self.merged.is_empty() {
+            // a fresh adapter copies rows of the base, which are not in it now
+            return Err(TunerError::Merged { what: "adding an adapter", merged: self.merged.clone() }.into());
         }
-        if base.is_tied() && !found.contains(&embedding) {
-            return Err(Error::TiedHead { head: head.to_string(), embedding: embedding.to_string() });
-        }
-        let tokens = &config.token_indices;
-        let layer = |name: &str, tied: Vec<String>, matrix: &TokenMatrix| {
-            let values = match config.init_weights {
-                true => matrix.gather(tokens),
-                false => normal(tokens.len() * matrix.width(), 1.0, 0),
-            };
-            TrainableTokensLayer::new(
-                name.into(),
-                tied,
-                TrainedRows::new(tokens.clone(), matrix.width(), values),
-            )
+        config.common_mut().inference_mode = false;
+        let adapter = inject::adapter(&self.base, name.to_string(), config)?;
+        self.joined.take();
+        self.adapters.push(adapter);
+        Ok(())
+    }
+
+    pub(super) fn check_new_name(&self, name: &str) -> Result<()> {
+        let problem = match name {
+            "" => Some("it is empty"),
+            super::BASE_ADAPTER => Some("it means the model without an adapter"),
+            // names are parts of paths and, in PEFT, of keys
+            _ if name.contains(['.', '/', '\\']) => Some("it holds a dot or a slash"),
+            _ => None,
         };
-        let mut layers = Vec::new();
-        if found.contains(&embedding) {
-            let tied = if base.is_tied() { vec![head.to_string()] } else { vec![] };
-            layers.push(layer(embedding, tied, base.embedding()));
+        if let Some(problem) = problem {
+            return Err(TunerError::AdapterName { name: name.into(), problem }.into());
         }
-        if found.contains(&head) && !base.is_tied() {
-            layers.push(layer(head, vec![], base.head()));
+        if self.adapters.iter().any(|adapter| adapter.name == name) {
+            return Err(TunerError::AdapterExists { name: name.into() }.into());
         }
-        Ok(Self { base, config, layers })
+        Ok(())
     }
 
     /// The frozen model.
-    pub fn base(&self) -> &CausalLm {
+    pub fn base(&self) -> &M {
         &self.base
     }
 
-    /// The configuration, with the target filled in.
-    pub fn config(&self) -> &TrainableTokensConfig {
-        &self.config
+    /// Every adapter, in the order of adding.
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
     }
 
-    /// The configuration, to fill in what a file should say.
-    pub fn config_mut(&mut self) -> &mut TrainableTokensConfig {
-        &mut self.config
+    /// The names of all adapters.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.adapters.iter().map(|adapter| adapter.name.clone()).collect()
     }
 
-    /// The wrapped modules.
-    pub fn layers(&self) -> &[TrainableTokensLayer] {
-        &self.layers
+    /// The adapter `name`.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn adapter(&self, name: &str) -> Result<&Adapter> {
+        self.adapters.iter().find(|adapter| adapter.name == name).ok_or_else(|| self.no_such(name))
     }
 
-    /// The wrapped modules, to be changed by an optimizer.
-    pub fn layers_mut(&mut self) -> &mut [TrainableTokensLayer] {
-        &mut self.layers
+    pub(super) fn adapter_mut(&mut self, name: &str) -> Result<&mut Adapter> {
+        let error = self.no_such(name);
+        self.joined.take();
+        self.adapters.iter_mut().find(|adapter| adapter.name == name).ok_or(error)
     }
 
-    /// The trained rows by where they act.
-    pub fn active(&self) -> ActiveRows<'_> {
-        let acting_on =
-            |module: &str| self.layers.iter().position(|layer| layer.modules().any(|m| m == module));
-        ActiveRows {
-            layers: &self.layers,
-            input: acting_on(self.base.family().names.embed),
-            output: acting_on(self.base.family().names.head),
+    fn no_such(&self, name: &str) -> crate::Error {
+        let adapters = self.names();
+        let nearest = nearest(name, adapters.iter().map(String::as_str)).map(str::to_owned);
+        TunerError::NoSuchAdapter { name: name.into(), nearest, adapters }.into()
+    }
+
+    /// The active adapters.
+    pub(super) fn acting(&self) -> impl Iterator<Item = &Adapter> + Clone {
+        self.active.iter().filter_map(|name| self.adapters.iter().find(|adapter| adapter.name == *name))
+    }
+
+    /// The configuration of an adapter, with the targets filled in.
+    ///
+    /// # Errors
+    /// There is no adapter of this name.
+    pub fn config(&self, name: &str) -> Result<&PeftConfig> {
+        self.adapter(name).map(|adapter| &adapter.config)
+    }
+
+    /// The configuration of the first active adapter.
+    pub fn active_config(&self) -> Option<&PeftConfig> {
+        self.acting().next().map(|adapter| &adapter.config)
+    }
+
+    /// Fills in what the files of every adapter should say of their base.
+    pub fn set_base_name(&mut self, name: &str) {
+        for adapter in &mut self.adapters {
+            adapter.config.common_mut().base_model_name_or_path = Some(name.into());
         }
     }
 
-    /// Starts the rows of `tokens`, those of them that are trained, anew.
-    pub fn init_rows(&mut self, tokens: &[u32], init: RowInit) {
-        for layer in &mut self.layers {
-            let matrix = if layer.name() == self.base.family().names.embed {
-                self.base.embedding()
-            } else {
-                self.base.head()
-            };
-            let width = matrix.width();
-            let statistics = (init != RowInit::Base).then(|| matrix.statistics());
-            let rows = layer.rows_mut();
-            for (i, &token) in tokens.iter().enumerate() {
-                let Some(at) = rows.position(token) else { continue };
-                let start = match (init, &statistics) {
-                    (RowInit::Mean, Some((mean, _))) => mean.clone(),
-                    (RowInit::Random { seed }, Some((_, rms))) => {
-                        normal(width, *rms, seed.wrapping_add(i as u64))
-                    }
-                    _ => matrix.gather(&[token]),
-                };
-                rows.values[at * width..][..width].copy_from_slice(&start);
+    /// The tokens whose rows the active adapters replace, each once.
+    pub fn token_indices(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = Vec::new();
+        for id in self.acting().flat_map(|adapter| &adapter.tokens).flat_map(|layer| layer.rows().indices()) {
+            if !all.contains(id) {
+                all.push(*id);
             }
         }
+        all
     }
 
-    /// Trainable numbers, and all numbers of the model with them.
+    pub(super) fn joined(&self) -> &Joined {
+        self.joined.get_or_init(|| Joined::of(self.acting()))
+    }
+
+    /// The token matrices with trained rows of the active adapter; of several, joined.
+    pub fn layers(&self) -> &[TrainableTokensLayer] {
+        match self.active.as_slice() {
+            [] => &[],
+            [_] => self.acting().next().map_or(&[], |adapter| &adapter.tokens),
+            _ => &self.joined().layers,
+        }
+    }
+
+    /// The linear layers with an update of the active adapter; of several, one after the other.
+    pub fn lora_layers(&self) -> &[LoraLayer] {
+        match self.active.as_slice() {
+            [] => &[],
+            [_] => self.acting().next().map_or(&[], |adapter| &adapter.lora),
+            _ => &self.joined().lora,
+        }
+    }
+
+    /// The adapter that is trained: the active one.
+    ///
+    /// # Errors
+    /// None is active, or several are, or some are merged.
+    pub fn trained_adapter(&self) -> Result<&Adapter> {
+        if !self.merged.is_empty() {
+            return Err(TunerError::Merged { what: "training", merged: self.merged.clone() }.into());
+        }
+        match self.active.as_slice() {
+            [name] => self.adapter(name),
+            [] => Err(TunerError::NoneActive { adapters: self.names() }.into()),
+            several => Err(TunerError::SeveralActive { adapters: several.to_vec() }.into()),
+        }
+    }
+
+    fn first_active_mut(&mut self) -> Option<&mut Adapter> {
+        self.joined.take();
+        let name = self.active.first()?;
+        self.adapters.iter_mut().find(|adapter| adapter.name == *name)
+    }
+
+    /// The token matrices of the first active adapter, to be changed by an optimizer.
+    pub fn layers_mut(&mut self) -> &mut [TrainableTokensLayer] {
+        self.first_active_mut().map_or(&mut [], |adapter| &mut adapter.tokens)
+    }
+
+    /// The linear layers of the first active adapter, to be changed by an optimizer.
+    pub fn lora_layers_mut(&mut self) -> &mut [LoraLayer] {
+        self.first_active_mut().map_or(&mut [], |adapter| &mut adapter.lora)
+    }
+
+    /// Trainable numbers of the active adapters, and all numbers of the model with every adapter.
     pub fn parameter_counts(&self) -> (u64, u64) {
-        let trainable = self.layers.iter().map(|layer| layer.rows().values.len() as u64).sum();
-        (trainable, self.base.num_parameters() + trainable)
+        let trainable = self.acting().map(Adapter::num_parameters).sum();
+        let all: u64 = self.adapters.iter().map(Adapter::num_parameters).sum();
+        (trainable, self.base.num_parameters() + all)
     }
 
     /// Writes PEFT's line `trainable params: … || all params: … || trainable%: …`.
@@ -187,10 +250,52 @@ impl PeftModel {
             grouped(all)
         )
     }
+}
 
-    /// Gives the model back without the adapter.
-    pub fn unload(self) -> CausalLm {
-        self.base
+impl PeftModel {
+    /// The trained values by where they act. Nothing when adapters are disabled or merged: then the base computes the
+    /// whole result.
+    pub fn active(&self) -> ActiveRows<'_> {
+        if !self.enabled || !self.merged.is_empty() {
+            return ActiveRows::default();
+        }
+        let names = self.base.family().names;
+        ActiveRows::new(self.layers(), self.lora_layers(), names.embed, names.head)
+    }
+
+    /// The values of one adapter, active or not, by where they act.
+    ///
+    /// # Errors
+    /// There is no adapter of this name.
+    pub fn rows_of_adapter(&self, name: &str) -> Result<ActiveRows<'_>> {
+        let (adapter, names) = (self.adapter(name)?, self.base.family().names);
+        Ok(ActiveRows::new(&adapter.tokens, &adapter.lora, names.embed, names.head))
+    }
+
+    /// Starts the rows of `tokens`, those of them that the active adapter trains, anew.
+    pub fn init_rows(&mut self, tokens: &[u32], init: RowInit) {
+        let names = self.base.family().names;
+        self.joined.take();
+        let Some(name) = self.active.first() else { return };
+        let (base, adapters) = (&self.base, &mut self.adapters);
+        let Some(adapter) = adapters.iter_mut().find(|adapter| adapter.name == *name) else { return };
+        for layer in &mut adapter.tokens {
+            let matrix = if layer.name() == names.embed { base.embedding() } else { base.head() };
+            let width = matrix.width();
+            let statistics = (init != RowInit::Base).then(|| matrix.statistics());
+            let rows = layer.rows_mut();
+            for (i, &token) in tokens.iter().enumerate() {
+                let Some(at) = rows.position(token) else { continue };
+                let start = match (init, &statistics) {
+                    (RowInit::Mean, Some((mean, _))) => mean.clone(),
+                    (RowInit::Random { seed }, Some((_, rms))) => {
+                        normal(width, *rms, seed.wrapping_add(i as u64))
+                    }
+                    _ => matrix.gather(&[token]),
+                };
+                rows.values[at * width..][..width].copy_from_slice(&start);
+            }
+        }
     }
 }
 
@@ -205,12 +310,6 @@ fn grouped(n: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-/// Normal numbers with standard deviation `std`, the same for the same seed.
-fn normal(n: usize, std: f32, seed: u64) -> Vec<f32> {
-    let mut random = Random::new(seed);
-    (0..n).map(|_| random.normal() as f32 * std).collect()
 }
 
 #[cfg(test)]

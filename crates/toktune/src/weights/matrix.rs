@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use toktune_kernels::{Matrix, RowOrder, Weight, WeightType};
+use toktune_kernels::{Matrix, RowOrder, Weight, WeightType, weight::encode};
 
 /// Entries decoded at a time when scanning: 256 KiB of `f32`, which stays in the second-level cache.
 const SCAN_ENTRIES: usize = 1 << 16;
@@ -100,6 +100,93 @@ impl FrozenMatrix {
         out
     }
 
+    /// The type in which changed rows can be stored: its own, or `f32` when that is one of blocks.
+    fn editable_type(&self) -> WeightType {
+        match self.dtype {
+            WeightType::F32 | WeightType::F16 | WeightType::BF16 => self.dtype,
+            _ => WeightType::F32,
+        }
+    }
+
+    /// A copy in memory, under the same name, with some rows replaced: each `(row, values)` is rounded to the
+    /// matrix's type. A matrix of blocks becomes `f32`, so that its other rows stay what they are.
+    ///
+    /// Panics when a row is not there or `values` has another length: they are the caller's to check.
+    pub fn with_rows<'a>(&self, rows: impl IntoIterator<Item = (usize, &'a [f32])>) -> Result<Self> {
+        let dtype = self.editable_type();
+        let row_bytes = dtype.bytes(1, self.cols).unwrap_or(0);
+        let mut bytes = match dtype == self.dtype {
+            true => self.bytes.to_vec(),
+            false => self.encoded(dtype, |_, _| {})?,
+        };
+        // a decoded copy has its rows in order
+        let order = if dtype == self.dtype { self.order } else { RowOrder::Plain };
+        for (row, values) in rows {
+            assert_eq!(values.len(), self.cols, "a row of {}", self.name);
+            let encoded = encode(dtype, values).ok_or_else(|| self.unencodable(dtype))?;
+            bytes[order.stored(row) * row_bytes..][..row_bytes].copy_from_slice(&encoded);
+        }
+        Self::new(self.name.clone(), Bytes::owned(bytes), dtype, self.rows, self.cols, order)
+    }
+
+    /// A copy in memory, under the same name, with every row passed through `change(row, values)` and rounded to
+    /// the matrix's type (`f32` for one of blocks).
+    ///
+    /// # Errors
+    /// None for the types that are read.
+    pub fn map_rows(&self, change: impl Fn(usize, &mut [f32]) + Sync) -> Result<Self> {
+        let dtype = self.editable_type();
+        let bytes = Bytes::owned(self.encoded(dtype, change)?);
+        Self::new(self.name.clone(), bytes, dtype, self.rows, self.cols, RowOrder::Plain)
+    }
+
+    /// The matrix followed by more rows, in its own type (`f32` for one of blocks); itself when there are none.
+    ///
+    /// # Errors
+    /// `extra` is not whole rows.
+    pub fn followed_by(&self, extra: &[f32]) -> Result<Self> {
+        if extra.is_empty() {
+            return Ok(self.clone());
+        }
+        let dtype = self.editable_type();
+        let mut bytes = match dtype == self.dtype && self.order == RowOrder::Plain {
+            true => self.bytes.to_vec(),
+            false => self.encoded(dtype, |_, _| {})?,
+        };
+        bytes.extend(encode(dtype, extra).ok_or_else(|| self.unencodable(dtype))?);
+        let rows = self.rows + extra.len() / self.cols.max(1);
+        Self::new(self.name.clone(), Bytes::owned(bytes), dtype, rows, self.cols, RowOrder::Plain)
+    }
+
+    /// The same matrix under another name.
+    pub fn renamed(&self, name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
+    /// All rows in order, changed and encoded; a panel at a time beside the result.
+    fn encoded(&self, dtype: WeightType, change: impl Fn(usize, &mut [f32]) + Sync) -> Result<Vec<u8>> {
+        let row_bytes = dtype.bytes(1, self.cols).unwrap_or(0);
+        let mut bytes = vec![0u8; self.rows * row_bytes];
+        if bytes.is_empty() {
+            return Ok(bytes);
+        }
+        let panel_rows = (SCAN_ENTRIES / self.cols).max(1);
+        bytes.par_chunks_mut(panel_rows * row_bytes).enumerate().try_for_each(|(i, out)| {
+            let rows = i * panel_rows..((i + 1) * panel_rows).min(self.rows);
+            let mut values = self.decode_rows(rows.clone());
+            for (row, values) in rows.zip(values.chunks_exact_mut(self.cols)) {
+                change(row, values);
+            }
+            out.copy_from_slice(&encode(dtype, &values).ok_or_else(|| self.unencodable(dtype))?);
+            Ok::<(), Error>(())
+        })?;
+        Ok(bytes)
+    }
+
+    fn unencodable(&self, dtype: WeightType) -> Error {
+        Error::Serialise(format!("{} as {dtype}", self.name))
+    }
+
     /// The first entry, in row-major order, that is a NaN or an infinity, as `(row, col)`.
     pub fn first_non_finite(&self) -> Option<(usize, usize)> {
         if self.cols == 0 {
@@ -140,6 +227,45 @@ mod tests {
             FrozenMatrix::new("w", bytes, WeightType::F32, 8, 3, order).expect("a valid matrix");
         assert_eq!(interleaved.decode_rows(1..2), plain.decode_rows(2..3));
         assert_eq!(interleaved.clone().decode_rows(6..7), plain.decode_rows(5..6));
+    }
+
+    #[test]
+    fn changed_copies_keep_the_type_and_the_other_rows() {
+        let values: Vec<f32> = (0..32).map(|x| x as f32).collect();
+        let bf16 = encode(WeightType::BF16, &values).expect("encoded");
+        for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim: 4 }] {
+            let matrix = FrozenMatrix::new("w", Bytes::owned(bf16.clone()), WeightType::BF16, 8, 4, order)
+                .expect("a valid matrix");
+            let before = matrix.decode_rows(0..8);
+            let changed = matrix.with_rows([(2, &[0.5f32, 1.0, -2.0, 3.0][..])]).expect("changed");
+            assert_eq!((changed.dtype(), changed.order(), changed.name()), (WeightType::BF16, order, "w"));
+            assert_eq!(changed.decode_rows(2..3), [0.5, 1.0, -2.0, 3.0]);
+            assert_eq!(changed.decode_rows(0..2), before[..8]);
+            assert_eq!(changed.decode_rows(3..8), before[12..]);
+            let doubled = matrix
+                .map_rows(|row, values| values.iter_mut().for_each(|x| *x = 2.0 * *x + row as f32))
+                .expect("changed");
+            let expected: Vec<f32> =
+                before.iter().enumerate().map(|(at, x)| 2.0 * x + (at / 4) as f32).collect();
+            assert_eq!(doubled.decode_rows(0..8), expected);
+            let longer = matrix.followed_by(&[9.0; 8]).expect("longer");
+            assert_eq!((longer.rows(), longer.dtype()), (10, WeightType::BF16));
+            assert_eq!(longer.decode_rows(0..8), before);
+            assert_eq!(longer.decode_rows(9..10), [9.0; 4]);
+        }
+    }
+
+    #[test]
+    fn a_matrix_of_blocks_is_changed_as_f32() {
+        let mut block = vec![0u8; 34];
+        block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+        block[2] = 3;
+        let bytes = Bytes::owned([block.clone(), block].concat());
+        let matrix = FrozenMatrix::new("q", bytes, WeightType::Q8_0, 2, 32, RowOrder::Plain).expect("valid");
+        let changed = matrix.with_rows([(1, &[0.25f32; 32][..])]).expect("changed");
+        assert_eq!(changed.dtype(), WeightType::F32);
+        assert_eq!(changed.decode_rows(0..1), matrix.decode_rows(0..1));
+        assert_eq!(changed.decode_rows(1..2), [0.25; 32]);
     }
 
     #[test]

@@ -29,4 +29,4 @@ pub use gguf::{Array, FromValue, Gguf, Metadata, Value};
 pub use mapped::Bytes;
 pub use matrix::FrozenMatrix;
 pub use toktune_kernels::{RowOrder, WeightType};
-pub(crate) use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors};
+pub(crate) use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors, write_safetensors_into};

@@ -34,9 +34,24 @@ pub(crate) fn write_safetensors(
     path: &Path,
     metadata: &Map<String, Value>,
     tensors: &[TensorHeader],
+    data: impl FnMut(usize, &mut TensorOut<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut file = File::create_new(path).map_err(Error::io(path))?;
+    write_safetensors_into(path, &mut file, metadata, tensors, data)?;
+    file.sync_all().map_err(Error::io(path))
+}
+
+/// The same into an open and empty file, which `path` is called in messages; it is not synced.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub(crate) fn write_safetensors_into(
+    path: &Path,
+    file: &mut File,
+    metadata: &Map<String, Value>,
+    tensors: &[TensorHeader],
     mut data: impl FnMut(usize, &mut TensorOut<'_>) -> Result<()>,
 ) -> Result<()> {
-    let file = File::create_new(path).map_err(Error::io(path))?;
     let mut out = TensorOut { path, file: BufWriter::with_capacity(BUFFER, file), written: 0 };
     let header = header(metadata, tensors);
     out.put(&(header.len() as u64).to_le_bytes())?;
@@ -50,8 +65,7 @@ pub(crate) fn write_safetensors(
             return Err(Error::Serialise(what));
         }
     }
-    let file = out.file.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
-    file.sync_all().map_err(Error::io(path))
+    out.file.flush().map_err(Error::io(path))
 }
 
 /// The header, filled up with spaces so that the data begin at a multiple of 8, as the reference writer does.
@@ -93,7 +107,7 @@ pub(crate) fn read_metadata(path: &Path) -> Result<Map<String, Value>> {
 /// Where the bytes of tensors go.
 pub(crate) struct TensorOut<'a> {
     path: &'a Path,
-    file: BufWriter<File>,
+    file: BufWriter<&'a mut File>,
     written: u64,
 }
 

@@ -54,7 +54,8 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
     if sharded {
         write_index(checkpoint, &changed, &output.join(INDEX))?;
     }
-    let resized = !model.base().embedding().extra().is_empty();
+    let embedding = model.base().embedding();
+    let resized = Some(embedding.rows()) != checkpoint.shape(embedding.frozen().name()).map(|shape| shape[0]);
     let config = output.join("config.json");
     if resized {
         write_file(&config, config::resized(model.base())?.as_bytes())?;
@@ -78,20 +79,15 @@ fn changed(model: &PeftModel) -> Changed<'_> {
     matrices.into_iter().filter(|(_, matrix)| matrix.is_changed()).collect()
 }
 
-/// The bytes that a changed tensor has more than before.
-fn added_bytes(dtype: WeightType, matrix: &MergedMatrix<'_>) -> u64 {
-    let extra = matrix.matrix.rows() - matrix.matrix.frozen().rows();
-    dtype.bytes(extra, matrix.matrix.width()).unwrap_or(0) as u64
+/// The type and the bytes of a changed tensor: the checkpoint's type, unless an adapter brought the whole matrix.
+fn written(matrix: &MergedMatrix<'_>) -> (WeightType, u64) {
+    let dtype = matrix.matrix.frozen().dtype();
+    (dtype, dtype.bytes(matrix.matrix.rows(), matrix.matrix.width()).unwrap_or(0) as u64)
 }
 
-/// The type of a matrix that the model could load.
-fn dtype_of(checkpoint: &Checkpoint, name: &str) -> Result<WeightType> {
-    checkpoint.dtype(name).ok_or_else(|| Error::UnsupportedType {
-        path: checkpoint.path().to_path_buf(),
-        tensor: name.to_owned(),
-        found: checkpoint.type_name(name).unwrap_or_default().to_owned(),
-        supported: "F32, F16, BF16".to_owned(),
-    })
+/// The bytes that a tensor has in the checkpoint.
+fn stored_bytes(checkpoint: &Checkpoint, name: &str) -> u64 {
+    checkpoint.stored_bytes(name).map_or(0, <[u8]>::len) as u64
 }
 
 fn write_changed(
@@ -107,33 +103,28 @@ fn write_changed(
     let mut headers = Vec::new();
     for &name in names {
         let mut shape = checkpoint.shape(name).unwrap_or_default().to_vec();
-        let mut bytes = checkpoint.stored_bytes(name).map_or(0, <[u8]>::len) as u64;
+        let mut bytes = stored_bytes(checkpoint, name);
+        let mut dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
         if let Some(matrix) = changed.get(name) {
             shape[0] = matrix.matrix.rows();
-            bytes += added_bytes(dtype_of(checkpoint, name)?, matrix);
+            let (kind, size) = written(matrix);
+            (dtype, bytes) = (kind.name().into(), size);
         }
-        let dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
         headers.push(TensorHeader { name: name.to_owned(), dtype, shape, bytes });
     }
     write_safetensors(target, &metadata, &headers, |index, out| {
         let name = names[index];
-        let stored = checkpoint.stored_bytes(name).unwrap_or_default();
         match changed.get(name) {
-            Some(matrix) => write_over(name, stored, matrix, dtype_of(checkpoint, name)?, out),
-            None => out.put(stored),
+            Some(matrix) => write_over(name, matrix, out),
+            None => out.put(checkpoint.stored_bytes(name).unwrap_or_default()),
         }
     })
 }
 
 /// The stored rows with the trained ones in their places, then the appended ones.
-fn write_over(
-    name: &str,
-    stored: &[u8],
-    matrix: &MergedMatrix<'_>,
-    dtype: WeightType,
-    out: &mut TensorOut<'_>,
-) -> Result<()> {
+fn write_over(name: &str, matrix: &MergedMatrix<'_>, out: &mut TensorOut<'_>) -> Result<()> {
     let table = matrix.table();
+    let (stored, dtype) = (matrix.matrix.frozen().stored_bytes(), matrix.matrix.frozen().dtype());
     let frozen = matrix.matrix.frozen().rows();
     let row_bytes = stored.len() / frozen.max(1);
     let mut next = 0;
@@ -149,12 +140,13 @@ fn write_over(
 /// The index as it is, but for the sizes when rows were appended.
 fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) -> Result<()> {
     let source = checkpoint.path();
-    let (mut bytes, mut entries) = (0, 0);
+    let (mut bytes, mut entries) = (0i64, 0i64);
     for (name, matrix) in changed {
-        bytes += added_bytes(dtype_of(checkpoint, name)?, matrix);
-        entries += matrix.matrix.extra().len() as u64;
+        let before = checkpoint.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
+        bytes += written(matrix).1 as i64 - stored_bytes(checkpoint, name) as i64;
+        entries += (matrix.matrix.rows() * matrix.matrix.width()) as i64 - before as i64;
     }
-    if bytes == 0 {
+    if (bytes, entries) == (0, 0) {
         return copy(source, target);
     }
     let text = fs::read(source).map_err(Error::io(source))?;
@@ -167,7 +159,7 @@ fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) ->
         if let Some(size) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut(key))
             && let Some(before) = size.as_u64()
         {
-            *size = before.saturating_add(added).into();
+            *size = before.saturating_add_signed(added).into();
         }
     }
     let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Serialise(e.to_string()))?;

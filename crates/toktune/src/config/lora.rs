@@ -1,0 +1,351 @@
+//! `LoraConfig`.
+
+use super::common::CommonConfig;
+use super::target_modules::TargetModules;
+use super::trainable_tokens::yes;
+use crate::error::Result;
+use crate::tuners::TunerError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The configuration of a LoRA adapter, with PEFT's field names and defaults.
+///
+/// Options of PEFT's that change the computation and are not here (`use_dora`, `layers_to_transform`, …) are refused
+/// when they are on; everything else in a file is kept in [`CommonConfig::other`] and written back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// The rank: rows of `lora_A`, columns of `lora_B`.
+    #[serde(default = "default_rank")]
+    pub r: usize,
+    /// The update is scaled by `lora_alpha / r`.
+    #[serde(default = "default_alpha", serialize_with = "whole_if_whole")]
+    pub lora_alpha: f64,
+    /// The share of the inputs of `lora_A` that is left out in a training step, at least 0 and below 1.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// The linear layers to adapt: names, a regular expression for full names, or `all-linear` for every one but the
+    /// head; `None` is what PEFT takes for the model's family (`q_proj` and `v_proj`).
+    #[serde(default)]
+    pub target_modules: Option<TargetModules>,
+    /// Which biases are trained: only PEFT's default, `none`.
+    #[serde(default = "none")]
+    pub bias: String,
+    /// Scale by `lora_alpha / sqrt(r)` instead.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// Tokens whose rows are trained too.
+    #[serde(default)]
+    pub trainable_token_indices: Option<TrainableTokenIndices>,
+    /// Modules that PEFT would train and store whole; none can be, see [`LoraConfig::check`].
+    #[serde(default)]
+    pub modules_to_save: Option<Vec<String>>,
+    /// Insist on one set of rows for tied layers; see [`TrainableTokenIndices`].
+    #[serde(default)]
+    pub ensure_weight_tying: bool,
+    /// Ranks of layers whose names end in a key (a regular expression).
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// `lora_alpha` of layers whose names end in a key (a regular expression).
+    #[serde(default, serialize_with = "whole_ones_if_whole")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// `true`: `lora_A` uniform as torch's linear layers, `lora_B` zero; `"gaussian"`: `lora_A` normal; `false`: both
+    /// uniform, so that the fresh adapter changes the model.
+    #[serde(default = "true_value")]
+    pub init_lora_weights: Value,
+    /// What every method has.
+    #[serde(flatten)]
+    pub common: CommonConfig,
+}
+
+/// PEFT's `trainable_token_indices`: one list for the input embedding, or a list a layer.
+///
+/// Whether a head tied to the embedding shares its rows depends on the form, as in PEFT:
+///
+/// | base | lists | [`ensure_weight_tying`](LoraConfig::ensure_weight_tying) | |
+/// | --- | --- | --- | --- |
+/// | tied | one, or equal ones | any | one set of rows for both |
+/// | tied | different ones | no | each its own rows |
+/// | tied | different ones | yes | refused |
+/// | untied | any | no | the layers named, each its own rows |
+/// | untied | any | yes | the same, and a warning |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TrainableTokenIndices {
+    /// Tokens of the input embedding.
+    Tokens(Vec<u32>),
+    /// Tokens by the full names of layers, or by endings of names.
+    ByLayer(BTreeMap<String, Vec<u32>>),
+}
+
+impl TrainableTokenIndices {
+    /// Every token of every list, in order.
+    pub fn all(&self) -> Vec<u32> {
+        match self {
+            Self::Tokens(tokens) => tokens.clone(),
+            Self::ByLayer(layers) => layers.values().flatten().copied().collect(),
+        }
+    }
+}
+
+fn default_rank() -> usize {
+    8
+}
+
+fn default_alpha() -> f64 {
+    8.0
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn true_value() -> Value {
+    Value::Bool(yes())
+}
+
+/// PEFT's `lora_alpha` is an integer; a float of the same value would be shown as another one.
+fn whole_if_whole<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match value.fract() == 0.0 && value.abs() < 1e15 {
+        true => serializer.serialize_i64(*value as i64),
+        false => serializer.serialize_f64(*value),
+    }
+}
+
+fn whole_ones_if_whole<S: serde::Serializer>(
+    values: &BTreeMap<String, f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    struct Whole(f64);
+    impl Serialize for Whole {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            whole_if_whole(&self.0, serializer)
+        }
+    }
+    serializer.collect_map(values.iter().map(|(key, value)| (key, Whole(*value))))
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            r: default_rank(),
+            lora_alpha: default_alpha(),
+            lora_dropout: 0.0,
+            target_modules: None,
+            bias: none(),
+            use_rslora: false,
+            trainable_token_indices: None,
+            modules_to_save: None,
+            ensure_weight_tying: false,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            init_lora_weights: true_value(),
+            common: CommonConfig::causal_lm(),
+        }
+    }
+}
+
+/// PEFT's options that change what is computed.
+const OPTIONS_THAT_MATTER: [&str; 18] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "corda_config",
+    "exclude_modules",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_bias",
+    "lora_ga_config",
+    "loftq_config",
+    "megatron_config",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
+];
+
+/// Whether an option of PEFT's is off.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+impl LoraConfig {
+    /// Checks the options on their own, without a model.
+    ///
+    /// # Errors
+    /// A number is out of its range; a bias or a whole module is to be trained; `modules_to_save` names a layer of
+    /// `trainable_token_indices`; an option of PEFT's is on that is not there.
+    pub fn check(&self) -> Result<()> {
+        self.check_numbers()?;
+        let option = |option: &str, found: String, expected: &'static str| {
+            Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
+        };
+        if self.bias != "none" {
+            return option("bias", self.bias.clone(), "none");
+        }
+        let known = match &self.init_lora_weights {
+            Value::Bool(_) => true,
+            Value::String(name) => name == "gaussian",
+            _ => false,
+        };
+        if !known {
+            return option(
+                "init_lora_weights",
+                self.init_lora_weights.to_string(),
+                "true, false or \"gaussian\"",
+            );
+        }
+        if let Some((name, value)) = OPTIONS_THAT_MATTER
+            .iter()
+            .find_map(|name| Some((name, self.common.other.get(*name).filter(|value| !is_off(value))?)))
+        {
+            return option(name, value.to_string(), "nothing: it is not supported");
+        }
+        match self.modules_to_save.as_deref() {
+            None | Some([]) => Ok(()),
+            Some(modules) => Err(self.refuse_modules_to_save(modules).into()),
+        }
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let option = |option: &str, found: String, expected: &'static str| {
+            Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
+        };
+        if let Some(r) = std::iter::once(&self.r).chain(self.rank_pattern.values()).find(|r| **r == 0) {
+            return option("r", r.to_string(), "at least 1");
+        }
+        let alphas = std::iter::once(&self.lora_alpha).chain(self.alpha_pattern.values());
+        if let Some(alpha) = alphas.into_iter().find(|alpha| !alpha.is_finite()) {
+            return option("lora_alpha", alpha.to_string(), "a finite number");
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return option("lora_dropout", self.lora_dropout.to_string(), "at least 0 and below 1");
+        }
+        Ok(())
+    }
+
+    /// A module cannot be trained both whole and by rows; and none can be trained whole.
+    fn refuse_modules_to_save(&self, modules: &[String]) -> TunerError {
+        let by_rows = match &self.trainable_token_indices {
+            Some(TrainableTokenIndices::ByLayer(layers)) => modules.iter().find(|m| layers.contains_key(*m)),
+            _ => None,
+        };
+        match by_rows {
+            Some(module) => TunerError::TrainedWholeAndByRows { module: module.clone() },
+            None => TunerError::ModulesToSave { modules: modules.to_vec() },
+        }
+    }
+
+    /// The rank and the factor on the update of the layer `name`.
+    ///
+    /// # Errors
+    /// A key of a pattern is no regular expression.
+    pub(crate) fn rank_and_scaling(&self, name: &str) -> Result<(usize, f64)> {
+        let r = match super::target_modules::pattern_key(self.rank_pattern.keys(), name)? {
+            Some(key) => self.rank_pattern[key],
+            None => self.r,
+        };
+        let alpha = match super::target_modules::pattern_key(self.alpha_pattern.keys(), name)? {
+            Some(key) => self.alpha_pattern[key],
+            None => self.lora_alpha,
+        };
+        Ok((r, if self.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    /// What PEFT 0.21.2 writes for a LoRA adapter with tokens, shortened by layers.
+    const PEFTS: &str = include_str!("../../tests/data/peft_lora_config.json");
+
+    #[test]
+    fn pefts_json_is_read_and_written_back_the_same() {
+        let stored: Value = serde_json::from_str(PEFTS).expect("JSON");
+        let mut fields = stored.clone();
+        fields.as_object_mut().expect("an object").remove("peft_type");
+        let config: LoraConfig = serde_json::from_value(fields).expect("a configuration");
+        config.check().expect("sound");
+        assert_eq!((config.r, config.lora_alpha, config.lora_dropout), (2, 4.0, 0.0));
+        assert_eq!(config.trainable_token_indices, Some(TrainableTokenIndices::Tokens(vec![57, 3])));
+        let json = crate::config::PeftConfig::from(config).to_json().expect("JSON");
+        assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), stored);
+    }
+
+    #[test]
+    fn ranks_and_alphas_are_found_by_the_end_of_a_name() {
+        let config = LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            rank_pattern: [("q_proj".to_string(), 16), (r"layers\.1\..*down_proj".to_string(), 2)].into(),
+            alpha_pattern: [("down_proj".to_string(), 3.0)].into(),
+            ..LoraConfig::default()
+        };
+        let of = |name: &str| config.rank_and_scaling(name).expect("valid");
+        assert_eq!(of("model.layers.0.self_attn.k_proj"), (4, 2.0));
+        assert_eq!(of("model.layers.0.self_attn.q_proj"), (16, 0.5));
+        assert_eq!(of("model.layers.1.mlp.down_proj"), (2, 1.5));
+        assert_eq!(of("model.layers.0.mlp.down_proj"), (4, 0.75));
+        assert_eq!(of("model.layers.0.my_q_proj").0, 4, "only at a dot");
+        let stabilised = LoraConfig { use_rslora: true, r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
+        assert_eq!(stabilised.rank_and_scaling("x").expect("valid"), (4, 4.0));
+        let broken = LoraConfig { rank_pattern: [("(".to_string(), 1)].into(), ..LoraConfig::default() };
+        assert!(matches!(broken.rank_and_scaling("x"), Err(Error::Pattern { .. })));
+    }
+
+    #[test]
+    fn options_that_cannot_be_honoured_are_refused_by_name() {
+        let other = |key: &str, value: Value| {
+            let mut config = LoraConfig::default();
+            config.common.other.insert(key.into(), value);
+            config
+        };
+        let base = LoraConfig::default;
+        assert!(base().check().is_ok());
+        assert!(other("use_dora", false.into()).check().is_ok());
+        assert!(other("from_the_future", 3.into()).check().is_ok(), "kept, not refused");
+        for (name, config) in [
+            ("r", LoraConfig { r: 0, ..base() }),
+            ("r", LoraConfig { rank_pattern: [("q".to_string(), 0)].into(), ..base() }),
+            ("lora_alpha", LoraConfig { lora_alpha: f64::NAN, ..base() }),
+            ("lora_dropout", LoraConfig { lora_dropout: 1.0, ..base() }),
+            ("bias", LoraConfig { bias: "all".into(), ..base() }),
+            ("init_lora_weights", LoraConfig { init_lora_weights: "pissa".into(), ..base() }),
+            ("use_dora", other("use_dora", true.into())),
+            ("layers_to_transform", other("layers_to_transform", vec![1].into())),
+        ] {
+            let error = config.check().expect_err(name);
+            assert!(
+                matches!(&error, Error::Tuner(TunerError::LoraOption { option, .. }) if option == name),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_module_is_not_trained_whole() {
+        let with = |modules: &[&str]| LoraConfig {
+            trainable_token_indices: Some(TrainableTokenIndices::ByLayer(
+                [("embed_tokens".to_string(), vec![0, 1, 3])].into(),
+            )),
+            modules_to_save: Some(modules.iter().map(|m| m.to_string()).collect()),
+            ..LoraConfig::default()
+        };
+        assert!(with(&[]).check().is_ok());
+        let error = with(&["x", "embed_tokens"]).check().expect_err("both");
+        assert!(matches!(error, Error::Tuner(TunerError::TrainedWholeAndByRows { .. })), "{error}");
+        let error = with(&["score"]).check().expect_err("a whole module");
+        assert!(matches!(error, Error::Tuner(TunerError::ModulesToSave { .. })), "{error}");
+    }
+}

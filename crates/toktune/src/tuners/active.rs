@@ -1,0 +1,94 @@
+//! What of a model's adapters acts in a forward pass.
+
+use super::layer::TrainableTokensLayer;
+use super::lora::LoraLayer;
+use crate::models::TrainedRows;
+
+/// The trained values that a forward pass uses, by where they act.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ActiveRows<'a> {
+    pub(super) layers: &'a [TrainableTokensLayer],
+    /// Which layer replaces rows of the input embedding.
+    pub input: Option<usize>,
+    /// Which layer replaces rows of the head; the same one when they are tied.
+    pub output: Option<usize>,
+    pub(super) lora: &'a [LoraLayer],
+}
+
+impl<'a> ActiveRows<'a> {
+    /// What `layers` and `lora` do to a model with this embedding and head.
+    pub(super) fn new(
+        layers: &'a [TrainableTokensLayer],
+        lora: &'a [LoraLayer],
+        embedding: &str,
+        head: &str,
+    ) -> Self {
+        let acting_on = |module: &str| layers.iter().position(|layer| layer.modules().any(|m| m == module));
+        Self { layers, input: acting_on(embedding), output: acting_on(head), lora }
+    }
+
+    /// The rows over the input embedding.
+    pub fn input_rows(&self) -> Option<&'a TrainedRows> {
+        self.input.map(|at| self.layers[at].rows())
+    }
+
+    /// The rows over the head.
+    pub fn output_rows(&self) -> Option<&'a TrainedRows> {
+        self.output.map(|at| self.layers[at].rows())
+    }
+
+    /// The updates of linear layers.
+    pub fn lora(&self) -> &'a [LoraLayer] {
+        self.lora
+    }
+
+    /// Zeros in the shape of every layer's rows.
+    pub fn zero_gradients(&self) -> Vec<Vec<f32>> {
+        self.layers.iter().map(|layer| vec![0f32; layer.rows().values.len()]).collect()
+    }
+}
+
+/// The values of several adapters that act together: rows of one layer joined, updates one after the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Joined {
+    pub(super) layers: Vec<TrainableTokensLayer>,
+    pub(super) lora: Vec<LoraLayer>,
+}
+
+impl Joined {
+    /// Joins the layers of adapters whose tokens differ.
+    ///
+    /// Layers are joined by the modules that they act on: rows that a tied head shares and rows that are its own do not
+    /// act on the same, so that each module gets its own list when they differ.
+    pub(super) fn of<'a>(adapters: impl Iterator<Item = &'a super::Adapter> + Clone) -> Self {
+        let mut modules: Vec<&str> = Vec::new();
+        for module in adapters.clone().flat_map(|a| &a.tokens).flat_map(|layer| layer.modules()) {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+        let parts = |module: &str| -> Vec<&'a TrainableTokensLayer> {
+            adapters.clone().filter_map(|adapter| adapter.rows_on(module)).collect()
+        };
+        let mut layers: Vec<(Vec<String>, Vec<&'a TrainableTokensLayer>)> = Vec::new();
+        for module in modules {
+            let of = parts(module);
+            let same = |other: &[&TrainableTokensLayer]| {
+                other.len() == of.len() && other.iter().zip(&of).all(|(a, b)| std::ptr::eq(*a, *b))
+            };
+            match layers.iter_mut().find(|(_, other)| same(other)) {
+                Some((modules, _)) => modules.push(module.to_string()),
+                None => layers.push((vec![module.to_string()], of)),
+            }
+        }
+        let join = |(mut modules, parts): (Vec<String>, Vec<&TrainableTokensLayer>)| {
+            let indices = parts.iter().flat_map(|part| part.rows().indices()).copied().collect();
+            let values = parts.iter().flat_map(|part| &part.rows().values).copied().collect();
+            let width = parts.first().map_or(0, |part| part.rows().width());
+            let name = modules.remove(0);
+            TrainableTokensLayer::new(name, modules, TrainedRows::new(indices, width, values))
+        };
+        let lora = adapters.clone().flat_map(|adapter| adapter.lora.iter().cloned()).collect();
+        Self { layers: layers.into_iter().map(join).collect(), lora }
+    }
+}

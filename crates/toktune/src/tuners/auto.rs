@@ -1,0 +1,60 @@
+//! Opening an adapter with the base that its configuration names.
+
+use super::TunerError;
+use super::model::PeftModel;
+use crate::config::{CONFIG_FILE, PeftConfig};
+use crate::error::{Error, Result};
+use crate::models::AutoModelForCausalLM;
+use crate::text::{AutoTokenizer, TextError};
+use candle_core::Device;
+use std::path::{Path, PathBuf};
+
+/// Opens an adapter and its base, as PEFT's classes of this name do.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoPeftModel;
+
+/// PEFT's name for causal language models, which are the models that are here.
+pub type AutoPeftModelForCausalLM = AutoPeftModel;
+
+impl AutoPeftModel {
+    /// Opens the base that `adapter_config.json` in `folder` names (a folder, a file, or with the feature `hub` an id of
+    /// the Hub), resizes it to the tokenizer that lies in `folder`, if there is one, and puts the adapter over it.
+    ///
+    /// # Errors
+    /// The configuration names no base, or one that is not there; as
+    /// [`AutoModelForCausalLM::from_pretrained`] and [`PeftModel::from_pretrained`].
+    pub fn from_pretrained(folder: impl AsRef<Path>, device: &Device) -> Result<PeftModel> {
+        let folder = folder.as_ref();
+        let mut base = AutoModelForCausalLM::from_pretrained(base_of(folder)?, device)?;
+        match AutoTokenizer::from_pretrained(folder) {
+            Ok(tokenizer) => base.resize_token_embeddings(tokenizer.vocab_size()),
+            Err(Error::Text(TextError::NoTokenizerFile { .. })) => {}
+            Err(error) => return Err(error),
+        }
+        PeftModel::from_pretrained(base, folder)
+    }
+}
+
+/// Where the base of the adapter in `folder` lies.
+fn base_of(folder: &Path) -> Result<PathBuf> {
+    let config = PeftConfig::from_pretrained(folder)?;
+    let path = folder.join(CONFIG_FILE);
+    match config.common().base_model_name_or_path.as_deref() {
+        None | Some("") => Err(TunerError::NoBase { path }.into()),
+        Some(base) if Path::new(base).exists() => Ok(PathBuf::from(base)),
+        Some(base) => from_hub(base, path),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn from_hub(base: &str, path: PathBuf) -> Result<PathBuf> {
+    if !crate::hub::is_id(base) {
+        return Err(TunerError::BaseNotFound { path, base: base.into(), hub: true }.into());
+    }
+    crate::hub::snapshot(base, &mut |_| {})
+}
+
+#[cfg(not(feature = "hub"))]
+fn from_hub(base: &str, path: PathBuf) -> Result<PathBuf> {
+    Err(TunerError::BaseNotFound { path, base: base.into(), hub: false }.into())
+}

@@ -1,0 +1,267 @@
+//! What an adapter is put over: any model with named layers.
+
+use super::TunerError;
+use super::lora::LoraLayer;
+use crate::error::{Result, nearest};
+use crate::models::{CausalLm, TokenMatrix, TrainedRows};
+use crate::weights::FrozenMatrix;
+use std::fmt::Debug;
+
+/// What a layer is to an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerKind {
+    /// A matrix whose rows are looked up by token.
+    Embedding,
+    /// A linear layer whose outputs are the vocabulary: its rows belong to tokens, and `all-linear` leaves it out.
+    Head,
+    /// Any other linear layer.
+    Linear,
+}
+
+/// A layer with a weight `[rows, cols]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedLayer {
+    /// Its full name, as transformers (or the model's author) names the module.
+    pub name: String,
+    /// What it is.
+    pub kind: LayerKind,
+    /// Outputs of a linear layer, tokens of an embedding.
+    pub rows: usize,
+    /// Inputs of a linear layer, width of an embedding.
+    pub cols: usize,
+}
+
+impl NamedLayer {
+    /// Whether its rows belong to tokens.
+    pub fn has_token_rows(&self) -> bool {
+        self.kind != LayerKind::Linear
+    }
+}
+
+/// A layer that shares the weight of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TiedLayer {
+    /// The layer without a weight of its own.
+    pub layer: String,
+    /// The layer whose weight it is.
+    pub source: String,
+}
+
+/// A frozen model as adapters see it.
+///
+/// [`CausalLm`] is one. A model of your own becomes one by the shorter [`CandleModel`](super::CandleModel).
+pub trait BaseModel {
+    /// A layer's weight as it was before a merge.
+    type Kept: Clone + Debug;
+
+    /// All embeddings and linear layers, in the model's order; tied ones too.
+    fn named_layers(&self) -> Vec<NamedLayer>;
+
+    /// The embedding that is meant when a configuration names none.
+    fn input_embedding(&self) -> Option<String>;
+
+    /// The layers that share another's weight.
+    fn tied_layers(&self) -> Vec<TiedLayer>;
+
+    /// Rows of a layer's weight, `[tokens, cols]`; tokens are in range.
+    ///
+    /// # Errors
+    /// There is no such layer, or its weight cannot be read.
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>>;
+
+    /// The whole weight of a layer; rows that a resize appended are at its end.
+    ///
+    /// # Errors
+    /// There is no such layer, or its weight cannot be read.
+    fn weight(&self, layer: &str) -> Result<FrozenMatrix>;
+
+    /// Replaces the whole weight of an embedding or head, which may get other rows.
+    ///
+    /// # Errors
+    /// There is no such layer, or the weight does not fit.
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> Result<()>;
+
+    /// Whether the embedding was given more rows than the stored model has.
+    fn is_resized(&self) -> bool {
+        false
+    }
+
+    /// Gives embeddings and heads at least `rows` rows. A model that cannot grow leaves it.
+    ///
+    /// # Errors
+    /// The model cannot be changed.
+    fn grow(&mut self, rows: usize) -> Result<()> {
+        let _ = rows;
+        Ok(())
+    }
+
+    /// Numbers in all weights.
+    fn num_parameters(&self) -> u64;
+
+    /// A layer's weight, to be restored later.
+    ///
+    /// # Errors
+    /// There is no such layer.
+    fn keep(&self, layer: &str) -> Result<Self::Kept>;
+
+    /// Puts a weight back and returns the one that was there.
+    ///
+    /// # Errors
+    /// There is no such layer.
+    fn restore(&mut self, layer: &str, kept: Self::Kept) -> Result<Self::Kept>;
+
+    /// Writes rows into a layer's weight, in the weight's type.
+    ///
+    /// # Errors
+    /// There is no such layer, or it cannot be changed.
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<()>;
+
+    /// Adds an update to a layer's weight, in the weight's type.
+    ///
+    /// # Errors
+    /// There is no such layer, or it cannot be changed.
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<()>;
+}
+
+/// The layer of this name.
+pub(super) fn find<'a>(layers: &'a [NamedLayer], name: &str) -> Result<&'a NamedLayer> {
+    layers.iter().find(|layer| layer.name == name).ok_or_else(|| no_such_layer(layers, name))
+}
+
+pub(super) fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::Error {
+    let nearest = nearest(name, layers.iter().map(|layer| layer.name.as_str())).map(str::to_owned);
+    TunerError::NoSuchLayer { layer: name.into(), nearest }.into()
+}
+
+/// A weight of a [`CausalLm`] as it was before a merge. Unmerged weights are shared, not copied.
+#[derive(Clone, Debug)]
+pub enum KeptWeight {
+    /// Of the embedding or the head.
+    Tokens(TokenMatrix),
+    /// Of a linear layer.
+    Linear(FrozenMatrix),
+}
+
+impl CausalLm {
+    fn token_matrix(&self, layer: &str) -> Option<&TokenMatrix> {
+        let names = self.family().names;
+        match layer {
+            name if name == names.embed => Some(self.embedding()),
+            name if name == names.head => Some(self.head()),
+            _ => None,
+        }
+    }
+
+    /// The name under which a layer's weight is held: the embedding's for a tied head.
+    fn holder<'a>(&'a self, layer: &'a str) -> &'a str {
+        let names = self.family().names;
+        if self.is_tied() && layer == names.head { names.embed } else { layer }
+    }
+}
+
+impl BaseModel for CausalLm {
+    type Kept = KeptWeight;
+
+    fn named_layers(&self) -> Vec<NamedLayer> {
+        let names = self.family().names;
+        let of = |name: &str, kind, rows, cols| NamedLayer { name: name.into(), kind, rows, cols };
+        let tokens = |name, kind, matrix: &TokenMatrix| of(name, kind, matrix.rows(), matrix.width());
+        let mut layers = vec![tokens(names.embed, LayerKind::Embedding, self.embedding())];
+        layers.extend(
+            self.linear_layers()
+                .into_iter()
+                .map(|(name, matrix)| of(&name, LayerKind::Linear, matrix.rows(), matrix.cols())),
+        );
+        layers.push(tokens(names.head, LayerKind::Head, self.head()));
+        layers
+    }
+
+    fn input_embedding(&self) -> Option<String> {
+        Some(self.family().names.embed.into())
+    }
+
+    fn tied_layers(&self) -> Vec<TiedLayer> {
+        let names = self.family().names;
+        let tied = self.is_tied().then(|| TiedLayer { layer: names.head.into(), source: names.embed.into() });
+        tied.into_iter().collect()
+    }
+
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>> {
+        match self.token_matrix(layer) {
+            Some(matrix) => Ok(matrix.gather(tokens)),
+            None => Err(no_such_layer(&self.named_layers(), layer)),
+        }
+    }
+
+    fn weight(&self, layer: &str) -> Result<FrozenMatrix> {
+        match self.token_matrix(layer) {
+            Some(matrix) => matrix.frozen().followed_by(matrix.extra()),
+            None => {
+                let linear = self.linear_layers().into_iter().find(|(name, _)| name == layer);
+                linear.map(|(_, w)| w.clone()).ok_or_else(|| no_such_layer(&self.named_layers(), layer))
+            }
+        }
+    }
+
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> Result<()> {
+        let layers = self.named_layers();
+        let width = find(&layers, layer)?.cols;
+        if weight.cols() != width {
+            let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), width]);
+            return Err(TunerError::Shape { key: weight.name().into(), found, expected }.into());
+        }
+        let holder = self.holder(layer).to_owned();
+        let matrix = self.token_matrix_mut(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
+        *matrix = matrix.with_frozen(weight);
+        Ok(())
+    }
+
+    fn is_resized(&self) -> bool {
+        !self.embedding().extra().is_empty()
+    }
+
+    fn grow(&mut self, rows: usize) -> Result<()> {
+        self.resize_token_embeddings(rows);
+        Ok(())
+    }
+
+    fn num_parameters(&self) -> u64 {
+        CausalLm::num_parameters(self)
+    }
+
+    fn keep(&self, layer: &str) -> Result<KeptWeight> {
+        match self.token_matrix(layer) {
+            Some(matrix) => Ok(KeptWeight::Tokens(matrix.clone())),
+            None => self.weight(layer).map(KeptWeight::Linear),
+        }
+    }
+
+    fn restore(&mut self, layer: &str, kept: KeptWeight) -> Result<KeptWeight> {
+        let holder = self.holder(layer).to_owned();
+        let layers = self.named_layers();
+        match kept {
+            KeptWeight::Tokens(kept) => self
+                .token_matrix_mut(&holder)
+                .map(|matrix| KeptWeight::Tokens(std::mem::replace(matrix, kept))),
+            KeptWeight::Linear(kept) => {
+                self.linear_mut(layer).map(|weight| KeptWeight::Linear(std::mem::replace(weight, kept)))
+            }
+        }
+        .ok_or_else(|| no_such_layer(&layers, layer))
+    }
+
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<()> {
+        let layers = self.named_layers();
+        let holder = self.holder(layer).to_owned();
+        let matrix = self.token_matrix_mut(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
+        *matrix = matrix.with_rows(rows)?;
+        Ok(())
+    }
+
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<()> {
+        let layers = self.named_layers();
+        let weight = self.linear_mut(layer).ok_or_else(|| no_such_layer(&layers, layer))?;
+        *weight = weight.map_rows(|row, values| update.add_row(row, values))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,258 @@
+//! What can go wrong with adapters: one variant a fault.
+
+use std::path::PathBuf;
+
+/// A fault of an adapter, its configuration or its files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunerError {
+    /// There is no adapter of this name.
+    #[error("there is no adapter '{name}'{}; there are {}", near(.nearest), listed(.adapters))]
+    NoSuchAdapter {
+        /// The name asked for.
+        name: String,
+        /// The nearest name there is.
+        nearest: Option<String>,
+        /// The adapters there are.
+        adapters: Vec<String>,
+    },
+    /// An adapter of this name is there already.
+    #[error("there is an adapter '{name}' already; delete it first or choose another name")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
+    /// A name that cannot be given to an adapter.
+    #[error("an adapter cannot be called '{name}': {problem}")]
+    AdapterName {
+        /// The name.
+        name: String,
+        /// What stands against it.
+        problem: &'static str,
+    },
+    /// No adapter was named.
+    #[error("no adapter named; expected at least one of {}", listed(.adapters))]
+    NoAdapterNamed {
+        /// The adapters there are.
+        adapters: Vec<String>,
+    },
+    /// Two adapters replace the same row.
+    #[error(
+        "adapter '{adapter}' replaces rows of {layer} that adapter '{other}' replaces already: tokens {}; only adapters \
+         with different tokens can act together or be merged one after the other", ids(.tokens)
+    )]
+    OverlappingTokens {
+        /// The adapter that comes second.
+        adapter: String,
+        /// The adapter that comes first.
+        other: String,
+        /// The layer.
+        layer: String,
+        /// The tokens of both.
+        tokens: Vec<u32>,
+    },
+    /// Training was asked for with several adapters active.
+    #[error("one adapter is trained at a time; active are {}", listed(.adapters))]
+    SeveralActive {
+        /// The active adapters.
+        adapters: Vec<String>,
+    },
+    /// Something was asked for that needs an active adapter.
+    #[error("no adapter is active; set one of {}", listed(.adapters))]
+    NoneActive {
+        /// The adapters there are.
+        adapters: Vec<String>,
+    },
+    /// Something was asked for that merged adapters stand against.
+    #[error("{what} needs adapters that are not merged; merged are {}: unmerge them first", listed(.merged))]
+    Merged {
+        /// What was asked for.
+        what: &'static str,
+        /// The merged adapters.
+        merged: Vec<String>,
+    },
+    /// A mixed batch with another number of adapter names than sequences.
+    #[error("{sequences} sequences and {names} adapter names; expected a name for each sequence")]
+    MixedBatch {
+        /// The sequences.
+        sequences: usize,
+        /// The names.
+        names: usize,
+    },
+    /// A merged weight would hold a NaN or an infinity.
+    #[error("merging adapter '{adapter}' would put {value} into {layer}, row {row}; nothing was merged")]
+    MergeNotFinite {
+        /// The adapter.
+        adapter: String,
+        /// The layer.
+        layer: String,
+        /// The row of the layer's weight.
+        row: usize,
+        /// What it would hold.
+        value: f32,
+    },
+    /// The rows of a tied head differ from its embedding's, so that one matrix cannot hold both.
+    #[error(
+        "adapter '{adapter}' has rows of its own for {layer}, which is one matrix with {source_layer}: merging would \
+         change both; train both with the same tokens (ensure_weight_tying) or keep the adapter"
+    )]
+    SeparateRowsOfTied {
+        /// The adapter.
+        adapter: String,
+        /// The layer that shares a matrix.
+        layer: String,
+        /// The layer it shares it with.
+        source_layer: String,
+    },
+    /// `ensure_weight_tying` with different tokens for layers that are one matrix.
+    #[error("cannot ensure weight tying: different token indices for tied layers: {}", .layers.join(", "))]
+    DifferentTokens {
+        /// The layers with their tokens.
+        layers: Vec<String>,
+    },
+    /// Two keys of `trainable_token_indices` mean the same layer.
+    #[error("trainable_token_indices names {layer} twice: as '{first}' and as '{second}'")]
+    TargetedTwice {
+        /// The layer.
+        layer: String,
+        /// One key.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// LoRA was to be put on a layer that has token rows.
+    #[error(
+        "target_modules matches '{layer}', a token matrix; LoRA is for linear layers, rows of tokens are trained by \
+         trainable_token_indices"
+    )]
+    LoraOnTokenMatrix {
+        /// The layer.
+        layer: String,
+    },
+    /// LoRA's `target_modules` matches no linear layer.
+    #[error("target_modules '{target}' matches no linear layer{}; there are {}", near(.nearest), listed(.layers))]
+    NoLinear {
+        /// The target.
+        target: String,
+        /// The nearest ending of a layer's name.
+        nearest: Option<String>,
+        /// Endings of the names of linear layers.
+        layers: Vec<String>,
+    },
+    /// A LoRA option has a value that cannot be honoured.
+    #[error("{option} is {found}; expected {expected}")]
+    LoraOption {
+        /// The option, as PEFT names it.
+        option: String,
+        /// Its value.
+        found: String,
+        /// What would have been accepted.
+        expected: &'static str,
+    },
+    /// Whole modules were to be trained and stored.
+    #[error("modules_to_save names {}; whole modules are not trained here, rows of tokens are", listed(.modules))]
+    ModulesToSave {
+        /// The modules.
+        modules: Vec<String>,
+    },
+    /// A module was to be trained whole, and by rows too.
+    #[error("'{module}' is in modules_to_save and in trainable_token_indices; expected one of them")]
+    TrainedWholeAndByRows {
+        /// The module.
+        module: String,
+    },
+    /// An adapter's tokens are past the base's rows.
+    #[error(
+        "the adapter has token {token}, but {layer} has {rows} rows: the adapter was trained on a model that had been \
+         resized for added tokens. Give the base its rows first (resize_token_embeddings to at least {}, or --resize \
+         on the command line), or keep the adapter's tokenizer beside it: AutoPeftModel resizes by it", .token + 1
+    )]
+    TooFewRows {
+        /// The first such token.
+        token: u32,
+        /// The layer.
+        layer: String,
+        /// Its rows.
+        rows: usize,
+    },
+    /// A file lacks tensors of the adapter.
+    #[error("{path}: the adapter's tensors {} are missing", listed(.keys))]
+    MissingKeys {
+        /// The file.
+        path: PathBuf,
+        /// The tensors.
+        keys: Vec<String>,
+    },
+    /// A stored tensor is not of the adapter's shape.
+    #[error("'{key}' has shape {found:?}; expected {expected:?}")]
+    Shape {
+        /// The tensor.
+        key: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The adapter's.
+        expected: Vec<usize>,
+    },
+    /// An adapter is stored in the pickle format only.
+    #[error(
+        "{path}: a pickle file, which could run code when read; save it again with safe_serialization=True"
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An adapter does not say what it was trained on.
+    #[error("{path}: base_model_name_or_path is not there; name the base model")]
+    NoBase {
+        /// The configuration.
+        path: PathBuf,
+    },
+    /// The model that an adapter names is not there.
+    #[error("{path}: the base model '{base}' is not a folder or file here{}", if *.hub { "" } else { " (and this build has no Hub)" })]
+    BaseNotFound {
+        /// The configuration.
+        path: PathBuf,
+        /// The base it names.
+        base: String,
+        /// Whether the Hub was asked.
+        hub: bool,
+    },
+    /// Variables were read back into an adapter that they were not made from.
+    #[error(
+        "the variables have values of {layer}, which adapter '{adapter}' does not have so; bind the active adapter"
+    )]
+    NotBound {
+        /// The layer.
+        layer: String,
+        /// The active adapter.
+        adapter: String,
+    },
+    /// A model has no layer of this name.
+    #[error("the model has no layer '{layer}'{}", near(.nearest))]
+    NoSuchLayer {
+        /// The name.
+        layer: String,
+        /// The nearest there is.
+        nearest: Option<String>,
+    },
+}
+
+fn near(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!("; did you mean '{name}'?")).unwrap_or_default()
+}
+
+/// Names for a message, the first of them.
+fn listed(names: &[String]) -> String {
+    const LISTED: usize = 8;
+    match names {
+        [] => "none".into(),
+        few if few.len() <= LISTED => format!("'{}'", few.join("', '")),
+        many => format!("'{}' and {} more", many[..LISTED].join("', '"), many.len() - LISTED),
+    }
+}
+
+fn ids(tokens: &[u32]) -> String {
+    let shown: Vec<String> = tokens.iter().take(16).map(u32::to_string).collect();
+    let more = if tokens.len() > shown.len() { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}

@@ -1,0 +1,115 @@
+//! Making an adapter for a model from a configuration.
+
+use super::TunerError;
+use super::adapter::Adapter;
+use super::base::{BaseModel, LayerKind, NamedLayer, find};
+use super::layer::TrainableTokensLayer;
+use super::lora::{LoraLayer, LoraShape};
+use super::placement::{Placement, beside_lora, standalone};
+use crate::config::{LoraConfig, PeftConfig, TargetModules};
+use crate::error::{Result, nearest};
+use crate::models::TrainedRows;
+use crate::random::Random;
+use std::collections::BTreeSet;
+
+/// PEFT's word for every linear layer but the head.
+const ALL_LINEAR: &str = "all-linear";
+
+/// What PEFT adapts when nothing is said, in every family that is here.
+const DEFAULT_LORA_TARGETS: [&str; 2] = ["q_proj", "v_proj"];
+
+/// Of fresh `lora_A`: the same for the same model and configuration.
+const LORA_SEED: u64 = 0;
+
+/// Makes the adapter `name`; the targets are filled into its configuration.
+pub(super) fn adapter(base: &impl BaseModel, name: String, config: PeftConfig) -> Result<Adapter> {
+    match config {
+        PeftConfig::TrainableTokens(mut config) => {
+            let placements = standalone(base, &mut config)?;
+            let tokens = token_layers(base, placements, config.init_weights)?;
+            Ok(Adapter { name, config: config.into(), tokens, lora: Vec::new() })
+        }
+        PeftConfig::Lora(mut config) => {
+            config.check()?;
+            let lora = lora_layers(base, &mut config)?;
+            let placements = match &config.trainable_token_indices {
+                Some(indices) => beside_lora(base, indices, config.ensure_weight_tying)?,
+                None => Vec::new(),
+            };
+            let tokens = token_layers(base, placements, true)?;
+            Ok(Adapter { name, config: config.into(), tokens, lora })
+        }
+    }
+}
+
+fn token_layers(
+    base: &impl BaseModel,
+    placements: Vec<Placement>,
+    init_weights: bool,
+) -> Result<Vec<TrainableTokensLayer>> {
+    let layers = base.named_layers();
+    placements
+        .into_iter()
+        .map(|Placement { layer, tied, tokens }| {
+            let width = find(&layers, &layer)?.cols;
+            let values = match init_weights {
+                true => base.weight_rows(&layer, &tokens)?,
+                false => normal(tokens.len() * width, 1.0, 0),
+            };
+            Ok(TrainableTokensLayer::new(layer, tied, TrainedRows::new(tokens, width, values)))
+        })
+        .collect()
+}
+
+fn lora_layers(base: &impl BaseModel, config: &mut LoraConfig) -> Result<Vec<LoraLayer>> {
+    let layers = base.named_layers();
+    let targets = lora_targets(&layers, &mut config.target_modules)?;
+    let mut random = Random::new(LORA_SEED);
+    targets
+        .into_iter()
+        .map(|layer| {
+            let (r, scaling) = config.rank_and_scaling(&layer.name)?;
+            let shape = LoraShape {
+                r,
+                inputs: layer.cols,
+                outputs: layer.rows,
+                scaling,
+                dropout: config.lora_dropout,
+            };
+            Ok(LoraLayer::new(layer.name.clone(), shape, &config.init_lora_weights, &mut random))
+        })
+        .collect()
+}
+
+/// The linear layers that are meant; the word for all of them is replaced by their names, as PEFT stores it.
+fn lora_targets<'a>(
+    layers: &'a [NamedLayer],
+    target: &mut Option<TargetModules>,
+) -> Result<Vec<&'a NamedLayer>> {
+    let linear = || layers.iter().filter(|layer| layer.kind == LayerKind::Linear);
+    let target =
+        target.get_or_insert_with(|| TargetModules::Names(DEFAULT_LORA_TARGETS.map(String::from).to_vec()));
+    if matches!(target, TargetModules::Pattern(word) if word.eq_ignore_ascii_case(ALL_LINEAR)) {
+        *target = TargetModules::Names(linear().map(|layer| layer.name.clone()).collect());
+    }
+    let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+    let found = target.matching(&names)?;
+    if let Some(layer) = layers.iter().find(|l| l.has_token_rows() && found.contains(&l.name.as_str())) {
+        return Err(TunerError::LoraOnTokenMatrix { layer: layer.name.clone() }.into());
+    }
+    if found.is_empty() {
+        let ending = |layer: &NamedLayer| layer.name.rsplit('.').next().unwrap_or_default().to_string();
+        let endings: BTreeSet<String> = linear().map(ending).collect();
+        let target = target.to_string();
+        let nearest = nearest(&target, endings.iter().map(String::as_str)).map(str::to_owned);
+        let layers = endings.into_iter().collect();
+        return Err(TunerError::NoLinear { target, nearest, layers }.into());
+    }
+    Ok(layers.iter().filter(|layer| found.contains(&layer.name.as_str())).collect())
+}
+
+/// Normal numbers with standard deviation `std`, the same for the same seed.
+pub(super) fn normal(n: usize, std: f32, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    (0..n).map(|_| random.normal() as f32 * std).collect()
+}
