@@ -19,6 +19,7 @@
 //! result is the same to the last bit however many threads run.
 
 pub mod attention;
+mod bf16;
 pub mod blocks;
 pub mod cross_entropy;
 pub mod embedding;
@@ -28,11 +29,15 @@ pub mod isa;
 mod math;
 pub mod matmul;
 pub mod norm;
+mod pack;
+mod product;
 pub mod rotary;
 mod shared;
 #[cfg(test)]
 mod testing;
+mod tile;
 pub mod weight;
 
 pub use isa::Isa;
+pub use product::{Precision, has_fast_bf16};
 pub use weight::{Matrix, RowOrder, TokenTable, Weight, WeightError, WeightType};

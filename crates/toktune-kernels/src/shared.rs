@@ -72,6 +72,12 @@ pub(crate) fn pieces(total: usize, most: usize) -> Vec<std::ops::Range<usize>> {
     (0..count).map(|i| total * i / count..total * (i + 1) / count).collect()
 }
 
+/// [`pieces`] whose bounds, but the last, are multiples of `unit`; a piece is at least one unit.
+pub(crate) fn aligned_pieces(total: usize, most: usize, unit: usize) -> Vec<std::ops::Range<usize>> {
+    let cut = pieces(total.div_ceil(unit), (most / unit).max(1));
+    cut.into_iter().map(|units| units.start * unit..(units.end * unit).min(total)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +92,9 @@ mod tests {
                 (0..total).collect::<Vec<_>>()
             );
             assert!(cut.iter().all(|r| !r.is_empty() && r.len() <= 8), "{cut:?}");
+            let cut = aligned_pieces(total, 10, 4);
+            assert!(cut.iter().all(|r| !r.is_empty() && r.len() <= 8 && r.start % 4 == 0), "{cut:?}");
+            assert_eq!((cut[0].start, cut[cut.len() - 1].end), (0, total));
         }
     }
 }
