@@ -24,6 +24,7 @@ pub mod blocks;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gated;
+pub mod gated_mlp;
 mod gemm;
 pub mod isa;
 mod math;

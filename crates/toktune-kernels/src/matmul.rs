@@ -241,6 +241,15 @@ mod tests {
                 let mut dx = vec![f32::NAN; m * k];
                 backward(&dy, &weight, Precision::F32, Write::Over, &mut dx);
                 assert_close(&dx, &reference(&dy, &transposed, (m, k, n)), 1e-6, &format!("{what} backward"));
+                for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 0.03)] {
+                    let (mut added, mut dx_added) = (vec![0.5; m * n], vec![0.5; m * k]);
+                    forward(&x, &weight, precision, Write::Add, &mut added);
+                    backward(&dy, &weight, precision, Write::Add, &mut dx_added);
+                    for (sum, alone) in [(&added, &y), (&dx_added, &dx)] {
+                        let expected: Vec<f64> = alone.iter().map(|x| *x as f64 + 0.5).collect();
+                        assert_close(sum, &expected, tolerance, &format!("{what} {precision:?} added"));
+                    }
+                }
             }
         });
     }

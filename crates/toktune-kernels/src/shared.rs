@@ -57,13 +57,21 @@ thread_local! {
 ///
 /// Allocating panels anew for every tile would have the system hand out and clear the same pages over and over.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
+    let mut buffer = SCRATCH.with(|pool| take_fitting(&mut pool.borrow_mut(), len));
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
     let result = work(&mut buffer[..len]);
     SCRATCH.with(|pool| pool.borrow_mut().push(buffer));
     result
+}
+
+/// Takes the smallest buffer that is large enough, else the largest to be grown: a small request that took a large buffer
+/// would have every buffer grow to the largest request.
+fn take_fitting(pool: &mut Vec<Vec<f32>>, len: usize) -> Vec<f32> {
+    let fitting = pool.iter().enumerate().filter(|(_, b)| b.len() >= len).min_by_key(|(_, b)| b.len());
+    let chosen = fitting.or_else(|| pool.iter().enumerate().max_by_key(|(_, b)| b.len())).map(|(at, _)| at);
+    chosen.map_or_else(Vec::new, |at| pool.swap_remove(at))
 }
 
 /// Cuts `0..total` into equal pieces of at most `most`, in order; the bounds depend on the two numbers alone.

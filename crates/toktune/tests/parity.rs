@@ -12,6 +12,7 @@ use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::RaggedBatch;
 use toktune::models::AutoModelForCausalLM;
+use toktune::ops::Memo;
 use toktune::train::{AdamW, AdamWConfig, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
@@ -110,7 +111,7 @@ fn six_steps_equal_pefts() {
         for (i, loss) in expected.json["losses"].as_array().expect("losses").iter().enumerate() {
             let chosen: Vec<_> = (0..size).map(|j| rows[(i * size + j) % rows.len()].clone()).collect();
             let output =
-                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients).expect("a step");
+                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients, 0).expect("a step");
             if i == 0 {
                 for (at, layer) in model.layers().iter().enumerate() {
                     let labels = output.losses.len() as f32;
@@ -142,7 +143,7 @@ fn logits_equal_transformers() {
         let rows = model.rows_of(spans);
         let mut x = model.embed(&batch.ids, None).expect("embedded");
         for block in model.blocks() {
-            x = block.forward(&x, &rows, None).expect("a block").0;
+            x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
         }
         let logits = model.logits(&model.final_norm(&x).expect("a norm"), None).expect("logits");
         let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers");
@@ -156,7 +157,7 @@ fn constant_rows_give_the_gradients_of_the_plain_computation() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
         let batch = batch(&rows);
-        let of = |wanted| run(model.base(), model.active(), &batch, wanted).expect("a step");
+        let of = |wanted| run(model.base(), model.active(), &batch, wanted, 0).expect("a step");
         let (short, plain) = (of(Wanted::Gradients), of(Wanted::GradientsWithoutShortcuts));
         let losses = |output: &StepOutput| {
             let mut losses = output.losses.clone();
@@ -171,12 +172,29 @@ fn constant_rows_give_the_gradients_of_the_plain_computation() {
 }
 
 #[test]
+fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
+    for folder in fixtures() {
+        let (expected, rows) = (Expected::read(&folder), rows(&folder));
+        let model = load(&folder, expected.config());
+        let batch = batch(&rows);
+        let of = |kept| {
+            let output = run(model.base(), model.active(), &batch, Wanted::Gradients, kept).expect("a step");
+            (output.losses, output.gradients)
+        };
+        let nothing = of(0);
+        for kept in [20_000, 60_000, 200_000, u64::MAX] {
+            assert!(of(kept) == nothing, "{folder:?}: {kept} bytes kept");
+        }
+    }
+}
+
+#[test]
 fn ragged_rows_give_what_each_sequence_gives_alone() {
     for folder in fixtures() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
         let of =
-            |rows: &[_]| run(model.base(), model.active(), &batch(rows), Wanted::Gradients).expect("a step");
+            |rows: &[_]| run(model.base(), model.active(), &batch(rows), Wanted::Gradients, 0).expect("a step");
         let together = of(&rows);
         let mut sums = model.active().zero_gradients();
         let mut loss = 0.0;

@@ -3,9 +3,10 @@
 use super::decoder::RowsOfBatch;
 use super::spec::{DecoderSpec, LayerSpec, TensorNames};
 use crate::error::Result;
-use crate::ops::{self, Activation, AttentionShape, KeyValues};
+use crate::ops::{self, Activation, AttentionShape, Keep, KeyValues, Memo};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use candle_core::{Device, Tensor};
+use toktune_kernels::Precision;
 
 /// A frozen linear layer `[out, in]`.
 #[derive(Clone, Debug)]
@@ -141,7 +142,8 @@ impl Loader<'_> {
 impl Block {
     /// Runs the block on `x [rows, d]`; also returns the rows' keys and values, for rows that come later.
     ///
-    /// `past` holds the keys and values of the rows that come before, as `rows` says.
+    /// `past` holds the keys and values of the rows that come before, as `rows` says. `memo` keeps what a backward pass
+    /// will want, or knows it.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -150,10 +152,12 @@ impl Block {
         x: &Tensor,
         rows: &RowsOfBatch,
         past: Option<&KeyValues>,
+        memo: &mut Memo,
     ) -> Result<(Tensor, KeyValues)> {
         let normed = self.attention_norm.forward(x)?;
-        let (mut q, mut k, v) =
-            (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
+        let mut project =
+            |linear: &Linear| memo.linear(&normed, &linear.weight, linear.bias.as_ref(), Keep::Projections);
+        let (mut q, mut k, v) = (project(&self.q)?, project(&self.k)?, project(&self.v)?);
         if let Some(norm) = &self.q_norm {
             q = norm.forward_heads(&q)?;
         }
@@ -162,19 +166,51 @@ impl Block {
         }
         let (lines, hd) = (&rows.rotary[self.rope], self.attention.head_dim);
         let (q, k) = (ops::rotary(&q, lines, hd)?, ops::rotary(&k, lines, hd)?);
-        let attended = ops::attention(&q, &k, &v, past, &rows.spans, &self.attention)?;
-        let mut update = self.o.forward(&attended)?;
+        let attended = memo.attention([&q, &k, &v], past, &rows.spans, &self.attention)?;
+        // the norm of the MLP reads the sum
+        let mut update = memo.output(&attended, &self.o.weight, self.o.bias.as_ref(), true)?;
         if let Some(norm) = &self.post_attention_norm {
             update = norm.forward(&update)?;
         }
         let x = (x + update)?;
-        let normed = self.mlp_norm.forward(&x)?;
-        let inner = ops::gated(&self.gate.forward(&normed)?, &self.up.forward(&normed)?, self.activation)?;
-        let mut update = self.down.forward(&inner)?;
+        let mut update = self.mlp(&self.mlp_norm.forward(&x)?, memo)?;
         if let Some(norm) = &self.post_mlp_norm {
             update = norm.forward(&update)?;
         }
         Ok(((x + update)?, KeyValues { k, v }))
+    }
+
+    fn mlp(&self, x: &Tensor, memo: &mut Memo) -> Result<Tensor> {
+        let is_read = self.post_mlp_norm.is_some();
+        if [&self.gate, &self.up, &self.down].iter().all(|linear| linear.bias.is_none()) {
+            let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
+            let weights = ops::GatedMlpWeights { gate, up, down, activation: self.activation };
+            return Ok(memo.gated_mlp(x, &weights, is_read)?);
+        }
+        let mut project =
+            |linear: &Linear| memo.linear(x, &linear.weight, linear.bias.as_ref(), Keep::Everything);
+        let inner = ops::gated(&project(&self.gate)?, &project(&self.up)?, self.activation)?;
+        Ok(memo.output(&inner, &self.down.weight, self.down.bias.as_ref(), is_read)?)
+    }
+
+    /// Takes the products of the block in `precision`, by the type of each weight.
+    pub(super) fn set_precision(&mut self, precision: impl Fn(&FrozenMatrix) -> Precision) {
+        for linear in
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+        {
+            linear.weight.set_precision(precision(&linear.weight));
+        }
+    }
+
+    /// Floats a row that each [`Keep`] level but the first adds to what is kept of this block.
+    pub fn kept_floats(&self) -> [(Keep, usize); 3] {
+        let (d, q, kv) = (self.o.weight.rows(), self.q.weight.rows(), self.k.weight.rows());
+        let post_mlp = if self.post_mlp_norm.is_some() { d } else { 0 };
+        [
+            (Keep::Outputs, d + q + self.attention.heads + post_mlp),
+            (Keep::Projections, q + 2 * kv),
+            (Keep::Everything, 2 * self.gate.weight.rows()),
+        ]
     }
 
     /// The keys and values of `x` alone: all that is left to do for rows whose hidden state nobody needs.

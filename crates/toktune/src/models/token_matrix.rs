@@ -89,6 +89,11 @@ impl TokenMatrix {
         self.base.cols()
     }
 
+    /// Takes products in the precision that `of` gives.
+    pub(super) fn set_precision(&mut self, of: impl Fn(&FrozenMatrix) -> toktune_kernels::Precision) {
+        self.base.set_precision(of(&self.base));
+    }
+
     /// Appends whole rows.
     pub(super) fn append(&mut self, rows: &[f32]) {
         Arc::make_mut(&mut self.extra).extend_from_slice(rows);

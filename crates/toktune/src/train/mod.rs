@@ -7,6 +7,7 @@ mod arguments;
 mod card;
 mod checkpoint;
 mod evaluate;
+mod kept;
 mod log;
 mod optimizer;
 mod plan;

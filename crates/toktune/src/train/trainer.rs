@@ -210,7 +210,8 @@ impl<'a> Trainer<'a> {
         for _ in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            let output = run(self.model.base(), self.model.active(), &batch, Wanted::Gradients)?;
+            let kept = self.kept_bytes();
+            let output = run(self.model.base(), self.model.active(), &batch, Wanted::Gradients, kept)?;
             loss += output.loss_sum();
             labels += output.losses.len();
             tokens += batch.tokens();
@@ -251,6 +252,10 @@ impl<'a> Trainer<'a> {
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: peak_memory_bytes(),
         })
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        std::env::var("KEPT").ok().and_then(|x| x.parse().ok()).unwrap_or(0) << 20
     }
 
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use toktune_kernels::{Matrix, RowOrder, Weight, WeightType};
+use toktune_kernels::{Matrix, Precision, RowOrder, Weight, WeightType};
 
 /// Entries decoded at a time when scanning: 256 KiB of `f32`, which stays in the second-level cache.
 const SCAN_ENTRIES: usize = 1 << 16;
@@ -21,6 +21,7 @@ pub struct FrozenMatrix {
     cols: usize,
     order: RowOrder,
     name: Arc<str>,
+    precision: Precision,
 }
 
 impl FrozenMatrix {
@@ -39,7 +40,7 @@ impl FrozenMatrix {
     ) -> Result<Self> {
         let name = name.into();
         match Weight::new(dtype, &bytes, rows, cols, order) {
-            Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name }),
+            Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name, precision: Precision::F32 }),
             Err(source) => Err(Error::Matrix { tensor: name.to_string(), source }),
         }
     }
@@ -59,6 +60,16 @@ impl FrozenMatrix {
             Ok(weight) => weight,
             Err(error) => unreachable!("checked by the constructor, and nothing changes: {error}"),
         }
+    }
+
+    /// In which precision products with it are taken; `f32` at first.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Takes products with it in `precision` from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Rows: outputs of a linear layer, entries of a vocabulary.
