@@ -22,7 +22,9 @@ pub struct Chosen {
 }
 
 /// Resolves the flags; new tokens are in `tokenizer` afterwards.
-pub fn choose(args: &TokenArgs, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
+///
+/// Without a token there is nothing to train, unless `lora` is.
+pub fn choose(args: &TokenArgs, lora: bool, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
     let mut chosen = Chosen::default();
     // each id with the flag that chose it, for a message about the second
     let mut origins: Vec<(u32, String)> =
@@ -59,7 +61,7 @@ pub fn choose(args: &TokenArgs, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
         }
         chosen.changed_tokenizer = true;
     }
-    if origins.is_empty() {
+    if origins.is_empty() && !lora {
         return usage(
             "no token to train; choose some by --token-ids, --token, --add-token or --add-special-token (or \
              go on with an adapter by --adapter)",

@@ -1,6 +1,7 @@
 //! Why a command ends early, and which of the exit statuses that is.
 
 use toktune::Error;
+use toktune::tuners::TunerError;
 
 /// The result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -35,6 +36,19 @@ impl From<Error> for Failure {
                     Some(rest) => format!("--target-modules{rest}"),
                     None => format!("--target-modules: {message}"),
                 })
+            }
+            // the library names options as PEFT does, users know them as flags
+            Error::Tuner(TunerError::LoraOption { option, found, expected }) => {
+                let flag = option.trim_start_matches("lora_");
+                Failure::Usage(format!(
+                    "--lora-{}: expected {expected}, found {found}",
+                    flag.replace('_', "-")
+                ))
+            }
+            Error::Tuner(TunerError::NoLinear { .. } | TunerError::LoraOnTokenMatrix { .. }) => {
+                let message = error.to_string();
+                let rest = message.strip_prefix("target_modules").unwrap_or(&message);
+                Failure::Usage(format!("--lora-target-modules{rest}"))
             }
             Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {
                 Failure::Usage(format!("--output: {error}"))

@@ -1,9 +1,8 @@
 //! Opening a model with its tokenizer, and an adapter over it.
 
-use crate::args::DataArgs;
+use crate::args::{DataArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use std::path::{Path, PathBuf};
-use toktune::config::PeftConfig;
 use toktune::data::{DataError, DataOptions, Dataset};
 use toktune::models::{AutoModelForCausalLM, CausalLm};
 use toktune::text::{AutoTokenizer, TextError};
@@ -60,6 +59,23 @@ pub fn model(name: &str, device: &Device) -> Outcome<(CausalLm, Tokenizer)> {
     Ok((model, tokenizer))
 }
 
+/// The most rows that a mistyped number should not turn into memory.
+const MOST_ROWS: usize = 1 << 24;
+
+/// Gives `model` the rows that `--resize` asks for.
+pub fn resize(model: &mut CausalLm, rows: Option<usize>) -> Outcome {
+    match rows {
+        Some(rows) if rows > MOST_ROWS => {
+            Err(Failure::Usage(format!("--resize: expected at most {MOST_ROWS} rows, found {rows}")))
+        }
+        Some(rows) => {
+            model.resize_token_embeddings(rows);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// The tokenizer in an adapter's folder, if one was saved there.
 pub fn adapter_tokenizer(adapter: &Path) -> Outcome<Option<AutoTokenizer>> {
     match AutoTokenizer::from_pretrained(adapter) {
@@ -79,17 +95,6 @@ pub fn with_adapter(
     let own = adapter_tokenizer(folder)?;
     if let Some(own) = &own {
         base.resize_token_embeddings(own.vocab_size());
-    } else {
-        let config = PeftConfig::from_pretrained(folder)?;
-        let rows = base.vocabulary();
-        if let Some(id) = config.token_indices().iter().find(|&&id| id as usize >= rows) {
-            return Err(Failure::Failed(format!(
-                "{}: the adapter has token {id}, but the model has {rows} rows and there is no \
-                 tokenizer.json beside the adapter that says which tokens were added; copy the adapter's \
-                 tokenizer there",
-                folder.display()
-            )));
-        }
     }
     let model = PeftModel::from_pretrained(base, folder)?;
     Ok((model, own.map_or(tokenizer, Ok)))
@@ -105,9 +110,10 @@ pub enum Loaded {
 
 impl Loaded {
     /// Opens what `--model` and `--adapter` name.
-    pub fn open(name: &str, adapter: Option<&Path>, device: &Device) -> Outcome<(Self, Tokenizer)> {
-        let (base, tokenizer) = model(name, device)?;
-        match adapter {
+    pub fn open(args: &ModelArgs, device: &Device) -> Outcome<(Self, Tokenizer)> {
+        let (mut base, tokenizer) = model(&args.model, device)?;
+        resize(&mut base, args.resize)?;
+        match args.adapter.as_deref() {
             None => Ok((Loaded::Base(base.into()), tokenizer)),
             Some(folder) => {
                 let (model, tokenizer) = with_adapter(base, tokenizer, folder)?;

@@ -12,15 +12,24 @@
 
 use crate::gemm::{View, gemm};
 use crate::math::{axpy, exp, exp_shifted, max, scale};
+use crate::matmul::{self, Write};
+use crate::product::Precision;
 use crate::shared::{pieces, with_scratch};
 use crate::weight::{Matrix, TokenTable};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Labelled rows that share one pass over the vocabulary.
+/// Labelled rows that pass over the vocabulary together.
+const CHUNK_ROWS: usize = 2048;
+
+/// Entries of the vocabulary whose logits exist at a time.
+const PANEL_ROWS: usize = 1024;
+
+/// Rows handled by one task of the row-wise part.
+const TASK_ROWS: usize = 16;
+
+/// Rows that share the trained entries' logits.
 const TILE_ROWS: usize = 256;
-
-/// Entries of the vocabulary in a panel.
-const PANEL_ROWS: usize = 256;
 
 /// Trained rows whose gradient is gathered at once.
 const TRAINED_ROWS: usize = 256;
@@ -36,108 +45,149 @@ pub struct Gradients<'a> {
 
 /// Writes the loss of every row into `losses [rows]`, in nats, and the gradients of their sum.
 ///
-/// `hidden` is `[rows, d]`, `targets [rows]` are entries of the vocabulary. Panics when a length does not fit or a
-/// target is past the vocabulary.
+/// `hidden` is `[rows, d]`, `targets [rows]` are entries of the vocabulary. `precision` is that of the products with the
+/// table; the trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past
+/// the vocabulary.
 pub fn cross_entropy(
     hidden: &[f32],
     table: &TokenTable<'_>,
     targets: &[u32],
     losses: &mut [f32],
-    gradients: Gradients<'_>,
+    mut gradients: Gradients<'_>,
+    precision: Precision,
 ) {
     let (rows, d) = (targets.len(), table.cols());
     assert_eq!((hidden.len(), losses.len()), (rows * d, rows), "{rows} rows of {d}");
     assert!(targets.iter().all(|&t| (t as usize) < table.rows()), "targets inside {} entries", table.rows());
-    let tiles = pieces(rows, TILE_ROWS);
-    let mut jobs = cut(losses, gradients.hidden, &tiles, d);
-    let lse: Vec<Vec<f32>> = jobs
-        .par_iter_mut()
-        .zip(&tiles)
-        .map(|((losses, dh), tile)| {
-            let (h, targets) = (&hidden[tile.start * d..tile.end * d], &targets[tile.clone()]);
-            vocabulary_pass(h, table, targets, losses, dh.as_deref_mut())
-        })
-        .collect();
+    assert!(gradients.hidden.as_ref().is_none_or(|dh| dh.len() == rows * d), "a gradient for every row");
+    let mut lse = Vec::with_capacity(rows);
+    for chunk in pieces(rows, CHUNK_ROWS) {
+        let own = chunk.start * d..chunk.end * d;
+        let pass = Pass { h: &hidden[own.clone()], table, targets: &targets[chunk.clone()], precision };
+        let dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
+        lse.extend(pass.run(&mut losses[chunk], dh));
+    }
     if let Some(sums) = gradients.trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(hidden, table, targets, &lse.concat(), sums);
+        trained_pass(hidden, table, targets, &lse, sums);
     }
 }
 
-/// Cuts the outputs into the tiles' own parts.
-fn cut<'a>(
-    mut losses: &'a mut [f32],
-    mut hidden: Option<&'a mut [f32]>,
-    tiles: &[std::ops::Range<usize>],
-    d: usize,
-) -> Vec<(&'a mut [f32], Option<&'a mut [f32]>)> {
-    tiles
-        .iter()
-        .map(|tile| {
-            let (head, tail) = std::mem::take(&mut losses).split_at_mut(tile.len());
-            losses = tail;
-            let dh = hidden.take().map(|dh| {
-                let (head, tail) = dh.split_at_mut(tile.len() * d);
-                hidden = Some(tail);
-                head
-            });
-            (head, dh)
-        })
-        .collect()
+/// Some entries of a table, as a matrix of their own.
+struct Panel<'a> {
+    table: &'a TokenTable<'a>,
+    entries: Range<usize>,
 }
 
-/// The losses, the log-denominators (returned) and, if asked for, the gradient of one tile of rows.
-fn vocabulary_pass(
-    h: &[f32],
-    table: &TokenTable<'_>,
-    targets: &[u32],
-    losses: &mut [f32],
-    mut dh: Option<&mut [f32]>,
-) -> Vec<f32> {
-    let (m, d) = (targets.len(), table.cols());
-    let (mut largest, mut total) = (vec![f32::NEG_INFINITY; m], vec![0f32; m]);
-    if let Some(dh) = dh.as_deref_mut() {
-        dh.fill(0.0);
+impl Matrix for Panel<'_> {
+    fn rows(&self) -> usize {
+        self.entries.len()
     }
-    with_scratch(PANEL_ROWS * (m + d), |scratch| {
-        let (logits, panel) = scratch.split_at_mut(PANEL_ROWS * m);
-        for entries in pieces(table.rows(), PANEL_ROWS) {
-            let n = entries.len();
-            let (logits, panel) = (&mut logits[..m * n], &mut panel[..n * d]);
-            table.decode(entries.clone(), 0..d, panel);
-            gemm((m, n, d), View::rows(h, d), View::transposed(panel, d), logits, n, false);
-            for (i, row) in logits.chunks_exact_mut(n).enumerate() {
-                if entries.contains(&(targets[i] as usize)) {
-                    losses[i] = -row[targets[i] as usize - entries.start];
-                }
-                let new = largest[i].max(max(row));
-                let keep = exp(largest[i] - new);
-                if keep != 1.0
-                    && let Some(dh) = dh.as_deref_mut()
-                {
-                    scale(&mut dh[i * d..][..d], keep);
-                }
-                total[i] = total[i] * keep + exp_shifted(row, new);
-                largest[i] = new;
-            }
-            if let Some(dh) = dh.as_deref_mut() {
-                gemm((m, d, n), View::rows(logits, n), View::rows(panel, d), dh, d, true);
-            }
+
+    fn cols(&self) -> usize {
+        self.table.cols()
+    }
+
+    fn column_unit(&self) -> usize {
+        self.table.column_unit()
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+        let first = self.entries.start;
+        self.table.decode(first + rows.start..first + rows.end, cols, panel);
+    }
+}
+
+/// One pass over the vocabulary for some rows.
+struct Pass<'a> {
+    h: &'a [f32],
+    table: &'a TokenTable<'a>,
+    targets: &'a [u32],
+    precision: Precision,
+}
+
+/// What a row has seen of the vocabulary so far.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The largest logit.
+    largest: f32,
+    /// The sum of `e^(logit - largest)`.
+    total: f32,
+    /// The logit of the target.
+    target: f32,
+}
+
+impl Pass<'_> {
+    /// Writes the losses and, if asked for, the gradient of the rows; returns the log-denominators.
+    fn run(&self, losses: &mut [f32], mut dh: Option<&mut [f32]>) -> Vec<f32> {
+        let (m, d) = (self.targets.len(), self.table.cols());
+        let mut seen = vec![Seen { largest: f32::NEG_INFINITY, total: 0.0, target: 0.0 }; m];
+        if let Some(dh) = dh.as_deref_mut() {
+            dh.fill(0.0);
         }
-    });
-    let lse: Vec<f32> = largest.iter().zip(&total).map(|(largest, total)| largest + total.ln()).collect();
-    losses.iter_mut().zip(&lse).for_each(|(loss, lse)| *loss += lse);
-    if let Some(dh) = dh {
-        with_scratch(d, |target_row| {
-            for (i, dh) in dh.chunks_exact_mut(d).enumerate() {
-                let target = targets[i] as usize;
-                table.decode(target..target + 1, 0..d, target_row);
-                scale(dh, 1.0 / total[i]);
-                axpy(dh, -1.0, target_row);
+        with_scratch(m * PANEL_ROWS, |scratch| {
+            for entries in pieces(self.table.rows(), PANEL_ROWS) {
+                let logits = &mut scratch[..m * entries.len()];
+                let panel = Panel { table: self.table, entries: entries.clone() };
+                matmul::forward(self.h, &panel, self.precision, Write::Over, logits);
+                self.see(&entries, logits, &mut seen, dh.as_deref_mut());
+                if let Some(dh) = dh.as_deref_mut() {
+                    matmul::backward(logits, &panel, self.precision, Write::Add, dh);
+                }
             }
         });
+        let lse: Vec<f32> = seen.iter().map(|s| s.largest + s.total.ln()).collect();
+        losses.iter_mut().zip(&lse).zip(&seen).for_each(|((loss, lse), s)| *loss = lse - s.target);
+        if let Some(dh) = dh {
+            dh.par_chunks_mut(d.max(1)).zip(&seen).zip(self.targets).for_each(|((dh, seen), &target)| {
+                with_scratch(d, |target_row| {
+                    self.table.decode(target as usize..target as usize + 1, 0..d, target_row);
+                    scale(dh, 1.0 / seen.total);
+                    axpy(dh, -1.0, target_row);
+                });
+            });
+        }
+        lse
     }
-    lse
+
+    /// Turns the logits of some entries into `e^(logit - largest)`, and brings what was summed before to the new largest.
+    fn see(&self, entries: &Range<usize>, logits: &mut [f32], seen: &mut [Seen], dh: Option<&mut [f32]>) {
+        let (n, d) = (entries.len(), self.table.cols().max(1));
+        let row = |logits: &mut [f32], seen: &mut Seen, target: u32, dh: Option<&mut [f32]>| {
+            if entries.contains(&(target as usize)) {
+                seen.target = logits[target as usize - entries.start];
+            }
+            let new = seen.largest.max(max(logits));
+            let keep = exp(seen.largest - new);
+            if keep != 1.0
+                && let Some(dh) = dh
+            {
+                scale(dh, keep);
+            }
+            seen.total = seen.total * keep + exp_shifted(logits, new);
+            seen.largest = new;
+        };
+        let tasks = logits
+            .par_chunks_mut(TASK_ROWS * n)
+            .zip(seen.par_chunks_mut(TASK_ROWS))
+            .zip(self.targets.par_chunks(TASK_ROWS));
+        match dh {
+            Some(dh) => {
+                tasks.zip(dh.par_chunks_mut(TASK_ROWS * d)).for_each(|(((logits, seen), targets), dh)| {
+                    for (((logits, seen), &target), dh) in
+                        logits.chunks_exact_mut(n).zip(seen).zip(targets).zip(dh.chunks_exact_mut(d))
+                    {
+                        row(logits, seen, target, Some(dh));
+                    }
+                })
+            }
+            None => tasks.for_each(|((logits, seen), targets)| {
+                for ((logits, seen), &target) in logits.chunks_exact_mut(n).zip(seen).zip(targets) {
+                    row(logits, seen, target, None);
+                }
+            }),
+        }
+    }
 }
 
 /// Adds the gradient of the trained rows: their logits are taken again, `rows x k` in tiles.
@@ -239,6 +289,7 @@ mod tests {
                 (1, 1, 0, 4),
                 (5, 20, 3, 8),
                 (3, PANEL_ROWS, 1, 4),
+                (CHUNK_ROWS + 1, 3, 2, 3),
                 (TILE_ROWS + 1, 30, 2, 5),
                 (2, 600, 40, 4),
             ] {
@@ -250,10 +301,19 @@ mod tests {
                 let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
                 let mut dw = vec![1.0; case.values.len()];
                 let gradients = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
-                cross_entropy(&hidden, &case.table(&case.values), &targets, &mut losses, gradients);
+                let precision = Precision::F32;
+                cross_entropy(
+                    &hidden,
+                    &case.table(&case.values),
+                    &targets,
+                    &mut losses,
+                    gradients,
+                    precision,
+                );
                 assert_close(&losses, &reference(&hidden, &case.shown, d, &targets), 2e-6, &what);
                 let mut alone = vec![f32::NAN; rows];
-                cross_entropy(&hidden, &case.table(&case.values), &targets, &mut alone, Gradients::default());
+                let none = Gradients::default();
+                cross_entropy(&hidden, &case.table(&case.values), &targets, &mut alone, none, precision);
                 assert_eq!(losses, alone, "{what}: the loss alone");
                 if rows == 0 || rows > 10 {
                     continue;
@@ -280,7 +340,7 @@ mod tests {
         let hidden = [400.0f32, -300.0];
         let (mut losses, mut dh) = ([f32::NAN], [f32::NAN; 2]);
         let gradients = Gradients { hidden: Some(&mut dh), trained: None };
-        cross_entropy(&hidden, &case.table(&case.values), &[3], &mut losses, gradients);
+        cross_entropy(&hidden, &case.table(&case.values), &[3], &mut losses, gradients, Precision::F32);
         assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
     }
 }

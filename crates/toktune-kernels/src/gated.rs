@@ -21,35 +21,44 @@ pub enum Activation {
 /// Panics when the lengths differ.
 pub fn gated_forward(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == y.len(), "{} {} {}", gate.len(), up.len(), y.len());
-    y.par_chunks_mut(TASK).zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK))).for_each(|(y, (gate, up))| {
-        match activation {
-            Activation::Silu => forward_silu(gate, up, y),
-            Activation::GeluTanh => forward_gelu(gate, up, y),
-        }
-    });
+    y.par_chunks_mut(TASK)
+        .zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK)))
+        .for_each(|(y, (gate, up))| forward_tile(activation, gate, up, y));
 }
 
-/// The gradients of both inputs from that of the output; overwrites `dgate` and `dup`.
+/// The gradients of both inputs from that of the output, which comes in `dgate` and is replaced there; overwrites `dup`.
 ///
 /// Panics when the lengths differ.
-pub fn gated_backward(
-    activation: Activation,
-    gate: &[f32],
-    up: &[f32],
-    dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
-) {
+pub fn gated_backward(activation: Activation, gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
     let n = gate.len();
-    assert!([up.len(), dy.len(), dgate.len(), dup.len()] == [n; 4], "{n} entries in each");
+    assert!([up.len(), dgate.len(), dup.len()] == [n; 3], "{n} entries in each");
     dgate
         .par_chunks_mut(TASK)
         .zip(dup.par_chunks_mut(TASK))
-        .zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(dy.par_chunks(TASK)))
-        .for_each(|((dgate, dup), ((gate, up), dy))| match activation {
-            Activation::Silu => backward_silu(gate, up, dy, dgate, dup),
-            Activation::GeluTanh => backward_gelu(gate, up, dy, dgate, dup),
-        });
+        .zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK)))
+        .for_each(|((dgate, dup), (gate, up))| backward_tile(activation, gate, up, dgate, dup));
+}
+
+/// [`gated_forward`] on one thread.
+pub(crate) fn forward_tile(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match activation {
+        Activation::Silu => forward_silu(gate, up, y),
+        Activation::GeluTanh => forward_gelu(gate, up, y),
+    }
+}
+
+/// [`gated_backward`] on one thread.
+pub(crate) fn backward_tile(
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
+    match activation {
+        Activation::Silu => backward_silu(gate, up, dgate, dup),
+        Activation::GeluTanh => backward_gelu(gate, up, dgate, dup),
+    }
 }
 
 /// The value and the derivative at `x`.
@@ -81,9 +90,10 @@ macro_rules! gated_loops {
             }
         }
         multiversion! {
-            fn $backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-                for ((((dgate, dup), gate), up), dy) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy) {
+            fn $backward(gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+                for (((dgate, dup), gate), up) in dgate.iter_mut().zip(dup).zip(gate).zip(up) {
                     let (value, slope) = $activation(*gate);
+                    let dy = *dgate;
                     *dgate = dy * up * slope;
                     *dup = dy * value;
                 }
@@ -126,8 +136,8 @@ mod tests {
                     let mut y = vec![f32::NAN; n];
                     gated_forward(activation, &gate, &up, &mut y);
                     assert_close(&y, &value(&gate, &up), 1e-6, &what);
-                    let (mut dgate, mut dup) = (vec![f32::NAN; n], vec![f32::NAN; n]);
-                    gated_backward(activation, &gate, &up, &dy, &mut dgate, &mut dup);
+                    let (mut dgate, mut dup) = (dy.clone(), vec![f32::NAN; n]);
+                    gated_backward(activation, &gate, &up, &mut dgate, &mut dup);
                     if n > 0 && n < 100 {
                         let loss = |y: Vec<f64>| y.iter().zip(&dy).map(|(y, l)| y * *l as f64).sum::<f64>();
                         let expected = central_differences(&gate, |g| loss(value(g, &up)));
@@ -145,9 +155,9 @@ mod tests {
         for activation in [Activation::Silu, Activation::GeluTanh] {
             let gate = [-1e4f32, -100.0, 0.0, 100.0, 1e4];
             let (up, dy) = ([1.0f32; 5], [1.0f32; 5]);
-            let (mut y, mut dgate, mut dup) = ([0f32; 5], [0f32; 5], [0f32; 5]);
+            let (mut y, mut dgate, mut dup) = ([0f32; 5], dy, [0f32; 5]);
             gated_forward(activation, &gate, &up, &mut y);
-            gated_backward(activation, &gate, &up, &dy, &mut dgate, &mut dup);
+            gated_backward(activation, &gate, &up, &mut dgate, &mut dup);
             assert!(
                 y.iter().chain(&dgate).chain(&dup).all(|x| x.is_finite()),
                 "{activation:?} {y:?} {dgate:?}"

@@ -1,8 +1,15 @@
-//! The dense product of two small `f32` matrices on one thread, the tile that every larger product is made of.
-//!
-//! With AVX2 this is the `gemm` crate; the portable copy is a plain loop that the compiler vectorises.
+//! The dense product of two small `f32` matrices on one thread.
 
-use crate::isa::{Isa, isa};
+use crate::isa::multiversion;
+use crate::math::{axpy, dot};
+use crate::product::{Left, Precision, Product};
+use crate::shared::{aligned_pieces, pieces, with_scratch};
+
+/// Columns of the right operand that are packed at a time.
+const PANEL_COLS: usize = 128;
+
+/// Up to this many rows the right operand is used as it lies.
+const FEW_ROWS: usize = 3;
 
 /// A strided read-only matrix: entry (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -23,7 +30,8 @@ impl<'a> View<'a> {
         Self { data, row_stride: 1, col_stride: stride }
     }
 
-    fn check(&self, rows: usize, cols: usize) {
+    /// Panics when `rows` by `cols` do not lie inside the data.
+    pub(crate) fn check(&self, rows: usize, cols: usize) {
         if rows > 0 && cols > 0 {
             let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
             assert!(last < self.data.len(), "a {rows} x {cols} view ends at {last} of {}", self.data.len());
@@ -32,54 +40,7 @@ impl<'a> View<'a> {
 }
 
 /// `out[m, n] = a[m, k] b[k, n]`, added to what is there when `accumulate`; `out` is row-major with stride
-/// `out_stride`.
-///
-/// # Safety
-/// `out` points to `m` rows of `n` writable entries, `out_stride` apart, that nobody else uses meanwhile.
-pub(crate) unsafe fn gemm_raw(
-    (m, n, k): (usize, usize, usize),
-    a: View<'_>,
-    b: View<'_>,
-    out: *mut f32,
-    out_stride: usize,
-    accumulate: bool,
-) {
-    a.check(m, k);
-    b.check(k, n);
-    if m == 0 || n == 0 {
-        return;
-    }
-    if isa() == Isa::Portable || k == 0 {
-        // SAFETY: passed on from the caller.
-        return unsafe { portable((m, n, k), a, b, out, out_stride, accumulate) };
-    }
-    // SAFETY: the views were checked above, `out` is the caller's promise. No conjugation is meant for reals.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out,
-            1,
-            out_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// [`gemm_raw`] into a slice.
+/// `out_stride`. One stride of `b` is 1.
 pub(crate) fn gemm(
     (m, n, k): (usize, usize, usize),
     a: View<'_>,
@@ -88,50 +49,78 @@ pub(crate) fn gemm(
     out_stride: usize,
     accumulate: bool,
 ) {
-    if m > 0 && n > 0 {
-        assert!(n <= out_stride || m == 1, "rows of {n} entries, {out_stride} apart");
-        assert!((m - 1) * out_stride + n <= out.len(), "{m} rows of {n} into {} entries", out.len());
+    if m == 0 || n == 0 {
+        return;
     }
-    // SAFETY: the assertions above, and `out` is borrowed exclusively.
-    unsafe { gemm_raw((m, n, k), a, b, out.as_mut_ptr(), out_stride, accumulate) }
+    assert!(n <= out_stride || m == 1, "rows of {n} entries, {out_stride} apart");
+    assert!((m - 1) * out_stride + n <= out.len(), "{m} rows of {n} into {} entries", out.len());
+    a.check(m, k);
+    b.check(k, n);
+    if m <= FEW_ROWS {
+        return few_rows((m, n, k), a, b, out, out_stride, accumulate);
+    }
+    let product = Product::new(Precision::F32);
+    let unit = product.cols_unit();
+    for cols in aligned_pieces(n, PANEL_COLS, unit) {
+        for depth in pieces(k, product.depth()) {
+            let size = (cols.len(), depth.len());
+            with_scratch(product.right_len(size.0, size.1), |right| {
+                let from = &b.data[depth.start * b.row_stride + cols.start * b.col_stride..];
+                if b.col_stride == 1 {
+                    product.pack_view_rows(from, b.row_stride, size, right);
+                } else {
+                    product.pack_view_transposed(from, b.col_stride, size, right);
+                }
+                let add = accumulate || depth.start > 0;
+                let to = out[cols.start..].as_mut_ptr();
+                // SAFETY: the assertions above, and `out` is borrowed exclusively.
+                unsafe {
+                    product.multiply(Left::Floats(a), (0..m, depth), (right, size.0), (to, out_stride), add)
+                };
+            });
+        }
+        if k == 0 && !accumulate {
+            out.chunks_mut(out_stride).take(m).for_each(|row| row[cols.clone()].fill(0.0));
+        }
+    }
 }
 
-/// The product without any special instruction: one row of `out` at a time, as sums of rows of `b`.
-///
-/// # Safety
-/// As [`gemm_raw`].
-unsafe fn portable(
+/// [`gemm`] without packing, which very few rows do not repay.
+fn few_rows(
     (m, n, k): (usize, usize, usize),
     a: View<'_>,
     b: View<'_>,
-    out: *mut f32,
+    out: &mut [f32],
     out_stride: usize,
     accumulate: bool,
 ) {
-    for i in 0..m {
-        // SAFETY: row `i` of the `m` rows of `n` entries that the caller lends.
-        let row = unsafe { std::slice::from_raw_parts_mut(out.add(i * out_stride), n) };
-        if !accumulate {
-            row.fill(0.0);
-        }
-        if b.col_stride == 1 {
-            for j in 0..k {
-                let factor = a.data[i * a.row_stride + j * a.col_stride];
-                let b_row = &b.data[j * b.row_stride..][..n];
-                row.iter_mut().zip(b_row).for_each(|(o, b)| *o += factor * b);
+    with_scratch(k, |left| {
+        for (i, row) in out.chunks_mut(out_stride).take(m).enumerate() {
+            left.iter_mut().enumerate().for_each(|(l, x)| *x = a.data[i * a.row_stride + l * a.col_stride]);
+            let row = &mut row[..n];
+            if !accumulate {
+                row.fill(0.0);
             }
-        } else if a.col_stride == 1 && b.row_stride == 1 && k > 0 {
-            let a_row = &a.data[i * a.row_stride..][..k];
-            for (j, o) in row.iter_mut().enumerate() {
-                *o += crate::math::dot(a_row, &b.data[j * b.col_stride..][..k]);
-            }
-        } else {
-            for (j, o) in row.iter_mut().enumerate() {
-                for l in 0..k {
-                    *o += a.data[i * a.row_stride + l * a.col_stride]
-                        * b.data[l * b.row_stride + j * b.col_stride];
+            if b.col_stride == 1 {
+                for (l, x) in left.iter().enumerate() {
+                    axpy(row, *x, &b.data[l * b.row_stride..][..n]);
                 }
+            } else {
+                assert_eq!(b.row_stride, 1, "one stride of the right operand is 1");
+                add_dots(left, b.data, b.col_stride, row);
             }
+        }
+    });
+}
+
+multiversion! {
+    /// `out[j] += x · rows[j]`, the rows `stride` apart.
+    fn add_dots(x: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+        if x.is_empty() {
+            return;
+        }
+        for (o, row) in out.iter_mut().zip(rows.chunks(stride)) {
+            *o += dot(x, &row[..x.len()]);
         }
     }
 }

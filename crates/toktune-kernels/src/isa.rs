@@ -16,17 +16,23 @@ pub enum Isa {
     Portable = 1,
     /// AVX2 with fused multiply-add and half-precision conversion (x86-64-v3).
     Avx2 = 2,
+    /// AVX-512 (F, BW, DQ, VL: x86-64-v4); products in bf16 use AVX512-BF16 where the machine has that too.
+    Avx512 = 3,
+    /// [`Isa::Avx512`], with AMX for the products in bf16.
+    Amx = 4,
 }
 
 impl Isa {
     /// Every instruction set this build has kernels for, weakest first.
-    pub const ALL: [Isa; 2] = [Isa::Portable, Isa::Avx2];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The name used by `TOKTUNE_ISA` and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 
@@ -45,8 +51,18 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_available() && crate::bf16::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
+            _ => false,
         }
     }
 }
@@ -90,6 +106,8 @@ pub fn isa() -> Isa {
     match FORCED.load(Ordering::Relaxed) {
         1 => Isa::Portable,
         2 => Isa::Avx2,
+        3 => Isa::Avx512,
+        4 => Isa::Amx,
         _ => default_isa().clone().unwrap_or_else(|_| best()),
     }
 }
@@ -145,8 +163,16 @@ macro_rules! multiversion {
             #[allow(clippy::too_many_arguments)]
             fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
 
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+
             match $crate::isa::isa() {
-                // SAFETY: `isa()` returns `Avx2` only on a machine where these features were detected.
+                // SAFETY: `isa()` returns a set only on a machine where its features were detected.
+                #[cfg(target_arch = "x86_64")]
+                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 _ => body($($arg),*),

@@ -19,20 +19,26 @@
 //! result is the same to the last bit however many threads run.
 
 pub mod attention;
+mod bf16;
 pub mod blocks;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gated;
+pub mod gated_mlp;
 mod gemm;
 pub mod isa;
 mod math;
 pub mod matmul;
 pub mod norm;
+mod pack;
+mod product;
 pub mod rotary;
 mod shared;
 #[cfg(test)]
 mod testing;
+mod tile;
 pub mod weight;
 
 pub use isa::Isa;
+pub use product::{Precision, has_fast_bf16};
 pub use weight::{Matrix, RowOrder, TokenTable, Weight, WeightError, WeightType};

@@ -1,36 +1,45 @@
 //! Products against a frozen weight `W [n, k]`: `Y = X Wᵀ` and its vector-Jacobian product `dX = dY W`.
 //!
-//! A panel of `W` is decoded into a buffer the size of a cache, multiplied, and forgotten. There is no gradient of `W`:
-//! it is frozen. Tiles are cut by the shapes alone, and every entry of the result is one sum in one order.
+//! A panel of `W` is decoded and packed for the tile kernel, multiplied with many rows, and forgotten. There is no
+//! gradient of `W`: it is frozen. Work is cut by the shapes alone, and every entry of the result is one sum in one order.
 
-use crate::gemm::{View, gemm, gemm_raw};
 use crate::math::dot;
-use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::product::{Left, Precision, Product};
+use crate::shared::{SharedMatrix, aligned_pieces, pieces, with_scratch};
 use crate::weight::Matrix;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Floats in a decoded panel: 512 KiB, about half of a second-level cache of today.
-const PANEL: usize = 128 * 1024;
+/// Rows of activations that share one packed panel: packing costs a few operations per weight, the product two per
+/// weight and row. As many rows of activations as this, a panel deep, about fill a second-level cache.
+const TILE_ROWS: usize = 384;
 
-/// Rows of activations that share one decoded panel. Decoding costs a few operations per weight, the product two per
-/// weight and row, so at this height decoding is lost in the noise, and there are still tiles for every thread.
-const TILE_ROWS: usize = 256;
+/// Rows of the activations in bf16 start at blocks of two tiles.
+const ROW_UNIT: usize = 32;
 
-/// Columns of `dX` in one tile.
-const TILE_COLS: usize = 256;
+/// Columns of the result in one task. Enough to share the reading of the rows, few enough for the packed panel to stay
+/// in the second-level cache beside them.
+const TILE_COLS: usize = 96;
 
 /// With fewer rows than this the weights stream through once and each output is a dot product.
 const FEW_ROWS: usize = 4;
 
-/// How many rows of `W` with `width` columns fill a panel; a multiple of 16 for the sake of the tile kernel.
-fn panel_rows(width: usize) -> usize {
-    (PANEL / width.max(1)).clamp(16, 512) / 16 * 16
+/// Rows of `W` that are decoded at a time before they are packed: they stay in the first-level cache.
+const DECODED_ROWS: usize = 32;
+
+/// What a product does with what is in its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Replaces it.
+    Over,
+    /// Adds to it.
+    Add,
 }
 
-/// `y[m, n] = x[m, k] w[n, k]ᵀ`; overwrites `y`.
+/// `y[m, n] = x[m, k] w[n, k]ᵀ`.
 ///
 /// Panics when the lengths do not fit the weight.
-pub fn forward(x: &[f32], w: &impl Matrix, y: &mut [f32]) {
+pub fn forward(x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = x.len().checked_div(k).or(y.len().checked_div(n)).unwrap_or(0);
     assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
@@ -38,93 +47,159 @@ pub fn forward(x: &[f32], w: &impl Matrix, y: &mut [f32]) {
         return;
     }
     if m < FEW_ROWS {
-        return forward_few(x, w, y);
+        return forward_few(x, w, write, y);
     }
-    let tiles: Vec<_> = pieces(m, TILE_ROWS)
-        .into_iter()
-        .flat_map(|rows| pieces(n, panel_rows(k)).into_iter().map(move |cols| (rows.clone(), cols)))
-        .collect();
-    let y = SharedMatrix::new(y, m, n);
-    tiles.into_par_iter().for_each(|(rows, cols)| {
-        with_scratch(cols.len() * k, |panel| {
-            w.decode(cols.clone(), 0..k, panel);
-            let (a, b) = (View::rows(&x[rows.start * k..], k), View::transposed(panel, k));
-            let size = (rows.len(), cols.len(), k);
-            // SAFETY: the tiles are disjoint rectangles of `y`, each written by the one thread that has this tile.
+    let product = Product::new(precision);
+    product.with_left(x, k, |left| {
+        let y = SharedMatrix::new(y, m, n);
+        tasks(m, n, product.cols_unit()).into_par_iter().for_each(|(rows, cols)| {
+            // SAFETY: the tasks are disjoint rectangles of `y`, each written by the one thread that has this task.
             unsafe {
                 let out = y.rectangle(rows.start, cols.start, rows.len(), cols.len());
-                gemm_raw(size, a, b, out, y.stride(), false);
+                outputs(&product, left, rows, w, cols, (out, y.stride()), write == Write::Add);
             }
         });
     });
 }
 
-/// [`forward`] for very few rows, as when generating: bound by reading the weights.
-fn forward_few(x: &[f32], w: &impl Matrix, y: &mut [f32]) {
+/// The rectangles of an `[m, n]` result that are computed together.
+pub(crate) fn tasks(m: usize, n: usize, unit: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let columns = aligned_pieces(n, TILE_COLS, unit);
+    aligned_pieces(m, TILE_ROWS, ROW_UNIT)
+        .into_iter()
+        .flat_map(|rows| columns.iter().map(move |cols| (rows.clone(), cols.clone())))
+        .collect()
+}
+
+/// `out[rows, cols] (+)= left[rows, ..] w[cols, ..]ᵀ`, on one thread.
+///
+/// # Safety
+/// `out` points to `rows.len()` rows of `cols.len()` entries, the second number apart, that nobody else uses meanwhile.
+pub(crate) unsafe fn outputs(
+    product: &Product,
+    left: Left<'_>,
+    rows: Range<usize>,
+    w: &impl Matrix,
+    cols: Range<usize>,
+    (out, out_row): (*mut f32, usize),
+    add: bool,
+) {
+    let (n, k) = (cols.len(), w.cols());
+    let group = product.cols_unit() * (DECODED_ROWS / product.cols_unit()).max(1);
+    if k == 0 {
+        let none = (&[][..], n);
+        // SAFETY: passed on.
+        return unsafe { product.multiply(left, (rows, 0..0), none, (out, out_row), add) };
+    }
+    for depth in aligned_pieces(k, product.depth(), product.depth_unit().max(w.column_unit())) {
+        with_scratch(product.right_len(n, depth.len()), |right| {
+            with_scratch(group * depth.len(), |decoded| {
+                for start in (0..n).step_by(group) {
+                    let height = group.min(n - start);
+                    let decoded = &mut decoded[..height * depth.len()];
+                    w.decode(cols.start + start..cols.start + start + height, depth.clone(), decoded);
+                    product.pack_transposed(decoded, depth.len(), start, right);
+                }
+            });
+            let add = add || depth.start > 0;
+            // SAFETY: passed on.
+            unsafe { product.multiply(left, (rows.clone(), depth), (right, n), (out, out_row), add) };
+        });
+    }
+}
+
+/// [`forward`] for very few rows, as when generating: bound by reading the weights. In `f32` whatever the precision.
+fn forward_few(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = y.len() / n;
     let y = SharedMatrix::new(y, m, n);
-    pieces(n, panel_rows(k).min(64)).into_par_iter().for_each(|cols| {
+    pieces(n, (128 * 1024 / k.max(1)).clamp(16, 64)).into_par_iter().for_each(|cols| {
         with_scratch(cols.len() * k, |panel| {
             w.decode(cols.clone(), 0..k, panel);
             for i in 0..m {
                 // SAFETY: `cols` are this thread's alone.
                 let out = unsafe { y.row(i, cols.start, cols.len()) };
-                dots(&x[i * k..][..k], panel, out);
+                dots(&x[i * k..][..k], panel, write == Write::Add, out);
             }
         });
     });
 }
 
 crate::isa::multiversion! {
-    /// `out[j] = x · rows[j]`.
-    fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
+    /// `out[j] = x · rows[j]`, added when `add`.
+    fn dots(x: &[f32], rows: &[f32], add: bool, out: &mut [f32]) {
+        if !add {
+            out.fill(0.0);
+        }
         if x.is_empty() {
-            return out.fill(0.0);
+            return;
         }
         for (o, row) in out.iter_mut().zip(rows.chunks_exact(x.len())) {
-            *o = dot(x, row);
+            *o += dot(x, row);
         }
     }
 }
 
-/// `dx[m, k] = dy[m, n] w[n, k]`; overwrites `dx`.
+/// `dx[m, k] = dy[m, n] w[n, k]`.
 ///
 /// Panics when the lengths do not fit the weight.
-pub fn backward(dy: &[f32], w: &impl Matrix, dx: &mut [f32]) {
+pub fn backward(dy: &[f32], w: &impl Matrix, precision: Precision, write: Write, dx: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = dy.len().checked_div(n).or(dx.len().checked_div(k)).unwrap_or(0);
     assert_eq!((dy.len(), dx.len()), (m * n, m * k), "dy [{m}, {n}], w [{n}, {k}], dx [{m}, {k}]");
     if m == 0 || k == 0 {
         return;
     }
-    let unit = w.column_unit();
-    let columns = pieces(k.div_ceil(unit), TILE_COLS.div_ceil(unit));
-    let tiles: Vec<_> = pieces(m, TILE_ROWS)
-        .into_iter()
-        .flat_map(|rows| columns.iter().map(move |c| (rows.clone(), c.start * unit..(c.end * unit).min(k))))
-        .collect();
-    let dx = SharedMatrix::new(dx, m, k);
-    tiles.into_par_iter().for_each(|(rows, cols)| {
-        let width = cols.len();
-        let step = panel_rows(width);
-        with_scratch(rows.len() * width, |sum| {
-            sum.fill(0.0);
-            with_scratch(step * width, |panel| {
-                for start in (0..n).step_by(step) {
-                    let outputs = start..(start + step).min(n);
-                    let panel = &mut panel[..outputs.len() * width];
-                    w.decode(outputs.clone(), cols.clone(), panel);
-                    let a = View::rows(&dy[rows.start * n + start..], n);
-                    gemm((rows.len(), width, outputs.len()), a, View::rows(panel, width), sum, width, true);
-                }
-            });
-            for (i, sum) in rows.clone().zip(sum.chunks_exact(width)) {
-                // SAFETY: the tiles are disjoint rectangles of `dx`, each written by the one thread that has this tile.
-                unsafe { dx.row(i, cols.start, width) }.copy_from_slice(sum);
+    if n == 0 {
+        return if write == Write::Over {
+            dx.fill(0.0)
+        };
+    }
+    let product = Product::new(precision);
+    product.with_left(dy, n, |left| {
+        let dx = SharedMatrix::new(dx, m, k);
+        // panels begin at whole blocks of a quantised weight
+        let unit = if w.column_unit() > 1 { w.column_unit().max(32) } else { product.cols_unit() };
+        tasks(m, k, unit).into_par_iter().for_each(|(rows, cols)| {
+            // SAFETY: the tasks are disjoint rectangles of `dx`, each written by the one thread that has this task.
+            unsafe {
+                let out = dx.rectangle(rows.start, cols.start, rows.len(), cols.len());
+                inputs(&product, left, rows, w, cols, (out, dx.stride()), write == Write::Add);
             }
         });
     });
+}
+
+/// `out[rows, cols] (+)= left[rows, ..] w[.., cols]`, on one thread.
+///
+/// # Safety
+/// As [`outputs`].
+unsafe fn inputs(
+    product: &Product,
+    left: Left<'_>,
+    rows: Range<usize>,
+    w: &impl Matrix,
+    cols: Range<usize>,
+    (out, out_row): (*mut f32, usize),
+    add: bool,
+) {
+    let width = cols.len();
+    for depth in aligned_pieces(w.rows(), product.depth(), product.depth_unit()) {
+        with_scratch(product.right_len(width, depth.len()), |right| {
+            with_scratch(DECODED_ROWS * width, |decoded| {
+                for start in (0..depth.len()).step_by(DECODED_ROWS) {
+                    let height = DECODED_ROWS.min(depth.len() - start);
+                    let decoded = &mut decoded[..height * width];
+                    let outputs = depth.start + start..depth.start + start + height;
+                    w.decode(outputs, cols.clone(), decoded);
+                    product.pack_rows(decoded, width, start, depth.len(), right);
+                }
+            });
+            let add = add || depth.start > 0;
+            // SAFETY: passed on.
+            unsafe { product.multiply(left, (rows.clone(), depth), (right, width), (out, out_row), add) };
+        });
+    }
 }
 
 #[cfg(test)]
@@ -162,12 +237,21 @@ mod tests {
                     Weight::new(WeightType::F32, &data, n, k, RowOrder::Plain).expect("a valid weight");
                 let what = format!("{isa} {m}x{n}x{k}");
                 let mut y = vec![f32::NAN; m * n];
-                forward(&x, &weight, &mut y);
+                forward(&x, &weight, Precision::F32, Write::Over, &mut y);
                 assert_close(&y, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} forward"));
                 let transposed: Vec<f32> = (0..k * n).map(|at| w[at % n * k + at / n]).collect();
                 let mut dx = vec![f32::NAN; m * k];
-                backward(&dy, &weight, &mut dx);
+                backward(&dy, &weight, Precision::F32, Write::Over, &mut dx);
                 assert_close(&dx, &reference(&dy, &transposed, (m, k, n)), 1e-6, &format!("{what} backward"));
+                for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 0.03)] {
+                    let (mut added, mut dx_added) = (vec![0.5; m * n], vec![0.5; m * k]);
+                    forward(&x, &weight, precision, Write::Add, &mut added);
+                    backward(&dy, &weight, precision, Write::Add, &mut dx_added);
+                    for (sum, alone) in [(&added, &y), (&dx_added, &dx)] {
+                        let expected: Vec<f64> = alone.iter().map(|x| *x as f64 + 0.5).collect();
+                        assert_close(sum, &expected, tolerance, &format!("{what} {precision:?} added"));
+                    }
+                }
             }
         });
     }
@@ -184,8 +268,8 @@ mod tests {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
                 let (mut y, mut dx) = (vec![0.0; m * n], vec![0.0; m * k]);
                 pool.install(|| {
-                    forward(&x, &weight, &mut y);
-                    backward(&y, &weight, &mut dx);
+                    forward(&x, &weight, Precision::F32, Write::Over, &mut y);
+                    backward(&y, &weight, Precision::F32, Write::Over, &mut dx);
                 });
                 (y, dx)
             };

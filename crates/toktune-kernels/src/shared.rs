@@ -57,7 +57,7 @@ thread_local! {
 ///
 /// Allocating panels anew for every tile would have the system hand out and clear the same pages over and over.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
+    let mut buffer = SCRATCH.with(|pool| take_fitting(&mut pool.borrow_mut(), len));
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -66,10 +66,24 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
     result
 }
 
+/// Takes the smallest buffer that is large enough, else the largest to be grown: a small request that took a large buffer
+/// would have every buffer grow to the largest request.
+fn take_fitting(pool: &mut Vec<Vec<f32>>, len: usize) -> Vec<f32> {
+    let fitting = pool.iter().enumerate().filter(|(_, b)| b.len() >= len).min_by_key(|(_, b)| b.len());
+    let chosen = fitting.or_else(|| pool.iter().enumerate().max_by_key(|(_, b)| b.len())).map(|(at, _)| at);
+    chosen.map_or_else(Vec::new, |at| pool.swap_remove(at))
+}
+
 /// Cuts `0..total` into equal pieces of at most `most`, in order; the bounds depend on the two numbers alone.
 pub(crate) fn pieces(total: usize, most: usize) -> Vec<std::ops::Range<usize>> {
     let count = total.div_ceil(most.max(1));
     (0..count).map(|i| total * i / count..total * (i + 1) / count).collect()
+}
+
+/// [`pieces`] whose bounds, but the last, are multiples of `unit`; a piece is at least one unit.
+pub(crate) fn aligned_pieces(total: usize, most: usize, unit: usize) -> Vec<std::ops::Range<usize>> {
+    let cut = pieces(total.div_ceil(unit), (most / unit).max(1));
+    cut.into_iter().map(|units| units.start * unit..(units.end * unit).min(total)).collect()
 }
 
 #[cfg(test)]
@@ -86,6 +100,9 @@ mod tests {
                 (0..total).collect::<Vec<_>>()
             );
             assert!(cut.iter().all(|r| !r.is_empty() && r.len() <= 8), "{cut:?}");
+            let cut = aligned_pieces(total, 10, 4);
+            assert!(cut.iter().all(|r| !r.is_empty() && r.len() <= 8 && r.start % 4 == 0), "{cut:?}");
+            assert_eq!((cut[0].start, cut[cut.len() - 1].end), (0, total));
         }
     }
 }

@@ -45,6 +45,7 @@ pub mod generate;
 pub mod hub;
 pub mod models;
 pub mod ops;
+pub mod profile;
 mod random;
 pub mod runtime;
 pub mod text;

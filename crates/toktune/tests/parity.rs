@@ -5,13 +5,13 @@
 mod common;
 
 use candle_core::Device;
-use common::fixtures;
+use common::{Row, batch_of as batch, fixture_rows, fixtures};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::data::RaggedBatch;
 use toktune::models::AutoModelForCausalLM;
+use toktune::ops::Memo;
 use toktune::train::{AdamW, AdamWConfig, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
@@ -50,26 +50,8 @@ impl Expected {
     }
 }
 
-fn rows(folder: &Path) -> Vec<(Vec<u32>, Vec<i64>)> {
-    let text = std::fs::read_to_string(folder.join("rows.jsonl")).expect("rows.jsonl");
-    text.lines()
-        .map(|line| {
-            let row: Value = serde_json::from_str(line).expect("a row");
-            let list = |key: &str| serde_json::from_value::<Vec<i64>>(row[key].clone()).expect("numbers");
-            (list("input_ids").into_iter().map(|id| id as u32).collect(), list("labels"))
-        })
-        .collect()
-}
-
-fn batch(rows: &[(Vec<u32>, Vec<i64>)]) -> RaggedBatch {
-    let mut batch = RaggedBatch { starts: vec![0], ..RaggedBatch::default() };
-    for (ids, labels) in rows {
-        batch.ids.extend(ids);
-        let shifted = labels[1..].iter().map(|&l| u32::try_from(l).ok()).chain([None]);
-        batch.targets.extend(shifted);
-        batch.starts.push(batch.ids.len());
-    }
-    batch
+fn rows(folder: &Path) -> Vec<Row> {
+    fixture_rows(&folder.file_name().expect("a name").to_string_lossy())
 }
 
 fn assert_close(got: &[f32], expected: &[f32], what: &str) {
@@ -110,7 +92,7 @@ fn six_steps_equal_pefts() {
         for (i, loss) in expected.json["losses"].as_array().expect("losses").iter().enumerate() {
             let chosen: Vec<_> = (0..size).map(|j| rows[(i * size + j) % rows.len()].clone()).collect();
             let output =
-                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients).expect("a step");
+                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients, 0).expect("a step");
             if i == 0 {
                 for (at, layer) in model.layers().iter().enumerate() {
                     let labels = output.losses.len() as f32;
@@ -142,7 +124,7 @@ fn logits_equal_transformers() {
         let rows = model.rows_of(spans);
         let mut x = model.embed(&batch.ids, None).expect("embedded");
         for block in model.blocks() {
-            x = block.forward(&x, &rows, None).expect("a block").0;
+            x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
         }
         let logits = model.logits(&model.final_norm(&x).expect("a norm"), None).expect("logits");
         let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers");
@@ -156,7 +138,7 @@ fn constant_rows_give_the_gradients_of_the_plain_computation() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
         let batch = batch(&rows);
-        let of = |wanted| run(model.base(), model.active(), &batch, wanted).expect("a step");
+        let of = |wanted| run(model.base(), model.active(), &batch, wanted, 0).expect("a step");
         let (short, plain) = (of(Wanted::Gradients), of(Wanted::GradientsWithoutShortcuts));
         let losses = |output: &StepOutput| {
             let mut losses = output.losses.clone();
@@ -171,12 +153,30 @@ fn constant_rows_give_the_gradients_of_the_plain_computation() {
 }
 
 #[test]
+fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
+    for folder in fixtures() {
+        let (expected, rows) = (Expected::read(&folder), rows(&folder));
+        let model = load(&folder, expected.config());
+        let batch = batch(&rows);
+        let of = |kept| {
+            let output = run(model.base(), model.active(), &batch, Wanted::Gradients, kept).expect("a step");
+            (output.losses, output.gradients)
+        };
+        let nothing = of(0);
+        for kept in [20_000, 60_000, 200_000, u64::MAX] {
+            assert!(of(kept) == nothing, "{folder:?}: {kept} bytes kept");
+        }
+    }
+}
+
+#[test]
 fn ragged_rows_give_what_each_sequence_gives_alone() {
     for folder in fixtures() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
-        let of =
-            |rows: &[_]| run(model.base(), model.active(), &batch(rows), Wanted::Gradients).expect("a step");
+        let of = |rows: &[_]| {
+            run(model.base(), model.active(), &batch(rows), Wanted::Gradients, 0).expect("a step")
+        };
         let together = of(&rows);
         let mut sums = model.active().zero_gradients();
         let mut loss = 0.0;

@@ -141,6 +141,9 @@ pub struct MergeArgs {
     /// The adapter's folder
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
+    /// Give the model at least this many rows, for an adapter with added tokens and no tokenizer
+    #[arg(long, value_name = "ROWS")]
+    pub resize: Option<usize>,
     /// A new folder for the merged model
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,

@@ -14,6 +14,9 @@ pub struct ModelArgs {
     /// An adapter's folder; its tokenizer is used when it has one
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Give the model at least this many rows, for an adapter with added tokens and no tokenizer
+    #[arg(long, value_name = "ROWS")]
+    pub resize: Option<usize>,
 }
 
 /// How rows become examples.

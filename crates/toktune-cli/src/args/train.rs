@@ -4,6 +4,7 @@ use super::shared::{DataArgs, MachineArgs};
 use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers};
 use clap::Args;
 use std::path::PathBuf;
+use toktune::config::{LoraConfig, TargetModules};
 use toktune::train::{LrScheduler, TrainingArguments};
 use toktune::tuners::SaveEmbeddingLayers;
 
@@ -36,6 +37,8 @@ pub struct TrainArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub tokens: TokenArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
     #[command(flatten)]
     pub steps: StepArgs,
     #[command(flatten)]
@@ -80,6 +83,54 @@ pub struct TokenArgs {
     pub adapter: Option<PathBuf>,
 }
 
+/// Low-rank updates of linear layers beside the rows.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "LoRA (off without --lora-r or --lora-target-modules)")]
+pub struct LoraArgs {
+    /// The rank of the updates [default: 8]
+    #[arg(long, value_name = "N", conflicts_with = "adapter")]
+    pub lora_r: Option<usize>,
+    /// The updates are scaled by this over the rank [default: 8]
+    #[arg(long, value_name = "X", conflicts_with = "adapter")]
+    pub lora_alpha: Option<f64>,
+    /// The share of an update's inputs that a training step leaves out [default: 0]
+    #[arg(long, value_name = "X", conflicts_with = "adapter")]
+    pub lora_dropout: Option<f64>,
+    /// The linear layers to update: names, a regular expression for full names, or all-linear [default: q_proj
+    /// and v_proj]
+    #[arg(long, value_name = "NAMES|REGEX|all-linear", conflicts_with = "adapter")]
+    pub lora_target_modules: Option<String>,
+    /// Scale by the root of the rank (rank-stabilised LoRA)
+    #[arg(long, conflicts_with = "adapter")]
+    pub lora_use_rslora: bool,
+}
+
+impl LoraArgs {
+    /// The configuration, without tokens; `None` when LoRA is off.
+    pub fn config(&self) -> Result<Option<LoraConfig>, String> {
+        if self.lora_r.is_none() && self.lora_target_modules.is_none() {
+            let alone = [
+                ("--lora-alpha", self.lora_alpha.is_some()),
+                ("--lora-dropout", self.lora_dropout.is_some()),
+                ("--lora-use-rslora", self.lora_use_rslora),
+            ];
+            return match alone.iter().find(|(_, given)| *given) {
+                Some((flag, _)) => Err(format!("{flag} needs LoRA: give --lora-r or --lora-target-modules")),
+                None => Ok(None),
+            };
+        }
+        let defaults = LoraConfig::default();
+        Ok(Some(LoraConfig {
+            r: self.lora_r.unwrap_or(defaults.r),
+            lora_alpha: self.lora_alpha.unwrap_or(defaults.lora_alpha),
+            lora_dropout: self.lora_dropout.unwrap_or(defaults.lora_dropout),
+            target_modules: self.lora_target_modules.as_deref().map(TargetModules::parse_lora),
+            use_rslora: self.lora_use_rslora,
+            ..defaults
+        }))
+    }
+}
+
 /// The defaults that the help shows; the folder plays no part.
 fn defaults() -> TrainingArguments {
     TrainingArguments::new("")
@@ -107,6 +158,9 @@ pub struct StepArgs {
     /// The learning rate [default: 0.03 x the root mean square of the embedding's entries]
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
+    /// The learning rate of LoRA's updates [default: 0.0002]
+    #[arg(long, value_name = "X")]
+    pub lora_learning_rate: Option<f64>,
     /// What becomes of the learning rate after the warm-up
     #[arg(
         long, default_value = "constant", value_name = "constant|linear|cosine",
@@ -178,6 +232,7 @@ impl TrainArgs {
             num_train_epochs: steps.num_epochs,
             max_steps: steps.max_steps,
             learning_rate: steps.learning_rate,
+            lora_learning_rate: steps.lora_learning_rate,
             lr_scheduler_type: steps.lr_scheduler,
             warmup_steps: steps.warmup_steps,
             weight_decay: steps.weight_decay,

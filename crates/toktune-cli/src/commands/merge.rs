@@ -11,7 +11,8 @@ use toktune::tuners::{MergeOptions, merge_to_folder};
 /// Writes the merged model, with its tokenizer beside it.
 pub fn run(args: &MergeArgs) -> Outcome {
     toktune::runtime::instruction_set()?;
-    let (base, tokenizer) = load::model(&args.model, &Device::Cpu)?;
+    let (mut base, tokenizer) = load::model(&args.model, &Device::Cpu)?;
+    load::resize(&mut base, args.resize)?;
     let (model, tokenizer) = load::with_adapter(base, tokenizer, &args.adapter)?;
     let options = MergeOptions { gguf_type: args.dtype.map(Into::into) };
     merge_to_folder(&model, &args.output, options)?;

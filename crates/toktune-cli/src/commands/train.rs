@@ -7,10 +7,13 @@ use crate::choose::{Chosen, choose, spelling};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
-use crate::report::{self, Header, Progress, TokenLine};
+use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use serde_json::json;
 use std::path::Path;
-use toktune::config::{TargetModules, TrainableTokensConfig};
+use toktune::Error;
+use toktune::config::{
+    LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
+};
 use toktune::data::{Dataset, TokenUse, audit};
 use toktune::models::CausalLm;
 use toktune::text::AutoTokenizer;
@@ -66,7 +69,8 @@ fn from_adapter(base: CausalLm, tokenizer: Tokenizer, folder: &Path) -> Outcome<
 /// Starts from the chosen tokens.
 fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
     let flags = &args.tokens;
-    let chosen = choose(flags, &mut tokenizer)?;
+    let lora = args.lora.config().map_err(Failure::Usage)?;
+    let chosen = choose(flags, lora.is_some(), &mut tokenizer)?;
     if let (true, Ok(tokenizer)) = (chosen.changed_tokenizer, &tokenizer) {
         let (before, size) = (base.vocabulary(), tokenizer.vocab_size());
         base.resize_token_embeddings(size);
@@ -81,9 +85,11 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
             )));
         }
     }
-    let mut config = TrainableTokensConfig::new(chosen.ids.clone());
-    config.check_tokens(base.vocabulary()).map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
-    config.target_modules = match &flags.target_modules {
+    if lora.is_none() || !chosen.ids.is_empty() {
+        check_tokens(&chosen.ids, base.vocabulary())
+            .map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
+    }
+    let target_modules = match &flags.target_modules {
         Some(target) => Some(TargetModules::parse(target)),
         None if !base.is_tied() && !chosen.added.is_empty() => {
             let (embedding, head) = (base.family().names.embed, base.family().names.head);
@@ -95,6 +101,13 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         }
         None => None,
     };
+    let config = match lora {
+        None => PeftConfig::from(TrainableTokensConfig {
+            target_modules,
+            ..TrainableTokensConfig::new(chosen.ids.clone())
+        }),
+        Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
+    };
     let mut model = get_peft_model(base, config)?;
     match flags.init {
         None => model.init_rows(&chosen.added, RowInit::Mean),
@@ -103,6 +116,31 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         Some(Init::Random) => model.init_rows(&chosen.ids, RowInit::Random { seed: args.steps.seed }),
     }
     Ok(Prepared { model, tokenizer, chosen })
+}
+
+/// LoRA with the rows of `ids`: of the input embedding, or of the matrices that are meant.
+fn beside_lora(
+    lora: LoraConfig,
+    base: &CausalLm,
+    ids: &[u32],
+    target: Option<TargetModules>,
+) -> Outcome<LoraConfig> {
+    let indices = match target {
+        _ if ids.is_empty() => None,
+        None => Some(TrainableTokenIndices::Tokens(ids.to_vec())),
+        Some(target) => {
+            let names = base.module_names();
+            let found = target.matching(&names)?;
+            if found.is_empty() {
+                let matrices =
+                    [base.family().names.embed, base.family().names.head].map(String::from).to_vec();
+                return Err(Error::NoTarget { target: target.to_string(), matrices }.into());
+            }
+            let map = found.into_iter().map(|name| (name.to_string(), ids.to_vec())).collect();
+            Some(TrainableTokenIndices::ByLayer(map))
+        }
+    };
+    Ok(LoraConfig { trainable_token_indices: indices, ..lora })
 }
 
 /// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
@@ -116,7 +154,7 @@ fn audited(data: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Ou
         0 => String::new(),
         n => format!("; --max-length cut it off {n} times"),
     };
-    if uses.iter().all(TokenUse::is_unseen) {
+    if !uses.is_empty() && uses.iter().all(TokenUse::is_unseen) {
         let listed: Vec<String> = uses.iter().take(8).map(|token| name(token.id) + &cut(token)).collect();
         return Err(Failure::Failed(format!(
             "the data hold none of the chosen tokens, so that nothing can be learnt: {}{}",
@@ -167,6 +205,7 @@ fn header(
         data: train.into(),
         eval_data: eval.map(Into::into),
         machine,
+        lora: LoraLine::of(trainer),
         learning_rate: schedule.learning_rate,
         learning_rate_is_relative: arguments.learning_rate.is_none(),
         lr_scheduler: kind.map_or("", |(name, _)| name),

@@ -5,6 +5,8 @@ use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
 use serde::Serialize;
+use toktune::config::PeftConfig;
+use toktune::train::Trainer;
 
 /// A chosen token and what training will see of it.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +21,32 @@ pub struct TokenLine {
     pub inputs: usize,
     /// How often it is learnt.
     pub labels: usize,
+}
+
+/// The updates of linear layers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LoraLine {
+    /// The rank of most layers.
+    pub r: usize,
+    /// The factor's numerator.
+    pub alpha: f64,
+    /// How many layers.
+    pub layers: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+}
+
+impl LoraLine {
+    /// What a run trains of them; `None` without LoRA.
+    pub fn of(trainer: &Trainer<'_>) -> Option<Self> {
+        let PeftConfig::Lora(config) = trainer.model.active_config()? else { return None };
+        Some(Self {
+            r: config.r,
+            alpha: config.lora_alpha,
+            layers: trainer.model.lora_layers().len(),
+            learning_rate: trainer.lora_schedule().learning_rate,
+        })
+    }
 }
 
 /// Rows, tokens and labels of data.
@@ -76,7 +104,9 @@ pub struct Header {
     /// On what it runs.
     #[serde(flatten)]
     pub machine: Machine,
-    /// The highest learning rate.
+    /// Updates of linear layers beside the rows.
+    pub lora: Option<LoraLine>,
+    /// The highest learning rate of the rows.
     pub learning_rate: f64,
     /// Whether it follows from the embedding.
     pub learning_rate_is_relative: bool,
@@ -116,11 +146,19 @@ impl Header {
                     self.family
                 ),
             ),
-            (
-                "rows",
-                format!("{} of {}{}", self.tokens.len(), self.modules.join(" and as many of "), self.tied()),
-            ),
         ];
+        if !self.modules.is_empty() {
+            let modules = self.modules.join(" and as many of ");
+            rows.push(("rows", format!("{} of {modules}{}", self.tokens.len(), self.tied())));
+        }
+        if let Some(lora) = &self.lora {
+            let LoraLine { r, alpha, learning_rate, .. } = lora;
+            let layers = plural(lora.layers, "layer");
+            rows.push((
+                "LoRA",
+                format!("{layers}, r {r}, alpha {alpha}, learning rate {}", number(*learning_rate)),
+            ));
+        }
         for (at, token) in self.tokens.iter().take(NAMED).enumerate() {
             rows.push((if at == 0 { "tokens" } else { "" }, token.text()));
         }

@@ -9,7 +9,7 @@ mod table;
 
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural};
-pub use header::{Header, TokenLine};
+pub use header::{Header, LoraLine, TokenLine};
 pub use progress::Progress;
 pub use style::{Style, stdout_style};
 pub use table::pairs;

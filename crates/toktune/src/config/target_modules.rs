@@ -23,6 +23,14 @@ impl TargetModules {
         if names.iter().all(|n| plain(n)) { Self::Names(names) } else { Self::Pattern(text.to_string()) }
     }
 
+    /// The same for LoRA's targets: one word may stand for every linear layer.
+    pub fn parse_lora(text: &str) -> Self {
+        match text.eq_ignore_ascii_case("all-linear") {
+            true => Self::Pattern(text.to_string()),
+            false => Self::parse(text),
+        }
+    }
+
     /// The modules among `names` that are meant, in the order of `names`.
     ///
     /// # Errors
@@ -106,5 +114,8 @@ mod tests {
     fn a_command_line_says_names_or_a_pattern() {
         assert_eq!(TargetModules::parse("a.b, c"), TargetModules::Names(vec!["a.b".into(), "c".into()]));
         assert_eq!(TargetModules::parse(".*embed.*"), TargetModules::Pattern(".*embed.*".into()));
+        let all = TargetModules::parse_lora("all-linear");
+        assert_eq!(all, TargetModules::Pattern("all-linear".into()));
+        assert_eq!(TargetModules::parse_lora("q_proj"), TargetModules::Names(vec!["q_proj".into()]));
     }
 }

@@ -4,8 +4,8 @@ use super::cache::KeyValueCache;
 use super::config::GenerationConfig;
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
-use crate::models::CausalLm;
-use crate::ops::Span;
+use crate::models::{BlockUpdates, CausalLm};
+use crate::ops::{Memo, Span};
 use crate::tuners::ActiveRows;
 
 /// A model that continues prompts.
@@ -35,6 +35,7 @@ pub enum FinishReason {
 pub struct Tokens<'a> {
     model: &'a CausalLm,
     rows: ActiveRows<'a>,
+    updates: Option<Vec<BlockUpdates>>,
     config: GenerationConfig,
     sampler: Sampler,
     cache: KeyValueCache,
@@ -74,6 +75,7 @@ impl<'a> Generator<'a> {
         }
         Ok(Tokens {
             model,
+            updates: self.rows.updates(model)?,
             rows: self.rows,
             sampler: Sampler::new(&self.config, prompt)?,
             config: self.config.clone(),
@@ -104,7 +106,9 @@ impl Tokens<'_> {
         let rows = model.rows_of(vec![Span { rows: 0..new, past: 0..self.cache.len() }]);
         let mut x = model.embed(&self.pending, self.rows.input_rows())?;
         for (layer, block) in model.blocks().iter().enumerate() {
-            let (next, key_values) = block.forward(&x, &rows, self.cache.layer(layer))?;
+            let updates = self.updates.as_ref().map(|blocks| &blocks[layer]);
+            let past = self.cache.layer(layer);
+            let (next, key_values) = block.forward_with(&x, &rows, past, &mut Memo::off(), updates)?;
             self.cache.append(layer, &key_values)?;
             x = next;
         }

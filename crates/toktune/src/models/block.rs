@@ -2,10 +2,12 @@
 
 use super::decoder::RowsOfBatch;
 use super::spec::{DecoderSpec, LayerSpec, TensorNames};
+use super::update::{BlockUpdates, Slot};
 use crate::error::Result;
-use crate::ops::{self, Activation, AttentionShape, KeyValues};
+use crate::ops::{self, Activation, AttentionShape, Keep, KeyValues, Memo};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use candle_core::{Device, Tensor};
+use toktune_kernels::Precision;
 
 /// A frozen linear layer `[out, in]`.
 #[derive(Clone, Debug)]
@@ -45,6 +47,14 @@ pub struct Block {
 impl Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::frozen_linear(x, &self.weight, self.bias.as_ref())?)
+    }
+}
+
+/// The outputs `y` of a linear layer for `x`, with what is to be added to them.
+fn updated(updates: Option<&BlockUpdates>, slot: Slot, x: &Tensor, y: Tensor) -> Result<Tensor> {
+    match updates {
+        Some(updates) => updates.add(slot, x, y),
+        None => Ok(y),
     }
 }
 
@@ -141,7 +151,8 @@ impl Loader<'_> {
 impl Block {
     /// Runs the block on `x [rows, d]`; also returns the rows' keys and values, for rows that come later.
     ///
-    /// `past` holds the keys and values of the rows that come before, as `rows` says.
+    /// `past` holds the keys and values of the rows that come before, as `rows` says. `memo` keeps what a backward pass
+    /// will want, or knows it.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -150,10 +161,30 @@ impl Block {
         x: &Tensor,
         rows: &RowsOfBatch,
         past: Option<&KeyValues>,
+        memo: &mut Memo,
+    ) -> Result<(Tensor, KeyValues)> {
+        self.forward_with(x, rows, past, memo, None)
+    }
+
+    /// The same with `updates` of its linear layers, which are differentiable in them too.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        rows: &RowsOfBatch,
+        past: Option<&KeyValues>,
+        memo: &mut Memo,
+        updates: Option<&BlockUpdates>,
     ) -> Result<(Tensor, KeyValues)> {
         let normed = self.attention_norm.forward(x)?;
-        let (mut q, mut k, v) =
-            (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
+        let mut project = |linear: &Linear, slot: Slot| {
+            let y = memo.linear(&normed, &linear.weight, linear.bias.as_ref(), Keep::Projections)?;
+            updated(updates, slot, &normed, y)
+        };
+        let (mut q, mut k) = (project(&self.q, Slot::Query)?, project(&self.k, Slot::Key)?);
+        let v = project(&self.v, Slot::Value)?;
         if let Some(norm) = &self.q_norm {
             q = norm.forward_heads(&q)?;
         }
@@ -162,19 +193,57 @@ impl Block {
         }
         let (lines, hd) = (&rows.rotary[self.rope], self.attention.head_dim);
         let (q, k) = (ops::rotary(&q, lines, hd)?, ops::rotary(&k, lines, hd)?);
-        let attended = ops::attention(&q, &k, &v, past, &rows.spans, &self.attention)?;
-        let mut update = self.o.forward(&attended)?;
+        let attended = memo.attention([&q, &k, &v], past, &rows.spans, &self.attention)?;
+        // the norm of the MLP reads the sum
+        let update = memo.output(&attended, &self.o.weight, self.o.bias.as_ref(), true)?;
+        let mut update = updated(updates, Slot::Output, &attended, update)?;
         if let Some(norm) = &self.post_attention_norm {
             update = norm.forward(&update)?;
         }
         let x = (x + update)?;
-        let normed = self.mlp_norm.forward(&x)?;
-        let inner = ops::gated(&self.gate.forward(&normed)?, &self.up.forward(&normed)?, self.activation)?;
-        let mut update = self.down.forward(&inner)?;
+        let mut update = self.mlp(&self.mlp_norm.forward(&x)?, memo, updates)?;
         if let Some(norm) = &self.post_mlp_norm {
             update = norm.forward(&update)?;
         }
         Ok(((x + update)?, KeyValues { k, v }))
+    }
+
+    fn mlp(&self, x: &Tensor, memo: &mut Memo, updates: Option<&BlockUpdates>) -> Result<Tensor> {
+        let is_read = self.post_mlp_norm.is_some();
+        let plain = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.bias.is_none());
+        if plain && !updates.is_some_and(BlockUpdates::reach_mlp) {
+            let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
+            let weights = ops::GatedMlpWeights { gate, up, down, activation: self.activation };
+            return Ok(memo.gated_mlp(x, &weights, is_read)?);
+        }
+        let mut project = |linear: &Linear, slot: Slot| {
+            let y = memo.linear(x, &linear.weight, linear.bias.as_ref(), Keep::Everything)?;
+            updated(updates, slot, x, y)
+        };
+        let (gate, up) = (project(&self.gate, Slot::Gate)?, project(&self.up, Slot::Up)?);
+        let inner = ops::gated(&gate, &up, self.activation)?;
+        let y = memo.output(&inner, &self.down.weight, self.down.bias.as_ref(), is_read)?;
+        updated(updates, Slot::Down, &inner, y)
+    }
+
+    /// Takes the products of the block in `precision`, by the type of each weight.
+    pub(super) fn set_precision(&mut self, precision: impl Fn(&FrozenMatrix) -> Precision) {
+        for linear in
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+        {
+            linear.weight.set_precision(precision(&linear.weight));
+        }
+    }
+
+    /// Floats a row that each [`Keep`] level but the first adds to what is kept of this block.
+    pub fn kept_floats(&self) -> [(Keep, usize); 3] {
+        let (d, q, kv) = (self.o.weight.rows(), self.q.weight.rows(), self.k.weight.rows());
+        let post_mlp = if self.post_mlp_norm.is_some() { d } else { 0 };
+        [
+            (Keep::Outputs, d + q + self.attention.heads + post_mlp),
+            (Keep::Projections, q + 2 * kv),
+            (Keep::Everything, 2 * self.gate.weight.rows()),
+        ]
     }
 
     /// The keys and values of `x` alone: all that is left to do for rows whose hidden state nobody needs.

@@ -3,14 +3,18 @@
 use super::block::{Block, Loader, Norm};
 use super::config::ModelConfig;
 use super::families::Family;
+use super::precision::PrecisionMode;
 use super::spec::{DecoderSpec, GGUF_NAMES};
 use super::token_matrix::{TokenMatrix, TrainedRows};
+use super::update::Slot;
 use crate::error::{Error, Result};
 use crate::ops::{RotaryRows, Span, Spans};
+use crate::profile::{Part, time};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use toktune_kernels::matmul::{self, Write};
 
 /// A pretrained causal language model with every weight frozen.
 #[derive(Debug)]
@@ -195,6 +199,20 @@ impl CausalLm {
         layers
     }
 
+    /// The block and the place in it of each linear layer, by its full name.
+    pub(crate) fn linear_places(&self) -> Vec<(String, usize, Slot)> {
+        let names = self.family.names;
+        let in_block = |(i, block): (usize, &Block)| {
+            block
+                .linears(names)
+                .map(|(name, _)| names.in_block(i, name))
+                .into_iter()
+                .zip(Slot::ALL)
+                .map(move |(name, slot)| (name, i, slot))
+        };
+        self.blocks.iter().enumerate().flat_map(in_block).collect()
+    }
+
     /// The weight of a linear layer of the blocks, by its full name.
     pub(crate) fn linear_mut(&mut self, name: &str) -> Option<&mut FrozenMatrix> {
         let names = self.family.names;
@@ -238,13 +256,18 @@ impl CausalLm {
             return Err(Error::TokenOutOfRange { id: id as i64, rows });
         }
         let mut x = vec![0f32; ids.len() * width];
-        toktune_kernels::embedding::gather(
-            ids,
-            &self.embedding.table(trained),
-            self.spec.embed_scale,
-            &mut x,
-        );
+        let (table, scale) = (self.embedding.table(trained), self.spec.embed_scale);
+        time(Part::Embedding, 0, || toktune_kernels::embedding::gather(ids, &table, scale, &mut x));
         Ok(Tensor::from_vec(x, (ids.len(), width), &self.device)?)
+    }
+
+    /// Takes products with frozen weights as `mode` says.
+    pub fn set_precision(&mut self, mode: PrecisionMode) {
+        let precision = |of: &FrozenMatrix| mode.of(of.dtype());
+        self.blocks.iter_mut().for_each(|block| block.set_precision(precision));
+        for matrix in std::iter::once(&mut self.embedding).chain(self.head.as_mut()) {
+            matrix.set_precision(precision);
+        }
     }
 
     /// The norm before the head.
@@ -268,7 +291,8 @@ impl CausalLm {
         let (rows, head) = (hidden.dim(0)?, self.head());
         let hidden: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
         let mut logits = vec![0f32; rows * head.rows()];
-        toktune_kernels::matmul::forward(&hidden, &head.table(trained), &mut logits);
+        let precision = head.frozen().precision();
+        matmul::forward(&hidden, &head.table(trained), precision, Write::Over, &mut logits);
         Ok(Tensor::from_vec(logits, (rows, head.rows()), &self.device)?)
     }
 

@@ -116,8 +116,16 @@ impl TokenMatrix {
 
     /// The matrix that `base` and nothing after it makes, as an adapter's file can hold it.
     pub(crate) fn with_frozen(&self, base: FrozenMatrix) -> Self {
-        let base = base.renamed(self.base.name());
+        let mut base = base.renamed(self.base.name());
+        if base.dtype() == self.base.dtype() {
+            base.set_precision(self.base.precision());
+        }
         Self { name: self.name.clone(), base, extra: Arc::default(), replaced: true }
+    }
+
+    /// Takes products in the precision that `of` gives.
+    pub(super) fn set_precision(&mut self, of: impl Fn(&FrozenMatrix) -> toktune_kernels::Precision) {
+        self.base.set_precision(of(&self.base));
     }
 
     /// Appends whole rows.

@@ -3,9 +3,10 @@
 //! It is the end of every graph, so it is no graph node: it returns the gradients with the loss.
 
 use super::host::floats;
+use crate::profile::{Part, time};
 use candle_core::{Result, Tensor};
-use toktune_kernels::TokenTable;
 use toktune_kernels::cross_entropy as kernel;
+use toktune_kernels::{Precision, TokenTable};
 
 /// What is wanted beside the losses.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub fn cross_entropy(
     table: &TokenTable<'_>,
     targets: &[u32],
     gradients: HeadGradients<'_>,
+    precision: Precision,
 ) -> Result<(Vec<f32>, Option<Tensor>)> {
     use toktune_kernels::Matrix;
     if hidden.dims() != [targets.len(), table.cols()] {
@@ -43,7 +45,10 @@ pub fn cross_entropy(
     let mut losses = vec![0f32; targets.len()];
     let mut dh = gradients.hidden.then(|| vec![0f32; hidden.elem_count()]);
     let wanted = kernel::Gradients { hidden: dh.as_deref_mut(), trained: gradients.trained };
-    kernel::cross_entropy(&floats(&on_host)?, table, targets, &mut losses, wanted);
+    let products = if gradients.hidden { 2 } else { 1 };
+    time(Part::Head, 2 * products * hidden.elem_count() * table.rows(), || {
+        floats(&on_host).map(|h| kernel::cross_entropy(&h, table, targets, &mut losses, wanted, precision))
+    })?;
     let dh = dh.map(|dh| Tensor::from_vec(dh, hidden.shape(), hidden.device())).transpose()?;
     Ok((losses, dh))
 }
@@ -87,7 +92,7 @@ mod tests {
         let gradients = expected.sum_all()?.backward()?;
         let mut dw = vec![0.0; 12];
         let wanted = HeadGradients { hidden: true, trained: Some(&mut dw) };
-        let (losses, dh) = cross_entropy(&hidden, &table, &targets, wanted)?;
+        let (losses, dh) = cross_entropy(&hidden, &table, &targets, wanted, Precision::F32)?;
         let close =
             |a: &[f32], b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
         let gradient = |var: &Var| gradients.get(var).map(to_vec).transpose();
@@ -102,7 +107,8 @@ mod tests {
     fn a_target_past_the_table_is_refused() -> Result<()> {
         let base = FrozenMatrix::from_f32("w", 2, 3, vec![0.0; 6]).map_err(candle_core::Error::wrap)?;
         let table = TokenTable::new(base.view(), &[], &[], &[]);
-        let refused = cross_entropy(&random((1, 3), 1)?, &table, &[2], HeadGradients::default());
+        let (x, none) = (random((1, 3), 1)?, HeadGradients::default());
+        let refused = cross_entropy(&x, &table, &[2], none, Precision::F32);
         assert!(refused.expect_err("only two tokens").to_string().contains("target 2 of 2"));
         Ok(())
     }

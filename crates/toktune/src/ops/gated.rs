@@ -56,10 +56,9 @@ impl CustomOp2 for Gated {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let n = gate.elem_count();
-        let (mut dgate, mut dup) = (vec![0f32; n], vec![0f32; n]);
+        let (mut dgate, mut dup) = (floats(&dy)?.to_vec(), vec![0f32; gate.elem_count()]);
         let (g, u) = (floats(gate)?, floats(up)?);
-        gated_backward(self.activation, &g, &u, &floats(&dy)?, &mut dgate, &mut dup);
+        gated_backward(self.activation, &g, &u, &mut dgate, &mut dup);
         Ok((
             Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
             Some(Tensor::from_vec(dup, up.shape(), up.device())?),

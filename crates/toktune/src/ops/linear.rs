@@ -1,15 +1,31 @@
 //! The product with a frozen weight: one product forward, one backward, never a gradient of the weight.
 
 use super::host::{contiguous, floats};
+use super::memo::Value;
+use crate::profile::{Part, time};
 use crate::weights::FrozenMatrix;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use toktune_kernels::matmul;
+use std::sync::{Mutex, PoisonError};
+use toktune_kernels::matmul::{self, Write};
 
 /// `x [rows, in] Wᵀ + bias` for a frozen `W [out, in]`.
 ///
 /// # Errors
 /// `x` is not contiguous `f32`, or its width is not the weight's.
 pub fn frozen_linear(x: &Tensor, weight: &FrozenMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = frozen_linear_with(x, weight, Value::Compute)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+/// `x Wᵀ`, or what is known of it.
+pub(super) fn frozen_linear_with(
+    x: &Tensor,
+    weight: &FrozenMatrix,
+    value: Value<Vec<f32>>,
+) -> Result<Tensor> {
     if x.dim(D::Minus1)? != weight.cols() {
         candle_core::bail!(
             "{}: rows of {} against a weight [{}, {}]",
@@ -19,15 +35,18 @@ pub fn frozen_linear(x: &Tensor, weight: &FrozenMatrix, bias: Option<&Tensor>) -
             weight.cols()
         );
     }
-    let y = x.apply_op1(FrozenLinear { weight: weight.clone() })?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
-    }
+    x.apply_op1(FrozenLinear { weight: weight.clone(), value: Mutex::new(value) })
 }
 
 struct FrozenLinear {
     weight: FrozenMatrix,
+    value: Mutex<Value<Vec<f32>>>,
+}
+
+impl FrozenLinear {
+    fn flops(&self, rows: usize) -> usize {
+        2 * rows * self.weight.rows() * self.weight.cols()
+    }
 }
 
 impl CustomOp1 for FrozenLinear {
@@ -38,15 +57,29 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout, self.name())?;
         let rows = x.len() / self.weight.cols().max(1);
-        let mut y = vec![0f32; rows * self.weight.rows()];
-        matmul::forward(x, &self.weight.view(), &mut y);
+        let value = std::mem::take(&mut *self.value.lock().unwrap_or_else(PoisonError::into_inner));
+        let y = match value {
+            Value::Known(y) => y,
+            Value::Unused => vec![0f32; rows * self.weight.rows()],
+            Value::Compute => {
+                let mut y = vec![0f32; rows * self.weight.rows()];
+                let precision = self.weight.precision();
+                time(Part::Products, self.flops(rows), || {
+                    matmul::forward(x, &self.weight.view(), precision, Write::Over, &mut y);
+                });
+                y
+            }
+        };
         Ok((CpuStorage::F32(y), Shape::from((rows, self.weight.rows()))))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
-        matmul::backward(&floats(&dy)?, &self.weight.view(), &mut dx);
+        let dy = floats(&dy)?;
+        time(Part::Products, self.flops(dx.len() / self.weight.cols().max(1)), || {
+            matmul::backward(&dy, &self.weight.view(), self.weight.precision(), Write::Over, &mut dx);
+        });
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }

@@ -8,8 +8,10 @@
 mod attention;
 mod cross_entropy;
 mod gated;
+mod gated_mlp;
 mod host;
 mod linear;
+mod memo;
 mod norm;
 mod rotary;
 #[cfg(test)]
@@ -19,10 +21,12 @@ mod vjp;
 pub use attention::{KeyValues, Spans, attention};
 pub use cross_entropy::{HeadGradients, cross_entropy};
 pub use gated::gated;
+pub use gated_mlp::{GatedMlpWeights, gated_mlp};
 pub use linear::frozen_linear;
+pub use memo::{Keep, Memo};
 pub use norm::rms_norm;
 pub use rotary::{RotaryRows, rotary};
-pub use vjp::vjp;
+pub use vjp::{vjp, vjp_with};
 
 pub use toktune_kernels::attention::{Shape as AttentionShape, Span};
 pub use toktune_kernels::gated::Activation;

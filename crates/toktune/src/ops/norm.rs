@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation.
 
 use super::host::{contiguous, floats};
+use crate::profile::{Part, time};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
 
@@ -37,14 +38,16 @@ impl CustomOp1 for RmsNorm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout, self.name())?;
         let mut y = vec![0f32; x.len()];
-        rms_norm_forward(x, &floats(&self.weight)?, self.eps, &mut y);
+        let weight = floats(&self.weight)?;
+        time(Part::Rows, 0, || rms_norm_forward(x, &weight, self.eps, &mut y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
-        rms_norm_backward(&floats(x)?, &floats(&self.weight)?, self.eps, &floats(&dy)?, &mut dx);
+        let (x_data, weight, dy) = (floats(x)?, floats(&self.weight)?, floats(&dy)?);
+        time(Part::Rows, 0, || rms_norm_backward(&x_data, &weight, self.eps, &dy, &mut dx));
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary position embedding.
 
 use super::host::contiguous;
+use crate::profile::{Part, time};
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor};
 use std::sync::Arc;
 use toktune_kernels::rotary::{Direction, rotate};
@@ -69,7 +70,8 @@ struct Rotary {
 impl Rotary {
     fn run(&self, x: &[f32], direction: Direction) -> Vec<f32> {
         let mut y = vec![0f32; x.len()];
-        rotate(x, &self.lines.cos, &self.lines.sin, self.head_dim, self.lines.rows, direction, &mut y);
+        let (lines, hd) = (&self.lines, self.head_dim);
+        time(Part::Rows, 0, || rotate(x, &lines.cos, &lines.sin, hd, lines.rows, direction, &mut y));
         y
     }
 }

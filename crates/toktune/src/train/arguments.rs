@@ -21,6 +21,8 @@ pub struct TrainingArguments {
     pub max_steps: Option<u64>,
     /// The highest learning rate; `None` is [`RELATIVE_LEARNING_RATE`] times the root mean square of the embedding.
     pub learning_rate: Option<f64>,
+    /// The highest learning rate of LoRA's updates; `None` is [`LORA_LEARNING_RATE`]. It follows the same schedule.
+    pub lora_learning_rate: Option<f64>,
     /// The schedule after the warm-up.
     pub lr_scheduler_type: LrScheduler,
     /// Steps over which the rate rises from 0.
@@ -47,6 +49,9 @@ pub struct TrainingArguments {
 /// every step, so what matters is how large it is beside the entries.
 pub const RELATIVE_LEARNING_RATE: f64 = 0.03;
 
+/// The default learning rate of LoRA's updates, which start near 0 and are not measured by the embedding.
+pub const LORA_LEARNING_RATE: f64 = 2e-4;
+
 impl TrainingArguments {
     /// The defaults, for a run into `output_dir`: one epoch of batches of 8, a constant rate, clipping at 1.
     pub fn new(output_dir: impl Into<PathBuf>) -> Self {
@@ -57,6 +62,7 @@ impl TrainingArguments {
             num_train_epochs: 1.0,
             max_steps: None,
             learning_rate: None,
+            lora_learning_rate: None,
             lr_scheduler_type: LrScheduler::Constant,
             warmup_steps: 0,
             weight_decay: 0.0,
@@ -91,6 +97,12 @@ impl TrainingArguments {
                 "learning_rate",
                 self.learning_rate.unwrap_or(1.0),
                 self.learning_rate.is_none_or(|x| x > 0.0),
+                "more than 0",
+            ),
+            (
+                "lora_learning_rate",
+                self.lora_learning_rate.unwrap_or(1.0),
+                self.lora_learning_rate.is_none_or(|x| x > 0.0),
                 "more than 0",
             ),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0"),
@@ -134,7 +146,8 @@ mod tests {
     fn each_setting_is_checked_by_name() {
         let good = TrainingArguments::new("out");
         assert!(good.check().is_ok());
-        let faults: [(&str, TrainingArguments); 6] = [
+        let faults: [(&str, TrainingArguments); 7] = [
+            ("lora_learning_rate", TrainingArguments { lora_learning_rate: Some(0.0), ..good.clone() }),
             ("batch_size", TrainingArguments { per_device_train_batch_size: 0, ..good.clone() }),
             ("max_steps", TrainingArguments { max_steps: Some(0), ..good.clone() }),
             ("num_epochs", TrainingArguments { num_train_epochs: 0.0, ..good.clone() }),

@@ -69,7 +69,8 @@ pub(super) fn save(
             std::fs::remove_dir_all(old).map_err(Error::io(old))?;
         }
     }
-    model.save_pretrained(&part, SaveEmbeddingLayers::No)?;
+    let name = model.trained_adapter()?.name();
+    model.save_adapter(name, &part, SaveEmbeddingLayers::No)?;
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let moments: Vec<(String, usize, Vec<u8>)> = optimizer
         .moments

@@ -47,7 +47,7 @@ pub fn evaluate(
     let (mut sum, mut labels) = (0f64, 0usize);
     let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
     for examples in data.examples.chunks(batch_size.max(1)) {
-        let output = run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses)?;
+        let output = run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses, 0)?;
         for (label, loss) in output.losses {
             sum += loss as f64;
             labels += 1;

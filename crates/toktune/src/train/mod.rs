@@ -7,6 +7,7 @@ mod arguments;
 mod card;
 mod checkpoint;
 mod evaluate;
+mod kept;
 mod log;
 mod optimizer;
 mod plan;
@@ -14,7 +15,7 @@ mod schedule;
 mod step;
 mod trainer;
 
-pub use arguments::{RELATIVE_LEARNING_RATE, TrainingArguments};
+pub use arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};

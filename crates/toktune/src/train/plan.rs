@@ -43,8 +43,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Cuts `batch`. With `shortcuts` off every row depends, which gives the same result with more work; the tests
-    /// compare the two.
-    pub(super) fn new(batch: &RaggedBatch, input: Option<&TrainedRows>, shortcuts: bool) -> Self {
+    /// compare the two. When `blocks` are trained too, every row before the last label depends.
+    pub(super) fn new(
+        batch: &RaggedBatch,
+        input: Option<&TrainedRows>,
+        blocks: bool,
+        shortcuts: bool,
+    ) -> Self {
         let mut plan = Self::default();
         for bounds in batch.starts.windows(2) {
             let sequence = bounds[0]..bounds[1];
@@ -55,8 +60,10 @@ impl Plan {
                 _ => sequence.end,
             };
             let trainable = |&row: &usize| input.is_some_and(|rows| rows.position(batch.ids[row]).is_some());
-            let first =
-                if shortcuts { (sequence.start..end).find(trainable).unwrap_or(end) } else { sequence.start };
+            let first = match shortcuts && !blocks {
+                true => (sequence.start..end).find(trainable).unwrap_or(end),
+                false => sequence.start,
+            };
             let past = plan.constant.ids.len()..plan.constant.ids.len() + (first - sequence.start);
             if first > sequence.start {
                 plan.constant.push(batch, sequence.start..first, 0..0);
@@ -82,13 +89,17 @@ mod tests {
             starts: vec![0, 5, 7, 9, 11],
             targets: [None, Some(9), None, Some(4), None, Some(6), None, None, None, Some(7), None].to_vec(),
         };
-        let plan = Plan::new(&batch, Some(&trained), true);
+        let plan = Plan::new(&batch, Some(&trained), false, true);
         assert_eq!(plan.constant.ids, [1, 2, 5]);
         assert_eq!((plan.constant.labelled, plan.constant.targets), (vec![1, 2], vec![9, 6]));
         assert_eq!(plan.depending.ids, [9, 3, 9]);
         assert_eq!((plan.depending.labelled, plan.depending.targets), (vec![1, 2], vec![4, 7]));
         assert_eq!(plan.depending.spans, [Span { rows: 0..2, past: 0..2 }, Span { rows: 2..3, past: 3..3 }]);
-        let all = Plan::new(&batch, Some(&trained), false);
+        let all = Plan::new(&batch, Some(&trained), false, false);
         assert!(all.constant.ids.is_empty() && all.depending.ids == batch.ids);
+        // with updates of the blocks: all rows but those after the last label
+        let updated = Plan::new(&batch, Some(&trained), true, true);
+        assert!(updated.constant.ids.is_empty());
+        assert_eq!(updated.depending.ids, [1, 2, 9, 3, 5, 9]);
     }
 }

@@ -1,6 +1,6 @@
 //! The training loop.
 
-use super::arguments::{RELATIVE_LEARNING_RATE, TrainingArguments};
+use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
 use super::checkpoint::{self, Settings, TrainerState};
 use super::evaluate::{Evaluation, evaluate};
 use super::log::{LogFile, StepLog, peak_memory_bytes};
@@ -9,6 +9,7 @@ use super::schedule::Schedule;
 use super::step::{Wanted, run};
 use crate::data::{Dataset, RaggedBatch, Sampler};
 use crate::error::{Error, Result};
+use crate::random::Random;
 use crate::text::AutoTokenizer;
 use crate::tuners::PeftModel;
 use std::path::Path;
@@ -40,7 +41,7 @@ pub trait TrainerCallback {
 /// A callback that does nothing.
 impl TrainerCallback for () {}
 
-/// Trains the rows of a [`PeftModel`] on a dataset.
+/// Trains the active adapter of a [`PeftModel`] on a dataset.
 #[derive(Debug)]
 pub struct Trainer<'a> {
     /// What is trained.
@@ -51,7 +52,7 @@ pub struct Trainer<'a> {
     /// Saved beside the adapter: given when tokens were added to it.
     tokenizer: Option<&'a AutoTokenizer>,
     schedule: Schedule,
-    /// The rows of every layer before the last update, which gave a finite loss.
+    /// Every parameter before the last update, which gave a finite loss.
     last_good: Option<Vec<Vec<f32>>>,
 }
 
@@ -108,6 +109,12 @@ impl<'a> Trainer<'a> {
         Ok(Self { model, arguments, train, eval, tokenizer, schedule, last_good: None })
     }
 
+    /// The learning rate of LoRA's updates over the run.
+    pub fn lora_schedule(&self) -> Schedule {
+        let learning_rate = self.arguments.lora_learning_rate.unwrap_or(LORA_LEARNING_RATE);
+        Schedule { learning_rate, ..self.schedule }
+    }
+
     /// The learning rate over the run.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
@@ -130,7 +137,7 @@ impl<'a> Trainer<'a> {
         let mut sampler =
             Sampler::new(self.train.len(), settings.batch_size, settings.shuffle, settings.seed)?;
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
-        let lengths: Vec<usize> = self.model.layers().iter().map(|l| l.rows().values.len()).collect();
+        let lengths: Vec<usize> = self.model.parameters().iter().map(|p| p.values.len()).collect();
         let mut optimizer = AdamW::new(config, lengths);
         if self.arguments.resume
             && let Some(path) = checkpoint::latest(&folder)?
@@ -208,10 +215,12 @@ impl<'a> Trainer<'a> {
         // A step does not span two epochs: the last one of an epoch may have fewer micro-steps.
         let in_epoch =
             sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
-        for _ in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
+        for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            let output = run(self.model.base(), self.model.active(), &batch, Wanted::Gradients)?;
+            let kept = self.kept_bytes();
+            let active = self.model.active().with_dropout(self.dropout_seed(optimizer.step, micro_step));
+            let output = run(self.model.base(), active, &batch, Wanted::Gradients, kept)?;
             loss += output.loss_sum();
             labels += output.losses.len();
             tokens += batch.tokens();
@@ -226,18 +235,7 @@ impl<'a> Trainer<'a> {
         if !grad_norm.is_finite() {
             return Err(Error::NotFinite { what: format!("the norm of the gradients is {grad_norm}") });
         }
-        let learning_rate = self.schedule.at(optimizer.step);
-        self.last_good = Some(self.model.layers().iter().map(|l| l.rows().values.clone()).collect());
-        optimizer.begin_step();
-        for (at, layer) in self.model.layers_mut().iter_mut().enumerate() {
-            optimizer.update(at, &mut layer.rows_mut().values, &gradients[at], learning_rate);
-        }
-        if let Some(layer) =
-            self.model.layers().iter().find(|l| l.rows().values.iter().any(|x| !x.is_finite()))
-        {
-            let what = format!("a trained row of {} after a step of rate {learning_rate:e}", layer.name());
-            return Err(Error::NotFinite { what });
-        }
+        let learning_rate = self.update(optimizer, &gradients)?;
         let seconds = start.elapsed().as_secs_f64();
         let position = sampler.position();
         Ok(StepLog {
@@ -254,6 +252,42 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Moves every parameter against its gradient; the learning rate of the rows.
+    fn update(&mut self, optimizer: &mut AdamW, gradients: &[Vec<f32>]) -> Result<f64> {
+        let (rows, lora) = (self.schedule.at(optimizer.step), self.lora_schedule().at(optimizer.step));
+        let parameters = self.model.parameters();
+        self.last_good = Some(parameters.iter().map(|parameter| parameter.values.to_vec()).collect());
+        let rates: Vec<f64> = parameters.iter().map(|p| if p.is_lora { lora } else { rows }).collect();
+        optimizer.begin_step();
+        let parameters = self.model.parameters_mut().into_iter();
+        for (at, ((values, gradient), rate)) in parameters.zip(gradients).zip(rates).enumerate() {
+            optimizer.update(at, values, gradient, rate);
+        }
+        let parameters = self.model.parameters();
+        match parameters.iter().find(|p| p.values.iter().any(|x| !x.is_finite())) {
+            None => Ok(rows),
+            Some(parameter) => {
+                let (what, rate) = match parameter.is_lora {
+                    true => ("the update", lora),
+                    false => ("a trained row", rows),
+                };
+                let what = format!("{what} of {} after a step of rate {rate:e}", parameter.layer);
+                Err(Error::NotFinite { what })
+            }
+        }
+    }
+
+    /// Of what LoRA's dropout leaves out: the same for the same step of the same run, resumed or not.
+    fn dropout_seed(&self, step: u64, micro_step: usize) -> u64 {
+        let mut random =
+            Random::new(self.arguments.seed ^ step.rotate_left(20) ^ (micro_step as u64).rotate_left(44));
+        random.next()
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        std::env::var("KEPT").ok().and_then(|x| x.parse().ok()).unwrap_or(0) << 20
+    }
+
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
         let Some(data) = self.eval else { return Ok(None) };
         let (model, size) = (&self.model, self.arguments.per_device_train_batch_size);
@@ -264,21 +298,26 @@ impl<'a> Trainer<'a> {
 
     fn save(&self, output: &TrainOutput) -> Result<()> {
         let folder = &self.arguments.output_dir;
-        self.model.save_pretrained(folder, self.arguments.save_embedding_layers)?;
+        self.save_adapter(folder)?;
         if let Some(tokenizer) = self.tokenizer {
             tokenizer.save_pretrained(folder)?;
         }
         super::card::write(folder, &self.model, &self.arguments, &self.schedule, self.tokenizer, output)
     }
 
-    /// Saves the last rows that gave a finite loss: those before the update that `step` could not follow.
+    fn save_adapter(&self, folder: &Path) -> Result<()> {
+        let name = self.model.trained_adapter()?.name();
+        self.model.save_adapter(name, folder, self.arguments.save_embedding_layers)
+    }
+
+    /// Saves the last values that gave a finite loss: those before the update that `step` could not follow.
     fn keep_last_good_state(&mut self, step: u64, source: Error) -> Error {
         let (Error::NotFinite { .. }, Some(rows)) = (&source, self.last_good.take()) else { return source };
-        for (layer, rows) in self.model.layers_mut().iter_mut().zip(rows) {
-            layer.rows_mut().values = rows;
+        for (values, good) in self.model.parameters_mut().into_iter().zip(rows) {
+            *values = good;
         }
         let folder = self.arguments.output_dir.clone();
-        let saved = self.model.save_pretrained(&folder, self.arguments.save_embedding_layers);
+        let saved = self.save_adapter(&folder);
         match saved.and_then(|()| self.tokenizer.map_or(Ok(()), |t| t.save_pretrained(&folder))) {
             Ok(()) => Error::Diverged { step: step + 1, folder, source: Box::new(source) },
             Err(unsaved) => unsaved,

@@ -1,8 +1,11 @@
 //! What of a model's adapters acts in a forward pass.
 
+use super::base::{BaseModel, no_such_layer};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
-use crate::models::TrainedRows;
+use crate::error::Result;
+use crate::models::{BlockUpdates, CausalLm, Dropout, LinearUpdate, TrainedRows};
+use candle_core::Tensor;
 
 /// The trained values that a forward pass uses, by where they act.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +16,8 @@ pub struct ActiveRows<'a> {
     /// Which layer replaces rows of the head; the same one when they are tied.
     pub output: Option<usize>,
     pub(super) lora: &'a [LoraLayer],
+    /// Of the inputs that a training step leaves out; `None` leaves none out.
+    pub(super) dropout: Option<u64>,
 }
 
 impl<'a> ActiveRows<'a> {
@@ -24,7 +29,7 @@ impl<'a> ActiveRows<'a> {
         head: &str,
     ) -> Self {
         let acting_on = |module: &str| layers.iter().position(|layer| layer.modules().any(|m| m == module));
-        Self { layers, input: acting_on(embedding), output: acting_on(head), lora }
+        Self { layers, input: acting_on(embedding), output: acting_on(head), lora, dropout: None }
     }
 
     /// The rows over the input embedding.
@@ -42,9 +47,54 @@ impl<'a> ActiveRows<'a> {
         self.lora
     }
 
-    /// Zeros in the shape of every layer's rows.
+    /// For a training step: with LoRA's dropout, chosen by `seed`.
+    pub fn with_dropout(self, seed: u64) -> Self {
+        Self { dropout: Some(seed), ..self }
+    }
+
+    /// The updates of linear layers as the blocks of `model` take them; nothing without LoRA.
+    ///
+    /// # Errors
+    /// The model has no such layer, or its device refuses.
+    pub fn updates(&self, model: &CausalLm) -> Result<Option<Vec<BlockUpdates>>> {
+        if self.lora.is_empty() {
+            return Ok(None);
+        }
+        let places = model.linear_places();
+        let mut blocks = vec![BlockUpdates::default(); model.blocks().len()];
+        for (index, layer) in self.lora.iter().enumerate() {
+            let place = places.iter().find(|(name, ..)| name == layer.name());
+            let Some(&(_, block, slot)) = place else {
+                return Err(no_such_layer(&model.named_layers(), layer.name()));
+            };
+            let matrix = |values: &[f32], rows: usize, cols: usize| {
+                Tensor::from_slice(values, (rows, cols), model.device())
+            };
+            // far apart, so that the numbers of two layers' entries do not meet
+            let seed = |seed: u64| seed.wrapping_add((index as u64 + 1) << 40);
+            let dropout = self.dropout.filter(|_| layer.dropout() > 0.0);
+            blocks[block].0.push(LinearUpdate {
+                slot,
+                index,
+                a: matrix(&layer.a, layer.r(), layer.inputs())?,
+                b: matrix(&layer.b, layer.outputs(), layer.r())?,
+                scaling: layer.scaling(),
+                dropout: dropout.map(|s| Dropout { share: layer.dropout(), seed: seed(s) }),
+            });
+        }
+        Ok(Some(blocks))
+    }
+
+    /// Zeros in the shape of everything that is trained: every layer's rows, then `A` and `B` of each update.
     pub fn zero_gradients(&self) -> Vec<Vec<f32>> {
-        self.layers.iter().map(|layer| vec![0f32; layer.rows().values.len()]).collect()
+        let rows = self.layers.iter().map(|layer| layer.rows().values.len());
+        let lora = self.lora.iter().flat_map(|layer| [layer.a.len(), layer.b.len()]);
+        rows.chain(lora).map(|n| vec![0f32; n]).collect()
+    }
+
+    /// Where the gradient of `A` of update `index` is among [`ActiveRows::zero_gradients`]; that of `B` follows it.
+    pub(crate) fn place_of_update(&self, index: usize) -> usize {
+        self.layers.len() + 2 * index
     }
 }
 

@@ -3,7 +3,7 @@
 use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
-use crate::ops::Span;
+use crate::ops::{Memo, Span};
 use candle_core::Tensor;
 
 impl PeftModel {
@@ -51,8 +51,10 @@ impl PeftModel {
         let spans = starts.windows(2).map(|w| Span { rows: w[0]..w[1], past: 0..0 }).collect();
         let batch = model.rows_of(spans);
         let mut x = model.embed(&ids, rows.input_rows())?;
-        for block in model.blocks() {
-            x = block.forward(&x, &batch, None)?.0;
+        let updates = rows.updates(model)?;
+        for (i, block) in model.blocks().iter().enumerate() {
+            let updates = updates.as_ref().map(|blocks| &blocks[i]);
+            x = block.forward_with(&x, &batch, None, &mut Memo::off(), updates)?.0;
         }
         let hidden = model.final_norm(&x)?;
         starts

@@ -1,4 +1,4 @@
-//! Writing a model with the trained rows in it: a plain HuggingFace folder that needs no adapter.
+//! Writing a model with its adapters in it: a plain HuggingFace folder that needs none.
 //!
 //! Nothing is held in memory but a panel of rows: tensors go from the mapped source to the file. The folder
 //! is filled under a temporary name beside its own and renamed, so that it is there whole or not at all.
@@ -9,10 +9,11 @@ mod from_safetensors;
 #[cfg(test)]
 mod tests;
 
+use super::lora::LoraLayer;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
 use crate::models::{TokenMatrix, TrainedRows};
-use crate::weights::{TensorOut, WeightType, write_atomically, write_folder_atomically};
+use crate::weights::{FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically};
 use std::io::Write;
 use std::path::Path;
 use toktune_kernels::{Matrix, TokenTable, weight::encode};
@@ -41,8 +42,8 @@ pub struct MergeOptions {
 }
 
 /// Writes a folder that transformers, and [`AutoModelForCausalLM`](crate::models::AutoModelForCausalLM), load
-/// as the model with its adapter: the trained rows and the rows appended by a resize are in the embedding and
-/// the head.
+/// as the model with its active adapters: the trained rows and the rows appended by a resize are in the
+/// embedding and the head, LoRA's updates in the linear layers.
 ///
 /// From a folder of safetensors everything else is copied as it stands: other tensors byte for byte, each in
 /// its type and its shard, `config.json` (with a new `vocab_size` when rows were appended), and the files
@@ -113,6 +114,38 @@ impl<'a> MergedMatrix<'a> {
     /// Whether it differs from the stored matrix.
     fn is_changed(&self) -> bool {
         self.trained.is_some() || !self.matrix.extra().is_empty() || self.matrix.is_replaced()
+    }
+}
+
+/// A linear layer's weight with the updates that are added to it.
+#[derive(Clone)]
+struct MergedLinear<'a> {
+    weight: &'a FrozenMatrix,
+    updates: Vec<&'a LoraLayer>,
+}
+
+/// Entries decoded at a time: 4 MiB of `f32`.
+const PANEL: usize = 1 << 20;
+
+impl<'a> MergedLinear<'a> {
+    /// The weight of layer `name` with what the active adapters add to it.
+    fn new(model: &'a PeftModel, name: &str, weight: &'a FrozenMatrix) -> Self {
+        let updates = model.active().lora().iter().filter(|update| update.name() == name).collect();
+        Self { weight, updates }
+    }
+
+    /// Writes all rows in `dtype`, a panel at a time; each entry is rounded once.
+    fn write(&self, name: &str, dtype: WeightType, out: &mut TensorOut<'_>) -> Result<()> {
+        let (rows, cols) = (self.weight.rows(), self.weight.cols());
+        let panel = (PANEL / cols.max(1)).max(1);
+        (0..rows).step_by(panel).try_for_each(|start| {
+            let mut values = self.weight.decode_rows(start..(start + panel).min(rows));
+            for (row, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
+                self.updates.iter().for_each(|update| update.add_row(start + row, values));
+            }
+            let what = |at: usize| format!("{name}, row {}", start + at / cols.max(1));
+            write_values(&values, dtype, what, out)
+        })
     }
 }
 

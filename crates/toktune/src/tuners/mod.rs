@@ -41,7 +41,7 @@ pub use files::ADAPTER_FILE;
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
 pub use merge::{MergeOptions, MergedType, merge_to_folder};
-pub use model::{PeftModel, RowInit, get_peft_model};
+pub use model::{Parameter, PeftModel, RowInit, get_peft_model};
 pub use state_dict::{
     LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,
 };

@@ -43,6 +43,17 @@ pub enum RowInit {
     },
 }
 
+/// Values that an optimizer changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<'a> {
+    /// The layer they belong to.
+    pub layer: &'a str,
+    /// Whether they are of a LoRA update; else they are rows of tokens.
+    pub is_lora: bool,
+    /// The values.
+    pub values: &'a [f32],
+}
+
 /// Wraps `base` with a fresh adapter, called `default` and active: the rows of the configuration's tokens and the LoRA
 /// updates of its linear layers can be trained, and nothing else.
 ///
@@ -211,6 +222,29 @@ impl<M: BaseModel> PeftModel<M> {
             [] => Err(TunerError::NoneActive { adapters: self.names() }.into()),
             several => Err(TunerError::SeveralActive { adapters: several.to_vec() }.into()),
         }
+    }
+
+    /// What is trained, in the order of the gradients of a step: the rows of each layer of the active adapter, then `A` and
+    /// `B` of each of its updates.
+    pub fn parameters(&self) -> Vec<Parameter<'_>> {
+        let Some(adapter) = self.acting().next() else { return Vec::new() };
+        let rows = adapter.tokens.iter().map(|layer| Parameter {
+            layer: layer.name(),
+            is_lora: false,
+            values: &layer.rows().values,
+        });
+        let lora = adapter.lora.iter().flat_map(|layer| {
+            [&layer.a, &layer.b].map(|values| Parameter { layer: layer.name(), is_lora: true, values })
+        });
+        rows.chain(lora).collect()
+    }
+
+    /// The values of the same, to be changed by an optimizer.
+    pub fn parameters_mut(&mut self) -> Vec<&mut Vec<f32>> {
+        let Some(adapter) = self.first_active_mut() else { return Vec::new() };
+        let rows = adapter.tokens.iter_mut().map(|layer| &mut layer.rows_mut().values);
+        let lora = adapter.lora.iter_mut().flat_map(|layer| [&mut layer.a, &mut layer.b]);
+        rows.chain(lora).collect()
     }
 
     fn first_active_mut(&mut self) -> Option<&mut Adapter> {

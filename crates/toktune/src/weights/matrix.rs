@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use toktune_kernels::{Matrix, RowOrder, Weight, WeightType, weight::encode};
+use toktune_kernels::{Matrix, Precision, RowOrder, Weight, WeightType, weight::encode};
 
 /// Entries decoded at a time when scanning: 256 KiB of `f32`, which stays in the second-level cache.
 const SCAN_ENTRIES: usize = 1 << 16;
@@ -21,6 +21,7 @@ pub struct FrozenMatrix {
     cols: usize,
     order: RowOrder,
     name: Arc<str>,
+    precision: Precision,
 }
 
 impl FrozenMatrix {
@@ -39,7 +40,7 @@ impl FrozenMatrix {
     ) -> Result<Self> {
         let name = name.into();
         match Weight::new(dtype, &bytes, rows, cols, order) {
-            Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name }),
+            Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name, precision: Precision::F32 }),
             Err(source) => Err(Error::Matrix { tensor: name.to_string(), source }),
         }
     }
@@ -59,6 +60,16 @@ impl FrozenMatrix {
             Ok(weight) => weight,
             Err(error) => unreachable!("checked by the constructor, and nothing changes: {error}"),
         }
+    }
+
+    /// In which precision products with it are taken; `f32` at first.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Takes products with it in `precision` from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Rows: outputs of a linear layer, entries of a vocabulary.
@@ -126,7 +137,7 @@ impl FrozenMatrix {
             let encoded = encode(dtype, values).ok_or_else(|| self.unencodable(dtype))?;
             bytes[order.stored(row) * row_bytes..][..row_bytes].copy_from_slice(&encoded);
         }
-        Self::new(self.name.clone(), Bytes::owned(bytes), dtype, self.rows, self.cols, order)
+        self.remade(Bytes::owned(bytes), dtype, self.rows, order)
     }
 
     /// A copy in memory, under the same name, with every row passed through `change(row, values)` and rounded to
@@ -137,7 +148,7 @@ impl FrozenMatrix {
     pub fn map_rows(&self, change: impl Fn(usize, &mut [f32]) + Sync) -> Result<Self> {
         let dtype = self.editable_type();
         let bytes = Bytes::owned(self.encoded(dtype, change)?);
-        Self::new(self.name.clone(), bytes, dtype, self.rows, self.cols, RowOrder::Plain)
+        self.remade(bytes, dtype, self.rows, RowOrder::Plain)
     }
 
     /// The matrix followed by more rows, in its own type (`f32` for one of blocks); itself when there are none.
@@ -155,7 +166,7 @@ impl FrozenMatrix {
         };
         bytes.extend(encode(dtype, extra).ok_or_else(|| self.unencodable(dtype))?);
         let rows = self.rows + extra.len() / self.cols.max(1);
-        Self::new(self.name.clone(), Bytes::owned(bytes), dtype, rows, self.cols, RowOrder::Plain)
+        self.remade(Bytes::owned(bytes), dtype, rows, RowOrder::Plain)
     }
 
     /// The same matrix under another name.
@@ -181,6 +192,12 @@ impl FrozenMatrix {
             Ok::<(), Error>(())
         })?;
         Ok(bytes)
+    }
+
+    /// This matrix with other bytes.
+    fn remade(&self, bytes: Bytes, dtype: WeightType, rows: usize, order: RowOrder) -> Result<Self> {
+        let matrix = Self::new(self.name.clone(), bytes, dtype, rows, self.cols, order)?;
+        Ok(Self { precision: self.precision, ..matrix })
     }
 
     fn unencodable(&self, dtype: WeightType) -> Error {

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use toktune::data::RaggedBatch;
 
 /// The folder of a committed model.
 pub fn fixture(name: &str) -> PathBuf {
@@ -23,6 +24,33 @@ pub fn fixtures() -> Vec<PathBuf> {
 /// The training rows of a committed model.
 pub fn rows_file(name: &str) -> PathBuf {
     fixture(name).join("rows.jsonl")
+}
+
+/// A row of a committed model: ids and labels.
+pub type Row = (Vec<u32>, Vec<i64>);
+
+/// The rows of a committed model, as they stand.
+pub fn fixture_rows(name: &str) -> Vec<Row> {
+    let text = std::fs::read_to_string(rows_file(name)).expect("rows.jsonl");
+    text.lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).expect("a row");
+            let list = |key: &str| serde_json::from_value::<Vec<i64>>(row[key].clone()).expect("numbers");
+            (list("input_ids").into_iter().map(|id| id as u32).collect(), list("labels"))
+        })
+        .collect()
+}
+
+/// Rows as a batch for a decoder: labels are shifted by one.
+pub fn batch_of(rows: &[Row]) -> RaggedBatch {
+    let mut batch = RaggedBatch { starts: vec![0], ..RaggedBatch::default() };
+    for (ids, labels) in rows {
+        batch.ids.extend(ids);
+        let shifted = labels[1..].iter().map(|&l| u32::try_from(l).ok()).chain([None]);
+        batch.targets.extend(shifted);
+        batch.starts.push(batch.ids.len());
+    }
+    batch
 }
 
 /// Copies a model into `folder`, letting `change` edit the bytes of the first block's last projection.

@@ -1,6 +1,6 @@
 //! Merging from a GGUF file: every tensor decoded, under the name and in the order that transformers has.
 
-use super::{MergedMatrix, MergedType, config, write_file, write_rows, write_values};
+use super::{MergedLinear, MergedMatrix, MergedType, PANEL, config, write_file, write_rows, write_values};
 use crate::error::{Error, Result};
 use crate::models::FrozenTensor;
 use crate::tuners::PeftModel;
@@ -9,13 +9,11 @@ use serde_json::Map;
 use std::path::Path;
 use toktune_kernels::Matrix;
 
-/// Entries decoded at a time: 4 MiB of `f32`.
-const PANEL: usize = 1 << 20;
-
 /// A tensor of the file to be.
 enum Part<'a> {
     Token(MergedMatrix<'a>),
-    Frozen(FrozenTensor<'a>),
+    Linear(MergedLinear<'a>),
+    Vector(Vec<f32>),
 }
 
 pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>) -> Result<()> {
@@ -25,7 +23,15 @@ pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>)
     let dtype = merged.weight_type();
     let weight = |module: &str| format!("{module}.weight");
     let mut parts = vec![(weight(names.embed), Part::Token(MergedMatrix::embedding(model)))];
-    parts.extend(base.frozen_tensors()?.into_iter().map(|(name, tensor)| (name, Part::Frozen(tensor))));
+    parts.extend(base.frozen_tensors()?.into_iter().map(|(name, tensor)| {
+        let part = match tensor {
+            FrozenTensor::Vector(values) => Part::Vector(values),
+            FrozenTensor::Matrix(weight) => {
+                Part::Linear(MergedLinear::new(model, name.trim_end_matches(".weight"), weight))
+            }
+        };
+        (name, part)
+    }));
     if !base.is_tied() {
         parts.push((weight(names.head), Part::Token(MergedMatrix::head(model))));
     }
@@ -66,18 +72,16 @@ impl Part<'_> {
     fn shape(&self) -> Vec<usize> {
         match self {
             Part::Token(MergedMatrix { matrix, .. }) => vec![matrix.rows(), matrix.width()],
-            Part::Frozen(FrozenTensor::Matrix(matrix)) => vec![matrix.rows(), matrix.cols()],
-            Part::Frozen(FrozenTensor::Vector(values)) => vec![values.len()],
+            Part::Linear(linear) => vec![linear.weight.rows(), linear.weight.cols()],
+            Part::Vector(values) => vec![values.len()],
         }
     }
 
     fn write(&self, name: &str, dtype: WeightType, out: &mut TensorOut<'_>) -> Result<()> {
         match self {
             Part::Token(merged) => write_panels(name, &merged.table(), dtype, out),
-            Part::Frozen(FrozenTensor::Matrix(matrix)) => write_panels(name, &matrix.view(), dtype, out),
-            Part::Frozen(FrozenTensor::Vector(values)) => {
-                write_values(values, dtype, |at| format!("{name}, entry {at}"), out)
-            }
+            Part::Linear(linear) => linear.write(name, dtype, out),
+            Part::Vector(values) => write_values(values, dtype, |at| format!("{name}, entry {at}"), out),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Merging from a HuggingFace folder: what is not trained is copied as it lies.
 
-use super::{MergedMatrix, config, write_file, write_rows};
+use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::error::{Error, Result};
 use crate::tuners::PeftModel;
 use crate::weights::{
-    Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
+    Checkpoint, FrozenMatrix, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata,
+    write_safetensors,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,8 +22,50 @@ const COPIED_NAMES: [&str; 3] = ["LICENSE", "NOTICE", "USE_POLICY"];
 /// Files with such an ending that would be wrong beside a merged model.
 const LEFT_OUT: [&str; 4] = ["config.json", "adapter_config.json", "trainer_state.json", "all_results.json"];
 
-/// The changed matrices by the names of their tensors.
-type Changed<'a> = BTreeMap<String, MergedMatrix<'a>>;
+/// A tensor that is not as it is stored.
+enum ChangedTensor<'a> {
+    Tokens(MergedMatrix<'a>),
+    Linear(MergedLinear<'a>),
+}
+
+/// The changed tensors by their names.
+type Changed<'a> = BTreeMap<String, ChangedTensor<'a>>;
+
+impl ChangedTensor<'_> {
+    fn frozen(&self) -> &FrozenMatrix {
+        match self {
+            Self::Tokens(matrix) => matrix.matrix.frozen(),
+            Self::Linear(linear) => linear.weight,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Tokens(matrix) => matrix.matrix.rows(),
+            Self::Linear(linear) => linear.weight.rows(),
+        }
+    }
+
+    fn entries(&self) -> usize {
+        self.rows() * self.frozen().cols()
+    }
+
+    /// The type it is written in: the checkpoint's, unless an adapter brought the whole matrix.
+    fn dtype(&self) -> WeightType {
+        self.frozen().dtype()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.dtype().bytes(self.rows(), self.frozen().cols()).unwrap_or(0) as u64
+    }
+
+    fn write(&self, name: &str, out: &mut TensorOut<'_>) -> Result<()> {
+        match self {
+            Self::Tokens(matrix) => write_over(name, matrix, out),
+            Self::Linear(linear) => linear.write(name, self.dtype(), out),
+        }
+    }
+}
 
 pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
     let checkpoint = model.base().checkpoint();
@@ -76,13 +119,18 @@ fn changed(model: &PeftModel) -> Changed<'_> {
     } else if base.checkpoint().shape(&stored_head) == base.checkpoint().shape(&matrices[0].0) {
         matrices.push((stored_head, embedding));
     }
-    matrices.into_iter().filter(|(_, matrix)| matrix.is_changed()).collect()
-}
-
-/// The type and the bytes of a changed tensor: the checkpoint's type, unless an adapter brought the whole matrix.
-fn written(matrix: &MergedMatrix<'_>) -> (WeightType, u64) {
-    let dtype = matrix.matrix.frozen().dtype();
-    (dtype, dtype.bytes(matrix.matrix.rows(), matrix.matrix.width()).unwrap_or(0) as u64)
+    let tokens = matrices.into_iter().filter(|(_, matrix)| matrix.is_changed());
+    let mut changed: Changed<'_> =
+        tokens.map(|(name, matrix)| (name, ChangedTensor::Tokens(matrix))).collect();
+    for (layer, weight) in base.linear_layers() {
+        let linear = MergedLinear::new(model, &layer, weight);
+        // one that was merged in memory is no longer the stored one
+        let stored = base.checkpoint().stored_bytes(weight.name()).map(<[u8]>::as_ptr);
+        if !linear.updates.is_empty() || stored != Some(weight.stored_bytes().as_ptr()) {
+            changed.insert(weight.name().to_owned(), ChangedTensor::Linear(linear));
+        }
+    }
+    changed
 }
 
 /// The bytes that a tensor has in the checkpoint.
@@ -105,17 +153,16 @@ fn write_changed(
         let mut shape = checkpoint.shape(name).unwrap_or_default().to_vec();
         let mut bytes = stored_bytes(checkpoint, name);
         let mut dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
-        if let Some(matrix) = changed.get(name) {
-            shape[0] = matrix.matrix.rows();
-            let (kind, size) = written(matrix);
-            (dtype, bytes) = (kind.name().into(), size);
+        if let Some(tensor) = changed.get(name) {
+            shape[0] = tensor.rows();
+            (dtype, bytes) = (tensor.dtype().name().into(), tensor.bytes());
         }
         headers.push(TensorHeader { name: name.to_owned(), dtype, shape, bytes });
     }
     write_safetensors(target, &metadata, &headers, |index, out| {
         let name = names[index];
         match changed.get(name) {
-            Some(matrix) => write_over(name, matrix, out),
+            Some(tensor) => tensor.write(name, out),
             None => out.put(checkpoint.stored_bytes(name).unwrap_or_default()),
         }
     })
@@ -141,10 +188,10 @@ fn write_over(name: &str, matrix: &MergedMatrix<'_>, out: &mut TensorOut<'_>) ->
 fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) -> Result<()> {
     let source = checkpoint.path();
     let (mut bytes, mut entries) = (0i64, 0i64);
-    for (name, matrix) in changed {
+    for (name, tensor) in changed {
         let before = checkpoint.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
-        bytes += written(matrix).1 as i64 - stored_bytes(checkpoint, name) as i64;
-        entries += (matrix.matrix.rows() * matrix.matrix.width()) as i64 - before as i64;
+        bytes += tensor.bytes() as i64 - stored_bytes(checkpoint, name) as i64;
+        entries += tensor.entries() as i64 - before as i64;
     }
     if (bytes, entries) == (0, 0) {
         return copy(source, target);

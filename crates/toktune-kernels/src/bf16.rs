@@ -1,0 +1,277 @@
+//! Products of bf16 operands with `f32` sums: how operands are packed, and the tiles that multiply them.
+//!
+//! Both operands are packed into blocks that are one AMX tile each, 1 KiB, one after the other along the depth:
+//!
+//! ```text
+//! left   [m / 16][k / 32][16 rows][32]                  a row of a block is a row of the operand
+//! right  [n / 16][k / 32][16 pairs of depth][16][2]     what VDPBF16PS and TDPBF16PS take as their second operand
+//! ```
+//!
+//! padded with zeros to an even number of blocks of rows and columns and to whole blocks of depth. The AVX512-BF16 tiles
+//! read the same layout.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+use crate::isa::{Isa, multiversion};
+
+/// Numbers of depth in a block.
+pub(crate) const DEPTH: usize = 32;
+
+/// Rows of a left block, columns of a right one.
+pub(crate) const SIDE: usize = 16;
+
+/// Numbers in a block.
+const BLOCK: usize = SIDE * DEPTH;
+
+/// The instructions that multiply bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// VDPBF16PS.
+    Avx512,
+    /// TDPBF16PS.
+    Amx,
+}
+
+/// The best bf16 instructions of an instruction set that this machine has.
+pub(crate) fn engine(isa: Isa) -> Option<Engine> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => Some(Engine::Amx),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => Some(Engine::Avx512),
+        _ => None,
+    }
+}
+
+/// The operands of a product of packed blocks, `out[m, n] (+)= left right`.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    /// Blocks of depth.
+    pub(crate) blocks: usize,
+    /// First block of the left operand, and numbers from one block of rows to the next.
+    pub(crate) left: *const u16,
+    pub(crate) left_stride: usize,
+    /// The same for the right operand.
+    pub(crate) right: *const u16,
+    pub(crate) right_stride: usize,
+    /// Entry (i, j) is `out[i * out_row + j]`.
+    pub(crate) out: *mut f32,
+    pub(crate) out_row: usize,
+    /// Add to what is in `out`.
+    pub(crate) accumulate: bool,
+}
+
+/// Runs a product.
+///
+/// # Safety
+/// `engine` came from [`engine`]; the blocks are readable, padding included, and `out` is writable as [`Operands`]
+/// says, and nobody else touches its entries.
+pub(crate) unsafe fn multiply(engine: Engine, of: &Operands) {
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        match engine {
+            Engine::Amx => amx::multiply(of),
+            Engine::Avx512 => avx512::multiply(of),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no {engine:?} for {} x {} on this architecture", of.m, of.n);
+}
+
+/// Numbers that `rows` rows or columns of `depth` take when packed.
+pub(crate) fn packed_len(rows: usize, depth: usize) -> usize {
+    rows.next_multiple_of(2 * SIDE) * depth.next_multiple_of(DEPTH)
+}
+
+/// `x` rounded to bf16, to nearest even; NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+multiversion! {
+    /// Replaces each number by the nearest bf16.
+    pub(crate) fn round_all(row: &mut [f32]) {
+        for x in row {
+            *x = f32::from_bits((round(*x) as u32) << 16);
+        }
+    }
+}
+
+multiversion! {
+    /// Packs a block of at most [`SIDE`] rows of a left operand, `rows [height, k]`; `out` holds the whole block.
+    pub(crate) fn pack_left(rows: &[f32], k: usize, out: &mut [u16]) {
+        let (height, blocks) = (rows.len() / k.max(1), k.div_ceil(DEPTH));
+        for (i, row) in rows.chunks_exact(k.max(1)).enumerate() {
+            for (block, x) in row.chunks(DEPTH).enumerate() {
+                let to = &mut out[block * BLOCK + i * DEPTH..][..DEPTH];
+                for (to, x) in to.iter_mut().zip(x) {
+                    *to = round(*x);
+                }
+                to[x.len()..].fill(0);
+            }
+        }
+        for block in 0..blocks {
+            out[block * BLOCK + height * DEPTH..(block + 1) * BLOCK].fill(0);
+        }
+    }
+}
+
+multiversion! {
+    /// Packs a block of at most [`SIDE`] columns of a right operand, given as the rows of its transpose,
+    /// `rows [width, k]`.
+    pub(crate) fn pack_right_transposed(rows: &[f32], k: usize, out: &mut [u16]) {
+        let width = rows.len() / k.max(1);
+        out.fill(0);
+        for (j, row) in rows.chunks_exact(k.max(1)).enumerate().take(width) {
+            for (block, x) in row.chunks(DEPTH).enumerate() {
+                let to = &mut out[block * BLOCK..][..BLOCK];
+                for (l, x) in x.iter().enumerate() {
+                    to[l / 2 * (2 * SIDE) + 2 * j + l % 2] = round(*x);
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Packs some depth of a right operand, `rows [depth, n]`, that begins at depth `at` (a multiple of [`DEPTH`]) of
+    /// `k`; `out` is the whole packed operand.
+    pub(crate) fn pack_right(rows: &[f32], n: usize, at: usize, k: usize, out: &mut [u16]) {
+        let blocks = k.div_ceil(DEPTH);
+        for (block, rows) in rows.chunks(DEPTH * n).enumerate() {
+            for first in (0..n.next_multiple_of(2 * SIDE)).step_by(SIDE) {
+                let start = (first / SIDE * blocks + at / DEPTH + block) * BLOCK;
+                let (to, width) = (&mut out[start..][..BLOCK], SIDE.min(n.saturating_sub(first)));
+                if width < SIDE || rows.len() < DEPTH * n {
+                    to.fill(0);
+                }
+                if width == 0 {
+                    continue;
+                }
+                for (pair, to) in rows.chunks(2 * n).zip(to.chunks_exact_mut(2 * SIDE)) {
+                    let (even, odd) = pair.split_at(n);
+                    for (to, x) in to.chunks_exact_mut(2).zip(&even[first..][..width]) {
+                        to[0] = round(*x);
+                    }
+                    if !odd.is_empty() {
+                        for (to, x) in to.chunks_exact_mut(2).zip(&odd[first..][..width]) {
+                            to[1] = round(*x);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A buffer of floats as room for bf16.
+pub(crate) fn as_bf16(floats: &mut [f32]) -> &mut [u16] {
+    // SAFETY: every pair of u16 is a float's worth of plain memory, aligned more strictly than they need.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, each_isa, random};
+
+    /// The product of packed operands, one number at a time.
+    fn reference(of: &Operands, left: &[u16], right: &[u16]) -> Vec<f64> {
+        let number = |x: u16| f32::from_bits((x as u32) << 16) as f64;
+        let (m, n) = (of.m, of.n);
+        let at = |row: usize, l: usize| (row / SIDE * of.blocks + l / DEPTH) * BLOCK;
+        (0..m * n)
+            .map(|e| {
+                let (i, j) = (e / n, e % n);
+                (0..of.blocks * DEPTH)
+                    .map(|l| {
+                        let a = number(left[at(i, l) + i % SIDE * DEPTH + l % DEPTH]);
+                        let within = l % DEPTH / 2 * (2 * SIDE) + 2 * (j % SIDE) + l % 2;
+                        a * number(right[at(j, l) + within])
+                    })
+                    .sum()
+            })
+            .collect()
+    }
+
+    const SIZES: [(usize, usize, usize); 7] =
+        [(1, 1, 1), (5, 3, 31), (16, 16, 32), (17, 33, 33), (32, 32, 64), (40, 70, 100), (65, 48, 130)];
+
+    #[test]
+    fn packed_products_match_the_f64_product_of_the_rounded_operands() {
+        each_isa(|isa| {
+            for (m, n, k) in SIZES {
+                let (a, b) = (random(m * k, 1), random(n * k, 2));
+                let mut left = vec![u16::MAX; packed_len(m, k)];
+                let block = k.next_multiple_of(DEPTH) * SIDE;
+                for (i, out) in left.chunks_exact_mut(block).enumerate() {
+                    pack_left(&a[(i * SIDE * k).min(m * k)..((i + 1) * SIDE * k).min(m * k)], k, out);
+                }
+                let mut right = vec![u16::MAX; packed_len(n, k)];
+                for (j, out) in right.chunks_exact_mut(block).enumerate() {
+                    let rows = &b[(j * SIDE * k).min(n * k)..((j + 1) * SIDE * k).min(n * k)];
+                    pack_right_transposed(rows, k, out);
+                }
+                let turned: Vec<f32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
+                let mut other = vec![u16::MAX; right.len()];
+                let half = k.next_multiple_of(DEPTH) / DEPTH / 2 * DEPTH; // in two parts
+                pack_right(&turned[..half.min(k) * n], n, 0, k, &mut other);
+                pack_right(&turned[half.min(k) * n..], n, half, k, &mut other);
+                assert!(right == other, "{isa} {m}x{n}x{k}: both ways of packing agree");
+
+                let mut out = vec![0.5f32; m * n];
+                let blocks = k.div_ceil(DEPTH);
+                for accumulate in [false, true] {
+                    let of = Operands {
+                        m,
+                        n,
+                        blocks,
+                        left: left.as_ptr(),
+                        left_stride: block,
+                        right: right.as_ptr(),
+                        right_stride: block,
+                        out: out.as_mut_ptr(),
+                        out_row: n,
+                        accumulate,
+                    };
+                    let expected = reference(&of, &left, &right);
+                    let exact: Vec<f64> = (0..m * n)
+                        .map(|e| (0..k).map(|l| a[e / n * k + l] as f64 * b[e % n * k + l] as f64).sum())
+                        .collect();
+                    let largest = expected.iter().zip(&exact).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                    assert!(largest <= 0.02 * (k as f64).sqrt(), "{isa} {m}x{n}x{k}: rounding {largest}");
+                    if let Some(engine) = engine(isa) {
+                        // SAFETY: the engine is this machine's, the operands are whole vectors.
+                        unsafe { multiply(engine, &of) };
+                        let times = if accumulate { 2.0 } else { 1.0 };
+                        let expected: Vec<f64> = expected.iter().map(|x| x * times).collect();
+                        assert_close(&out, &expected, 1e-5, &format!("{isa} {m}x{n}x{k} {accumulate}"));
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for (x, expected) in [(1.0, 0x3f80), (f32::from_bits(0x3f80_8000), 0x3f80), (-0.0, 0x8000)] {
+            assert_eq!(round(x), expected);
+        }
+        assert_eq!(round(f32::from_bits(0x3f81_8000)), 0x3f82);
+        assert_eq!(round(f32::MAX), 0x7f80); // to infinity, as hardware and torch do
+        assert!(half::bf16::from_bits(round(f32::NAN)).is_nan());
+        let mut row = random(100, 1);
+        let expected: Vec<f32> = row.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+        round_all(&mut row);
+        assert_eq!(row, expected);
+    }
+}

@@ -1,0 +1,80 @@
+//! AVX512-BF16: 8 rows by 32 columns, each step multiplies a pair of depth.
+
+use super::{BLOCK, DEPTH, Operands, SIDE};
+use std::arch::x86_64::*;
+
+/// Rows of a tile: half a block.
+const ROWS: usize = 8;
+
+/// # Safety
+/// As [`super::multiply`], on a machine with AVX-512 and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn multiply(of: &Operands) {
+    for col in (0..of.n).step_by(2 * SIDE) {
+        for row in (0..of.m).step_by(ROWS) {
+            // SAFETY: the blocks of this tile are inside the operands, padding included.
+            unsafe {
+                let left = of.left.add(row / SIDE * of.left_stride + row % SIDE * DEPTH);
+                let right = of.right.add(col / SIDE * of.right_stride);
+                let sums = tile(of.blocks, left, right, right.add(of.right_stride));
+                store(of, sums, row, col);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `blocks` blocks are readable at each pointer (at `left`, [`ROWS`] rows of each).
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn tile(
+    blocks: usize,
+    left: *const u16,
+    right0: *const u16,
+    right1: *const u16,
+) -> [[__m512; 2]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    // SAFETY: offsets stay inside the blocks. The vectors of 32 bf16 have the bits of the integers that are loaded.
+    unsafe {
+        for block in 0..blocks {
+            for pair in 0..DEPTH / 2 {
+                let at = block * BLOCK + pair * 2 * SIDE;
+                let load = |from: *const u16| -> __m512bh {
+                    std::mem::transmute(_mm512_loadu_si512(from.add(at).cast()))
+                };
+                let right = [load(right0), load(right1)];
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let from = left.add(block * BLOCK + i * DEPTH + 2 * pair).cast::<i32>();
+                    let left: __m512bh = std::mem::transmute(_mm512_set1_epi32(from.read_unaligned()));
+                    for (sum, right) in sums.iter_mut().zip(&right) {
+                        *sum = _mm512_dpbf16_ps(*sum, left, *right);
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Writes the part of a tile that lies inside the result.
+///
+/// # Safety
+/// The entries of `out` from (`row`, `col`) on, inside the result, are writable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn store(of: &Operands, sums: [[__m512; 2]; ROWS], row: usize, col: usize) {
+    for (i, sums) in sums.into_iter().enumerate().take(of.m - row) {
+        for (half, sum) in sums.into_iter().enumerate() {
+            let first = col + half * SIDE;
+            let width = of.n.saturating_sub(first).min(SIDE);
+            let mask = ((1u32 << width) - 1) as u16;
+            // SAFETY: the mask leaves out columns past the result; a masked load or store does not touch them.
+            unsafe {
+                let to = of.out.wrapping_add((row + i) * of.out_row + first);
+                let sum =
+                    if of.accumulate { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to)) } else { sum };
+                _mm512_mask_storeu_ps(to, mask, sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A product in blocks that fit the caches, in either precision, on one thread: what packs the right operand for which
+//! tile, and what multiplies it.
+//!
+//! In `f32` the left operand is read where it lies. In bf16 both are packed; where the machine has no instructions for
+//! it, the operands are rounded to bf16 and multiplied in `f32`, which gives the same numbers to rounding of the sums.
+
+use crate::bf16;
+use crate::gemm::View;
+use crate::isa::{Isa, isa};
+use crate::pack;
+use crate::shared::with_scratch;
+use crate::tile;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// In which precision the operands of a product with a frozen weight are multiplied; sums are always `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16 first.
+    Bf16,
+}
+
+/// Whether the instruction set in use multiplies bf16 faster than `f32`.
+pub fn has_fast_bf16() -> bool {
+    bf16::engine(isa()).is_some()
+}
+
+/// How operands are packed and multiplied; fixed for the length of one operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    isa: Isa,
+    precision: Precision,
+    engine: Option<bf16::Engine>,
+}
+
+/// The left operand `[m, k]` of products, ready to be multiplied.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// In `f32`, where it lies.
+    Floats(View<'a>),
+    /// Packed by [`bf16::pack_left`], with the numbers of one block of rows.
+    Packed { data: &'a [u16], stride: usize },
+}
+
+impl Product {
+    pub(crate) fn new(precision: Precision) -> Self {
+        let isa = isa();
+        let engine = if precision == Precision::Bf16 { bf16::engine(isa) } else { None };
+        Self { isa, precision, engine }
+    }
+
+    /// The most depth that a block should have: a panel of the right operand then fits the first-level cache.
+    pub(crate) fn depth(&self) -> usize {
+        if self.engine.is_some() { 1024 } else { 288 }
+    }
+
+    /// Where a left operand may be cut along its depth.
+    pub(crate) fn depth_unit(&self) -> usize {
+        if self.engine.is_some() { bf16::DEPTH } else { 1 }
+    }
+
+    /// Columns that are packed together.
+    pub(crate) fn cols_unit(&self) -> usize {
+        if self.engine.is_some() { 2 * bf16::SIDE } else { tile::panel_cols(self.isa) }
+    }
+
+    /// Floats of room for a packed right operand.
+    pub(crate) fn right_len(&self, n: usize, k: usize) -> usize {
+        match self.engine {
+            Some(_) => bf16::packed_len(n, k) / 2,
+            None => pack::packed_len(n, k, tile::panel_cols(self.isa)),
+        }
+    }
+
+    /// Calls `work` with `x [m, k]` as a left operand, which is packed (by all threads) where the precision asks for it.
+    pub(crate) fn with_left<R>(&self, x: &[f32], k: usize, work: impl FnOnce(Left<'_>) -> R) -> R {
+        match (self.precision, self.engine) {
+            (Precision::F32, _) => work(Left::Floats(View::rows(x, k))),
+            (Precision::Bf16, None) => with_scratch(x.len(), |rounded| {
+                rounded.par_chunks_mut(16 * 1024).zip(x.par_chunks(16 * 1024)).for_each(|(to, x)| {
+                    to.copy_from_slice(x);
+                    bf16::round_all(to);
+                });
+                work(Left::Floats(View::rows(rounded, k)))
+            }),
+            (Precision::Bf16, Some(_)) => {
+                let (m, stride) = (x.len() / k.max(1), k.next_multiple_of(bf16::DEPTH) * bf16::SIDE);
+                with_scratch(bf16::packed_len(m, k) / 2, |packed| {
+                    let packed = bf16::as_bf16(packed);
+                    packed.par_chunks_mut(stride.max(1)).enumerate().for_each(|(block, out)| {
+                        let rows = block * bf16::SIDE * k..((block + 1) * bf16::SIDE * k).min(m * k);
+                        let rows = rows.start.min(m * k)..rows.end;
+                        bf16::pack_left(&x[rows], k, out);
+                    });
+                    work(Left::Packed { data: packed, stride })
+                })
+            }
+        }
+    }
+
+    /// Packs columns `at ..` (a multiple of [`Self::cols_unit`]) of a right operand `[k, n]` from the rows of its
+    /// transpose, `rows [width, k]` without gaps; `width` is a multiple of the unit or reaches the last column.
+    pub(crate) fn pack_transposed(&self, rows: &[f32], k: usize, at: usize, out: &mut [f32]) {
+        let width = rows.len() / k.max(1);
+        if self.engine.is_some() {
+            let stride = k.next_multiple_of(bf16::DEPTH) * bf16::SIDE;
+            let blocks = width.next_multiple_of(2 * bf16::SIDE) / bf16::SIDE;
+            let out = &mut bf16::as_bf16(out)[at / bf16::SIDE * stride..];
+            for (block, out) in out.chunks_exact_mut(stride.max(1)).enumerate().take(blocks) {
+                let first = (block * bf16::SIDE).min(width);
+                let last = (first + bf16::SIDE).min(width);
+                bf16::pack_right_transposed(&rows[first * k..last * k], k, out);
+            }
+            return;
+        }
+        let cols = tile::panel_cols(self.isa);
+        let out = &mut out[at * k..][..pack::packed_len(width, k, cols)];
+        pack::pack_transposed(self.isa, rows, k, (width, k), cols, out);
+        if self.precision == Precision::Bf16 {
+            bf16::round_all(out);
+        }
+    }
+
+    /// Packs depth `at ..` (a multiple of [`Self::depth_unit`]) of a right operand `[k, n]` from its rows
+    /// `[depth, n]` without gaps.
+    pub(crate) fn pack_rows(&self, rows: &[f32], n: usize, at: usize, k: usize, out: &mut [f32]) {
+        if self.engine.is_some() {
+            return bf16::pack_right(rows, n, at, k, bf16::as_bf16(out));
+        }
+        let cols = tile::panel_cols(self.isa);
+        pack::pack_rows(rows, n, at..at + rows.len() / n.max(1), (k, n), cols, out);
+        if self.precision == Precision::Bf16 {
+            for panel in out[..pack::packed_len(n, k, cols)].chunks_exact_mut(cols * k) {
+                bf16::round_all(&mut panel[at * cols..][..rows.len() / n.max(1) * cols]);
+            }
+        }
+    }
+
+    /// Packs a right operand `[k, n]` of an `f32` product from its rows, `stride` apart.
+    pub(crate) fn pack_view_rows(
+        &self,
+        rows: &[f32],
+        stride: usize,
+        (n, k): (usize, usize),
+        out: &mut [f32],
+    ) {
+        debug_assert_eq!(self.precision, Precision::F32);
+        pack::pack_rows(rows, stride, 0..k, (k, n), tile::panel_cols(self.isa), out);
+    }
+
+    /// Packs a right operand `[k, n]` of an `f32` product from the rows of its transpose, `stride` apart.
+    pub(crate) fn pack_view_transposed(
+        &self,
+        rows: &[f32],
+        stride: usize,
+        (n, k): (usize, usize),
+        out: &mut [f32],
+    ) {
+        debug_assert_eq!(self.precision, Precision::F32);
+        pack::pack_transposed(self.isa, rows, stride, (n, k), tile::panel_cols(self.isa), out);
+    }
+
+    /// `out[rows, n] (+)= left[rows, depth] right`, `right` packed with depth `depth.len()`.
+    ///
+    /// # Safety
+    /// `out` points to `rows.len()` rows of `n` entries, `out_row` apart, that nobody else uses meanwhile; they hold
+    /// numbers where `accumulate`.
+    pub(crate) unsafe fn multiply(
+        &self,
+        left: Left<'_>,
+        (rows, depth): (Range<usize>, Range<usize>),
+        (right, n): (&[f32], usize),
+        (out, out_row): (*mut f32, usize),
+        accumulate: bool,
+    ) {
+        if rows.is_empty() || n == 0 {
+            return;
+        }
+        if depth.is_empty() {
+            for i in (0..rows.len()).filter(|_| !accumulate) {
+                // SAFETY: row `i` of the caller's rows.
+                unsafe { std::slice::from_raw_parts_mut(out.add(i * out_row), n) }.fill(0.0);
+            }
+            return;
+        }
+        let (m, k) = (rows.len(), depth.len());
+        assert!(right.len() >= self.right_len(n, k), "a packed right operand of {k} x {n}");
+        match (left, self.engine) {
+            (Left::Floats(a), None) => {
+                a.check(rows.end, depth.end);
+                let first = rows.start * a.row_stride + depth.start * a.col_stride;
+                let of = tile::Operands {
+                    m,
+                    n,
+                    k,
+                    a: a.data.as_ptr().wrapping_add(first),
+                    a_row: a.row_stride,
+                    a_col: a.col_stride,
+                    b: right.as_ptr(),
+                    out,
+                    out_row,
+                    accumulate,
+                };
+                // SAFETY: `isa()` gave the instruction set; the view and the right operand were checked above, `out` is
+                // the caller's promise.
+                unsafe { tile::multiply(self.isa, &of) }
+            }
+            (Left::Packed { data, stride }, Some(engine)) => {
+                assert!(rows.start.is_multiple_of(2 * bf16::SIDE) && depth.start.is_multiple_of(bf16::DEPTH));
+                let blocks = k.div_ceil(bf16::DEPTH);
+                let first = rows.start / bf16::SIDE * stride + depth.start * bf16::SIDE;
+                // a tile reads two blocks of rows at a time
+                let last = (m.div_ceil(2 * bf16::SIDE) * 2 - 1) * stride + blocks * bf16::DEPTH * bf16::SIDE;
+                assert!(first + last <= data.len(), "{rows:?} x {depth:?} of {} packed numbers", data.len());
+                let of = bf16::Operands {
+                    m,
+                    n,
+                    blocks,
+                    left: data[first..].as_ptr(),
+                    left_stride: stride,
+                    right: right.as_ptr().cast(),
+                    right_stride: blocks * bf16::DEPTH * bf16::SIDE,
+                    out,
+                    out_row,
+                    accumulate,
+                };
+                // SAFETY: as above; the blocks were checked to be inside both operands.
+                unsafe { bf16::multiply(engine, &of) }
+            }
+            _ => unreachable!("a left operand that this product made"),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! AVX2 with fused multiply-add: 6 rows by 2 vectors, 12 sums, 2 vectors of the right operand and one of the left in 16 registers.
+
+use super::{Operands, Vector, multiply_with};
+use std::arch::x86_64::*;
+
+const ROWS: usize = 6;
+const VECTORS: usize = 2;
+
+/// Columns of a packed panel.
+pub(super) const COLS: usize = VECTORS * __m256::LEN;
+
+impl Vector for __m256 {
+    const LEN: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the trait's callers run on this instruction set; so for every method.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: `LEN` readable floats, the caller's promise.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: `LEN` writable floats, the caller's promise.
+        unsafe { _mm256_storeu_ps(at, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(at: *const f32) -> Self {
+        // SAFETY: one readable float, the caller's promise.
+        unsafe { _mm256_broadcast_ss(&*at) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: as for `zero`.
+        unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, a: Self) -> Self {
+        // SAFETY: as for `zero`.
+        unsafe { _mm256_add_ps(self, a) }
+    }
+}
+
+/// # Safety
+/// As [`super::multiply`], on a machine with these features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn multiply(of: &Operands) {
+    // SAFETY: passed on.
+    unsafe { multiply_with::<__m256, ROWS, VECTORS>(of) }
+}

@@ -1,0 +1,43 @@
+//! In which precision a model's products with frozen weights are taken.
+
+use toktune_kernels::{Precision, WeightType, has_fast_bf16};
+
+/// What a user asks for; sums, activations and trained rows are `f32` in every case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrecisionMode {
+    /// bf16 where the instruction set in use multiplies it (AMX, AVX512-BF16) and the weight has 16 bits or fewer, else
+    /// `f32`.
+    #[default]
+    Auto,
+    /// `f32`, for parity with another implementation.
+    F32,
+    /// bf16; without instructions for it the operands are rounded to bf16 and multiplied in `f32`, which is no faster.
+    Bf16,
+}
+
+impl PrecisionMode {
+    /// The precision of products with a weight of type `dtype`.
+    pub fn of(self, dtype: WeightType) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto if has_fast_bf16() && dtype != WeightType::F32 => Precision::Bf16,
+            Self::Auto => Precision::F32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_and_the_machine_decide() {
+        for dtype in WeightType::ALL {
+            assert_eq!(PrecisionMode::F32.of(dtype), Precision::F32);
+            assert_eq!(PrecisionMode::Bf16.of(dtype), Precision::Bf16);
+            let fast = has_fast_bf16() && dtype != WeightType::F32;
+            assert_eq!(PrecisionMode::Auto.of(dtype) == Precision::Bf16, fast, "{dtype}");
+        }
+    }
+}
