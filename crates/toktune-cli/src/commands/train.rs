@@ -90,7 +90,7 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
             .map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
     }
     let target_modules = match &flags.target_modules {
-        Some(target) => Some(TargetModules::parse(target)),
+        Some(target) => Some(own_matrices(TargetModules::parse(target), &base)?),
         None if !base.is_tied() && !chosen.added.is_empty() => {
             let (embedding, head) = (base.family().names.embed, base.family().names.head);
             report::note(&format!(
@@ -109,6 +109,13 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
     };
     let mut model = get_peft_model(base, config)?;
+    let head = model.base().family().names.head;
+    if model.base().is_tied() && model.layers().iter().any(|layer| layer.name() == head) {
+        report::warning(&format!(
+            "the rows of {head} are trained apart from the embedding, with which it is one matrix: such an adapter \
+             cannot be merged"
+        ));
+    }
     match flags.init {
         None => model.init_rows(&chosen.added, RowInit::Mean),
         Some(Init::Base) => model.init_rows(&chosen.ids, RowInit::Base),
@@ -116,6 +123,17 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         Some(Init::Random) => model.init_rows(&chosen.ids, RowInit::Random { seed: args.steps.seed }),
     }
     Ok(Prepared { model, tokenizer, chosen })
+}
+
+/// The target without a head that is tied to an embedding in it: the head follows anyway, and PEFT cannot run a model
+/// with both.
+fn own_matrices(target: TargetModules, base: &CausalLm) -> Outcome<TargetModules> {
+    let (embedding, head) = (base.family().names.embed, base.family().names.head);
+    let names = [embedding.to_string(), head.to_string()];
+    Ok(match target.matching(&names)?.len() {
+        2 if base.is_tied() => TargetModules::Names(vec![embedding.to_string()]),
+        _ => target,
+    })
 }
 
 /// LoRA with the rows of `ids`: of the input embedding, or of the matrices that are meant.

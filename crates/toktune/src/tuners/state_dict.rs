@@ -69,11 +69,24 @@ fn slots(adapter: &Adapter, with_tied: bool) -> BTreeMap<String, Slot> {
         let modules = layer.modules().take(if with_tied { usize::MAX } else { 1 });
         slots.extend(modules.map(|module| (format!("{PREFIX}{module}.{infix}{DELTA}"), Slot::Rows(at))));
     }
+    for (at, layer) in adapter.tokens.iter().enumerate() {
+        let twice = layer.tied().iter().filter(|head| is_wrapped_twice(adapter, head));
+        slots.extend(twice.map(|head| (format!("{PREFIX}{head}.base_layer.{DELTA}"), Slot::Rows(at))));
+    }
     for (at, layer) in adapter.lora.iter().enumerate() {
         slots.insert(format!("{PREFIX}{}.lora_A.weight", layer.name()), Slot::LoraA(at));
         slots.insert(format!("{PREFIX}{}.lora_B.weight", layer.name()), Slot::LoraB(at));
     }
     slots
+}
+
+/// Whether PEFT wraps a tied layer twice, and stores its rows under one more key: when Trainable Tokens alone targets it
+/// by name beside the layer it is tied to.
+fn is_wrapped_twice(adapter: &Adapter, head: &str) -> bool {
+    let PeftConfig::TrainableTokens(config) = &adapter.config else { return false };
+    let name = [head.to_string()];
+    // a pattern that is no expression has been refused when the adapter was made
+    config.target_modules.as_ref().is_some_and(|t| t.matching(&name).is_ok_and(|found| !found.is_empty()))
 }
 
 impl Slot {
@@ -146,12 +159,18 @@ fn embedding_keys<M: BaseModel>(model: &PeftModel<M>, adapter: &Adapter) -> Vec<
     let mut keys = Vec::new();
     for layer in saved_whole(&layers, model.base.input_embedding().as_deref()) {
         match (&adapter.config, adapter.rows_on(&layer)) {
+            // of a layer that it wraps twice PEFT does not find the weight
+            (_, Some(_)) if is_wrapped_twice(adapter, &layer) && is_tied(adapter, &layer) => {}
             (_, Some(_)) => keys.push((format!("{PREFIX}{layer}.{infix}base_layer.weight"), layer)),
             (PeftConfig::Lora(_), None) => keys.push((format!("{PREFIX}{layer}.weight"), layer)),
             (PeftConfig::TrainableTokens(_), None) => {}
         }
     }
     keys
+}
+
+fn is_tied(adapter: &Adapter, layer: &str) -> bool {
+    adapter.tokens.iter().any(|of| of.tied().iter().any(|tied| tied == layer))
 }
 
 /// The layers that PEFT knows as a model's input and output embeddings.
@@ -227,7 +246,7 @@ pub fn set_peft_model_state_dict<M: BaseModel>(
     let aliases: BTreeSet<String> = adapter
         .tokens
         .iter()
-        // PEFT wraps a tied head twice when it is targeted by name
+        // harmless in a file whose configuration does not name the head
         .flat_map(|layer| layer.tied().iter().map(|head| format!("{PREFIX}{head}.base_layer.{DELTA}")))
         .collect();
     result.unexpected_keys = tensors
@@ -257,5 +276,7 @@ fn check(key: &str, tensor: &FrozenMatrix, expected: [usize; 2]) -> Result<()> {
 pub(super) fn is_tied_copy(adapter: &Adapter, key: &str) -> bool {
     let infix = infix(&adapter.config);
     let mut copies = adapter.tokens.iter().flat_map(|layer| layer.tied());
-    copies.any(|module| key == format!("{PREFIX}{module}.{infix}{DELTA}"))
+    copies.any(|module| {
+        [infix, "base_layer."].iter().any(|infix| key == format!("{PREFIX}{module}.{infix}{DELTA}"))
+    })
 }

@@ -31,7 +31,14 @@ fn keys_are_pefts() {
     let row = |layer: &str, infix: &str| format!("{layer}.{infix}trainable_tokens_delta");
     let matrix = |layer: &str, infix: &str| format!("{layer}.{infix}base_layer.weight");
     let t = "token_adapter.";
-    let cases: [(&str, PeftConfig, Vec<String>, Vec<String>); 7] = [
+    let cases: [(&str, PeftConfig, Vec<String>, Vec<String>); 8] = [
+        // PEFT wraps a tied head that is named twice
+        (
+            "llama_tied",
+            head().into(),
+            vec![row("lm_head", "base_layer."), row("lm_head", ""), row(EMBED, "")],
+            vec![row("lm_head", "base_layer."), row("lm_head", ""), matrix(EMBED, ""), row(EMBED, "")],
+        ),
         (
             "llama_tied",
             tokens(&[57, 3]).into(),

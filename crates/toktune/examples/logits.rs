@@ -1,0 +1,56 @@
+//! The logits of rows of token ids, one JSON list of lists a line: what `tools/interop` compares with PEFT.
+//!
+//!     cargo run --example logits -- MODEL ROWS.jsonl [NAME=ADAPTER ...] [--names NAME,NAME,...]
+//!
+//! With `--names` each row has an adapter of its own (`__base__` for none), else the first adapter acts on all. A tokenizer
+//! in an adapter's folder says how many rows the model needs.
+
+use std::path::Path;
+use toktune::tuners::PeftModel;
+use toktune::{AutoModelForCausalLM, AutoTokenizer, Device, Error};
+
+fn rows(path: &Path) -> toktune::Result<Vec<Vec<u32>>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let row = |line: &str| -> Option<Vec<u32>> {
+        let row: serde_json::Value = serde_json::from_str(line).ok()?;
+        row.get("input_ids")?.as_array()?.iter().map(|id| Some(u32::try_from(id.as_u64()?).ok()?)).collect()
+    };
+    let fault = || Error::Serialise(format!("{}: expected rows with input_ids", path.display()));
+    text.lines().map(|line| row(line).ok_or_else(fault)).collect()
+}
+
+fn main() -> toktune::Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let at = arguments.iter().position(|argument| argument == "--names");
+    let names = at.map(|at| arguments.split_off(at)).and_then(|rest| rest.get(1).cloned());
+    let [model, data, adapters @ ..] = arguments.as_slice() else {
+        return Err(Error::Serialise("expected MODEL ROWS.jsonl [NAME=ADAPTER ...] [--names ...]".into()));
+    };
+    let adapters: Vec<(&str, &str)> = adapters.iter().filter_map(|adapter| adapter.split_once('=')).collect();
+    let mut base = AutoModelForCausalLM::from_pretrained(model, &Device::Cpu)?;
+    for (_, folder) in &adapters {
+        if let Ok(tokenizer) = AutoTokenizer::from_pretrained(folder) {
+            base.resize_token_embeddings(tokenizer.vocab_size());
+        }
+    }
+    let mut model = PeftModel::without_adapter(base);
+    for (name, folder) in &adapters {
+        let result = model.load_adapter(Path::new(folder), name)?;
+        if !result.missing_keys.is_empty() || !result.unexpected_keys.is_empty() {
+            return Err(Error::Serialise(format!("{folder}: {result:?}")));
+        }
+    }
+    if let Some((name, _)) = adapters.first() {
+        model.set_adapter(&[name])?;
+    }
+    let rows = rows(Path::new(data))?;
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let names: Option<Vec<&str>> = names.as_deref().map(|names| names.split(',').collect());
+    for logits in model.forward(&rows, names.as_deref())? {
+        println!(
+            "{}",
+            serde_json::to_string(&logits.to_vec2::<f32>()?).map_err(|e| Error::Serialise(e.to_string()))?
+        );
+    }
+    Ok(())
+}
