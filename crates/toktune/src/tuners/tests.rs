@@ -2,6 +2,7 @@
 //! each of these answers.
 
 mod adapters;
+mod candle;
 mod files;
 mod merging;
 mod tying;

@@ -1,5 +1,7 @@
 //! Merged folders against the model with its adapter, from every kind of source.
 
+mod lora;
+
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
 use crate::models::{AutoModelForCausalLM, CausalLm};
@@ -52,8 +54,10 @@ fn logits(model: &CausalLm, rows: Option<&PeftModel>) -> Vec<f32> {
     let spans = (0..ids.len()).step_by(20).map(|start| start..(start + 20).min(ids.len()));
     let rows = model.rows_of(spans.map(|rows| Span { rows, past: 0..0 }).collect());
     let mut x = model.embed(&ids, active.input_rows()).expect("embedded");
-    for block in model.blocks() {
-        x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
+    let updates = active.updates(model).expect("updates");
+    for (i, block) in model.blocks().iter().enumerate() {
+        let updates = updates.as_ref().map(|blocks| &blocks[i]);
+        x = block.forward_with(&x, &rows, None, &mut Memo::off(), updates).expect("a block").0;
     }
     let logits = model.logits(&model.final_norm(&x).expect("a norm"), active.output_rows());
     logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")

@@ -1,0 +1,163 @@
+//! Adapters of a candle module, by candle's autograd.
+
+use super::*;
+use crate::Error;
+
+fn toy() -> Toy {
+    Toy::default()
+        .layer("embed_tokens", LayerKind::Embedding, 12, 6)
+        .layer("hidden", LayerKind::Linear, 6, 6)
+        .layer("lm_head", LayerKind::Head, 12, 6)
+}
+
+/// Rows of both token matrices and an update of the hidden layer.
+fn adapted(dropout: f64) -> PeftModel<Toy> {
+    let config = LoraConfig {
+        r: 2,
+        lora_alpha: 3.0,
+        lora_dropout: dropout,
+        target_modules: names(&["hidden"]),
+        trainable_token_indices: by_layer(&[("embed_tokens", &[7, 2]), ("lm_head", &[3, 0, 7])]),
+        ..LoraConfig::default()
+    };
+    let mut model = get_peft_model(toy(), config).expect("an adapter");
+    train(&mut model, "default", 6);
+    model
+}
+
+fn ids() -> Tensor {
+    Tensor::new(&[[7u32, 1, 2], [2, 7, 11]], &Device::Cpu).expect("ids")
+}
+
+/// Embedding, hidden layer with a bias, head: `[2, 3, 12]`.
+fn forward(model: &PeftModel<Toy>, bound: &CandleAdapters) -> Tensor {
+    let weight = |layer: &str| model.base.weight(layer);
+    let bias = Tensor::arange(0f32, 6.0, &Device::Cpu).expect("a bias");
+    let x = bound.embedding("embed_tokens", &weight("embed_tokens"), &ids()).expect("rows");
+    let x = bound.linear("hidden", &weight("hidden"), Some(&bias), &x).expect("a product");
+    bound.linear("lm_head", &weight("lm_head"), None, &x.tanh().expect("tanh")).expect("logits")
+}
+
+#[test]
+fn layers_give_what_merged_weights_give() {
+    let mut model = adapted(0.0);
+    let bound = model.bind(&Device::Cpu).expect("bound");
+    let adapted = forward(&model, &bound);
+    assert_eq!(adapted.dims(), [2, 3, 12]);
+    assert_eq!(bound.vars().len(), 4);
+    let plain = forward(&model, &PeftModel::without_adapter(toy()).bind(&Device::Cpu).expect("bound"));
+    assert!(distance(&flat(&adapted), &flat(&plain)) > 0.1);
+    let before: Vec<Vec<f32>> =
+        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base.weight(l))).to_vec();
+    model.merge_adapter(None, true).expect("merged");
+    let merged = model.bind(&Device::Cpu).expect("bound");
+    assert!(merged.vars().is_empty(), "the weights hold it all");
+    assert!(distance(&flat(&forward(&model, &merged)), &flat(&adapted)) < 1e-5);
+    {
+        let disabled = model.disable_adapter().expect("disabled");
+        let bound = disabled.bind(&Device::Cpu).expect("bound");
+        assert_eq!(flat(&forward(&disabled, &bound)), flat(&plain));
+    }
+    model.unmerge_adapter().expect("unmerged");
+    let after: Vec<Vec<f32>> =
+        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base.weight(l))).to_vec();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn gradients_reach_every_variable_and_are_slopes() {
+    let mut model = adapted(0.0);
+    let weights = Tensor::randn(0f32, 1.0, (2, 3, 12), &Device::Cpu).expect("weights");
+    let loss = |model: &PeftModel<Toy>| -> (CandleAdapters, Tensor) {
+        let bound = model.bind(&Device::Cpu).expect("bound");
+        let loss = (forward(model, &bound) * &weights).and_then(|l| l.sum_all()).expect("a loss");
+        (bound, loss)
+    };
+    let (bound, value) = loss(&model);
+    let gradients = value.backward().expect("gradients");
+    let gradients: Vec<Vec<f32>> =
+        bound.vars().iter().map(|var| flat(gradients.get(var).expect("a gradient"))).collect();
+    for (at, gradient) in gradients.iter().enumerate() {
+        assert!(gradient.iter().any(|g| *g != 0.0), "variable {at}");
+        let norm: f32 = gradient.iter().map(|g| g * g).sum();
+        let h = 1e-2 / norm.sqrt();
+        let mut at_step = |h: f32| {
+            let step = |model: &mut PeftModel<Toy>, h: f32| {
+                let values = model.parameters_mut().into_iter().nth(at).expect("a parameter");
+                values.iter_mut().zip(gradient).for_each(|(x, g)| *x += h * g);
+            };
+            step(&mut model, h);
+            let value = loss(&model).1.to_scalar::<f32>().expect("a number");
+            step(&mut model, -h);
+            value
+        };
+        let slope = (at_step(h) - at_step(-h)) / (2.0 * h);
+        assert!((slope - norm).abs() < 0.03 * norm, "variable {at}: slope {slope}, squared norm {norm}");
+    }
+}
+
+#[test]
+fn trained_variables_are_read_back_into_their_adapter() {
+    let mut model = adapted(0.0);
+    let bound = model.bind(&Device::Cpu).expect("bound");
+    for var in bound.vars() {
+        var.set(&(var.as_tensor() + 1.0).expect("moved")).expect("set");
+    }
+    let before: Vec<Vec<f32>> = model.parameters().iter().map(|p| p.values.to_vec()).collect();
+    model.read_back(&bound).expect("read");
+    for (before, after) in before.iter().zip(model.parameters()) {
+        assert!(before.iter().zip(after.values).all(|(a, b)| (b - a - 1.0).abs() < 1e-6));
+    }
+    // into another adapter they do not go, nor do numbers that are none
+    model.add_adapter("other", tokens(&[1])).expect("added");
+    model.set_adapter(&["other"]).expect("set");
+    let error = model.read_back(&bound).expect_err("another adapter");
+    assert!(matches!(error, Error::Tuner(TunerError::NotBound { .. })), "{error}");
+    model.set_adapter(&["default"]).expect("set");
+    let first = &bound.vars()[0];
+    first.set(&(first.as_tensor() * f64::NAN).expect("broken")).expect("set");
+    assert!(matches!(model.read_back(&bound), Err(Error::NotFinite { .. })));
+}
+
+#[test]
+fn dropout_is_for_training_only() {
+    let model = adapted(0.5);
+    let mut bound = model.bind(&Device::Cpu).expect("bound");
+    let evaluated = flat(&forward(&model, &bound));
+    assert_eq!(evaluated, flat(&forward(&model, &bound)));
+    bound.train(true);
+    assert_ne!(evaluated, flat(&forward(&model, &bound)));
+    bound.train(false);
+    assert_eq!(evaluated, flat(&forward(&model, &bound)));
+}
+
+#[test]
+fn a_scale_is_applied_to_trained_rows_too() {
+    // Gemma's embedding is scaled after the rows have been replaced
+    let mut model = get_peft_model(base("gemma3"), lora(&[44, 6])).expect("an adapter");
+    train(&mut model, "default", 3);
+    let scale = model.base().spec().embed_scale;
+    assert!(scale > 5.0);
+    let embedded = model.base().embed(&[6, 1], model.active().input_rows()).expect("rows");
+    let trained: Vec<f32> = model.layers()[0].rows().row(1).iter().map(|x| x * scale).collect();
+    assert_eq!(flat(&embedded)[..trained.len()], trained);
+    model.merge_adapter(None, true).expect("merged");
+    let merged = model.base().embed(&[6, 1], model.active().input_rows()).expect("rows");
+    assert_eq!(flat(&merged), flat(&embedded));
+}
+
+#[test]
+fn a_layer_that_is_not_there_is_told() {
+    let error =
+        toy_without("hidden").merge_rows("hidden", &crate::models::TrainedRows::new(vec![], 6, vec![]));
+    let error = error.expect_err("no such layer");
+    assert!(matches!(error, Error::Tuner(TunerError::NoSuchLayer { .. })), "{error}");
+    let error = base("llama_tied").keep("model.embed_token").expect_err("no such layer");
+    assert!(error.to_string().contains("did you mean 'model.embed_tokens'"), "{error}");
+}
+
+fn toy_without(layer: &str) -> Toy {
+    let mut toy = toy();
+    toy.layers.retain(|l| l.name != layer);
+    toy
+}
