@@ -13,7 +13,7 @@ fn rows(path: &Path) -> toktune::Result<Vec<Vec<u32>>> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let row = |line: &str| -> Option<Vec<u32>> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
-        row.get("input_ids")?.as_array()?.iter().map(|id| Some(u32::try_from(id.as_u64()?).ok()?)).collect()
+        row.get("input_ids")?.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
     };
     let fault = || Error::Serialise(format!("{}: expected rows with input_ids", path.display()));
     text.lines().map(|line| row(line).ok_or_else(fault)).collect()
