@@ -2,6 +2,7 @@
 
 use crate::args::DataArgs;
 use crate::failure::{Failure, Outcome};
+use crate::machine::Machine;
 use std::path::{Path, PathBuf};
 use toktune::config::TrainableTokensConfig;
 use toktune::data::{DataError, DataOptions, Dataset};
@@ -105,8 +106,9 @@ pub enum Loaded {
 
 impl Loaded {
     /// Opens what `--model` and `--adapter` name.
-    pub fn open(name: &str, adapter: Option<&Path>, device: &Device) -> Outcome<(Self, Tokenizer)> {
-        let (base, tokenizer) = model(name, device)?;
+    pub fn open(name: &str, adapter: Option<&Path>, machine: &Machine) -> Outcome<(Self, Tokenizer)> {
+        let (mut base, tokenizer) = model(name, &machine.handle)?;
+        base.set_precision(machine.mode);
         match adapter {
             None => Ok((Loaded::Base(base.into()), tokenizer)),
             Some(folder) => {

@@ -1,7 +1,7 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler};
+use super::values::{Init, LogFormat, lr_scheduler, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::train::{LrScheduler, TrainingArguments};
@@ -148,6 +148,13 @@ pub struct RunArgs {
     /// Go on from the last checkpoint in the output folder
     #[arg(long)]
     pub resume: bool,
+    /// Keep activations up to this much memory of the process, as 900MB or 2GB, and compute the rest again; results do
+    /// not depend on it [default: a quarter of what the weights take, beside what is needed in any case]
+    #[arg(long, value_name = "SIZE", value_parser = size())]
+    pub memory_budget: Option<u64>,
+    /// Tell at the end where the time went
+    #[arg(long)]
+    pub profile: bool,
     /// Text for people, or JSON objects, one a line
     #[arg(
         long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
@@ -179,6 +186,7 @@ impl TrainArgs {
             eval_steps: run.eval_every,
             save_steps: run.save_every,
             resume: run.resume,
+            memory_budget: run.memory_budget,
         }
     }
 }

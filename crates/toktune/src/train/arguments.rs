@@ -38,6 +38,9 @@ pub struct TrainingArguments {
     pub save_steps: Option<u64>,
     /// Go on from the last checkpoint in `output_dir`.
     pub resume: bool,
+    /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
+    /// again; `None` keeps a quarter as much as the weights take. Results do not depend on it.
+    pub memory_budget: Option<u64>,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -63,6 +66,7 @@ impl TrainingArguments {
             eval_steps: None,
             save_steps: None,
             resume: false,
+            memory_budget: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod checkpoint;
 mod evaluate;
 mod kept;
 mod log;
+mod memory;
 mod optimizer;
 mod plan;
 mod schedule;
