@@ -177,13 +177,15 @@ impl Pass<'_> {
             .zip(seen.par_chunks_mut(TASK_ROWS))
             .zip(self.targets.par_chunks(TASK_ROWS));
         match dh {
-            Some(dh) => tasks.zip(dh.par_chunks_mut(TASK_ROWS * d)).for_each(|(((logits, seen), targets), dh)| {
-                for (((logits, seen), &target), dh) in
-                    logits.chunks_exact_mut(n).zip(seen).zip(targets).zip(dh.chunks_exact_mut(d))
-                {
-                    row(logits, seen, target, Some(dh));
-                }
-            }),
+            Some(dh) => {
+                tasks.zip(dh.par_chunks_mut(TASK_ROWS * d)).for_each(|(((logits, seen), targets), dh)| {
+                    for (((logits, seen), &target), dh) in
+                        logits.chunks_exact_mut(n).zip(seen).zip(targets).zip(dh.chunks_exact_mut(d))
+                    {
+                        row(logits, seen, target, Some(dh));
+                    }
+                })
+            }
             None => tasks.for_each(|((logits, seen), targets)| {
                 for ((logits, seen), &target) in logits.chunks_exact_mut(n).zip(seen).zip(targets) {
                     row(logits, seen, target, None);
@@ -305,7 +307,14 @@ mod tests {
                 let mut dw = vec![1.0; case.values.len()];
                 let gradients = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
                 let precision = Precision::F32;
-                cross_entropy(&hidden, &case.table(&case.values), &targets, &mut losses, gradients, precision);
+                cross_entropy(
+                    &hidden,
+                    &case.table(&case.values),
+                    &targets,
+                    &mut losses,
+                    gradients,
+                    precision,
+                );
                 assert_close(&losses, &reference(&hidden, &case.shown, d, &targets), 2e-6, &what);
                 let mut alone = vec![f32::NAN; rows];
                 let none = Gradients::default();

@@ -151,7 +151,9 @@ pub fn backward(dy: &[f32], w: &impl Matrix, precision: Precision, write: Write,
         return;
     }
     if n == 0 {
-        return if write == Write::Over { dx.fill(0.0) };
+        return if write == Write::Over {
+            dx.fill(0.0)
+        };
     }
     let product = Product::new(precision);
     product.with_left(dy, n, |left| {

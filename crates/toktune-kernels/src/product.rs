@@ -140,7 +140,13 @@ impl Product {
     }
 
     /// Packs a right operand `[k, n]` of an `f32` product from its rows, `stride` apart.
-    pub(crate) fn pack_view_rows(&self, rows: &[f32], stride: usize, (n, k): (usize, usize), out: &mut [f32]) {
+    pub(crate) fn pack_view_rows(
+        &self,
+        rows: &[f32],
+        stride: usize,
+        (n, k): (usize, usize),
+        out: &mut [f32],
+    ) {
         debug_assert_eq!(self.precision, Precision::F32);
         pack::pack_rows(rows, stride, 0..k, (k, n), tile::panel_cols(self.isa), out);
     }

@@ -12,7 +12,6 @@ use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::RaggedBatch;
 use toktune::models::AutoModelForCausalLM;
-use toktune::ops::Memo;
 use toktune::train::{AdamW, AdamWConfig, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
@@ -143,7 +142,7 @@ fn logits_equal_transformers() {
         let rows = model.rows_of(spans);
         let mut x = model.embed(&batch.ids, None).expect("embedded");
         for block in model.blocks() {
-            x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
+            x = block.forward(&x, &rows, None).expect("a block").0;
         }
         let logits = model.logits(&model.final_norm(&x).expect("a norm"), None).expect("logits");
         let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers");
@@ -193,8 +192,9 @@ fn ragged_rows_give_what_each_sequence_gives_alone() {
     for folder in fixtures() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
-        let of =
-            |rows: &[_]| run(model.base(), model.active(), &batch(rows), Wanted::Gradients, 0).expect("a step");
+        let of = |rows: &[_]| {
+            run(model.base(), model.active(), &batch(rows), Wanted::Gradients, 0).expect("a step")
+        };
         let together = of(&rows);
         let mut sums = model.active().zero_gradients();
         let mut loss = 0.0;

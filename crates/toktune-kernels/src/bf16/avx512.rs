@@ -27,7 +27,12 @@ pub(super) unsafe fn multiply(of: &Operands) {
 /// `blocks` blocks are readable at each pointer (at `left`, [`ROWS`] rows of each).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile(blocks: usize, left: *const u16, right0: *const u16, right1: *const u16) -> [[__m512; 2]; ROWS] {
+unsafe fn tile(
+    blocks: usize,
+    left: *const u16,
+    right0: *const u16,
+    right1: *const u16,
+) -> [[__m512; 2]; ROWS] {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     // SAFETY: offsets stay inside the blocks. The vectors of 32 bf16 have the bits of the integers that are loaded.
     unsafe {
@@ -66,11 +71,8 @@ unsafe fn store(of: &Operands, sums: [[__m512; 2]; ROWS], row: usize, col: usize
             // SAFETY: the mask leaves out columns past the result; a masked load or store does not touch them.
             unsafe {
                 let to = of.out.wrapping_add((row + i) * of.out_row + first);
-                let sum = if of.accumulate {
-                    _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to))
-                } else {
-                    sum
-                };
+                let sum =
+                    if of.accumulate { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to)) } else { sum };
                 _mm512_mask_storeu_ps(to, mask, sum);
             }
         }

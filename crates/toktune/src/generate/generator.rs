@@ -5,7 +5,7 @@ use super::config::GenerationConfig;
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
 use crate::models::CausalLm;
-use crate::ops::{Memo, Span};
+use crate::ops::Span;
 use crate::tuners::ActiveRows;
 
 /// A model that continues prompts.
@@ -104,7 +104,7 @@ impl Tokens<'_> {
         let rows = model.rows_of(vec![Span { rows: 0..new, past: 0..self.cache.len() }]);
         let mut x = model.embed(&self.pending, self.rows.input_rows())?;
         for (layer, block) in model.blocks().iter().enumerate() {
-            let (next, key_values) = block.forward(&x, &rows, self.cache.layer(layer), &mut Memo::off())?;
+            let (next, key_values) = block.forward(&x, &rows, self.cache.layer(layer))?;
             self.cache.append(layer, &key_values)?;
             x = next;
         }

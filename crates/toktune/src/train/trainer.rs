@@ -278,7 +278,8 @@ impl<'a> Trainer<'a> {
         let settings = self.settings();
         let mut sampler = Sampler::new(settings.rows, settings.batch_size, settings.shuffle, settings.seed)?;
         let rows = self.model.active();
-        let batches = self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
+        let batches =
+            self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
         let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
 use crate::models::{AutoModelForCausalLM, CausalLm};
-use crate::ops::{Memo, Span};
+use crate::ops::Span;
 use crate::tuners::get_peft_model;
 use crate::weights::testing::{GgufBytes, Random, array, text};
 use crate::weights::{Checkpoint, RowOrder};
@@ -53,7 +53,7 @@ fn logits(model: &CausalLm, rows: Option<&PeftModel>) -> Vec<f32> {
     let rows = model.rows_of(spans.map(|rows| Span { rows, past: 0..0 }).collect());
     let mut x = model.embed(&ids, active.input_rows()).expect("embedded");
     for block in model.blocks() {
-        x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
+        x = block.forward(&x, &rows, None).expect("a block").0;
     }
     let logits = model.logits(&model.final_norm(&x).expect("a norm"), active.output_rows());
     logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
