@@ -2,6 +2,7 @@
 
 use crate::args::{DataArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
+use crate::machine::Machine;
 use std::path::{Path, PathBuf};
 use toktune::data::{DataError, DataOptions, Dataset};
 use toktune::models::{AutoModelForCausalLM, CausalLm};
@@ -110,8 +111,9 @@ pub enum Loaded {
 
 impl Loaded {
     /// Opens what `--model` and `--adapter` name.
-    pub fn open(args: &ModelArgs, device: &Device) -> Outcome<(Self, Tokenizer)> {
-        let (mut base, tokenizer) = model(&args.model, device)?;
+    pub fn open(args: &ModelArgs, machine: &Machine) -> Outcome<(Self, Tokenizer)> {
+        let (mut base, tokenizer) = model(&args.model, &machine.handle)?;
+        base.set_precision(machine.mode);
         resize(&mut base, args.resize)?;
         match args.adapter.as_deref() {
             None => Ok((Loaded::Base(base.into()), tokenizer)),

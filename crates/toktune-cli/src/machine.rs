@@ -3,6 +3,7 @@
 use crate::args::{DeviceChoice, MachineArgs, Precision};
 use crate::failure::{Failure, Outcome, usage};
 use serde::Serialize;
+use toktune::models::PrecisionMode;
 use toktune::{Device, runtime};
 
 /// What was settled.
@@ -13,6 +14,9 @@ pub struct Machine {
     pub handle: Device,
     /// Its name.
     pub device: String,
+    /// As it was asked for.
+    #[serde(skip)]
+    pub mode: PrecisionMode,
     /// The type of the matrix products.
     pub precision: &'static str,
     /// The kernels' instruction set.
@@ -25,10 +29,15 @@ impl Machine {
     /// Settles the machine as the flags say.
     pub fn new(args: &MachineArgs) -> Outcome<Self> {
         let instruction_set = runtime::instruction_set()?;
-        if args.precision == Precision::Bf16 {
-            return usage(format!(
-                "--precision bf16: there is no bf16 kernel for this machine's instruction set \
-                 ({instruction_set}); use auto or f32"
+        let mode = match args.precision {
+            Precision::Auto => PrecisionMode::Auto,
+            Precision::F32 => PrecisionMode::F32,
+            Precision::Bf16 => PrecisionMode::Bf16,
+        };
+        if mode == PrecisionMode::Bf16 && !runtime::has_fast_bf16() {
+            crate::report::note(&format!(
+                "{instruction_set} has no instructions for bf16: operands are rounded to it and multiplied in f32, \
+                 which is no faster"
             ));
         }
         if let Some(threads) = args.threads {
@@ -37,7 +46,13 @@ impl Machine {
         Ok(Self {
             handle: device(args.device)?,
             device: args.device.to_string(),
-            precision: "f32",
+            mode,
+            precision: match mode {
+                PrecisionMode::F32 => "f32",
+                PrecisionMode::Bf16 => "bf16",
+                PrecisionMode::Auto if toktune::runtime::has_fast_bf16() => "bf16",
+                PrecisionMode::Auto => "f32",
+            },
             instruction_set,
             threads: runtime::num_threads(),
         })

@@ -20,6 +20,7 @@ use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    toktune::runtime::keep_freed_memory();
     let result = config_file::parse(std::env::args_os()).and_then(|cli| commands::run(cli.command));
     match result {
         // a reader that has seen enough, as `head`, is no failure

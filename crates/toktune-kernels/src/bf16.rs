@@ -223,7 +223,7 @@ mod tests {
                 }
                 let turned: Vec<f32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
                 let mut other = vec![u16::MAX; right.len()];
-                let half = k.next_multiple_of(DEPTH) / DEPTH / 2 * DEPTH; // in two parts
+                let half = k.div_ceil(DEPTH) / 2 * DEPTH; // in two parts
                 pack_right(&turned[..half.min(k) * n], n, 0, k, &mut other);
                 pack_right(&turned[half.min(k) * n..], n, half, k, &mut other);
                 assert!(right == other, "{isa} {m}x{n}x{k}: both ways of packing agree");

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The softmax-weighted sum of rows `Σ_v p_rv w_v` has the form of an attention over the vocabulary, so it is taken
-//! the same way: one pass over panels of `W` keeps a running maximum, denominator and weighted sum. Each panel is
-//! decoded once and used twice, and the logits are computed once, in `f32` exactly.
+//! the same way: one pass over panels of `W` keeps a running maximum, denominator and weighted sum. The logits
+//! of a panel exist once, for a limited number of rows.
 
 use crate::gemm::{View, gemm};
 use crate::math::{axpy, exp, exp_shifted, max, scale};
@@ -33,6 +33,11 @@ const TILE_ROWS: usize = 256;
 
 /// Trained rows whose gradient is gathered at once.
 const TRAINED_ROWS: usize = 256;
+
+/// Floats of logits that exist at a time for `rows` labelled rows.
+pub fn scratch_floats(rows: usize) -> usize {
+    rows.min(CHUNK_ROWS) * PANEL_ROWS
+}
 
 /// What [`cross_entropy`] is to compute beside the loss.
 #[derive(Debug, Default)]

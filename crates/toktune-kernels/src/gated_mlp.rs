@@ -46,10 +46,10 @@ impl<M: Matrix> GatedMlp<'_, M> {
         (inner, d)
     }
 
-    /// `y [rows, d]` from `x [rows, d]`; overwrites `y`. With `keep`, the projections are left there.
+    /// `y [rows, d]` from `x [rows, d]`. With `keep`, the projections are left there.
     ///
     /// Panics when the lengths do not fit the weights.
-    pub fn forward(&self, x: &[f32], y: &mut [f32], mut keep: Option<&mut Kept>) {
+    pub fn forward(&self, x: &[f32], write: Write, y: &mut [f32], mut keep: Option<&mut Kept>) {
         let (inner, d) = self.sizes();
         assert_eq!(x.len(), y.len(), "rows of {d} in and out");
         if let Some(keep) = keep.as_deref_mut() {
@@ -66,7 +66,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
                     (&mut keep.gate[first..][..rows * inner], &mut keep.up[first..][..rows * inner])
                 });
                 self.gate_and_up(x, product, kept);
-                matmul::forward(product, self.down, self.precision, Write::Over, y);
+                matmul::forward(product, self.down, self.precision, write, y);
             });
         }
     }
@@ -196,7 +196,7 @@ mod tests {
                     let what = format!("{isa} {rows} {inner} {d} {activation:?}");
                     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
                     let (mut got, mut kept) = (vec![f32::NAN; rows * d], Kept::default());
-                    mlp.forward(&x, &mut got, Some(&mut kept));
+                    mlp.forward(&x, Write::Over, &mut got, Some(&mut kept));
                     assert_close(&got, &wide(&y), 1e-6, &what);
                     assert_close(&kept.gate, &wide(&g), 1e-6, &what);
                     assert_close(&kept.up, &wide(&u), 1e-6, &what);

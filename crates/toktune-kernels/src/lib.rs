@@ -33,6 +33,7 @@ pub mod norm;
 mod pack;
 mod product;
 pub mod rotary;
+pub mod rows;
 mod shared;
 #[cfg(test)]
 mod testing;

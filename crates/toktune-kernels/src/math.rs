@@ -48,6 +48,21 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes[0] + tail
 }
 
+/// Sum of `w[i] * a[i] * b[i]`, as [`dot`].
+#[inline(always)]
+pub(crate) fn weighted_dot(w: &[f32], a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let whole = w.len() / 16 * 16;
+    for at in (0..whole).step_by(16) {
+        let (w, a, b) = (&w[at..at + 16], &a[at..at + 16], &b[at..at + 16]);
+        for i in 0..16 {
+            lanes[i] += w[i] * a[i] * b[i];
+        }
+    }
+    let tail: f32 = (whole..w.len()).map(|i| w[i] * a[i] * b[i]).sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
 multiversion! {
     /// Replaces each `x` by `e^(x - shift)` and returns their sum.
     pub(crate) fn exp_shifted(row: &mut [f32], shift: f32) -> f32 {

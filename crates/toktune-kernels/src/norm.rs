@@ -7,7 +7,8 @@
 //! Gemma's `1 + w` is the caller's to add to the weight once.
 
 use crate::isa::multiversion;
-use crate::math::dot;
+use crate::math::{dot, weighted_dot};
+use crate::matmul::Write;
 use rayon::prelude::*;
 
 /// Rows handled by one task.
@@ -40,34 +41,37 @@ multiversion! {
     }
 }
 
-/// `dx[rows, d]` from the input and the gradient of the output; overwrites `dx`.
+/// `dx[rows, d]` from the input and the gradient of the output.
 ///
 /// ```text
 /// dx_i = r (w_i dy_i - x_i r² mean(w dy x))
 /// ```
 ///
 /// Panics when the lengths do not fit.
-pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], write: Write, dx: &mut [f32]) {
     let d = weight.len();
     assert!(d > 0 && x.len().is_multiple_of(d), "rows of {d}: {}", x.len());
     assert!(x.len() == dy.len() && x.len() == dx.len(), "{} {} {}", x.len(), dy.len(), dx.len());
     let chunk = TASK_ROWS * d;
     dx.par_chunks_mut(chunk)
         .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
-        .for_each(|(dx, (x, dy))| backward_rows(x, weight, eps, dy, dx));
+        .for_each(|(dx, (x, dy))| backward_rows(x, weight, eps, dy, write == Write::Add, dx));
 }
 
 multiversion! {
-    fn backward_rows(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    fn backward_rows(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], add: bool, dx: &mut [f32]) {
         let d = weight.len();
         for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let r = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
-            for i in 0..d {
-                dx[i] = weight[i] * dy[i];
-            }
-            let shared = dot(dx, x) / d as f32 * r * r;
-            for i in 0..d {
-                dx[i] = r * (dx[i] - x[i] * shared);
+            let shared = weighted_dot(weight, dy, x) / d as f32 * r * r;
+            if add {
+                for i in 0..d {
+                    dx[i] += r * (weight[i] * dy[i] - x[i] * shared);
+                }
+            } else {
+                for i in 0..d {
+                    dx[i] = r * (weight[i] * dy[i] - x[i] * shared);
+                }
             }
         }
     }
@@ -103,7 +107,7 @@ mod tests {
                 let what = format!("{isa} {rows}x{d}");
                 assert_close(&run(&x), &reference(&x, &w), 1e-6, &what);
                 let mut dx = vec![f32::NAN; x.len()];
-                rms_norm_backward(&x, &w, EPS, &loss, &mut dx);
+                rms_norm_backward(&x, &w, EPS, &loss, Write::Over, &mut dx);
                 if d > 1 {
                     let f64_loss = |x: &[f32]| {
                         reference(x, &w).iter().zip(&loss).map(|(y, l)| y * *l as f64).sum::<f64>()

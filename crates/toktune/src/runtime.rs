@@ -11,6 +11,11 @@ pub fn instruction_set() -> Result<&'static str> {
     Ok(toktune_kernels::isa::check()?.name())
 }
 
+/// Whether that instruction set multiplies bf16 faster than `f32`.
+pub fn has_fast_bf16() -> bool {
+    toktune_kernels::has_fast_bf16()
+}
+
 /// Threads that the kernels run on.
 pub fn num_threads() -> usize {
     rayon::current_num_threads()
@@ -29,6 +34,17 @@ pub fn set_num_threads(threads: usize) -> Result<()> {
         .num_threads(threads)
         .build_global()
         .map_err(|problem| Error::Threads { threads, problem: problem.to_string() })
+}
+
+/// Has the allocator keep large blocks that are freed instead of giving them back to the system at once, which would have
+/// every pass of a training loop take its pages anew. For programs; a library must not choose for its process.
+pub fn keep_freed_memory() {
+    // SAFETY: `mallopt` sets two thresholds of glibc's allocator; it may be called at any time.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
 }
 
 #[cfg(test)]

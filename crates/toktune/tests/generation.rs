@@ -8,7 +8,7 @@ use std::path::Path;
 use toktune::Error;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
 use toktune::models::{AutoModelForCausalLM, CausalLm};
-use toktune::ops::{Memo, Span};
+use toktune::ops::Span;
 use toktune::tuners::{ActiveRows, PeftModel};
 
 /// Long enough for the Gemma fixture to leave its window of 8 behind, in the prompt and in the text.
@@ -40,7 +40,7 @@ fn logits_from_scratch(model: &CausalLm, active: ActiveRows<'_>, ids: &[u32]) ->
     let rows = model.rows_of(vec![Span { rows: 0..ids.len(), past: 0..0 }]);
     let mut x = model.embed(ids, active.input_rows()).expect("embedded");
     for block in model.blocks() {
-        x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
+        x = block.forward(&x, &rows, None).expect("a block").0;
     }
     let last = x.narrow(0, ids.len() - 1, 1).and_then(|x| x.contiguous()).expect("the last row");
     let logits = model.logits(&model.final_norm(&last).expect("a norm"), active.output_rows());

@@ -11,7 +11,6 @@ use serde_json::Value;
 use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::models::AutoModelForCausalLM;
-use toktune::ops::Memo;
 use toktune::train::{AdamW, AdamWConfig, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
@@ -124,7 +123,7 @@ fn logits_equal_transformers() {
         let rows = model.rows_of(spans);
         let mut x = model.embed(&batch.ids, None).expect("embedded");
         for block in model.blocks() {
-            x = block.forward(&x, &rows, None, &mut Memo::off()).expect("a block").0;
+            x = block.forward(&x, &rows, None).expect("a block").0;
         }
         let logits = model.logits(&model.final_norm(&x).expect("a norm"), None).expect("logits");
         let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers");

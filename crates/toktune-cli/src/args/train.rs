@@ -1,7 +1,7 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers};
+use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::config::{LoraConfig, TargetModules};
@@ -210,6 +210,13 @@ pub struct RunArgs {
         hide_possible_values = true
     )]
     pub save_embedding_layers: SaveEmbeddingLayers,
+    /// Keep activations up to this much memory of the process, as 900MB or 2GB, and compute the rest again; results do
+    /// not depend on it [default: a quarter of what the weights take, beside what is needed in any case]
+    #[arg(long, value_name = "SIZE", value_parser = size())]
+    pub memory_budget: Option<u64>,
+    /// Tell at the end where the time went
+    #[arg(long)]
+    pub profile: bool,
     /// Text for people, or JSON objects, one a line
     #[arg(
         long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
@@ -243,6 +250,7 @@ impl TrainArgs {
             save_steps: run.save_every,
             resume: run.resume,
             save_embedding_layers: run.save_embedding_layers,
+            memory_budget: run.memory_budget,
         }
     }
 }

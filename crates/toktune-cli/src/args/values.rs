@@ -125,6 +125,25 @@ pub fn loss_on() -> impl TypedValueParser<Value = LossOn> {
     named([("all", LossOn::All), ("completion", LossOn::Completion)])
 }
 
+/// A number of bytes: digits, with a fraction if need be, and a decimal unit.
+pub fn size() -> impl TypedValueParser<Value = u64> {
+    clap::builder::StringValueParser::new().try_map(|text| {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" | "B" => 1.0,
+            "KB" | "K" => 1e3,
+            "MB" | "M" => 1e6,
+            "GB" | "G" => 1e9,
+            "TB" | "T" => 1e12,
+            _ => return Err("expected a size as 900MB or 2GB"),
+        };
+        match digits.parse::<f64>() {
+            Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit) as u64),
+            _ => Err("expected a size as 900MB or 2GB"),
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
         return Err(Error::Argument { name: "batch_size", expected: "at least 1", found: "0".into() }.into());
     }
     let machine = Machine::new(&args.machine)?;
-    let (model, tokenizer) = Loaded::open(&args.model, &machine.handle)?;
+    let (model, tokenizer) = Loaded::open(&args.model, &machine)?;
     let mut tokens = model.tokens();
     tokens.extend(&args.token_ids);
     for token in &args.token {

@@ -16,7 +16,7 @@ use toktune::text::{AutoTokenizer, ChatOptions};
 /// Streams the generated text to the standard output.
 pub fn run(args: &GenerateArgs) -> Outcome {
     let machine = Machine::new(&args.machine)?;
-    let (model, tokenizer) = Loaded::open(&args.model, &machine.handle)?;
+    let (model, tokenizer) = Loaded::open(&args.model, &machine)?;
     let tokenizer =
         tokenizer.map_err(|reason| Failure::Failed(format!("generating needs a tokenizer: {reason}")))?;
     let config = config(args, &model, &tokenizer)?;

@@ -33,7 +33,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
     arguments.check()?;
     arguments.check_output()?;
     let machine = Machine::new(&args.machine)?;
-    let (base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    base.set_precision(machine.mode);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
@@ -51,10 +52,26 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let json = args.run.log_format == LogFormat::Json;
     let total = trainer.schedule().total_steps;
     let mut progress = Progress::new(json, args.run.log_every, total, tokenizer);
-    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, (&train, eval.as_ref())));
+    let memory = trainer.memory_estimate()?;
+    if let Some(budget) = args.run.memory_budget.filter(|&budget| memory > budget) {
+        report::warning(&format!(
+            "--memory-budget: about {} are needed when nothing is kept, more than {}; smaller batches need less",
+            report::bytes(memory),
+            report::bytes(budget)
+        ));
+    }
+    let data = (&train, eval.as_ref());
+    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, data, memory));
+    if args.run.profile {
+        toktune::profile::start();
+    }
     let result = trainer.train(&mut progress);
     progress.finish();
-    close(args, &progress, &result?, tokenizer);
+    let output = result?;
+    close(args, &progress, &output, tokenizer);
+    if args.run.profile {
+        report::profile(&progress, &toktune::profile::finish(), output.seconds);
+    }
     Ok(())
 }
 
@@ -201,6 +218,7 @@ fn header(
     uses: &[TokenUse],
     tokenizer: Option<&AutoTokenizer>,
     (train, eval): (&Dataset, Option<&Dataset>),
+    expected_memory_bytes: u64,
 ) -> Header {
     let (model, schedule, arguments) = (&trainer.model, trainer.schedule(), trainer.arguments());
     let TrainingArguments { per_device_train_batch_size, gradient_accumulation_steps, .. } = arguments;
@@ -228,6 +246,7 @@ fn header(
         learning_rate_is_relative: arguments.learning_rate.is_none(),
         lr_scheduler: kind.map_or("", |(name, _)| name),
         steps: schedule.total_steps,
+        expected_memory_bytes,
         batch_size: *per_device_train_batch_size,
         gradient_accumulation_steps: *gradient_accumulation_steps,
         output: args.output.display().to_string(),

@@ -1,6 +1,6 @@
 //! What a training run is, said before its first step.
 
-use super::format::{count, number, plural};
+use super::format::{bytes, count, number, plural};
 use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
@@ -118,6 +118,8 @@ pub struct Header {
     pub batch_size: usize,
     /// Micro-steps of a step.
     pub gradient_accumulation_steps: usize,
+    /// Memory that the steps are expected to need.
+    pub expected_memory_bytes: u64,
     /// Where the adapter goes.
     pub output: String,
 }
@@ -184,6 +186,7 @@ impl Header {
                 plural(machine.threads, "thread")
             ),
         ));
+        rows.push(("memory", format!("about {} expected", bytes(self.expected_memory_bytes))));
         rows.push(("output", self.output.clone()));
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }

@@ -3,6 +3,7 @@
 mod evaluation;
 mod format;
 mod header;
+mod profile;
 mod progress;
 mod style;
 mod table;
@@ -10,6 +11,7 @@ mod table;
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural};
 pub use header::{Header, LoraLine, TokenLine};
+pub use profile::profile;
 pub use progress::Progress;
 pub use style::{Style, stdout_style};
 pub use table::pairs;

@@ -5,7 +5,7 @@ use super::config::GenerationConfig;
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
 use crate::models::{BlockUpdates, CausalLm};
-use crate::ops::{Memo, Span};
+use crate::ops::Span;
 use crate::tuners::ActiveRows;
 
 /// A model that continues prompts.
@@ -107,8 +107,7 @@ impl Tokens<'_> {
         let mut x = model.embed(&self.pending, self.rows.input_rows())?;
         for (layer, block) in model.blocks().iter().enumerate() {
             let updates = self.updates.as_ref().map(|blocks| &blocks[layer]);
-            let past = self.cache.layer(layer);
-            let (next, key_values) = block.forward_with(&x, &rows, past, &mut Memo::off(), updates)?;
+            let (next, key_values) = block.forward_with(&x, &rows, self.cache.layer(layer), updates)?;
             self.cache.append(layer, &key_values)?;
             x = next;
         }

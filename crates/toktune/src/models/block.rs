@@ -1,12 +1,15 @@
 //! One decoder block: attention and a gated MLP, each behind a norm, each added to the residual stream.
 
+pub(crate) mod pass;
+
 use super::decoder::RowsOfBatch;
 use super::spec::{DecoderSpec, LayerSpec, TensorNames};
 use super::update::{BlockUpdates, Slot};
 use crate::error::Result;
-use crate::ops::{self, Activation, AttentionShape, Keep, KeyValues, Memo};
+use crate::ops::{self, Activation, AttentionShape, KeyValues};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use candle_core::{Device, Tensor};
+use std::sync::Arc;
 use toktune_kernels::Precision;
 
 /// A frozen linear layer `[out, in]`.
@@ -14,12 +17,16 @@ use toktune_kernels::Precision;
 pub(crate) struct Linear {
     weight: FrozenMatrix,
     bias: Option<Tensor>,
+    /// The bias on the host.
+    host_bias: Option<Arc<Vec<f32>>>,
 }
 
 /// A frozen norm: its weight `[width]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
     weight: Tensor,
+    /// The weight on the host.
+    host_weight: Arc<Vec<f32>>,
     eps: f32,
 }
 
@@ -48,13 +55,14 @@ impl Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::frozen_linear(x, &self.weight, self.bias.as_ref())?)
     }
-}
 
-/// The outputs `y` of a linear layer for `x`, with what is to be added to them.
-fn updated(updates: Option<&BlockUpdates>, slot: Slot, x: &Tensor, y: Tensor) -> Result<Tensor> {
-    match updates {
-        Some(updates) => updates.add(slot, x, y),
-        None => Ok(y),
+    /// The same with what `updates` have for the place where it stands.
+    fn forward_with(&self, x: &Tensor, slot: Slot, updates: Option<&BlockUpdates>) -> Result<Tensor> {
+        let y = self.forward(x)?;
+        match updates {
+            Some(updates) => updates.add(slot, x, y),
+            None => Ok(y),
+        }
     }
 }
 
@@ -92,7 +100,8 @@ impl Loader<'_> {
     pub(super) fn norm(&self, name: &str, width: usize) -> Result<Norm> {
         let mut weight = self.checkpoint.vector(&format!("{name}.weight"), width)?;
         weight.iter_mut().for_each(|w| *w += self.norm_offset);
-        Ok(Norm { weight: Tensor::from_vec(weight, width, self.device)?, eps: self.spec.norm_eps })
+        let on_device = Tensor::from_slice(&weight, width, self.device)?;
+        Ok(Norm { weight: on_device, host_weight: Arc::new(weight), eps: self.spec.norm_eps })
     }
 
     fn linear(
@@ -103,14 +112,17 @@ impl Loader<'_> {
         bias: bool,
     ) -> Result<Linear> {
         let weight = self.checkpoint.matrix(&format!("{name}.weight"), rows, cols, order)?;
-        let bias = if bias {
+        let host_bias = if bias {
             let stored = self.checkpoint.vector(&format!("{name}.bias"), rows)?;
-            let values: Vec<f32> = (0..rows).map(|r| stored[order.stored(r)]).collect();
-            Some(Tensor::from_vec(values, rows, self.device)?)
+            Some(Arc::new((0..rows).map(|r| stored[order.stored(r)]).collect::<Vec<f32>>()))
         } else {
             None
         };
-        Ok(Linear { weight, bias })
+        let bias = match &host_bias {
+            Some(values) => Some(Tensor::from_slice(values, rows, self.device)?),
+            None => None,
+        };
+        Ok(Linear { weight, bias, host_bias })
     }
 
     pub(super) fn block(&self, layer: usize, of: &LayerSpec) -> Result<Block> {
@@ -151,8 +163,8 @@ impl Loader<'_> {
 impl Block {
     /// Runs the block on `x [rows, d]`; also returns the rows' keys and values, for rows that come later.
     ///
-    /// `past` holds the keys and values of the rows that come before, as `rows` says. `memo` keeps what a backward pass
-    /// will want, or knows it.
+    /// `past` holds the keys and values of the rows that come before, as `rows` says. Every operation is differentiable;
+    /// [`pass`] does the same without a graph.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -161,9 +173,8 @@ impl Block {
         x: &Tensor,
         rows: &RowsOfBatch,
         past: Option<&KeyValues>,
-        memo: &mut Memo,
     ) -> Result<(Tensor, KeyValues)> {
-        self.forward_with(x, rows, past, memo, None)
+        self.forward_with(x, rows, past, None)
     }
 
     /// The same with `updates` of its linear layers, which are differentiable in them too.
@@ -175,14 +186,10 @@ impl Block {
         x: &Tensor,
         rows: &RowsOfBatch,
         past: Option<&KeyValues>,
-        memo: &mut Memo,
         updates: Option<&BlockUpdates>,
     ) -> Result<(Tensor, KeyValues)> {
         let normed = self.attention_norm.forward(x)?;
-        let mut project = |linear: &Linear, slot: Slot| {
-            let y = memo.linear(&normed, &linear.weight, linear.bias.as_ref(), Keep::Projections)?;
-            updated(updates, slot, &normed, y)
-        };
+        let project = |linear: &Linear, slot: Slot| linear.forward_with(&normed, slot, updates);
         let (mut q, mut k) = (project(&self.q, Slot::Query)?, project(&self.k, Slot::Key)?);
         let v = project(&self.v, Slot::Value)?;
         if let Some(norm) = &self.q_norm {
@@ -193,37 +200,34 @@ impl Block {
         }
         let (lines, hd) = (&rows.rotary[self.rope], self.attention.head_dim);
         let (q, k) = (ops::rotary(&q, lines, hd)?, ops::rotary(&k, lines, hd)?);
-        let attended = memo.attention([&q, &k, &v], past, &rows.spans, &self.attention)?;
-        // the norm of the MLP reads the sum
-        let update = memo.output(&attended, &self.o.weight, self.o.bias.as_ref(), true)?;
-        let mut update = updated(updates, Slot::Output, &attended, update)?;
+        let attended = ops::attention(&q, &k, &v, past, &rows.spans, &self.attention)?;
+        let mut update = self.o.forward_with(&attended, Slot::Output, updates)?;
         if let Some(norm) = &self.post_attention_norm {
             update = norm.forward(&update)?;
         }
         let x = (x + update)?;
-        let mut update = self.mlp(&self.mlp_norm.forward(&x)?, memo, updates)?;
+        let mut update = self.mlp(&self.mlp_norm.forward(&x)?, updates)?;
         if let Some(norm) = &self.post_mlp_norm {
             update = norm.forward(&update)?;
         }
         Ok(((x + update)?, KeyValues { k, v }))
     }
 
-    fn mlp(&self, x: &Tensor, memo: &mut Memo, updates: Option<&BlockUpdates>) -> Result<Tensor> {
-        let is_read = self.post_mlp_norm.is_some();
-        let plain = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.bias.is_none());
-        if plain && !updates.is_some_and(BlockUpdates::reach_mlp) {
-            let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
-            let weights = ops::GatedMlpWeights { gate, up, down, activation: self.activation };
-            return Ok(memo.gated_mlp(x, &weights, is_read)?);
+    fn mlp(&self, x: &Tensor, updates: Option<&BlockUpdates>) -> Result<Tensor> {
+        let updated = updates.is_some_and(BlockUpdates::reach_mlp);
+        if let Some(weights) = self.plain_mlp().filter(|_| !updated) {
+            return Ok(ops::gated_mlp(x, &weights)?);
         }
-        let mut project = |linear: &Linear, slot: Slot| {
-            let y = memo.linear(x, &linear.weight, linear.bias.as_ref(), Keep::Everything)?;
-            updated(updates, slot, x, y)
-        };
-        let (gate, up) = (project(&self.gate, Slot::Gate)?, project(&self.up, Slot::Up)?);
-        let inner = ops::gated(&gate, &up, self.activation)?;
-        let y = memo.output(&inner, &self.down.weight, self.down.bias.as_ref(), is_read)?;
-        updated(updates, Slot::Down, &inner, y)
+        let gate = self.gate.forward_with(x, Slot::Gate, updates)?;
+        let up = self.up.forward_with(x, Slot::Up, updates)?;
+        self.down.forward_with(&ops::gated(&gate, &up, self.activation)?, Slot::Down, updates)
+    }
+
+    /// The weights of the MLP, if they are all there is to it.
+    fn plain_mlp(&self) -> Option<ops::GatedMlpWeights<'_>> {
+        let plain = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.bias.is_none());
+        let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
+        plain.then_some(ops::GatedMlpWeights { gate, up, down, activation: self.activation })
     }
 
     /// Takes the products of the block in `precision`, by the type of each weight.
@@ -233,17 +237,6 @@ impl Block {
         {
             linear.weight.set_precision(precision(&linear.weight));
         }
-    }
-
-    /// Floats a row that each [`Keep`] level but the first adds to what is kept of this block.
-    pub fn kept_floats(&self) -> [(Keep, usize); 3] {
-        let (d, q, kv) = (self.o.weight.rows(), self.q.weight.rows(), self.k.weight.rows());
-        let post_mlp = if self.post_mlp_norm.is_some() { d } else { 0 };
-        [
-            (Keep::Outputs, d + q + self.attention.heads + post_mlp),
-            (Keep::Projections, q + 2 * kv),
-            (Keep::Everything, 2 * self.gate.weight.rows()),
-        ]
     }
 
     /// The keys and values of `x` alone: all that is left to do for rows whose hidden state nobody needs.

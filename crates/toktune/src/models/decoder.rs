@@ -251,6 +251,13 @@ impl CausalLm {
     /// # Errors
     /// An id is past the vocabulary.
     pub fn embed(&self, ids: &[u32], trained: Option<&TrainedRows>) -> Result<Tensor> {
+        let width = self.spec.hidden_size;
+        let x = self.embedded(ids, trained)?;
+        Ok(Tensor::from_vec(x, (ids.len(), width), &self.device)?)
+    }
+
+    /// [`Self::embed`] as plain floats.
+    pub(crate) fn embedded(&self, ids: &[u32], trained: Option<&TrainedRows>) -> Result<Vec<f32>> {
         let (rows, width) = (self.vocabulary(), self.spec.hidden_size);
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::TokenOutOfRange { id: id as i64, rows });
@@ -258,7 +265,7 @@ impl CausalLm {
         let mut x = vec![0f32; ids.len() * width];
         let (table, scale) = (self.embedding.table(trained), self.spec.embed_scale);
         time(Part::Embedding, 0, || toktune_kernels::embedding::gather(ids, &table, scale, &mut x));
-        Ok(Tensor::from_vec(x, (ids.len(), width), &self.device)?)
+        Ok(x)
     }
 
     /// Takes products with frozen weights as `mode` says.
@@ -276,6 +283,11 @@ impl CausalLm {
     /// `x` is not `[rows, d]`.
     pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
         self.final_norm.forward(x)
+    }
+
+    /// The norm before the head, for a pass without a graph.
+    pub(crate) fn final_norm_rows(&self) -> &Norm {
+        &self.final_norm
     }
 
     /// The weight of the norm before the head, the family's offset in it.

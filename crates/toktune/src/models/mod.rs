@@ -5,7 +5,8 @@
 //! knows nothing of adapters, losses or optimizers: trained rows are handed in by the caller as [`TrainedRows`].
 
 mod auto;
-mod block;
+pub(crate) mod block;
+pub(crate) mod buffers;
 mod config;
 mod decoder;
 mod families;

@@ -1,7 +1,6 @@
 //! Causal attention over ragged sequences, with constant past keys and values.
 
 use super::host::{contiguous, floats};
-use super::memo::Value;
 use crate::profile::{Part, time};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,28 +33,23 @@ pub fn attention(
     spans: &Spans,
     shape: &AttentionShape,
 ) -> Result<Tensor> {
-    Ok(attention_with([q, k, v], past, spans, shape, Value::Compute)?.0)
+    check(q, k, v, past, spans, shape)?;
+    if q.device().is_cpu() {
+        let op =
+            Attention { shape: *shape, spans: spans.clone(), past: past.cloned(), lse: Mutex::default() };
+        q.apply_op3(k, v, op)
+    } else {
+        composite(q, k, v, past, spans, shape)
+    }
 }
 
-/// [`attention`] with what is known of it: the result and the logarithms of the denominators, which it also returns
-/// (where there is a kernel).
-pub(super) fn attention_with(
-    [q, k, v]: [&Tensor; 3],
-    past: Option<&KeyValues>,
-    spans: &Spans,
-    shape: &AttentionShape,
-    value: Value<(Vec<f32>, Vec<f32>)>,
-) -> Result<(Tensor, Option<Vec<f32>>)> {
-    check(q, k, v, past, spans, shape)?;
-    if !q.device().is_cpu() {
-        return Ok((composite(q, k, v, past, spans, shape)?, None));
-    }
-    let lse = Arc::new(Mutex::new(Vec::new()));
-    let known = Mutex::new(value);
-    let op = Attention { shape: *shape, spans: spans.clone(), past: past.cloned(), known, lse: lse.clone() };
-    let out = q.apply_op3(k, v, op)?;
-    let lse = lse.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok((out, Some(lse)))
+/// Operations of the two products of an attention's forward pass.
+pub(crate) fn attention_flops(shape: &AttentionShape, spans: &[Span]) -> usize {
+    let pairs = |span: &Span| {
+        let seen = |at: usize| shape.window.map_or(at + 1, |w| w.min(at + 1));
+        (span.past.len()..span.past.len() + span.rows.len()).map(seen).sum::<usize>()
+    };
+    4 * shape.heads * shape.head_dim * spans.iter().map(pairs).sum::<usize>()
 }
 
 fn check(
@@ -141,21 +135,11 @@ struct Attention {
     shape: AttentionShape,
     spans: Spans,
     past: Option<KeyValues>,
-    known: Mutex<Value<(Vec<f32>, Vec<f32>)>>,
     /// The logarithms of the softmax denominators, left by the forward pass for the backward one.
-    lse: Arc<Mutex<Vec<f32>>>,
+    lse: Mutex<Vec<f32>>,
 }
 
 impl Attention {
-    /// Operations of the two products of the forward pass.
-    fn flops(&self) -> usize {
-        let pairs = |span: &Span| {
-            let seen = |at: usize| self.shape.window.map_or(at + 1, |w| w.min(at + 1));
-            (span.past.len()..span.past.len() + span.rows.len()).map(seen).sum::<usize>()
-        };
-        4 * self.shape.heads * self.shape.head_dim * self.spans.iter().map(pairs).sum::<usize>()
-    }
-
     /// Runs `work` with the past keys and values as slices, empty ones when there are none.
     fn with_past<R>(&self, work: impl FnOnce(&[f32], &[f32]) -> R) -> Result<R> {
         match &self.past {
@@ -181,21 +165,13 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let name = self.name();
         let (q, k, v) = (contiguous(s1, l1, name)?, contiguous(s2, l2, name)?, contiguous(s3, l3, name)?);
-        let known = std::mem::take(&mut *self.known.lock().unwrap_or_else(PoisonError::into_inner));
-        let (out, lse) = match known {
-            Value::Known(known) => known,
-            Value::Compute | Value::Unused => {
-                let mut out = vec![0f32; q.len()];
-                let mut lse = vec![0f32; q.len() / self.shape.head_dim];
-                time(Part::Attention, self.flops(), || {
-                    self.with_past(|past_k, past_v| {
-                        let inputs = Inputs { q, k, v, past_k, past_v };
-                        forward(&self.shape, &self.spans, &inputs, &mut out, &mut lse);
-                    })
-                })?;
-                (out, lse)
-            }
-        };
+        let mut out = vec![0f32; q.len()];
+        let mut lse = vec![0f32; q.len() / self.shape.head_dim];
+        time(Part::Attention, attention_flops(&self.shape, &self.spans), || {
+            self.with_past(|past_k, past_v| {
+                forward(&self.shape, &self.spans, &Inputs { q, k, v, past_k, past_v }, &mut out, &mut lse);
+            })
+        })?;
         *self.lse.lock().unwrap_or_else(PoisonError::into_inner) = lse;
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
@@ -214,7 +190,7 @@ impl CustomOp3 for Attention {
         let (q_data, k_data, v_data) = (floats(q)?, floats(k)?, floats(v)?);
         let (out, dout) = (floats(out)?, floats(&dout)?);
         // the forward pass's two products, and three that give the gradients
-        time(Part::Attention, self.flops() / 2 * 5, || {
+        time(Part::Attention, attention_flops(&self.shape, &self.spans) / 2 * 5, || {
             self.with_past(|past_k, past_v| {
                 let inputs = Inputs { q: &q_data, k: &k_data, v: &v_data, past_k, past_v };
                 let saved = Saved { out: &out, lse: &lse, dout: &dout };

@@ -1,14 +1,13 @@
 //! A gated MLP with frozen weights as one operation: what is between its products never leaves the kernel.
 
 use super::host::{contiguous, floats};
-use super::memo::Value;
 use crate::profile::{Part, time};
 use crate::weights::FrozenMatrix;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
 use toktune_kernels::Weight;
 use toktune_kernels::gated::Activation;
-use toktune_kernels::gated_mlp::{GatedMlp, Kept};
+use toktune_kernels::gated_mlp::GatedMlp;
+use toktune_kernels::matmul::Write;
 
 /// The frozen weights of a gated MLP: `gate` and `up` are `[inner, d]`, `down` is `[d, inner]`.
 #[derive(Clone, Copy, Debug)]
@@ -28,17 +27,6 @@ pub struct GatedMlpWeights<'a> {
 /// # Errors
 /// `x` is not contiguous `f32`, or its width is not the weights'.
 pub fn gated_mlp(x: &Tensor, weights: &GatedMlpWeights<'_>) -> Result<Tensor> {
-    Ok(gated_mlp_with(x, weights, Value::Compute, None, false)?.0)
-}
-
-/// [`gated_mlp`] with what is known of it; also returns the projections, if they are to be kept.
-pub(super) fn gated_mlp_with(
-    x: &Tensor,
-    weights: &GatedMlpWeights<'_>,
-    value: Value<Vec<f32>>,
-    projections: Option<Kept>,
-    keep: bool,
-) -> Result<(Tensor, Option<Kept>)> {
     let (gate, up, down) = (weights.gate, weights.up, weights.down);
     let fits = (up.rows(), up.cols()) == (gate.rows(), gate.cols())
         && (down.rows(), down.cols()) == (gate.cols(), gate.rows());
@@ -55,19 +43,8 @@ pub(super) fn gated_mlp_with(
             down.cols()
         );
     }
-    let kept = Arc::new(Mutex::new(None));
-    let op = GatedMlpOp {
-        gate: gate.clone(),
-        up: up.clone(),
-        down: down.clone(),
-        activation: weights.activation,
-        value: Mutex::new(value),
-        projections,
-        keep: keep.then(|| kept.clone()),
-    };
-    let y = x.apply_op1(op)?;
-    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok((y, kept))
+    let activation = weights.activation;
+    x.apply_op1(GatedMlpOp { gate: gate.clone(), up: up.clone(), down: down.clone(), activation })
 }
 
 struct GatedMlpOp {
@@ -75,11 +52,6 @@ struct GatedMlpOp {
     up: FrozenMatrix,
     down: FrozenMatrix,
     activation: Activation,
-    value: Mutex<Value<Vec<f32>>>,
-    /// The projections of the forward pass that recorded them.
-    projections: Option<Kept>,
-    /// Where to leave them.
-    keep: Option<Arc<Mutex<Option<Kept>>>>,
 }
 
 impl GatedMlpOp {
@@ -102,21 +74,9 @@ impl CustomOp1 for GatedMlpOp {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout, self.name())?;
-        let value = std::mem::take(&mut *self.value.lock().unwrap_or_else(PoisonError::into_inner));
-        let y = match value {
-            Value::Known(y) => y,
-            Value::Unused => vec![0f32; x.len()],
-            Value::Compute => {
-                let mut y = vec![0f32; x.len()];
-                let mut kept = self.keep.as_ref().map(|_| Kept::default());
-                let flops = 3 * self.flops(x.len() / self.gate.cols().max(1));
-                time(Part::Products, flops, || self.run(|mlp| mlp.forward(x, &mut y, kept.as_mut())));
-                if let Some(slot) = &self.keep {
-                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-                }
-                y
-            }
-        };
+        let mut y = vec![0f32; x.len()];
+        let flops = 3 * self.flops(x.len() / self.gate.cols().max(1));
+        time(Part::Products, flops, || self.run(|mlp| mlp.forward(x, Write::Over, &mut y, None)));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -124,10 +84,9 @@ impl CustomOp1 for GatedMlpOp {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
         let (x_data, dy) = (floats(x)?, floats(&dy)?);
-        let products = if self.projections.is_some() { 3 } else { 5 };
-        let flops = products * self.flops(dx.len() / self.gate.cols().max(1));
+        let flops = 5 * self.flops(dx.len() / self.gate.cols().max(1));
         time(Part::Products, flops, || {
-            self.run(|mlp| mlp.backward(&x_data, &dy, self.projections.as_ref(), &mut dx));
+            self.run(|mlp| mlp.backward(&x_data, &dy, None, &mut dx));
         });
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }

@@ -1,11 +1,9 @@
 //! The product with a frozen weight: one product forward, one backward, never a gradient of the weight.
 
 use super::host::{contiguous, floats};
-use super::memo::Value;
 use crate::profile::{Part, time};
 use crate::weights::FrozenMatrix;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use std::sync::{Mutex, PoisonError};
 use toktune_kernels::matmul::{self, Write};
 
 /// `x [rows, in] Wᵀ + bias` for a frozen `W [out, in]`.
@@ -13,19 +11,6 @@ use toktune_kernels::matmul::{self, Write};
 /// # Errors
 /// `x` is not contiguous `f32`, or its width is not the weight's.
 pub fn frozen_linear(x: &Tensor, weight: &FrozenMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = frozen_linear_with(x, weight, Value::Compute)?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
-    }
-}
-
-/// `x Wᵀ`, or what is known of it.
-pub(super) fn frozen_linear_with(
-    x: &Tensor,
-    weight: &FrozenMatrix,
-    value: Value<Vec<f32>>,
-) -> Result<Tensor> {
     if x.dim(D::Minus1)? != weight.cols() {
         candle_core::bail!(
             "{}: rows of {} against a weight [{}, {}]",
@@ -35,12 +20,15 @@ pub(super) fn frozen_linear_with(
             weight.cols()
         );
     }
-    x.apply_op1(FrozenLinear { weight: weight.clone(), value: Mutex::new(value) })
+    let y = x.apply_op1(FrozenLinear { weight: weight.clone() })?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
 }
 
 struct FrozenLinear {
     weight: FrozenMatrix,
-    value: Mutex<Value<Vec<f32>>>,
 }
 
 impl FrozenLinear {
@@ -57,19 +45,11 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout, self.name())?;
         let rows = x.len() / self.weight.cols().max(1);
-        let value = std::mem::take(&mut *self.value.lock().unwrap_or_else(PoisonError::into_inner));
-        let y = match value {
-            Value::Known(y) => y,
-            Value::Unused => vec![0f32; rows * self.weight.rows()],
-            Value::Compute => {
-                let mut y = vec![0f32; rows * self.weight.rows()];
-                let precision = self.weight.precision();
-                time(Part::Products, self.flops(rows), || {
-                    matmul::forward(x, &self.weight.view(), precision, Write::Over, &mut y);
-                });
-                y
-            }
-        };
+        let mut y = vec![0f32; rows * self.weight.rows()];
+        let precision = self.weight.precision();
+        time(Part::Products, self.flops(rows), || {
+            matmul::forward(x, &self.weight.view(), precision, Write::Over, &mut y);
+        });
         Ok((CpuStorage::F32(y), Shape::from((rows, self.weight.rows()))))
     }
 

@@ -6,24 +6,21 @@
 //! Activations are `f32` matrices `[rows, width]`, the sequences of a batch one after the other without padding.
 
 mod attention;
-mod cross_entropy;
 mod gated;
 mod gated_mlp;
 mod host;
 mod linear;
-mod memo;
 mod norm;
 mod rotary;
 #[cfg(test)]
 mod testing;
 mod vjp;
 
+pub(crate) use attention::attention_flops;
 pub use attention::{KeyValues, Spans, attention};
-pub use cross_entropy::{HeadGradients, cross_entropy};
 pub use gated::gated;
 pub use gated_mlp::{GatedMlpWeights, gated_mlp};
 pub use linear::frozen_linear;
-pub use memo::{Keep, Memo};
 pub use norm::rms_norm;
 pub use rotary::{RotaryRows, rotary};
 pub use vjp::{vjp, vjp_with};

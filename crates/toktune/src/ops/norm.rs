@@ -3,6 +3,7 @@
 use super::host::{contiguous, floats};
 use crate::profile::{Part, time};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use toktune_kernels::matmul::Write;
 use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension of `x [rows, d]`, with `weight [d]`.
@@ -47,7 +48,7 @@ impl CustomOp1 for RmsNorm {
         let dy = dy.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
         let (x_data, weight, dy) = (floats(x)?, floats(&self.weight)?, floats(&dy)?);
-        time(Part::Rows, 0, || rms_norm_backward(&x_data, &weight, self.eps, &dy, &mut dx));
+        time(Part::Rows, 0, || rms_norm_backward(&x_data, &weight, self.eps, &dy, Write::Over, &mut dx));
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }

@@ -26,6 +26,11 @@ impl RotaryRows {
         }
     }
 
+    /// Rotates the heads of `x` into `y`, or back for the backward pass.
+    pub(crate) fn rotate(&self, x: &[f32], head_dim: usize, direction: Direction, y: &mut [f32]) {
+        time(Part::Rows, 0, || rotate(x, &self.cos, &self.sin, head_dim, self.rows, direction, y));
+    }
+
     fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
         let shape = (self.rows, 1, self.cos.len().checked_div(self.rows).unwrap_or(0));
         Ok((Tensor::from_slice(&self.cos, shape, device)?, Tensor::from_slice(&self.sin, shape, device)?))
@@ -70,8 +75,7 @@ struct Rotary {
 impl Rotary {
     fn run(&self, x: &[f32], direction: Direction) -> Vec<f32> {
         let mut y = vec![0f32; x.len()];
-        let (lines, hd) = (&self.lines, self.head_dim);
-        time(Part::Rows, 0, || rotate(x, &lines.cos, &lines.sin, hd, lines.rows, direction, &mut y));
+        self.lines.rotate(x, self.head_dim, direction, &mut y);
         y
     }
 }

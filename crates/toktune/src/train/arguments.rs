@@ -43,6 +43,9 @@ pub struct TrainingArguments {
     pub resume: bool,
     /// Whether whole embeddings are stored with the adapter; the rows alone need none of it.
     pub save_embedding_layers: SaveEmbeddingLayers,
+    /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
+    /// again; `None` keeps a quarter as much as the weights take. Results do not depend on it.
+    pub memory_budget: Option<u64>,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -73,6 +76,7 @@ impl TrainingArguments {
             save_steps: None,
             resume: false,
             save_embedding_layers: SaveEmbeddingLayers::No,
+            memory_budget: None,
         }
     }
 

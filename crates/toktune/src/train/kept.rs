@@ -1,7 +1,7 @@
 //! How much of each block's forward pass is kept for the backward one, given the room there is.
 
 use crate::models::Block;
-use crate::ops::Keep;
+use crate::models::block::pass::Keep;
 
 /// The level of each block: all blocks are raised from level to level, first to last, as long as `bytes` last for `rows`
 /// depending rows. The levels are in the order of the arithmetic that a byte saves.

@@ -2,19 +2,22 @@
 //!
 //! Forward, the constant rows leave their keys and values in every block, and the depending rows their block's input and
 //! what else of the block there is room for ([`super::kept`]). The loss gives the gradient of the last hidden rows; then,
-//! last block to first, one block's graph is rebuilt on the depending rows, the gradient pulled through it, and the
-//! graph dropped. What reaches the bottom is added to the rows of the trained tokens. With LoRA every row depends, and each
-//! block's graph gives the gradients of its updates too.
+//! last block to first, the gradient is pulled through one block after the other. What reaches the bottom is added to the
+//! rows of the trained tokens.
+//!
+//! On the CPU a block runs without a graph ([`super::pass`]); elsewhere, with LoRA, and for comparison, with one
+//! ([`super::graph`]). With LoRA every row before the last label depends, and the graphs give the gradients of its updates.
 
-use super::kept::levels;
 use super::plan::{Part, Plan};
+use super::{graph, kept, pass};
 use crate::data::RaggedBatch;
 use crate::error::{Error, Result};
-use crate::models::{BlockUpdates, CausalLm, RowsOfBatch, TrainedRows};
-use crate::ops::{HeadGradients, Keep, KeyValues, Memo, cross_entropy, vjp, vjp_with};
+use crate::models::{CausalLm, TrainedRows};
 use crate::profile;
 use crate::tuners::ActiveRows;
-use candle_core::{Device, Tensor};
+use toktune_kernels::Matrix;
+use toktune_kernels::cross_entropy::{Gradients, cross_entropy};
+use toktune_kernels::matmul::Write;
 
 /// What a pass over a micro-batch is to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,8 @@ pub enum Wanted {
     Losses,
     /// The losses and the gradients.
     Gradients,
-    /// The same, computing every row as if it depended on what is trained: slower, for comparison.
+    /// The same, computing every row as if it depended on what is trained, through candle's autograd: slower, for
+    /// comparison.
     GradientsWithoutShortcuts,
 }
 
@@ -47,18 +51,10 @@ impl StepOutput {
     }
 }
 
-/// What the forward pass leaves for the backward one.
-struct Trace {
-    /// Input of every block for the depending rows `[rows, d]`.
-    inputs: Vec<Tensor>,
-    /// Keys and values of the constant rows in every block.
-    past: Vec<Option<KeyValues>>,
-    /// What was kept of every block.
-    memos: Vec<Memo>,
-    /// Hidden rows after the last block.
-    constant: Tensor,
-    depending: Tensor,
-    depending_rows: RowsOfBatch,
+/// What a forward pass left, by the way it ran.
+enum Trace {
+    Host(pass::Trace),
+    Graph(graph::Trace),
 }
 
 /// Runs `model` with `rows` over `batch`, keeping at most `kept_bytes` of activations for the backward pass beside the
@@ -73,157 +69,96 @@ pub fn run(
     wanted: Wanted,
     kept_bytes: u64,
 ) -> Result<StepOutput> {
-    let updates = rows.updates(model)?;
     let shortcuts = wanted != Wanted::GradientsWithoutShortcuts;
+    let updates = rows.updates(model)?;
     let plan = Plan::new(batch, rows.input_rows(), updates.is_some(), shortcuts);
     let mut gradients = rows.zero_gradients();
     let backward = wanted != Wanted::Losses;
     // without a trained input token or update there is nothing to pull through the blocks
     let trained = rows.input.is_some() || updates.is_some();
     let pull = backward && trained && !plan.depending.labelled.is_empty();
-    let keep = pull.then(|| levels(model.blocks(), plan.depending.ids.len(), kept_bytes));
-    let trace = forward(model, rows.input_rows(), updates.as_deref(), &plan, keep.as_deref())?;
-    let (mut losses, _) =
-        head(model, rows, &plan.constant, &trace.constant, false, backward, &mut gradients)?;
-    let (more, upstream) =
-        head(model, rows, &plan.depending, &trace.depending, pull, backward, &mut gradients)?;
+    let (trace, constant, depending) = if shortcuts && updates.is_none() && model.device().is_cpu() {
+        let keep = pull.then(|| kept::levels(model.blocks(), plan.depending.ids.len(), kept_bytes));
+        let (trace, constant, depending) = pass::forward(model, rows.input_rows(), &plan, keep.as_deref())?;
+        (Trace::Host(trace), constant, depending)
+    } else {
+        let (trace, constant, depending) =
+            graph::forward(model, rows.input_rows(), updates.as_deref(), &plan, pull)?;
+        (Trace::Graph(trace), constant, depending)
+    };
+    let (mut losses, _) = head(model, rows, &plan.constant, &constant, false, backward, &mut gradients);
+    let (more, upstream) = head(model, rows, &plan.depending, &depending, pull, backward, &mut gradients);
     losses.extend(more);
     if let Some(&(target, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
         return Err(not_finite(model, target, loss));
     }
     if let Some(upstream) = upstream {
-        let dx = pull_through_blocks(model, rows, updates.as_deref(), trace, upstream, &mut gradients)?;
+        let dx = match trace {
+            Trace::Host(trace) => pass::pull(model, trace, upstream),
+            Trace::Graph(trace) => {
+                let add = |index, part: usize, gradient: Vec<f32>| {
+                    let sums = &mut gradients[rows.place_of_update(index) + part];
+                    sums.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+                };
+                graph::pull(model, updates.as_deref(), trace, upstream, add)?
+            }
+        };
         if let Some(at) = rows.input {
-            add_to_rows(model, rows.input_rows(), &plan.depending.ids, &dx, &mut gradients[at])?;
+            add_to_rows(model, rows.input_rows(), &plan.depending.ids, &dx, &mut gradients[at]);
         }
     }
     Ok(StepOutput { losses, gradients })
 }
 
-/// With `keep`, a level for each block, everything is left that the backward pass needs.
-fn forward(
-    model: &CausalLm,
-    trained: Option<&TrainedRows>,
-    updates: Option<&[BlockUpdates]>,
-    plan: &Plan,
-    keep: Option<&[Keep]>,
-) -> Result<Trace> {
-    let constant_rows = model.rows_of(plan.constant.spans.clone());
-    let depending_rows = model.rows_of(plan.depending.spans.clone());
-    let mut constant = model.embed(&plan.constant.ids, trained)?;
-    let mut depending = model.embed(&plan.depending.ids, trained)?;
-    let (mut inputs, mut past, mut memos) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, block) in model.blocks().iter().enumerate() {
-        let last = i + 1 == model.blocks().len();
-        let key_values = if plan.constant.ids.is_empty() {
-            None
-        } else if last && plan.constant.labelled.is_empty() {
-            Some(block.key_values(&constant, &constant_rows)?)
-        } else {
-            let (next, key_values) = block.forward(&constant, &constant_rows, None, &mut Memo::off())?;
-            constant = next;
-            Some(key_values)
-        };
-        if !plan.depending.ids.is_empty() {
-            let mut memo = keep.map_or_else(Memo::off, |keep| Memo::record(keep[i]));
-            // with updates there are no constant rows, for which they would be needed too
-            let updates = updates.map(|blocks| &blocks[i]);
-            let (next, _) =
-                block.forward_with(&depending, &depending_rows, key_values.as_ref(), &mut memo, updates)?;
-            let input = std::mem::replace(&mut depending, next);
-            if keep.is_some() {
-                inputs.push(input);
-                past.push(key_values);
-                memos.push(memo.into_replay());
-            }
-        }
-    }
-    Ok(Trace { inputs, past, memos, constant, depending, depending_rows })
-}
-
-/// The losses of a part's labelled rows, and, when `pull`, the gradient of its hidden rows `[rows, d]`. The head's own
+/// The losses of a part's labelled rows, and, when `pull`, the gradient of its hidden rows `x [rows, d]`. The head's own
 /// trained rows get their gradient when `train`.
 fn head(
     model: &CausalLm,
     rows: ActiveRows<'_>,
     part: &Part,
-    x: &Tensor,
+    x: &[f32],
     pull: bool,
     train: bool,
     gradients: &mut [Vec<f32>],
-) -> Result<(LabelLosses, Option<Tensor>)> {
+) -> (LabelLosses, Option<Vec<f32>>) {
     if part.targets.is_empty() {
-        return Ok((Vec::new(), None));
+        return (Vec::new(), None);
     }
-    let index = Tensor::from_slice(&part.labelled, part.labelled.len(), x.device())?;
-    let labelled = x.index_select(&index, 0)?;
-    let hidden = model.final_norm(&labelled)?;
-    let trained = rows.output.filter(|_| train).map(|at| gradients[at].as_mut_slice());
+    let (d, norm) = (model.spec().hidden_size, model.final_norm_rows());
+    let labelled: Vec<f32> =
+        part.labelled.iter().flat_map(|&row| &x[row as usize * d..][..d]).copied().collect();
+    let mut hidden = vec![0f32; labelled.len()];
+    norm.run(&labelled, &mut hidden);
     let table = model.head().table(rows.output_rows());
     let precision = model.head().frozen().precision();
-    let (losses, dh) =
-        cross_entropy(&hidden, &table, &part.targets, HeadGradients { hidden: pull, trained }, precision)?;
-    let upstream = match dh {
-        Some(dh) => {
-            let dx = vjp(&labelled, &dh, |x| model.final_norm(x))?;
-            Some(x.zeros_like()?.index_add(&index, &dx, 0)?)
+    let mut losses = vec![0f32; part.targets.len()];
+    let mut dh = pull.then(|| vec![0f32; hidden.len()]);
+    let trained = rows.output.filter(|_| train).map(|at| gradients[at].as_mut_slice());
+    let flops = 2 * hidden.len() * table.rows() * if pull { 2 } else { 1 };
+    profile::time(profile::Part::Head, flops, || {
+        let wanted = Gradients { hidden: dh.as_deref_mut(), trained };
+        cross_entropy(&hidden, &table, &part.targets, &mut losses, wanted, precision);
+    });
+    let upstream = dh.map(|dh| {
+        norm.pull(&labelled, &dh, Write::Over, &mut hidden);
+        let mut upstream = vec![0f32; x.len()];
+        for (row, dx) in part.labelled.iter().zip(hidden.chunks_exact(d)) {
+            upstream[*row as usize * d..][..d].copy_from_slice(dx);
         }
-        None => None,
-    };
-    Ok((part.targets.iter().copied().zip(losses).collect(), upstream))
-}
-
-/// The gradient of the first block's input, from that of the last block's output. What was kept of a block is dropped as
-/// soon as the block is done. The gradients of the updates are added to theirs.
-fn pull_through_blocks(
-    model: &CausalLm,
-    active: ActiveRows<'_>,
-    updates: Option<&[BlockUpdates]>,
-    trace: Trace,
-    mut upstream: Tensor,
-    gradients: &mut [Vec<f32>],
-) -> Result<Tensor> {
-    let Trace { inputs, past, memos, depending_rows: rows, .. } = trace;
-    let kept = inputs.into_iter().zip(past).zip(memos);
-    for (i, (block, ((input, past), mut memo))) in model.blocks().iter().zip(kept).enumerate().rev() {
-        let of_block = updates.map(|blocks| &blocks[i]).filter(|updates| !updates.0.is_empty());
-        let Some(of_block) = of_block else {
-            upstream = vjp(&input, &upstream, |x| Ok(block.forward(x, &rows, past.as_ref(), &mut memo)?.0))?;
-            continue;
-        };
-        let (tracked, vars) = of_block.tracked()?;
-        let (dx, of_vars) = vjp_with(&input, &vars, &upstream, |x| {
-            Ok(block.forward_with(x, &rows, past.as_ref(), &mut memo, Some(&tracked))?.0)
-        })?;
-        upstream = dx;
-        for (update, pair) in of_block.0.iter().zip(of_vars.chunks_exact(2)) {
-            let at = active.place_of_update(update.index);
-            for (sums, gradient) in gradients[at..].iter_mut().zip(pair) {
-                let gradient: Vec<f32> = gradient.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
-                sums.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
-            }
-        }
-    }
-    Ok(upstream)
+        upstream
+    });
+    (part.targets.iter().copied().zip(losses).collect(), upstream)
 }
 
 /// Adds the gradient of the embedded rows to that of the tokens they are.
-fn add_to_rows(
-    model: &CausalLm,
-    trained: Option<&TrainedRows>,
-    ids: &[u32],
-    dx: &Tensor,
-    sums: &mut [f32],
-) -> Result<()> {
-    let Some(trained) = trained else { return Ok(()) };
+fn add_to_rows(model: &CausalLm, trained: Option<&TrainedRows>, ids: &[u32], dx: &[f32], sums: &mut [f32]) {
+    let Some(trained) = trained else { return };
     let places: Vec<(usize, usize)> =
         ids.iter().enumerate().filter_map(|(row, &id)| Some((row, trained.position(id)?))).collect();
-    let dx: Vec<f32> = dx.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
     let (scale, width) = (model.spec().embed_scale, trained.width());
     profile::time(profile::Part::Embedding, 0, || {
-        toktune_kernels::embedding::scatter_add(&dx, &places, scale, width, sums);
+        toktune_kernels::embedding::scatter_add(dx, &places, scale, width, sums);
     });
-    Ok(())
 }
 
 fn not_finite(model: &CausalLm, target: u32, loss: f32) -> Error {

@@ -4,16 +4,22 @@ use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArgum
 use super::checkpoint::{self, Settings, TrainerState};
 use super::evaluate::{Evaluation, evaluate};
 use super::log::{LogFile, StepLog, peak_memory_bytes};
+use super::memory::{MemoryPlanner, held_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
+use super::plan::Plan;
 use super::schedule::Schedule;
 use super::step::{Wanted, run};
 use crate::data::{Dataset, RaggedBatch, Sampler};
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::random::Random;
 use crate::text::AutoTokenizer;
 use crate::tuners::PeftModel;
 use std::path::Path;
 use std::time::Instant;
+
+/// Batches that an estimate of a run's memory looks at, at most.
+const ESTIMATED_BATCHES: u64 = 10_000;
 
 /// Told of what happens in a run, as transformers' class of this name. Every method may be left out.
 pub trait TrainerCallback {
@@ -52,6 +58,8 @@ pub struct Trainer<'a> {
     /// Saved beside the adapter: given when tokens were added to it.
     tokenizer: Option<&'a AutoTokenizer>,
     schedule: Schedule,
+    /// Memory of the process before the run.
+    held_bytes: u64,
     /// Every parameter before the last update, which gave a finite loss.
     last_good: Option<Vec<Vec<f32>>>,
 }
@@ -106,7 +114,8 @@ impl<'a> Trainer<'a> {
             warmup_steps: arguments.warmup_steps,
             total_steps,
         };
-        Ok(Self { model, arguments, train, eval, tokenizer, schedule, last_good: None })
+        let held_bytes = held_bytes();
+        Ok(Self { model, arguments, train, eval, tokenizer, schedule, held_bytes, last_good: None })
     }
 
     /// The learning rate of LoRA's updates over the run.
@@ -210,17 +219,22 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, sampler: &mut Sampler, optimizer: &mut AdamW) -> Result<StepLog> {
         let start = Instant::now();
         let mut gradients = self.model.active().zero_gradients();
+        let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
         let (mut loss, mut labels, mut tokens) = (0f64, 0usize, 0usize);
         let per_epoch = sampler.batches_per_epoch();
         // A step does not span two epochs: the last one of an epoch may have fewer micro-steps.
         let in_epoch =
             sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
         for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
-            let indices = sampler.next_batch().indices;
-            let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            let kept = self.kept_bytes();
-            let active = self.model.active().with_dropout(self.dropout_seed(optimizer.step, micro_step));
-            let output = run(self.model.base(), active, &batch, Wanted::Gradients, kept)?;
+            let batch = profile::time(profile::Part::Data, 0, || {
+                let indices = sampler.next_batch().indices;
+                RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]))
+            });
+            let (model, active) = (self.model.base(), self.model.active());
+            let kept =
+                planner.kept_bytes(&Plan::new(&batch, active.input_rows(), active.has_updates(), true));
+            let active = active.with_dropout(self.dropout_seed(optimizer.step, micro_step));
+            let output = run(model, active, &batch, Wanted::Gradients, kept)?;
             loss += output.loss_sum();
             labels += output.losses.len();
             tokens += batch.tokens();
@@ -235,7 +249,8 @@ impl<'a> Trainer<'a> {
         if !grad_norm.is_finite() {
             return Err(Error::NotFinite { what: format!("the norm of the gradients is {grad_norm}") });
         }
-        let learning_rate = self.update(optimizer, &gradients)?;
+        let learning_rate =
+            profile::time(profile::Part::Optimizer, 0, || self.update(optimizer, &gradients))?;
         let seconds = start.elapsed().as_secs_f64();
         let position = sampler.position();
         Ok(StepLog {
@@ -284,8 +299,23 @@ impl<'a> Trainer<'a> {
         random.next()
     }
 
-    fn kept_bytes(&self) -> u64 {
-        std::env::var("KEPT").ok().and_then(|x| x.parse().ok()).unwrap_or(0) << 20
+    /// Peak memory, in bytes, that the steps of this run are expected to need: that of its largest batch.
+    ///
+    /// # Errors
+    /// There is nothing to train on.
+    pub fn memory_estimate(&self) -> Result<u64> {
+        let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
+        let settings = self.settings();
+        let mut sampler = Sampler::new(settings.rows, settings.batch_size, settings.shuffle, settings.seed)?;
+        let active = self.model.active();
+        let batches =
+            self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
+        let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
+            let indices = sampler.next_batch().indices;
+            let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
+            planner.peak(&Plan::new(&batch, active.input_rows(), active.has_updates(), true))
+        });
+        Ok(peaks.max().unwrap_or(0))
     }
 
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {

@@ -52,6 +52,11 @@ impl<'a> ActiveRows<'a> {
         Self { dropout: Some(seed), ..self }
     }
 
+    /// Whether a linear layer is updated: then every row of a batch depends on what is trained.
+    pub fn has_updates(&self) -> bool {
+        !self.lora.is_empty()
+    }
+
     /// The updates of linear layers as the blocks of `model` take them; nothing without LoRA.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
-use crate::ops::{Memo, Span};
+use crate::ops::Span;
 use candle_core::Tensor;
 
 impl PeftModel {
@@ -54,7 +54,7 @@ impl PeftModel {
         let updates = rows.updates(model)?;
         for (i, block) in model.blocks().iter().enumerate() {
             let updates = updates.as_ref().map(|blocks| &blocks[i]);
-            x = block.forward_with(&x, &batch, None, &mut Memo::off(), updates)?.0;
+            x = block.forward_with(&x, &batch, None, updates)?.0;
         }
         let hidden = model.final_norm(&x)?;
         starts

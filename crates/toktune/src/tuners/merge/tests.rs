@@ -5,7 +5,7 @@ mod lora;
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
 use crate::models::{AutoModelForCausalLM, CausalLm};
-use crate::ops::{Memo, Span};
+use crate::ops::Span;
 use crate::tuners::get_peft_model;
 use crate::weights::testing::{GgufBytes, Random, array, text};
 use crate::weights::{Checkpoint, RowOrder};
@@ -57,7 +57,7 @@ fn logits(model: &CausalLm, rows: Option<&PeftModel>) -> Vec<f32> {
     let updates = active.updates(model).expect("updates");
     for (i, block) in model.blocks().iter().enumerate() {
         let updates = updates.as_ref().map(|blocks| &blocks[i]);
-        x = block.forward_with(&x, &rows, None, &mut Memo::off(), updates).expect("a block").0;
+        x = block.forward_with(&x, &rows, None, updates).expect("a block").0;
     }
     let logits = model.logits(&model.final_norm(&x).expect("a norm"), active.output_rows());
     logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")

@@ -1,0 +1,58 @@
+//! Sums of whole matrices and of a row over the rows of one.
+
+use crate::isa::multiversion;
+use rayon::prelude::*;
+
+/// Entries handled by one task.
+const TASK: usize = 16 * 1024;
+
+/// `y += x`, entry by entry.
+///
+/// Panics when the lengths differ.
+pub fn add(y: &mut [f32], x: &[f32]) {
+    assert_eq!(y.len(), x.len(), "as many entries");
+    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| add_piece(y, x));
+}
+
+/// Adds `row [width]` to every row of `y [rows, width]`.
+///
+/// Panics when `y` is no whole number of rows.
+pub fn add_to_each(y: &mut [f32], row: &[f32]) {
+    let width = row.len().max(1);
+    assert!(y.len().is_multiple_of(width), "rows of {width}");
+    y.par_chunks_mut(width * (TASK / width).max(1))
+        .for_each(|y| y.chunks_exact_mut(width).for_each(|y| add_piece(y, row)));
+}
+
+multiversion! {
+    fn add_piece(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{each_isa, random};
+
+    #[test]
+    fn sums_are_those_of_plain_loops() {
+        each_isa(|isa| {
+            for (rows, width) in [(0, 3), (1, 1), (5, 7), (TASK / 8 + 1, 9)] {
+                let (y, x, row) = (random(rows * width, 1), random(rows * width, 2), random(width, 3));
+                let mut sum = y.clone();
+                add(&mut sum, &x);
+                assert!(
+                    sum.iter().zip(y.iter().zip(&x)).all(|(s, (y, x))| *s == y + x),
+                    "{isa} {rows} {width}"
+                );
+                let mut sum = y.clone();
+                add_to_each(&mut sum, &row);
+                let expected = y.iter().enumerate().map(|(at, y)| y + row[at % width]);
+                assert!(expected.eq(sum.iter().copied()), "{isa} {rows} {width}: a row");
+            }
+        });
+    }
+}

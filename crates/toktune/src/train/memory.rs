@@ -1,0 +1,82 @@
+//! What a run will need of memory, and how much of a budget is left for keeping activations.
+//!
+//! The estimate counts what is known to be large: the mapped weights, what the process holds before training, what the
+//! pass over a batch keeps, and its working buffers.
+
+use super::kept;
+use super::plan::Plan;
+use crate::models::CausalLm;
+use toktune_kernels::gated_mlp::CHUNK_ROWS;
+
+/// Without a budget, activations are kept up to this share of the weights' bytes: it saves a part of the recomputation,
+/// and is little beside what is there anyway.
+const DEFAULT_SHARE: f64 = 0.25;
+
+/// Estimates the memory of passes over batches of one model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MemoryPlanner<'a> {
+    model: &'a CausalLm,
+    /// What the process holds beside mapped weights.
+    held: u64,
+    budget: Option<u64>,
+}
+
+impl<'a> MemoryPlanner<'a> {
+    pub(super) fn new(model: &'a CausalLm, held: u64, budget: Option<u64>) -> Self {
+        Self { model, held, budget }
+    }
+
+    /// Bytes of the weights, all of which a step reads.
+    fn weights(&self) -> u64 {
+        self.model.checkpoint().total_bytes()
+    }
+
+    /// Peak memory of a step that keeps nothing but the blocks' inputs.
+    fn least(&self, plan: &Plan) -> u64 {
+        let spec = self.model.spec();
+        let (d, inner, blocks) = (spec.hidden_size, spec.intermediate_size, self.model.blocks().len());
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let (constant, depending) = (plan.constant.ids.len(), plan.depending.ids.len());
+        let labelled = plan.constant.labelled.len().max(plan.depending.labelled.len());
+        // between two passes: the blocks' inputs, and the constant rows' keys and values
+        let trace = blocks * (depending * d + constant * 2 * kv);
+        // of one block: the graph of the backward pass with the gradients in flight
+        let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
+        let mlp = 2 * inner * CHUNK_ROWS.min(depending.max(constant));
+        let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
+        let tiles = rayon::current_num_threads() * TILE_FLOATS;
+        let floats = trace + (block + mlp).max(head) + tiles;
+        self.weights() + self.held + (floats * size_of::<f32>()) as u64
+    }
+
+    /// Bytes of activations that a step over `plan` may keep.
+    pub(super) fn kept_bytes(&self, plan: &Plan) -> u64 {
+        match self.budget {
+            Some(budget) => budget.saturating_sub(self.least(plan)),
+            None => (self.weights() as f64 * DEFAULT_SHARE) as u64,
+        }
+    }
+
+    /// Peak memory of a step over `plan`.
+    pub(super) fn peak(&self, plan: &Plan) -> u64 {
+        let everything = kept::everything(self.model.blocks(), plan.depending.ids.len());
+        self.least(plan) + self.kept_bytes(plan).min(everything)
+    }
+}
+
+/// Floats of the buffers that a thread holds for panels and tiles, about.
+const TILE_FLOATS: usize = 512 * 1024;
+
+/// Memory that the process holds now beside mapped weights, in bytes; 0 where the system does not tell.
+pub(super) fn held_bytes() -> u64 {
+    anonymous_bytes().map_or(0, |bytes| bytes + PROGRAM)
+}
+
+/// The program itself and its libraries, about, which are mapped as the weights are.
+const PROGRAM: u64 = 10 << 20;
+
+fn anonymous_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
