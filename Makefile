@@ -22,6 +22,7 @@ test:
 # The reference results of the tests, from the real transformers and PEFT (see tools/fixtures/README.md).
 fixtures:
 	python3 tools/fixtures/make_fixtures.py
+	python3 tools/fixtures/make_lora_fixtures.py
 
 # Side by side with PEFT (see bench/README.md).
 bench:

@@ -277,3 +277,20 @@ fn lora_targets_are_linear_layers() {
     let config = model.config("default").expect("a configuration").to_json().expect("JSON");
     assert!(config.contains("model.layers.0.self_attn.q_proj") && !config.contains("all-linear"), "{config}");
 }
+
+#[test]
+fn adapters_over_the_same_tied_layers_keep_to_themselves() {
+    let config = |ids: &[u32]| {
+        let target_modules = names(&["model.decoder.embed_tokens", "lm_head"]);
+        TrainableTokensConfig { target_modules, ..tokens(ids) }
+    };
+    let mut model = get_peft_model(decoder(true), config(&[1, 2, 3])).expect("an adapter");
+    model.add_adapter("adapter2", config(&[4, 5, 6])).expect("added");
+    train(&mut model, "adapter2", 1);
+    for (name, ids) in [("default", [1, 2, 3]), ("adapter2", [4, 5, 6])] {
+        let adapter = model.adapter(name).expect("there");
+        let (on_embedding, on_head) = (adapter.rows_on(EMBEDDING), adapter.rows_on("lm_head"));
+        assert_eq!(on_embedding.expect("rows").rows().indices(), ids);
+        assert!(std::ptr::eq(on_embedding.expect("rows"), on_head.expect("rows")), "one set of rows");
+    }
+}
