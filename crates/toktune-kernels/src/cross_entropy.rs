@@ -68,14 +68,96 @@ pub fn cross_entropy(
     let mut lse = Vec::with_capacity(rows);
     for chunk in pieces(rows, CHUNK_ROWS) {
         let own = chunk.start * d..chunk.end * d;
-        let pass = Pass { h: &hidden[own.clone()], table, targets: &targets[chunk.clone()], precision };
+        let targets = &targets[chunk.clone()];
+        let pass = Pass { h: &hidden[own.clone()], table, targets, precision, frozen_only: false };
         let dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
-        lse.extend(pass.run(&mut losses[chunk], dh));
+        let seen = pass.run(dh);
+        losses[chunk].iter_mut().zip(&seen).for_each(|(loss, seen)| *loss = seen.lse() - seen.target);
+        lse.extend(seen.iter().map(Seen::lse));
     }
     if let Some(sums) = gradients.trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
         trained_pass(hidden, table, targets, &lse, sums);
     }
+}
+
+/// What a row's loss takes from the frozen entries of a table. It does not change while the trained rows do, so for a row
+/// that does not change either it can be kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FrozenPart {
+    /// The logarithm of the softmax's denominator over the frozen entries; negative infinity without any.
+    pub lse: f32,
+    /// The logit of the target; negative infinity when the target is a trained entry.
+    pub target: f32,
+}
+
+/// The part of every row's loss that comes from the frozen entries of `table`; arguments as for [`cross_entropy`].
+pub fn frozen_parts(
+    hidden: &[f32],
+    table: &TokenTable<'_>,
+    targets: &[u32],
+    precision: Precision,
+) -> Vec<FrozenPart> {
+    let (rows, d) = (targets.len(), table.cols());
+    assert_eq!(hidden.len(), rows * d, "{rows} rows of {d}");
+    assert!(targets.iter().all(|&t| (t as usize) < table.rows()), "targets inside {} entries", table.rows());
+    let chunks = pieces(rows, CHUNK_ROWS).into_iter().flat_map(|chunk| {
+        let (h, targets) = (&hidden[chunk.start * d..chunk.end * d], &targets[chunk]);
+        Pass { h, table, targets, precision, frozen_only: true }.run(None)
+    });
+    chunks.map(|seen| FrozenPart { lse: seen.lse(), target: seen.target }).collect()
+}
+
+/// The losses of rows whose frozen parts are known, and the gradient of the trained rows (added to `trained [k, d]`).
+/// Other arguments as for [`cross_entropy`]; the products with the trained rows are `f32`.
+pub fn with_trained_entries(
+    hidden: &[f32],
+    table: &TokenTable<'_>,
+    targets: &[u32],
+    frozen: &[FrozenPart],
+    losses: &mut [f32],
+    trained: Option<&mut [f32]>,
+) {
+    let (rows, d) = (targets.len(), table.cols());
+    assert_eq!((hidden.len(), losses.len(), frozen.len()), (rows * d, rows, rows), "{rows} rows of {d}");
+    let entries = trained_entries(table);
+    let mut lse = vec![0f32; rows];
+    let tiles = lse.par_chunks_mut(TILE_ROWS).zip(losses.par_chunks_mut(TILE_ROWS)).enumerate();
+    tiles.for_each(|(tile, (lse, losses))| {
+        let first = tile * TILE_ROWS;
+        let (m, h) = (lse.len(), &hidden[first * d..]);
+        let mut seen: Vec<Seen> = frozen[first..first + m].iter().map(Seen::of).collect();
+        for trained in entries.chunks(TRAINED_ROWS) {
+            let n = trained.len();
+            let values = &table.values()[trained[0].0 * d..][..n * d];
+            with_scratch(m * n, |logits| {
+                gemm((m, n, d), View::rows(h, d), View::transposed(values, d), logits, n, false);
+                for ((logits, seen), target) in
+                    logits.chunks_exact_mut(n).zip(&mut seen).zip(&targets[first..])
+                {
+                    if let Some(at) = trained.iter().position(|t| t.1 == *target as usize) {
+                        seen.target = logits[at];
+                    }
+                    seen.add(logits);
+                }
+            });
+        }
+        for ((lse, loss), seen) in lse.iter_mut().zip(losses).zip(&seen) {
+            (*lse, *loss) = (seen.lse(), seen.lse() - seen.target);
+        }
+    });
+    if let Some(sums) = trained {
+        assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
+        trained_pass(hidden, table, targets, &lse, sums);
+    }
+}
+
+/// The trained rows of a table as `(index into the values, entry)`, so that a piece of them is a piece of the values.
+fn trained_entries(table: &TokenTable<'_>) -> Vec<(usize, usize)> {
+    let mut trained: Vec<(usize, usize)> = table.overrides().iter().map(|&(row, at)| (at, row)).collect();
+    trained.sort_unstable();
+    assert!(trained.iter().enumerate().all(|(i, t)| i == t.0), "every value is one trained row");
+    trained
 }
 
 /// Some entries of a table, as a matrix of their own.
@@ -109,6 +191,8 @@ struct Pass<'a> {
     table: &'a TokenTable<'a>,
     targets: &'a [u32],
     precision: Precision,
+    /// Leave the trained entries out.
+    frozen_only: bool,
 }
 
 /// What a row has seen of the vocabulary so far.
@@ -122,11 +206,41 @@ struct Seen {
     target: f32,
 }
 
+impl Seen {
+    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, total: 0.0, target: f32::NEG_INFINITY };
+
+    fn of(frozen: &FrozenPart) -> Self {
+        let total = if frozen.lse == f32::NEG_INFINITY { 0.0 } else { 1.0 };
+        Self { largest: frozen.lse, total, target: frozen.target }
+    }
+
+    /// The logarithm of the denominator.
+    fn lse(&self) -> f32 {
+        self.largest + self.total.ln()
+    }
+
+    /// Turns logits into `e^(logit - largest)`, counts them, and returns what sums from before are to be scaled by.
+    fn add(&mut self, logits: &mut [f32]) -> f32 {
+        let new = self.largest.max(max(logits));
+        if new == f32::NEG_INFINITY {
+            // nothing but entries that are left out; NaN goes on below
+            if logits.iter().all(|x| *x == f32::NEG_INFINITY) {
+                logits.fill(0.0);
+                return 1.0;
+            }
+        }
+        let keep = exp(self.largest - new);
+        self.total = self.total * keep + exp_shifted(logits, new);
+        self.largest = new;
+        keep
+    }
+}
+
 impl Pass<'_> {
-    /// Writes the losses and, if asked for, the gradient of the rows; returns the log-denominators.
-    fn run(&self, losses: &mut [f32], mut dh: Option<&mut [f32]>) -> Vec<f32> {
+    /// What every row saw of the whole vocabulary; also writes, if asked for, the gradient of the rows.
+    fn run(&self, mut dh: Option<&mut [f32]>) -> Vec<Seen> {
         let (m, d) = (self.targets.len(), self.table.cols());
-        let mut seen = vec![Seen { largest: f32::NEG_INFINITY, total: 0.0, target: 0.0 }; m];
+        let mut seen = vec![Seen::NOTHING; m];
         if let Some(dh) = dh.as_deref_mut() {
             dh.fill(0.0);
         }
@@ -135,14 +249,15 @@ impl Pass<'_> {
                 let logits = &mut scratch[..m * entries.len()];
                 let panel = Panel { table: self.table, entries: entries.clone() };
                 matmul::forward(self.h, &panel, self.precision, Write::Over, logits);
+                if self.frozen_only {
+                    self.leave_trained_out(&entries, logits);
+                }
                 self.see(&entries, logits, &mut seen, dh.as_deref_mut());
                 if let Some(dh) = dh.as_deref_mut() {
                     matmul::backward(logits, &panel, self.precision, Write::Add, dh);
                 }
             }
         });
-        let lse: Vec<f32> = seen.iter().map(|s| s.largest + s.total.ln()).collect();
-        losses.iter_mut().zip(&lse).zip(&seen).for_each(|((loss, lse), s)| *loss = lse - s.target);
         if let Some(dh) = dh {
             dh.par_chunks_mut(d.max(1)).zip(&seen).zip(self.targets).for_each(|((dh, seen), &target)| {
                 with_scratch(d, |target_row| {
@@ -152,7 +267,16 @@ impl Pass<'_> {
                 });
             });
         }
-        lse
+        seen
+    }
+
+    /// Sets the logits of trained entries to negative infinity.
+    fn leave_trained_out(&self, entries: &Range<usize>, logits: &mut [f32]) {
+        let n = entries.len();
+        let inside = self.table.overrides().iter().filter(|(row, _)| entries.contains(row));
+        for (row, _) in inside {
+            logits.iter_mut().skip(row - entries.start).step_by(n).for_each(|x| *x = f32::NEG_INFINITY);
+        }
     }
 
     /// Turns the logits of some entries into `e^(logit - largest)`, and brings what was summed before to the new largest.
@@ -162,15 +286,12 @@ impl Pass<'_> {
             if entries.contains(&(target as usize)) {
                 seen.target = logits[target as usize - entries.start];
             }
-            let new = seen.largest.max(max(logits));
-            let keep = exp(seen.largest - new);
+            let keep = seen.add(logits);
             if keep != 1.0
                 && let Some(dh) = dh
             {
                 scale(dh, keep);
             }
-            seen.total = seen.total * keep + exp_shifted(logits, new);
-            seen.largest = new;
         };
         let tasks = logits
             .par_chunks_mut(TASK_ROWS * n)
@@ -198,10 +319,7 @@ impl Pass<'_> {
 /// Adds the gradient of the trained rows: their logits are taken again, `rows x k` in tiles.
 fn trained_pass(hidden: &[f32], table: &TokenTable<'_>, targets: &[u32], lse: &[f32], sums: &mut [f32]) {
     let d = table.cols();
-    // (index into the values, row of the table), so that a piece of them is a piece of `sums`
-    let mut trained: Vec<(usize, usize)> = table.overrides().iter().map(|&(row, at)| (at, row)).collect();
-    trained.sort_unstable();
-    assert!(trained.iter().enumerate().all(|(i, t)| i == t.0), "every value is one trained row");
+    let trained = trained_entries(table);
     let tiles = pieces(targets.len(), TILE_ROWS);
     sums.par_chunks_mut(TRAINED_ROWS * d).zip(trained.par_chunks(TRAINED_ROWS)).for_each(
         |(sums, trained)| {
@@ -320,6 +438,15 @@ mod tests {
                 let none = Gradients::default();
                 cross_entropy(&hidden, &case.table(&case.values), &targets, &mut alone, none, precision);
                 assert_eq!(losses, alone, "{what}: the loss alone");
+                let frozen = frozen_parts(&hidden, &case.table(&case.values), &targets, precision);
+                let other = random(case.values.len(), 9); // the frozen parts do not know the trained rows
+                assert!(frozen == frozen_parts(&hidden, &case.table(&other), &targets, precision), "{what}");
+                let (mut parts, mut dw_parts) = (vec![f32::NAN; rows], vec![1.0; dw.len()]);
+                let table = case.table(&case.values);
+                with_trained_entries(&hidden, &table, &targets, &frozen, &mut parts, Some(&mut dw_parts));
+                let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
+                assert_close(&parts, &wide(&losses), 2e-6, &format!("{what}: in two parts"));
+                assert_close(&dw_parts, &wide(&dw), 2e-5, &format!("{what}: in two parts, trained"));
                 if rows == 0 || rows > 10 {
                     continue;
                 }

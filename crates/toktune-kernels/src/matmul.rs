@@ -21,8 +21,8 @@ const ROW_UNIT: usize = 32;
 /// in the second-level cache beside them.
 const TILE_COLS: usize = 96;
 
-/// With fewer rows than this the weights stream through once and each output is a dot product.
-const FEW_ROWS: usize = 4;
+/// With fewer rows than this [`stream`] is faster than [`forward`].
+pub const FEW_ROWS: usize = 4;
 
 /// Rows of `W` that are decoded at a time before they are packed: they stay in the first-level cache.
 const DECODED_ROWS: usize = 32;
@@ -45,9 +45,6 @@ pub fn forward(x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y
     assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
     if m == 0 || n == 0 {
         return;
-    }
-    if m < FEW_ROWS {
-        return forward_few(x, w, write, y);
     }
     let product = Product::new(precision);
     product.with_left(x, k, |left| {
@@ -108,10 +105,14 @@ pub(crate) unsafe fn outputs(
     }
 }
 
-/// [`forward`] for very few rows, as when generating: bound by reading the weights. In `f32` whatever the precision.
-fn forward_few(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
+/// [`forward`] for very few rows, as when generating: bound by reading the weights, which stream through once. Always `f32`,
+/// with sums in another order.
+///
+/// Panics when the lengths do not fit the weight.
+pub fn stream(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = y.len() / n;
+    let m = x.len().checked_div(k).or(y.len().checked_div(n)).unwrap_or(0);
+    assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
     let y = SharedMatrix::new(y, m, n);
     pieces(n, (128 * 1024 / k.max(1)).clamp(16, 64)).into_par_iter().for_each(|cols| {
         with_scratch(cols.len() * k, |panel| {
@@ -239,6 +240,9 @@ mod tests {
                 let mut y = vec![f32::NAN; m * n];
                 forward(&x, &weight, Precision::F32, Write::Over, &mut y);
                 assert_close(&y, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} forward"));
+                let mut streamed = vec![f32::NAN; m * n];
+                stream(&x, &weight, Write::Over, &mut streamed);
+                assert_close(&streamed, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} streamed"));
                 let transposed: Vec<f32> = (0..k * n).map(|at| w[at % n * k + at / n]).collect();
                 let mut dx = vec![f32::NAN; m * k];
                 backward(&dy, &weight, Precision::F32, Write::Over, &mut dx);

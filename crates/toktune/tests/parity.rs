@@ -10,8 +10,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::models::AutoModelForCausalLM;
-use toktune::train::{AdamW, AdamWConfig, StepOutput, Wanted, run};
+use toktune::models::{AutoModelForCausalLM, PrecisionMode};
+use toktune::train::{AdamW, AdamWConfig, StepOptions, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
 /// Relative to the largest entry of the tensor. PEFT's own f32 training differs from its f64 training by up to 1.2e-6.
@@ -91,7 +91,8 @@ fn six_steps_equal_pefts() {
         for (i, loss) in expected.json["losses"].as_array().expect("losses").iter().enumerate() {
             let chosen: Vec<_> = (0..size).map(|j| rows[(i * size + j) % rows.len()].clone()).collect();
             let output =
-                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients, 0).expect("a step");
+                run(model.base(), model.active(), &batch(&chosen), Wanted::Gradients, StepOptions::default())
+                    .expect("a step");
             if i == 0 {
                 for (at, layer) in model.layers().iter().enumerate() {
                     let labels = output.losses.len() as f32;
@@ -137,7 +138,9 @@ fn constant_rows_give_the_gradients_of_the_plain_computation() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
         let batch = batch(&rows);
-        let of = |wanted| run(model.base(), model.active(), &batch, wanted, 0).expect("a step");
+        let of = |wanted| {
+            run(model.base(), model.active(), &batch, wanted, StepOptions::default()).expect("a step")
+        };
         let (short, plain) = (of(Wanted::Gradients), of(Wanted::GradientsWithoutShortcuts));
         let losses = |output: &StepOutput| {
             let mut losses = output.losses.clone();
@@ -158,7 +161,9 @@ fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
         let model = load(&folder, expected.config());
         let batch = batch(&rows);
         let of = |kept| {
-            let output = run(model.base(), model.active(), &batch, Wanted::Gradients, kept).expect("a step");
+            let options = StepOptions { kept_bytes: kept, constants: None };
+            let output =
+                run(model.base(), model.active(), &batch, Wanted::Gradients, options).expect("a step");
             (output.losses, output.gradients)
         };
         let nothing = of(0);
@@ -169,12 +174,37 @@ fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
 }
 
 #[test]
+fn products_in_bf16_stay_close() {
+    for folder in fixtures() {
+        let (expected, rows) = (Expected::read(&folder), rows(&folder));
+        let batch = batch(&rows);
+        let of = |mode| {
+            let mut base = AutoModelForCausalLM::from_pretrained(&folder, &Device::Cpu).expect("a model");
+            base.set_precision(mode);
+            let model = get_peft_model(base, expected.config()).expect("an adapter");
+            run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
+                .expect("a step")
+        };
+        let (exact, rounded) = (of(PrecisionMode::F32), of(PrecisionMode::Bf16));
+        assert!(exact.losses != rounded.losses, "{folder:?}: bf16 was not used");
+        let difference = (rounded.loss_sum() / exact.loss_sum() - 1.0).abs();
+        assert!(difference < 0.01, "{folder:?}: the loss is off by {difference}");
+        for (a, b) in exact.gradients.iter().zip(&rounded.gradients) {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+            let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+            assert!(cosine >= 0.999, "{folder:?}: the gradients' cosine is {cosine}");
+        }
+    }
+}
+
+#[test]
 fn ragged_rows_give_what_each_sequence_gives_alone() {
     for folder in fixtures() {
         let (expected, rows) = (Expected::read(&folder), rows(&folder));
         let model = load(&folder, expected.config());
         let of = |rows: &[_]| {
-            run(model.base(), model.active(), &batch(rows), Wanted::Gradients, 0).expect("a step")
+            run(model.base(), model.active(), &batch(rows), Wanted::Gradients, StepOptions::default())
+                .expect("a step")
         };
         let together = of(&rows);
         let mut sums = model.active().zero_gradients();

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
-    AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, Wanted, clip_grad_norm, run,
+    AdamW, AdamWConfig, LrScheduler, StepOptions, Trainer, TrainingArguments, Wanted, clip_grad_norm, run,
 };
 use toktune::tuners::{
     ADAPTER_FILE, MergeOptions, PeftModel, SaveEmbeddingLayers, get_peft_model, get_peft_model_state_dict,
@@ -83,8 +83,14 @@ fn six_steps(name: &str, model: &mut PeftModel, kept: u64) -> (Vec<f64>, Vec<Vec
     let (mut losses, mut first) = (Vec::new(), Vec::new());
     for step in 0..6 {
         let chosen: Vec<_> = (0..size).map(|i| rows[(step * size + i) % rows.len()].clone()).collect();
-        let output =
-            run(model.base(), model.active(), &batch_of(&chosen), Wanted::Gradients, kept).expect("a step");
+        let output = run(
+            model.base(),
+            model.active(),
+            &batch_of(&chosen),
+            Wanted::Gradients,
+            StepOptions { kept_bytes: kept, ..StepOptions::default() },
+        )
+        .expect("a step");
         let labels = output.losses.len() as f64;
         let mean =
             |gradient: &Vec<f32>| gradient.iter().map(|g| (*g as f64 / labels) as f32).collect::<Vec<_>>();
@@ -145,9 +151,11 @@ fn gradients_are_the_slopes_of_the_loss() {
     // B is 0 in a fresh adapter: a trained one shows every product
     let mut model = open("gemma3", "adapter");
     let batch = batch_of(&fixture_rows("gemma3"));
-    let output = run(model.base(), model.active(), &batch, Wanted::Gradients, 0).expect("a step");
+    let output =
+        run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default()).expect("a step");
     let plain =
-        run(model.base(), model.active(), &batch, Wanted::GradientsWithoutShortcuts, 0).expect("a step");
+        run(model.base(), model.active(), &batch, Wanted::GradientsWithoutShortcuts, StepOptions::default())
+            .expect("a step");
     for (short, plain) in output.gradients.iter().zip(&plain.gradients) {
         assert_close(short, plain, "without shortcuts");
     }
@@ -161,8 +169,9 @@ fn gradients_are_the_slopes_of_the_loss() {
                 values.iter_mut().zip(gradient).for_each(|(x, g)| *x += (h * f64::from(*g)) as f32);
             };
             moved(h);
-            let loss =
-                run(model.base(), model.active(), &batch, Wanted::Losses, 0).expect("losses").loss_sum();
+            let loss = run(model.base(), model.active(), &batch, Wanted::Losses, StepOptions::default())
+                .expect("losses")
+                .loss_sum();
             let values = model.parameters_mut().into_iter().nth(at).expect("a parameter");
             values.iter_mut().zip(gradient).for_each(|(x, g)| *x -= (h * f64::from(*g)) as f32);
             loss

@@ -7,10 +7,11 @@ use common::{fixture, rows_file};
 use std::path::Path;
 use toktune::Error;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::data::{DataOptions, Dataset};
+use toktune::data::{DataOptions, Dataset, RaggedBatch};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
-    Evaluation, LOG_FILE, LrScheduler, StepLog, TrainOutput, Trainer, TrainerCallback, TrainingArguments,
+    CacheConstants, CacheLocation, CachedExamples, ConstantCache, Evaluation, LOG_FILE, LrScheduler, StepLog,
+    StepOptions, TrainOutput, Trainer, TrainerCallback, TrainingArguments, Wanted, run,
 };
 use toktune::tuners::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 
@@ -138,6 +139,56 @@ fn the_number_of_threads_does_not_change_a_bit() {
         pool.install(|| train(arguments(&folder.path().join("out"), 4), &mut ()).expect("a run").0)
     };
     assert_eq!(run(1).layers(), run(3).layers());
+}
+
+#[test]
+fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
+    let run = |change: &dyn Fn(&mut TrainingArguments)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut arguments = arguments(&folder.path().join("out"), 9); // three epochs, each in an order of its own
+        change(&mut arguments);
+        let (model, _) = train(arguments, &mut ()).expect("a run");
+        let log = log(&folder.path().join("out")).iter().map(|l| (l.loss, l.grad_norm)).collect::<Vec<_>>();
+        (model.layers().to_vec(), log)
+    };
+    let plain = run(&|_| ());
+    for budget in [1, 1 << 40] {
+        assert!(run(&|a| a.memory_budget = Some(budget)) == plain, "a budget of {budget}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for location in [CacheLocation::Memory, CacheLocation::Folder(folder.path().into())] {
+        // everything fits, some examples do, none does
+        for limit in [1 << 30, 20_000, 10] {
+            let cache = CacheConstants { location: location.clone(), limit };
+            assert!(run(&|a| a.cache_constants = Some(cache.clone())) == plain, "{cache:?}");
+        }
+    }
+    let missing = folder.path().join("missing");
+    let cache = CacheConstants { location: CacheLocation::Folder(missing.clone()), limit: 1 };
+    let arguments = TrainingArguments { cache_constants: Some(cache), ..arguments(folder.path(), 1) };
+    let message = arguments.check().expect_err("no such folder").to_string();
+    assert!(message.contains(&*missing.to_string_lossy()), "{message}");
+}
+
+#[test]
+fn the_second_epoch_finds_the_constants_of_the_first() {
+    let (model, data) = (model("llama_tied", &TOKENS), data("llama_tied"));
+    let settings = CacheConstants { location: CacheLocation::Memory, limit: 1 << 30 };
+    let mut cache = ConstantCache::new(&settings).expect("a cache");
+    let examples: Vec<usize> = (0..data.len()).collect();
+    let batch = RaggedBatch::causal(&data.examples);
+    let mut step = || {
+        let constants = Some(CachedExamples { cache: &mut cache, examples: &examples });
+        let options = StepOptions { kept_bytes: 0, constants };
+        let output = run(model.base(), model.active(), &batch, Wanted::Gradients, options).expect("a step");
+        (output.losses, output.gradients, cache.len(), cache.bytes())
+    };
+    let (losses, gradients, examples, bytes) = step();
+    assert!(examples > 0 && bytes > 0);
+    let second = step();
+    assert_eq!((&losses.len(), &gradients), (&second.0.len(), &second.1));
+    assert_eq!((examples, bytes), (second.2, second.3));
+    assert_eq!(losses, second.0);
 }
 
 #[test]

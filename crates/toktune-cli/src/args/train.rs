@@ -5,7 +5,7 @@ use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::config::{LoraConfig, TargetModules};
-use toktune::train::{LrScheduler, TrainingArguments};
+use toktune::train::{CacheConstants, CacheLocation, LrScheduler, TrainingArguments};
 use toktune::tuners::SaveEmbeddingLayers;
 
 /// Flags of `train`; also the keys of its configuration file.
@@ -214,6 +214,13 @@ pub struct RunArgs {
     /// not depend on it [default: a quarter of what the weights take, beside what is needed in any case]
     #[arg(long, value_name = "SIZE", value_parser = size())]
     pub memory_budget: Option<u64>,
+    /// Keep what does not depend on the trained rows from one epoch to the next: in memory, or in a temporary file in
+    /// this folder; results do not depend on it
+    #[arg(long, value_name = "RAM|DIR")]
+    pub cache_constants: Option<PathBuf>,
+    /// At most so much of it, as 900MB or 2GB
+    #[arg(long, default_value = "1GB", value_name = "SIZE", value_parser = size(), requires = "cache_constants")]
+    pub cache_limit: u64,
     /// Tell at the end where the time went
     #[arg(long)]
     pub profile: bool,
@@ -251,6 +258,13 @@ impl TrainArgs {
             resume: run.resume,
             save_embedding_layers: run.save_embedding_layers,
             memory_budget: run.memory_budget,
+            cache_constants: run.cache_constants.as_ref().map(|place| CacheConstants {
+                location: match place.to_str() {
+                    Some("RAM" | "ram") => CacheLocation::Memory,
+                    _ => CacheLocation::Folder(place.clone()),
+                },
+                limit: run.cache_limit,
+            }),
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
         ));
     }
     let data = (&train, eval.as_ref());
-    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, data, memory));
+    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, data)?);
     if args.run.profile {
         toktune::profile::start();
     }
@@ -218,8 +218,7 @@ fn header(
     uses: &[TokenUse],
     tokenizer: Option<&AutoTokenizer>,
     (train, eval): (&Dataset, Option<&Dataset>),
-    expected_memory_bytes: u64,
-) -> Header {
+) -> Outcome<Header> {
     let (model, schedule, arguments) = (&trainer.model, trainer.schedule(), trainer.arguments());
     let TrainingArguments { per_device_train_batch_size, gradient_accumulation_steps, .. } = arguments;
     let tokens = uses.iter().map(|token| TokenLine {
@@ -230,7 +229,7 @@ fn header(
         labels: token.labels,
     });
     let kind = LrScheduler::NAMES.iter().find(|(_, kind)| *kind == schedule.kind);
-    Header {
+    Ok(Header {
         model: args.model.clone(),
         family: model.base().family().name,
         parameters: model.base().num_parameters(),
@@ -246,11 +245,11 @@ fn header(
         learning_rate_is_relative: arguments.learning_rate.is_none(),
         lr_scheduler: kind.map_or("", |(name, _)| name),
         steps: schedule.total_steps,
-        expected_memory_bytes,
+        expected_memory_bytes: trainer.memory_estimate()?,
         batch_size: *per_device_train_batch_size,
         gradient_accumulation_steps: *gradient_accumulation_steps,
         output: args.output.display().to_string(),
-    }
+    })
 }
 
 /// Tells what the run came to.

@@ -304,7 +304,12 @@ impl CausalLm {
         let hidden: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
         let mut logits = vec![0f32; rows * head.rows()];
         let precision = head.frozen().precision();
-        matmul::forward(&hidden, &head.table(trained), precision, Write::Over, &mut logits);
+        let table = head.table(trained);
+        if rows < matmul::FEW_ROWS {
+            matmul::stream(&hidden, &table, Write::Over, &mut logits);
+        } else {
+            matmul::forward(&hidden, &table, precision, Write::Over, &mut logits);
+        }
         Ok(Tensor::from_vec(logits, (rows, head.rows()), &self.device)?)
     }
 

@@ -48,7 +48,11 @@ impl CustomOp1 for FrozenLinear {
         let mut y = vec![0f32; rows * self.weight.rows()];
         let precision = self.weight.precision();
         time(Part::Products, self.flops(rows), || {
-            matmul::forward(x, &self.weight.view(), precision, Write::Over, &mut y);
+            if rows < matmul::FEW_ROWS {
+                matmul::stream(x, &self.weight.view(), Write::Over, &mut y);
+            } else {
+                matmul::forward(x, &self.weight.view(), precision, Write::Over, &mut y);
+            }
         });
         Ok((CpuStorage::F32(y), Shape::from((rows, self.weight.rows()))))
     }

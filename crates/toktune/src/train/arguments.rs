@@ -1,5 +1,6 @@
 //! The settings of a run, with transformers' names.
 
+use super::constants::{CacheConstants, CacheLocation, check_folder};
 use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub struct TrainingArguments {
     /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
     /// again; `None` keeps a quarter as much as the weights take. Results do not depend on it.
     pub memory_budget: Option<u64>,
+    /// Keep what does not depend on the trained rows from one epoch to the next. Results do not depend on it.
+    pub cache_constants: Option<CacheConstants>,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -77,6 +80,7 @@ impl TrainingArguments {
             resume: false,
             save_embedding_layers: SaveEmbeddingLayers::No,
             memory_budget: None,
+            cache_constants: None,
         }
     }
 
@@ -112,6 +116,9 @@ impl TrainingArguments {
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0"),
         ];
+        if let Some(CacheConstants { location: CacheLocation::Folder(folder), .. }) = &self.cache_constants {
+            check_folder(folder)?;
+        }
         match numbers.iter().find(|(_, value, fine, _)| !(*fine && value.is_finite())) {
             Some((name, value, _, expected)) => {
                 Err(Error::Argument { name, expected, found: value.to_string() })

@@ -1,6 +1,6 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
-use super::step::{Wanted, run};
+use super::step::{StepOptions, Wanted, run};
 use crate::data::{Dataset, RaggedBatch};
 use crate::error::Result;
 use crate::models::CausalLm;
@@ -47,7 +47,8 @@ pub fn evaluate(
     let (mut sum, mut labels) = (0f64, 0usize);
     let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
     for examples in data.examples.chunks(batch_size.max(1)) {
-        let output = run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses, 0)?;
+        let output =
+            run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses, StepOptions::default())?;
         for (label, loss) in output.losses {
             sum += loss as f64;
             labels += 1;

@@ -6,6 +6,7 @@
 mod arguments;
 mod card;
 mod checkpoint;
+mod constants;
 mod evaluate;
 mod graph;
 mod kept;
@@ -19,9 +20,10 @@ mod step;
 mod trainer;
 
 pub use arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
+pub use constants::{CacheConstants, CacheLocation, CachedExamples, ConstantCache};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use schedule::{LrScheduler, Schedule};
-pub use step::{LabelLosses, StepOutput, Wanted, run};
+pub use step::{LabelLosses, StepOptions, StepOutput, Wanted, run};
 pub use trainer::{TrainOutput, Trainer, TrainerCallback};

@@ -8,6 +8,7 @@
 //! On the CPU a block runs without a graph ([`super::pass`]); elsewhere, with LoRA, and for comparison, with one
 //! ([`super::graph`]). With LoRA every row before the last label depends, and the graphs give the gradients of its updates.
 
+use super::constants::{CachedExamples, Constants};
 use super::plan::{Part, Plan};
 use super::{graph, kept, pass};
 use crate::data::RaggedBatch;
@@ -15,8 +16,11 @@ use crate::error::{Error, Result};
 use crate::models::{CausalLm, TrainedRows};
 use crate::profile;
 use crate::tuners::ActiveRows;
+use std::borrow::Cow;
 use toktune_kernels::Matrix;
-use toktune_kernels::cross_entropy::{Gradients, cross_entropy};
+use toktune_kernels::cross_entropy::{
+    FrozenPart, Gradients, cross_entropy, frozen_parts, with_trained_entries,
+};
 use toktune_kernels::matmul::Write;
 
 /// What a pass over a micro-batch is to give.
@@ -57,36 +61,69 @@ enum Trace {
     Graph(graph::Trace),
 }
 
-/// Runs `model` with `rows` over `batch`, keeping at most `kept_bytes` of activations for the backward pass beside the
-/// inputs of the blocks; the result does not depend on how many.
+/// How a step is taken; its result does not depend on it.
+#[derive(Debug, Default)]
+pub struct StepOptions<'a> {
+    /// At most so many bytes of activations are kept for the backward pass, beside the inputs of the blocks.
+    pub kept_bytes: u64,
+    /// Constants from earlier epochs, to be used and added to.
+    pub constants: Option<CachedExamples<'a>>,
+}
+
+/// Runs `model` with `rows` over `batch`.
 ///
 /// # Errors
-/// An id is past the vocabulary, or the loss is not finite; then a weight that is not finite is named if there is one.
+/// An id is past the vocabulary, the file of the constants cannot be read or written, or the loss is not finite; then a
+/// weight that is not finite is named if there is one.
 pub fn run(
     model: &CausalLm,
     rows: ActiveRows<'_>,
     batch: &RaggedBatch,
     wanted: Wanted,
-    kept_bytes: u64,
+    mut options: StepOptions<'_>,
 ) -> Result<StepOutput> {
     let shortcuts = wanted != Wanted::GradientsWithoutShortcuts;
     let updates = rows.updates(model)?;
-    let plan = Plan::new(batch, rows.input_rows(), updates.is_some(), shortcuts);
+    let on_host = shortcuts && updates.is_none() && model.device().is_cpu();
+    let mut cached = options.constants.take().filter(|_| on_host);
+    let is_known = |sequence| cached.as_ref().is_some_and(|c| c.is_known(sequence));
+    let plan = Plan::new(batch, rows.input_rows(), updates.is_some(), shortcuts, is_known);
+    let known = plan.known.iter().map(|c| known_constants(cached.as_ref(), c.sequence));
+    let known = known.collect::<Result<Vec<_>>>()?;
+    let mut record = room_for(model, &plan, cached.as_ref());
     let mut gradients = rows.zero_gradients();
     let backward = wanted != Wanted::Losses;
     // without a trained input token or update there is nothing to pull through the blocks
     let trained = rows.input.is_some() || updates.is_some();
     let pull = backward && trained && !plan.depending.labelled.is_empty();
-    let (trace, constant, depending) = if shortcuts && updates.is_none() && model.device().is_cpu() {
-        let keep = pull.then(|| kept::levels(model.blocks(), plan.depending.ids.len(), kept_bytes));
-        let (trace, constant, depending) = pass::forward(model, rows.input_rows(), &plan, keep.as_deref())?;
+    let (trace, constant, depending) = if on_host {
+        let levels = || kept::levels(model.blocks(), plan.depending.ids.len(), options.kept_bytes);
+        let keep = pull.then(levels);
+        let (trace, constant, depending) =
+            pass::forward(model, rows.input_rows(), &plan, keep.as_deref(), &known, &mut record)?;
         (Trace::Host(trace), constant, depending)
     } else {
         let (trace, constant, depending) =
             graph::forward(model, rows.input_rows(), updates.as_deref(), &plan, pull)?;
         (Trace::Graph(trace), constant, depending)
     };
-    let (mut losses, _) = head(model, rows, &plan.constant, &constant, false, backward, &mut gradients);
+    let mut losses = constant_losses(
+        model,
+        rows,
+        &plan,
+        &constant,
+        &known,
+        &mut record,
+        backward.then_some(&mut gradients),
+    );
+    drop(known);
+    if let Some(cached) = &mut cached {
+        for (of, constants) in plan.computed.iter().zip(record) {
+            if let Some(constants) = constants {
+                cached.cache.insert(cached.examples[of.sequence], constants)?;
+            }
+        }
+    }
     let (more, upstream) = head(model, rows, &plan.depending, &depending, pull, backward, &mut gradients);
     losses.extend(more);
     if let Some(&(target, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
@@ -110,6 +147,88 @@ pub fn run(
     Ok(StepOutput { losses, gradients })
 }
 
+fn known_constants<'a>(
+    cached: Option<&'a CachedExamples<'_>>,
+    sequence: usize,
+) -> Result<Cow<'a, Constants>> {
+    let found = cached.map(|c| c.cache.get(c.examples[sequence])).transpose()?.flatten();
+    Ok(found.unwrap_or_default())
+}
+
+/// Empty constants to be recorded for each computed sequence that the cache has room for.
+fn room_for(model: &CausalLm, plan: &Plan, cached: Option<&CachedExamples<'_>>) -> Vec<Option<Constants>> {
+    let spec = model.spec();
+    let row = 2 * model.blocks().len() * spec.kv_heads * spec.head_dim;
+    let mut floats = 0;
+    let sizes = plan.computed.iter().map(|of| {
+        let key_values = if of.has_depending { of.rows.len() * row } else { 0 };
+        key_values + of.labelled.len() * (spec.hidden_size + 2)
+    });
+    sizes
+        .map(|size| {
+            let fits = cached.is_some_and(|c| c.cache.has_room(floats + size));
+            floats += if fits { size } else { 0 };
+            fits.then(Constants::default)
+        })
+        .collect()
+}
+
+/// The losses of the constant labelled rows, in the order of their sequences. What does not change of them is recorded;
+/// the head's own trained rows get their gradient in `gradients`.
+fn constant_losses(
+    model: &CausalLm,
+    rows: ActiveRows<'_>,
+    plan: &Plan,
+    x: &[f32],
+    known: &[Cow<'_, Constants>],
+    record: &mut [Option<Constants>],
+    gradients: Option<&mut Vec<Vec<f32>>>,
+) -> LabelLosses {
+    let d = model.spec().hidden_size;
+    let table = model.head().table(rows.output_rows());
+    let precision = model.head().frozen().precision();
+    let computed = final_rows(model, &labelled_rows(&plan.constant, x, d));
+    let flops = 2 * computed.len() * table.rows();
+    let frozen = profile::time(profile::Part::Head, flops, || {
+        frozen_parts(&computed, &table, &plan.constant.targets, precision)
+    });
+    let mut parts: Vec<(usize, &[f32], &[FrozenPart], &[u32])> = Vec::new();
+    for (of, record) in plan.computed.iter().zip(record) {
+        let (hidden, frozen) =
+            (&computed[of.labelled.start * d..of.labelled.end * d], &frozen[of.labelled.clone()]);
+        if let Some(record) = record {
+            (record.hidden, record.frozen) = (hidden.to_vec(), frozen.to_vec());
+        }
+        parts.push((of.sequence, hidden, frozen, &plan.constant.targets[of.labelled.clone()]));
+    }
+    for (of, known) in plan.known.iter().zip(known) {
+        parts.push((of.sequence, &known.hidden, &known.frozen, &plan.known_targets[of.labelled.clone()]));
+    }
+    // one order, whatever is known: sums of gradients depend on it to the last bit
+    parts.sort_by_key(|part| part.0);
+    let hidden: Vec<f32> = parts.iter().flat_map(|part| part.1).copied().collect();
+    let frozen: Vec<FrozenPart> = parts.iter().flat_map(|part| part.2).copied().collect();
+    let targets: Vec<u32> = parts.iter().flat_map(|part| part.3).copied().collect();
+    let mut losses = vec![0f32; targets.len()];
+    let trained = gradients.and_then(|g| rows.output.map(|at| g[at].as_mut_slice()));
+    profile::time(profile::Part::Head, 0, || {
+        with_trained_entries(&hidden, &table, &targets, &frozen, &mut losses, trained);
+    });
+    targets.into_iter().zip(losses).collect()
+}
+
+/// The rows of `x [rows, d]` that have labels.
+fn labelled_rows(part: &Part, x: &[f32], d: usize) -> Vec<f32> {
+    part.labelled.iter().flat_map(|&row| &x[row as usize * d..][..d]).copied().collect()
+}
+
+/// Rows after the final norm.
+fn final_rows(model: &CausalLm, x: &[f32]) -> Vec<f32> {
+    let mut hidden = vec![0f32; x.len()];
+    model.final_norm_rows().run(x, &mut hidden);
+    hidden
+}
+
 /// The losses of a part's labelled rows, and, when `pull`, the gradient of its hidden rows `x [rows, d]`. The head's own
 /// trained rows get their gradient when `train`.
 fn head(
@@ -125,10 +244,8 @@ fn head(
         return (Vec::new(), None);
     }
     let (d, norm) = (model.spec().hidden_size, model.final_norm_rows());
-    let labelled: Vec<f32> =
-        part.labelled.iter().flat_map(|&row| &x[row as usize * d..][..d]).copied().collect();
-    let mut hidden = vec![0f32; labelled.len()];
-    norm.run(&labelled, &mut hidden);
+    let labelled = labelled_rows(part, x, d);
+    let mut hidden = final_rows(model, &labelled);
     let table = model.head().table(rows.output_rows());
     let precision = model.head().frozen().precision();
     let mut losses = vec![0f32; part.targets.len()];

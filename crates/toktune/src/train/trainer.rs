@@ -2,13 +2,14 @@
 
 use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
 use super::checkpoint::{self, Settings, TrainerState};
+use super::constants::{CachedExamples, ConstantCache};
 use super::evaluate::{Evaluation, evaluate};
 use super::log::{LogFile, StepLog, peak_memory_bytes};
 use super::memory::{MemoryPlanner, held_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 use super::plan::Plan;
 use super::schedule::Schedule;
-use super::step::{Wanted, run};
+use super::step::{StepOptions, Wanted, run};
 use crate::data::{Dataset, RaggedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::profile;
@@ -154,6 +155,7 @@ impl<'a> Trainer<'a> {
             let state = checkpoint::load(&path, &mut self.model, &mut optimizer, &settings)?;
             sampler.seek(state.position)?;
         }
+        let mut constants = self.arguments.cache_constants.as_ref().map(ConstantCache::new).transpose()?;
         callback.on_train_begin(optimizer.step);
         let before = self.evaluate(optimizer.step, callback)?;
         // opened when there is a step to log: a run whose first step fails leaves no trace
@@ -169,7 +171,7 @@ impl<'a> Trainer<'a> {
         while optimizer.step < self.schedule.total_steps {
             let before = optimizer.step;
             let taken = self
-                .step(&mut sampler, &mut optimizer)
+                .step(&mut sampler, &mut optimizer, constants.as_mut())
                 .map_err(|source| self.keep_last_good_state(before, source))?;
             let file = match log.take() {
                 Some(file) => file,
@@ -216,7 +218,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// One optimizer step: the micro-batches' gradients summed, divided by their labels together.
-    fn step(&mut self, sampler: &mut Sampler, optimizer: &mut AdamW) -> Result<StepLog> {
+    fn step(
+        &mut self,
+        sampler: &mut Sampler,
+        optimizer: &mut AdamW,
+        mut constants: Option<&mut ConstantCache>,
+    ) -> Result<StepLog> {
         let start = Instant::now();
         let mut gradients = self.model.active().zero_gradients();
         let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
@@ -226,15 +233,16 @@ impl<'a> Trainer<'a> {
         let in_epoch =
             sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
         for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
-            let batch = profile::time(profile::Part::Data, 0, || {
+            let (batch, indices) = profile::time(profile::Part::Data, 0, || {
                 let indices = sampler.next_batch().indices;
-                RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]))
+                (RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i])), indices)
             });
             let (model, active) = (self.model.base(), self.model.active());
-            let kept =
-                planner.kept_bytes(&Plan::new(&batch, active.input_rows(), active.has_updates(), true));
+            let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
+            let plan = Plan::new(&batch, active.input_rows(), active.has_updates(), true, |_| false);
+            let options = StepOptions { kept_bytes: planner.kept_bytes(&plan), constants: cached };
             let active = active.with_dropout(self.dropout_seed(optimizer.step, micro_step));
-            let output = run(model, active, &batch, Wanted::Gradients, kept)?;
+            let output = run(model, active, &batch, Wanted::Gradients, options)?;
             loss += output.loss_sum();
             labels += output.losses.len();
             tokens += batch.tokens();
@@ -313,7 +321,7 @@ impl<'a> Trainer<'a> {
         let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            planner.peak(&Plan::new(&batch, active.input_rows(), active.has_updates(), true))
+            planner.peak(&Plan::new(&batch, active.input_rows(), active.has_updates(), true, |_| false))
         });
         Ok(peaks.max().unwrap_or(0))
     }
