@@ -192,11 +192,11 @@ impl CachedExamples<'_> {
 /// # Errors
 /// It is no folder.
 pub(super) fn check_folder(folder: &Path) -> Result<()> {
-    let found = std::fs::metadata(folder).map_err(Error::io(folder))?;
-    if found.is_dir() {
+    if folder.is_dir() {
         return Ok(());
     }
-    Err(Error::io(folder)(std::io::Error::new(std::io::ErrorKind::NotADirectory, "not a folder")))
+    let (name, expected) = ("cache_constants", "RAM or a folder that exists");
+    Err(Error::Argument { name, expected, found: folder.display().to_string() })
 }
 
 #[cfg(test)]

@@ -192,9 +192,9 @@ fn constant_losses(
     let frozen = profile::time(profile::Part::Head, flops, || {
         frozen_parts(&computed, &table, &plan.constant.targets, precision)
     });
-    let mut parts: Vec<(usize, &[f32], &[FrozenPart], &[u32])> = Vec::new();
+    let mut parts = Vec::new();
     for (of, record) in plan.computed.iter().zip(record) {
-        let (hidden, frozen) =
+        let (hidden, frozen): (&[f32], &[FrozenPart]) =
             (&computed[of.labelled.start * d..of.labelled.end * d], &frozen[of.labelled.clone()]);
         if let Some(record) = record {
             (record.hidden, record.frozen) = (hidden.to_vec(), frozen.to_vec());
