@@ -59,7 +59,13 @@ fn tokens_and_updates_are_trained_evaluated_merged_and_inspected() {
 #[test]
 fn updates_can_be_trained_without_tokens() {
     let work = Work::new();
-    let told = work.train(&["--lora-r", "2", "--max-steps", "2", "--lora-dropout", "0.1"]).ok();
+    let flags = ["--lora-r", "2", "--max-steps", "2", "--lora-dropout", "0.1", "--cache-constants", "RAM"];
+    let told = work.train(&flags).ok();
+    assert!(told.err.contains("--cache-constants keeps nothing"), "{}", told.err);
+    let card = String::from_utf8(work.read("out/README.md")).expect("text");
+    for part in ["- lora", "LoRA (r 2, alpha 8) on 4 of its linear layers", "learning rate of LoRA"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
     assert!(told.out.contains("LoRA: 4 layers, r 2, alpha 8"), "{}", told.out);
     let config = work.read_json("out/adapter_config.json");
     assert_eq!((&config["trainable_token_indices"], &config["lora_dropout"]), (&json!(null), &json!(0.1)));

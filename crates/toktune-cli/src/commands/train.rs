@@ -126,6 +126,9 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
         Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
     };
     let mut model = get_peft_model(base, config)?;
+    if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
+        report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
+    }
     let head = model.base().family().names.head;
     if model.base().is_tied() && model.layers().iter().any(|layer| layer.name() == head) {
         report::warning(&format!(

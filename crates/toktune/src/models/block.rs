@@ -164,7 +164,7 @@ impl Block {
     /// Runs the block on `x [rows, d]`; also returns the rows' keys and values, for rows that come later.
     ///
     /// `past` holds the keys and values of the rows that come before, as `rows` says. Every operation is differentiable;
-    /// [`pass`] does the same without a graph.
+    /// `pass` does the same without a graph.
     ///
     /// # Errors
     /// The shapes do not fit.

@@ -1,8 +1,9 @@
 //! The model card (`README.md`) of a saved adapter.
 
-use super::arguments::TrainingArguments;
+use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
 use super::schedule::Schedule;
 use super::trainer::TrainOutput;
+use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::text::AutoTokenizer;
 use crate::tuners::PeftModel;
@@ -39,16 +40,25 @@ fn card(
     let base = model.active_config().and_then(|config| config.common().base_model_name_or_path.as_deref());
     let base = base.unwrap_or("");
     let mut text = format!(
-        "---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n- toktune\n---\n\n"
+        "---\nlibrary_name: peft\nbase_model: {base:?}\ntags:\n- trainable-tokens\n{}- toktune\n---\n\n",
+        if model.lora_layers().is_empty() { "" } else { "- lora\n" }
     );
     let tokens = model.token_indices();
     writeln!(text, "# Trained tokens for {base}\n")?;
-    writeln!(
-        text,
-        "{} token rows of a frozen model (PEFT's Trainable Tokens), trained with toktune.\n",
-        tokens.len()
-    )?;
-    writeln!(text, "| id | token |\n| --- | --- |")?;
+    let method = match model.active_config() {
+        Some(PeftConfig::Lora(lora)) => format!(
+            "{} token rows of a frozen model and LoRA (r {}, alpha {}) on {} of its linear layers",
+            tokens.len(),
+            lora.r,
+            lora.lora_alpha,
+            model.lora_layers().len()
+        ),
+        _ => format!("{} token rows of a frozen model (PEFT's Trainable Tokens)", tokens.len()),
+    };
+    writeln!(text, "{method}, trained with toktune.\n")?;
+    if !tokens.is_empty() {
+        writeln!(text, "| id | token |\n| --- | --- |")?;
+    }
     for &id in tokens.iter().take(LISTED) {
         let name = tokenizer.and_then(|t| t.id_to_token(id)).unwrap_or_default();
         writeln!(text, "| {id} | `{}` |", name.replace('`', "'").replace('|', "\\|"))?;
@@ -68,6 +78,10 @@ fn card(
         "| learning rate | {:.3e}, {:?}, warm-up {} |",
         schedule.learning_rate, schedule.kind, schedule.warmup_steps
     )?;
+    if !model.lora_layers().is_empty() {
+        let rate = arguments.lora_learning_rate.unwrap_or(LORA_LEARNING_RATE);
+        writeln!(text, "| learning rate of LoRA | {rate:.3e} |")?;
+    }
     writeln!(text, "| seed | {} |", arguments.seed)?;
     if let Some((first, last)) = &output.first_and_last {
         writeln!(text, "| training loss, first and last step | {:.4}, {:.4} |", first.loss, last.loss)?;
