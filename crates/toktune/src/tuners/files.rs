@@ -80,27 +80,39 @@ impl<M: BaseModel> PeftModel<M> {
     /// model has no such adapter then.
     pub fn load_adapter(&mut self, folder: &Path, name: &str) -> Result<LoadResult> {
         self.check_new_name(name)?;
+        self.refuse_merged("loading an adapter")?;
         let config = PeftConfig::from_pretrained(folder)?;
-        let (mut tensors, others) = read_tensors(folder)?;
+        let (tensors, others) = read_tensors(folder)?;
+        let token_layers = self.base.named_layers().into_iter().filter(|layer| layer.has_token_rows());
+        let before = token_layers.map(|layer| Ok((self.base.keep(&layer.name)?, layer.name)));
+        let before: Vec<_> = before.collect::<Result<_>>()?;
+        match self.load_tensors(config, tensors, name) {
+            Ok(mut result) => {
+                result.unexpected_keys.extend(others);
+                Ok(result)
+            }
+            Err(error) => {
+                self.adapters.retain(|adapter| adapter.name != name);
+                for (kept, layer) in before {
+                    self.base.restore(&layer, kept)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn load_tensors(&mut self, config: PeftConfig, mut tensors: StateDict, name: &str) -> Result<LoadResult> {
         // whole embeddings come first: the tokens may lie in rows that only they have
         set_embeddings(&mut self.base, &tensors)?;
         let inference_mode = config.common().inference_mode;
         let init_weights = started_from_base(&config);
         self.add_adapter(name, init_weights).map_err(|error| self.explained(error, &config))?;
         tensors.retain(|key, _| !is_whole_embedding(key));
-        match set_peft_model_state_dict(self, &tensors, name) {
-            Ok(mut result) => {
-                result.unexpected_keys.extend(others);
-                let adapter = self.adapter_mut(name)?;
-                adapter.config = with_targets(config, &adapter.config);
-                adapter.config.common_mut().inference_mode = inference_mode;
-                Ok(result)
-            }
-            Err(error) => {
-                self.delete_adapter(name)?;
-                Err(error)
-            }
-        }
+        let result = set_peft_model_state_dict(self, &tensors, name)?;
+        let adapter = self.adapter_mut(name)?;
+        adapter.config = with_targets(config, &adapter.config);
+        adapter.config.common_mut().inference_mode = inference_mode;
+        Ok(result)
     }
 
     /// Replaces the values of the active adapter by those stored in `folder`.

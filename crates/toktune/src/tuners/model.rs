@@ -88,15 +88,20 @@ impl<M: BaseModel> PeftModel<M> {
     pub fn add_adapter(&mut self, name: &str, config: impl Into<PeftConfig>) -> Result<()> {
         self.check_new_name(name)?;
         let mut config: PeftConfig = config.into();
-        if !self.merged.is_empty() {
-            // a fresh adapter copies rows of the base, which are not in it now
-            return Err(TunerError::Merged { what: "adding an adapter", merged: self.merged.clone() }.into());
-        }
+        // a fresh adapter copies rows of the base, which are not in it now
+        self.refuse_merged("adding an adapter")?;
         config.common_mut().inference_mode = false;
         let adapter = inject::adapter(&self.base, name.to_string(), config)?;
         self.joined.take();
         self.adapters.push(adapter);
         Ok(())
+    }
+
+    pub(super) fn refuse_merged(&self, what: &'static str) -> Result<()> {
+        match self.merged.is_empty() {
+            true => Ok(()),
+            false => Err(TunerError::Merged { what, merged: self.merged.clone() }.into()),
+        }
     }
 
     pub(super) fn check_new_name(&self, name: &str) -> Result<()> {
@@ -214,9 +219,7 @@ impl<M: BaseModel> PeftModel<M> {
     /// # Errors
     /// None is active, or several are, or some are merged.
     pub fn trained_adapter(&self) -> Result<&Adapter> {
-        if !self.merged.is_empty() {
-            return Err(TunerError::Merged { what: "training", merged: self.merged.clone() }.into());
-        }
+        self.refuse_merged("training")?;
         match self.active.as_slice() {
             [name] => self.adapter(name),
             [] => Err(TunerError::NoneActive { adapters: self.names() }.into()),

@@ -190,7 +190,7 @@ fn whole_weight_of<'a>(key: &str, layers: &'a [NamedLayer]) -> Option<&'a NamedL
 }
 
 /// Puts whole embeddings that an adapter's file holds into the base, which may get more rows by them; of tied layers the
-/// one with the matrix. The rest of the tensors is left.
+/// one with the matrix. Rows that the file lacks stay. The rest of the tensors is left.
 pub(super) fn set_embeddings<M: BaseModel>(base: &mut M, tensors: &StateDict) -> Result<()> {
     let layers = base.named_layers();
     let tied = base.tied_layers();
@@ -199,12 +199,14 @@ pub(super) fn set_embeddings<M: BaseModel>(base: &mut M, tensors: &StateDict) ->
     for (key, weight) in tensors {
         let Some(layer) = whole_weight_of(key, &layers) else { continue };
         let source = tied.iter().find(|t| t.layer == layer.name).map_or(&layer.name, |t| &t.source);
-        if weight.rows() < layer.rows || weight.cols() != layer.cols {
-            let (found, expected) = (vec![weight.rows(), weight.cols()], vec![layer.rows, layer.cols]);
+        if weight.cols() != layer.cols {
+            let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), layer.cols]);
             return Err(TunerError::Shape { key: key.clone(), found, expected }.into());
         }
         if done.insert(source.clone()) {
-            base.set_weight(source, weight.clone())?;
+            // transformers takes padding rows away when it resizes; here they stay as they are
+            let rest: Vec<u32> = (weight.rows()..layer.rows).map(|row| row as u32).collect();
+            base.set_weight(source, weight.followed_by(&base.weight_rows(source, &rest)?)?)?;
         }
         rows = rows.max(weight.rows());
     }
@@ -232,6 +234,8 @@ pub fn set_peft_model_state_dict<M: BaseModel>(
             check(key, tensor, slot.shape(adapter))?;
         }
     }
+    set_embeddings(&mut model.base, tensors)?;
+    let adapter = model.adapter_mut(name)?;
     let mut result = LoadResult::default();
     for (key, slot) in &known {
         match tensors.get(key) {
@@ -256,7 +260,6 @@ pub fn set_peft_model_state_dict<M: BaseModel>(
         })
         .cloned()
         .collect();
-    set_embeddings(&mut model.base, tensors)?;
     Ok(result)
 }
 

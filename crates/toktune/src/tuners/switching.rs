@@ -136,9 +136,7 @@ impl<M: BaseModel> PeftModel<M> {
         if names.len() != sequences {
             return Err(TunerError::MixedBatch { sequences, names: names.len() }.into());
         }
-        if !self.merged.is_empty() {
-            return Err(TunerError::Merged { what: "a mixed batch", merged: self.merged.clone() }.into());
-        }
+        self.refuse_merged("a mixed batch")?;
         let mut groups: Vec<(Option<String>, Vec<usize>)> = Vec::new();
         for (at, name) in names.iter().enumerate() {
             let key = if *name == BASE_ADAPTER { None } else { Some(self.adapter(name)?.name.clone()) };
