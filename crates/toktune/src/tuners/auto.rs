@@ -42,7 +42,16 @@ fn base_of(folder: &Path) -> Result<PathBuf> {
     match config.common().base_model_name_or_path.as_deref() {
         None | Some("") => Err(TunerError::NoBase { path }.into()),
         Some(base) if Path::new(base).exists() => Ok(PathBuf::from(base)),
-        Some(base) => from_hub(base, path),
+        Some(base) => {
+            if let Some(revision) =
+                config.common().revision.as_deref().filter(|r| !r.is_empty() && *r != "main")
+            {
+                tracing::warn!(
+                    "{base}: revision '{revision}' is not looked for, the Hub's main one is taken"
+                );
+            }
+            from_hub(base, path)
+        }
     }
 }
 
