@@ -7,7 +7,7 @@
 //! A sequence may have *past* rows: keys and values that are given and constant. They are the cache when text is
 //! generated, and the rows before the first trainable token when training; either way they get no gradient.
 
-use crate::gemm::{View, gemm};
+use crate::gemm::{Right, View, gemm};
 use crate::math::{exp_shifted, max, scale};
 use crate::shared::{SharedMatrix, pieces, with_scratch};
 use rayon::prelude::*;
@@ -67,6 +67,12 @@ impl Shape {
         self.kv_heads * self.head_dim
     }
 
+    /// The query heads of a key/value head.
+    fn group(&self, kv_head: usize) -> Range<usize> {
+        let size = self.heads / self.kv_heads;
+        kv_head * size..(kv_head + 1) * size
+    }
+
     /// The keys that the row at position `at` of its sequence sees.
     fn visible(&self, at: usize) -> Range<usize> {
         self.window.map_or(0, |window| (at + 1).saturating_sub(window))..at + 1
@@ -111,9 +117,33 @@ impl KeyTile<'_> {
     fn positions(&self) -> Range<usize> {
         self.at..self.at + self.rows.len()
     }
+
+    /// The part of the tile at positions inside `seen`.
+    fn within(mut self, seen: &Range<usize>) -> Option<Self> {
+        let (first, last) = (self.at.max(seen.start), self.positions().end.min(seen.end));
+        if first >= last {
+            return None;
+        }
+        self.rows = self.rows.start + (first - self.at)..self.rows.start + (last - self.at);
+        self.at = first;
+        Some(self)
+    }
+
+    /// The keys (or values) of a head, as the right operand of `rows [m, head_dim] keysᵀ`.
+    fn transposed<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
+        View::transposed(
+            &of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..],
+            shape.kv_width(),
+        )
+    }
+
+    /// The same, as the right operand of `weights [m, keys] values`.
+    fn rows_of<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
+        View::rows(&of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..], shape.kv_width())
+    }
 }
 
-/// The key tiles of a sequence that a row in `positions` can see, in order of position.
+/// The keys of a sequence that a row in `positions` can see, in tiles and in order of position.
 fn key_tiles<'a>(shape: &Shape, span: &Span, x: &Inputs<'a>, positions: Range<usize>) -> Vec<KeyTile<'a>> {
     let seen = shape.visible(positions.start).start..positions.end;
     let past = pieces(span.past.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
@@ -128,10 +158,10 @@ fn key_tiles<'a>(shape: &Shape, span: &Span, x: &Inputs<'a>, positions: Range<us
         keys: x.k,
         values: x.v,
     });
-    past.chain(own).filter(|t| t.at < seen.end && t.positions().end > seen.start).collect()
+    past.chain(own).filter_map(|tile| tile.within(&seen)).collect()
 }
 
-/// Tasks of a pass: `(sequence, head, rows within the sequence)`.
+/// Tasks of a pass: `(sequence, key/value head, rows within the sequence)`.
 fn tasks(spans: &[Span], heads: usize, tile: usize) -> Vec<(&Span, usize, Range<usize>)> {
     let of = |span| (0..heads).map(move |head| (span, head));
     spans
@@ -149,12 +179,11 @@ fn masked_scores(
     q: View<'_>,
     positions: &Range<usize>,
     tile: &KeyTile<'_>,
-    kv_head: usize,
+    keys: &Right<'_>,
     scores: &mut [f32],
 ) {
-    let (n, hd, stride) = (tile.len(), shape.head_dim, shape.kv_width());
-    let keys = View::transposed(&tile.keys[tile.rows.start * stride + kv_head * hd..], stride);
-    gemm((positions.len(), n, hd), q, keys, scores, n, false);
+    let n = tile.len();
+    keys.multiply(positions.len(), q, scores, false);
     for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
         scale(row, shape.scale);
         let seen = shape.visible(at);
@@ -174,42 +203,55 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
-    tasks(spans, shape.heads, TILE_QUERIES).into_par_iter().for_each(|(span, head, tile)| {
-        let kv_head = head / (shape.heads / shape.kv_heads);
+    tasks(spans, shape.kv_heads, TILE_QUERIES).into_par_iter().for_each(|(span, kv_head, tile)| {
         let (m, first) = (tile.len(), span.rows.start + tile.start);
         let positions = span.past.len() + tile.start..span.past.len() + tile.end;
-        let q = View::rows(&x.q[first * width + head * hd..], width);
-        with_scratch(m * (TILE_KEYS + hd + 2), |scratch| {
+        let group = shape.group(kv_head);
+        let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
+        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
+        with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {
             let (scores, rest) = scratch.split_at_mut(m * TILE_KEYS);
-            let (sums, rest) = rest.split_at_mut(m * hd);
-            let (largest, total) = rest.split_at_mut(m);
+            let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
+            let (largest, rest) = rest.split_at_mut(group.len() * m);
+            let (total, rest) = rest.split_at_mut(group.len() * m);
+            let (key_room, value_room) = rest.split_at_mut(room);
             sums.fill(0.0);
             largest.fill(f32::NEG_INFINITY);
             total.fill(0.0);
-            for keys in key_tiles(shape, span, x, positions.clone()) {
-                let n = keys.len();
+            for tile in key_tiles(shape, span, x, positions.clone()) {
+                // one packing serves every head of the group
+                let n = tile.len();
+                let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, key_room);
+                let values = Right::new(tile.rows_of(tile.values, shape, kv_head), (hd, n), m, value_room);
                 let scores = &mut scores[..m * n];
-                masked_scores(shape, q, &positions, &keys, kv_head, scores);
-                for (i, row) in scores.chunks_exact_mut(n).enumerate() {
-                    let new = largest[i].max(max(row));
-                    if new == f32::NEG_INFINITY {
-                        row.fill(0.0); // nothing seen yet: no weight on this tile
-                        continue;
+                for (at, head) in group.clone().enumerate() {
+                    let own = at * m..(at + 1) * m;
+                    let sums = &mut sums[own.start * hd..own.end * hd];
+                    masked_scores(shape, queries(head), &positions, &tile, &keys, scores);
+                    let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
+                    for ((row, sum), i) in rows.zip(own) {
+                        let new = largest[i].max(max(row));
+                        if new == f32::NEG_INFINITY {
+                            row.fill(0.0); // nothing seen yet: no weight on this tile
+                            continue;
+                        }
+                        let keep = crate::math::exp(largest[i] - new);
+                        scale(sum, keep);
+                        total[i] = total[i] * keep + exp_shifted(row, new);
+                        largest[i] = new;
                     }
-                    let keep = crate::math::exp(largest[i] - new);
-                    scale(&mut sums[i * hd..][..hd], keep);
-                    total[i] = total[i] * keep + exp_shifted(row, new);
-                    largest[i] = new;
+                    values.multiply(m, View::rows(scores, n), sums, true);
                 }
-                let kv = shape.kv_width();
-                let values = View::rows(&keys.values[keys.rows.start * kv + kv_head * hd..], kv);
-                gemm((m, hd, n), View::rows(scores, n), values, sums, hd, true);
             }
-            for i in 0..m {
-                // SAFETY: this task alone has these rows of this head.
-                let (out, lse) = unsafe { (out.row(first + i, head * hd, hd), lse.row(first + i, head, 1)) };
-                out.iter_mut().zip(&sums[i * hd..][..hd]).for_each(|(o, s)| *o = s / total[i]);
-                lse[0] = largest[i] + total[i].ln();
+            for (at, head) in group.enumerate() {
+                for i in 0..m {
+                    let own = at * m + i;
+                    // SAFETY: this task alone has these rows of the heads of this group.
+                    let (out, lse) =
+                        unsafe { (out.row(first + i, head * hd, hd), lse.row(first + i, head, 1)) };
+                    out.iter_mut().zip(&sums[own * hd..][..hd]).for_each(|(o, s)| *o = s / total[own]);
+                    lse[0] = largest[own] + total[own].ln();
+                }
             }
         });
     });
@@ -257,9 +299,9 @@ pub fn backward(
     });
     let pass = Backward { shape, x, saved, delta: &delta };
     let dq = SharedMatrix::new(dq, rows, shape.q_width());
-    tasks(spans, heads, TILE_QUERIES)
+    tasks(spans, shape.kv_heads, TILE_QUERIES)
         .into_par_iter()
-        .for_each(|(span, head, tile)| pass.query_tile(span, head, tile, &dq));
+        .for_each(|(span, kv_head, tile)| pass.query_tile(span, kv_head, tile, &dq));
     let dk = SharedMatrix::new(dk, rows, shape.kv_width());
     let dv = SharedMatrix::new(dv, rows, shape.kv_width());
     tasks(spans, shape.kv_heads, TILE_KEYS)
@@ -276,23 +318,22 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// `P` and `dS` of a tile of `queries` (rows `first..` at `positions`) and `keys`, into `p` and `ds` `[m, n]`.
+    /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into `p` and `ds` `[m, n]`. `keys` and
+    /// `values` are right operands of its keys and values.
+    #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,
         head: usize,
         first: usize,
         positions: &Range<usize>,
-        keys: &KeyTile<'_>,
+        tile: &KeyTile<'_>,
+        (keys, values): (&Right<'_>, &Right<'_>),
         p: &mut [f32],
         ds: &mut [f32],
     ) {
-        let (shape, hd) = (self.shape, self.shape.head_dim);
-        let kv_head = head / (shape.heads / shape.kv_heads);
-        let (m, n, width, kv) = (positions.len(), keys.len(), shape.q_width(), shape.kv_width());
-        let at = first * width + head * hd;
-        masked_scores(shape, View::rows(&self.x.q[at..], width), positions, keys, kv_head, p);
-        let values = View::transposed(&keys.values[keys.rows.start * kv + kv_head * hd..], kv);
-        gemm((m, n, hd), View::rows(&self.saved.dout[at..], width), values, ds, n, false);
+        let (shape, n) = (self.shape, tile.len());
+        masked_scores(shape, self.of_head(self.x.q, first, head), positions, tile, keys, p);
+        values.multiply(positions.len(), self.of_head(self.saved.dout, first, head), ds, false);
         for (i, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
             let row = (first + i) * shape.heads + head;
             exp_shifted(p, self.saved.lse[row]);
@@ -300,25 +341,41 @@ impl Backward<'_> {
         }
     }
 
-    fn query_tile(&self, span: &Span, head: usize, tile: Range<usize>, dq: &SharedMatrix<'_>) {
-        let (shape, hd, kv) = (self.shape, self.shape.head_dim, self.shape.kv_width());
-        let kv_head = head / (shape.heads / shape.kv_heads);
+    /// Rows `first..` of a head of a matrix as wide as the queries.
+    fn of_head<'b>(&self, rows: &'b [f32], first: usize, head: usize) -> View<'b> {
+        let width = self.shape.q_width();
+        View::rows(&rows[first * width + head * self.shape.head_dim..], width)
+    }
+
+    fn query_tile(&self, span: &Span, kv_head: usize, tile: Range<usize>, dq: &SharedMatrix<'_>) {
+        let (shape, hd) = (self.shape, self.shape.head_dim);
+        let group = shape.group(kv_head);
         let (m, first) = (tile.len(), span.rows.start + tile.start);
         let positions = span.past.len() + tile.start..span.past.len() + tile.end;
-        with_scratch(m * (2 * TILE_KEYS + hd), |scratch| {
+        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
+        with_scratch(m * (2 * TILE_KEYS + group.len() * hd) + 3 * room, |scratch| {
             let (p, rest) = scratch.split_at_mut(m * TILE_KEYS);
-            let (ds, sum) = rest.split_at_mut(m * TILE_KEYS);
-            sum.fill(0.0);
-            for keys in key_tiles(shape, span, self.x, positions.clone()) {
-                let n = keys.len();
+            let (ds, rest) = rest.split_at_mut(m * TILE_KEYS);
+            let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
+            let (room_1, rest) = rest.split_at_mut(room);
+            let (room_2, room_3) = rest.split_at_mut(room);
+            sums.fill(0.0);
+            for tile in key_tiles(shape, span, self.x, positions.clone()) {
+                let n = tile.len();
+                let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, room_1);
+                let values = Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), m, room_2);
+                let key_rows = Right::new(tile.rows_of(tile.keys, shape, kv_head), (hd, n), m, room_3);
                 let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                self.tile(head, first, &positions, &keys, p, ds);
-                let k = View::rows(&keys.keys[keys.rows.start * kv + kv_head * hd..], kv);
-                gemm((m, hd, n), View::rows(ds, n), k, sum, hd, true);
+                for (head, sum) in group.clone().zip(sums.chunks_exact_mut(m * hd)) {
+                    self.tile(head, first, &positions, &tile, (&keys, &values), p, ds);
+                    key_rows.multiply(m, View::rows(ds, n), sum, true);
+                }
             }
-            for (i, sum) in sum.chunks_exact(hd).enumerate() {
-                // SAFETY: this task alone has these rows of this head.
-                unsafe { dq.row(first + i, head * hd, hd) }.copy_from_slice(sum);
+            for (head, sum) in group.zip(sums.chunks_exact(m * hd)) {
+                for (i, sum) in sum.chunks_exact(hd).enumerate() {
+                    // SAFETY: this task alone has these rows of the heads of this group.
+                    unsafe { dq.row(first + i, head * hd, hd) }.copy_from_slice(sum);
+                }
             }
         });
     }
@@ -331,30 +388,34 @@ impl Backward<'_> {
         dk: &SharedMatrix<'_>,
         dv: &SharedMatrix<'_>,
     ) {
-        let (shape, hd, width) = (self.shape, self.shape.head_dim, self.shape.q_width());
-        let group = shape.heads / shape.kv_heads;
+        let (shape, hd) = (self.shape, self.shape.head_dim);
         let (n, past) = (tile.len(), span.past.len());
         let rows = span.rows.start + tile.start..span.rows.start + tile.end;
-        let keys = KeyTile { at: past + tile.start, rows: rows.clone(), keys: self.x.k, values: self.x.v };
-        with_scratch(n * (2 * TILE_QUERIES + 2 * hd), |scratch| {
+        let tile = KeyTile { at: past + tile.start, rows: rows.clone(), keys: self.x.k, values: self.x.v };
+        let room = Right::room(n, hd);
+        with_scratch(n * (2 * TILE_QUERIES + 2 * hd) + 2 * room, |scratch| {
             let (p, rest) = scratch.split_at_mut(n * TILE_QUERIES);
             let (ds, rest) = rest.split_at_mut(n * TILE_QUERIES);
-            let (dk_sum, dv_sum) = rest.split_at_mut(n * hd);
+            let (dk_sum, rest) = rest.split_at_mut(n * hd);
+            let (dv_sum, rest) = rest.split_at_mut(n * hd);
+            let (room_1, room_2) = rest.split_at_mut(room);
             dk_sum.fill(0.0);
             dv_sum.fill(0.0);
-            for head in kv_head * group..(kv_head + 1) * group {
-                for queries in pieces(span.rows.len(), TILE_QUERIES) {
-                    let positions = past + queries.start..past + queries.end;
-                    let seen = shape.visible(positions.start).start..positions.end;
-                    if seen.end <= keys.at || seen.start >= keys.positions().end {
-                        continue;
-                    }
-                    let (m, first) = (queries.len(), span.rows.start + queries.start);
-                    let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                    self.tile(head, first, &positions, &keys, p, ds);
-                    let at = first * width + head * hd;
+            let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), TILE_QUERIES, room_1);
+            let values =
+                Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), TILE_QUERIES, room_2);
+            for queries in pieces(span.rows.len(), TILE_QUERIES) {
+                let positions = past + queries.start..past + queries.end;
+                let seen = shape.visible(positions.start).start..positions.end;
+                if seen.end <= tile.at || seen.start >= tile.positions().end {
+                    continue;
+                }
+                let (m, first) = (queries.len(), span.rows.start + queries.start);
+                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
+                for head in shape.group(kv_head) {
+                    self.tile(head, first, &positions, &tile, (&keys, &values), p, ds);
                     let (q, dout) =
-                        (View::rows(&self.x.q[at..], width), View::rows(&self.saved.dout[at..], width));
+                        (self.of_head(self.x.q, first, head), self.of_head(self.saved.dout, first, head));
                     gemm((n, hd, m), View::transposed(ds, n), q, dk_sum, hd, true);
                     gemm((n, hd, m), View::transposed(p, n), dout, dv_sum, hd, true);
                 }

@@ -86,6 +86,7 @@ fn with_fifth_bits(bytes: &[u8; 16], fifth: &[u8; 4]) -> [u8; 32] {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, 16 bytes: weight `i` in the low and weight `i + 16` in the high half of byte `i`, less 8.
     fn q4_0(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -98,6 +99,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, minimum, 16 bytes as in `q4_0`, not shifted.
     fn q4_1(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<20>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -110,6 +112,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, 32 fifth bits, 16 bytes as in `q4_0`; less 16.
     fn q5_0(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<22>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -122,6 +125,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, minimum, 32 fifth bits, 16 bytes as in `q4_0`, not shifted.
     fn q5_1(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<24>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -135,6 +139,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, 32 signed bytes.
     fn q8_0(data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<34>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -163,6 +168,7 @@ fn scales_and_minima(block: &[u8], at: usize) -> ([u8; 8], [u8; 8]) {
 }
 
 multiversion! {
+    up to avx2:
     /// Scale, scale of the minima, packed scales and minima of eight groups of 32 weights, 128 bytes: of each
     /// 32, the low halves are one group and the high halves the next.
     fn q4_k(data: &[u8], out: &mut [f32]) {
@@ -187,6 +193,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// As `q4_k`, with 32 bytes of fifth bits before the 128: bit `g` of byte `i` belongs to weight `i` of
     /// group `g`.
     fn q5_k(data: &[u8], out: &mut [f32]) {
@@ -211,6 +218,7 @@ multiversion! {
 }
 
 multiversion! {
+    up to avx2:
     /// 128 bytes of low halves, 64 bytes of two high bits each, 16 signed scales, the scale of the scales.
     /// Each half of the block is four runs of 32 weights with two scales each: runs 0 and 1 are the low, runs
     /// 2 and 3 the high halves of 64 bytes, and run `r` has bits `2r` and `2r + 1` of 32 bytes on top; less

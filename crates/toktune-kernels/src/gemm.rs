@@ -85,6 +85,51 @@ pub(crate) fn gemm(
     }
 }
 
+/// A right operand `[k, n]` that is multiplied several times: packed once, where the rows to come repay it.
+pub(crate) struct Right<'a> {
+    view: View<'a>,
+    n: usize,
+    k: usize,
+    packed: Option<(Product, &'a [f32])>,
+}
+
+impl<'a> Right<'a> {
+    /// Floats of room that packing takes.
+    pub(crate) fn room(n: usize, k: usize) -> usize {
+        Product::new(Precision::F32).right_len(n, k)
+    }
+
+    /// `view` as a right operand for left ones of `rows` rows; `k` is at most one block of depth.
+    pub(crate) fn new(view: View<'a>, (n, k): (usize, usize), rows: usize, room: &'a mut [f32]) -> Self {
+        view.check(k, n);
+        if rows <= FEW_ROWS {
+            return Self { view, n, k, packed: None };
+        }
+        let product = Product::new(Precision::F32);
+        let room = &mut room[..product.right_len(n, k)];
+        if view.col_stride == 1 {
+            product.pack_view_rows(view.data, view.row_stride, (n, k), room);
+        } else {
+            assert_eq!(view.row_stride, 1, "one stride of the right operand is 1");
+            product.pack_view_transposed(view.data, view.col_stride, (n, k), room);
+        }
+        Self { view, n, k, packed: Some((product, room)) }
+    }
+
+    /// `out [m, n] (+)= a [m, k] right`, `out` without gaps.
+    pub(crate) fn multiply(&self, m: usize, a: View<'_>, out: &mut [f32], add: bool) {
+        assert!(m * self.n <= out.len(), "{m} rows of {}", self.n);
+        match &self.packed {
+            None => gemm((m, self.n, self.k), a, self.view, out, self.n, add),
+            Some((product, right)) => {
+                let (right, out) = ((*right, self.n), (out.as_mut_ptr(), self.n));
+                // SAFETY: the assertion above, and `out` is borrowed exclusively.
+                unsafe { product.multiply(Left::Floats(a), (0..m, 0..self.k), right, out, add) }
+            }
+        }
+    }
+}
+
 /// [`gemm`] without packing, which very few rows do not repay.
 fn few_rows(
     (m, n, k): (usize, usize, usize),

@@ -150,8 +150,13 @@ fn default_isa() -> &'static Result<Isa, IsaError> {
 /// Compiles a function once per instruction set and picks the copy at run time.
 ///
 /// The body must not call `mul_add`: on the portable copy that would be a call into the maths library per element.
+/// `up to avx2:` leaves the AVX-512 copy out, for loops over packed bit fields: with those registers the compiler reads
+/// them by gathers, a field at a time.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (up to avx2: $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $crate::isa::multiversion! { @copies [avx2] $(#[$meta])* $vis fn $name($($arg: $ty),*) $(-> $ret)? $body }
+    };
+    (@copies [$wide:ident] $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
@@ -165,19 +170,22 @@ macro_rules! multiversion {
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-            #[allow(clippy::too_many_arguments)]
+            #[allow(clippy::too_many_arguments, dead_code)]
             fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
 
             match $crate::isa::isa() {
                 // SAFETY: `isa()` returns a set only on a machine where its features were detected.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { $wide($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 _ => body($($arg),*),
             }
         }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $crate::isa::multiversion! { @copies [avx512] $(#[$meta])* $vis fn $name($($arg: $ty),*) $(-> $ret)? $body }
     };
 }
 pub(crate) use multiversion;
