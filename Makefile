@@ -1,8 +1,8 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph test fixtures bench
+.PHONY: check fmt lint doc graph test isa fixtures bench
 
-check: fmt lint doc graph test
+check: fmt lint doc graph test isa
 
 fmt:
 	cargo fmt --all --check
@@ -18,6 +18,10 @@ graph:
 
 test:
 	cargo test --workspace
+
+# The same with each instruction set of the machine, forced.
+isa:
+	tools/test_each_isa.sh
 
 # The reference results of the tests, from the real transformers and PEFT (see tools/fixtures/README.md).
 fixtures:
