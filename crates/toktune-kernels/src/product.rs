@@ -54,12 +54,12 @@ impl Product {
 
     /// The most depth that a block should have: a panel of the right operand then fits the first-level cache.
     pub(crate) fn depth(&self) -> usize {
-        if self.engine.is_some() { 1024 } else { 288 }
+        if self.engine.is_some() { 1024 } else { 320 }
     }
 
-    /// Where a left operand may be cut along its depth.
+    /// Where depth is cut: at whole blocks in bf16, at whole vectors of packing in `f32`.
     pub(crate) fn depth_unit(&self) -> usize {
-        if self.engine.is_some() { bf16::DEPTH } else { 1 }
+        if self.engine.is_some() { bf16::DEPTH } else { 8 }
     }
 
     /// Columns that are packed together.
