@@ -3,7 +3,7 @@
 use crate::args::{DeviceChoice, MachineArgs, Precision};
 use crate::failure::{Failure, Outcome, usage};
 use serde::Serialize;
-use toktune::models::PrecisionMode;
+use toktune::models::{CausalLm, PrecisionMode};
 use toktune::{Device, runtime};
 
 /// What was settled.
@@ -47,15 +47,18 @@ impl Machine {
             handle: device(args.device)?,
             device: args.device.to_string(),
             mode,
-            precision: match mode {
-                PrecisionMode::F32 => "f32",
-                PrecisionMode::Bf16 => "bf16",
-                PrecisionMode::Auto if toktune::runtime::has_fast_bf16() => "bf16",
-                PrecisionMode::Auto => "f32",
-            },
+            precision: "f32",
             instruction_set,
             threads: runtime::num_threads(),
         })
+    }
+}
+
+impl Machine {
+    /// Has `model` compute as was asked for, and takes note of what that means for its weights.
+    pub fn set_precision(&mut self, model: &mut CausalLm) {
+        model.set_precision(self.mode);
+        self.precision = if model.uses_bf16() { "bf16" } else { "f32" };
     }
 }
 

@@ -32,9 +32,9 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let arguments = args.training_arguments();
     arguments.check()?;
     arguments.check_output()?;
-    let machine = Machine::new(&args.machine)?;
+    let mut machine = Machine::new(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
-    base.set_precision(machine.mode);
+    machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,

@@ -14,6 +14,7 @@ use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use toktune_kernels::Precision;
 use toktune_kernels::matmul::{self, Write};
 
 /// A pretrained causal language model with every weight frozen.
@@ -275,6 +276,13 @@ impl CausalLm {
         for matrix in std::iter::once(&mut self.embedding).chain(self.head.as_mut()) {
             matrix.set_precision(precision);
         }
+    }
+
+    /// Whether some products with frozen weights are taken in bf16.
+    pub fn uses_bf16(&self) -> bool {
+        let names = self.family.names;
+        let matrices = self.blocks.iter().flat_map(|block| block.linears(names)).map(|(_, matrix)| matrix);
+        matrices.chain([self.head().frozen()]).any(|matrix| matrix.precision() == Precision::Bf16)
     }
 
     /// The norm before the head.
