@@ -62,7 +62,10 @@ fn targets_and_settings() {
         (&["--num-epochs", "1", "--max-steps", "2"], &["--num-epochs", "cannot be used with", "--max-steps"]),
         (&["--memory-budget", "2 apples"], &["--memory-budget", "expected a size as 900MB or 2GB"]),
         (&["--cache-limit", "2GB"], &["--cache-constants"]),
-        (&["--cache-constants", "nowhere"], &["--cache-constants: expected RAM or a folder that exists, found nowhere"]),
+        (
+            &["--cache-constants", "nowhere"],
+            &["--cache-constants: expected RAM or a folder that exists, found nowhere"],
+        ),
         (&["--precision", "f61"], &["invalid value 'f61'", "f32"]),
         (&["--device", "cuda"], &["--device cuda:0", "built without cuda", "--features cuda"]),
         (&["--device", "metal"], &["--device metal", "--features metal"]),
