@@ -1,6 +1,6 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph test fixtures bench
+.PHONY: check fmt lint doc graph test fixtures bench bench-kernels
 
 check: fmt lint doc graph test
 
@@ -23,6 +23,10 @@ test:
 fixtures:
 	python3 tools/fixtures/make_fixtures.py
 
-# Side by side with PEFT (see bench/README.md).
+# Side by side with PEFT (see bench/README.md): make bench ARGS="--cache DIR --gsm8k FILE --python PEER"
 bench:
-	bench/run.sh
+	bench/run.sh $(ARGS)
+
+# The kernels, as shares of the machine's peak.
+bench-kernels:
+	cargo bench --package toktune-kernels

@@ -19,6 +19,7 @@ class Model:
     sha256: str
     markers: tuple  # tokens that the model has but never learnt, for `<<`, `>>` and `#### `
     tokens: str  # their ids
+    bos: bool  # rows begin with the model's first token
 
 
 MODELS = {
@@ -33,6 +34,7 @@ MODELS = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             markers=("<gh_stars>", "<issue_start>", "<issue_comment>"),
             tokens="7,8,9",
+            bos=False,
         ),
         Model(
             name="gemma3-270m",
@@ -43,6 +45,7 @@ MODELS = {
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             markers=("<unused0>", "<unused1>", "<unused2>"),
             tokens="6,7,8",
+            bos=True,
         ),
     )
 }

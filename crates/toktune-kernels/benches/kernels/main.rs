@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A timer alone says nothing on a shared machine whose clock changes, so the peak is measured again before
-//! and after every timing of a kernel, and the share of the peak is taken timing by timing. This is why it has its own small table instead
-//! of a benchmark harness.
+//! and after every timing of a kernel, and the share of the peak is taken timing by timing. This is why it has its own
+//! small table instead of a benchmark harness.
 
 mod cases;
 mod measure;

@@ -130,6 +130,6 @@ pub fn print_machine(rounds: usize) {
          of copying memory (more than 100 % when the rows fit a cache). It is measured again before and after every\n\
          timing. Operations are those that the result needs from what is given: what a kernel computes twice counts\n\
          once, and what it computes and masks away not at all.",
-        if has_fast_bf16() { "" } else { " (this set has no bf16 instructions: bf16 runs as f32)" }
+        if has_fast_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }
     );
 }
