@@ -1,6 +1,6 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph test isa fixtures bench
+.PHONY: check fmt lint doc graph test isa fixtures bench bench-kernels
 
 check: fmt lint doc graph test isa
 
@@ -28,6 +28,10 @@ fixtures:
 	python3 tools/fixtures/make_fixtures.py
 	python3 tools/fixtures/make_lora_fixtures.py
 
-# Side by side with PEFT (see bench/README.md).
+# Side by side with PEFT (see bench/README.md): make bench ARGS="--cache DIR --gsm8k FILE --python PEER"
 bench:
-	bench/run.sh
+	bench/run.sh $(ARGS)
+
+# The kernels, as shares of the machine's peak.
+bench-kernels:
+	cargo bench --package toktune-kernels

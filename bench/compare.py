@@ -1,96 +1,96 @@
-"""toktune and PEFT in turn on the same rows: tokens a second, peak memory, losses. Writes a Markdown table.
+"""toktune and PEFT in turn on the same rows: tokens a second, peak memory, losses; a Markdown table and plots.
 
-Machines are shared and noisy, so the two run in turn (A B A B ...), several times; medians and the spread are given.
-Needs only the standard library; --python is the interpreter that has torch, transformers and peft.
+Machines are shared and noisy, so the programs run in turn (A B A B ...), several times. See README.md.
+Needs only the standard library; --python is the interpreter that has torch, transformers, peft and matplotlib.
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
-import tempfile
+
+import machine
+import report
+from jobs import JOBS
+from models import MODELS
+from prepare import prepare, say
+from programs import PROGRAMS, Failed
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
 
 
-def toktune(args):
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "out")
-        command = [
-            args.toktune, "train", "--model", args.gguf or args.model, "--data", args.data, "--output", out,
-            "--token-ids", args.tokens, "--batch-size", str(args.batch), "--max-steps", str(args.steps),
-            "--learning-rate", str(args.lr), "--shuffle", "false", "--max-grad-norm", "0",
-            "--precision", args.precision, "--threads", str(args.threads), "--log-format", "json",
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        steps = [json.loads(line) for line in open(os.path.join(out, "train_log.jsonl"))]
-    timed = steps[1:] or steps
-    return {
-        "losses": [s["loss"] for s in steps],
-        "tokens_per_second": sum(s["tokens"] for s in timed) / sum(s["seconds"] for s in timed),
-        "peak_memory_bytes": steps[-1]["peak_memory_bytes"],
-    }
+def names(known):
+    """An argument type: names out of `known`, separated by commas."""
+
+    def parse(text):
+        chosen = text.split(",")
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+        return [name for name in known if name in chosen]
+
+    return parse
 
 
-def peft(args):
-    command = [
-        args.python, os.path.join(HERE, "peft_peer.py"), "--model", args.model, "--data", args.data,
-        "--tokens", args.tokens, "--dtype", args.dtype, "--batch", str(args.batch), "--steps", str(args.steps),
-        "--lr", str(args.lr), "--threads", str(args.threads),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", required=True, help="a folder that keeps models and rows")
+    parser.add_argument("--gsm8k", help="GSM8K's train.jsonl; needed until the rows are prepared")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter with the peer")
+    parser.add_argument("--toktune", default=os.path.join(ROOT, "target", "release", "toktune"))
+    parser.add_argument("--output", default=os.path.join(ROOT, "out", "bench"), help="a folder for results.json, results.md and the plots")
+    parser.add_argument("--jobs", type=names(JOBS), default=list(JOBS), help="out of " + ",".join(JOBS))
+    parser.add_argument("--models", type=names(MODELS), default=list(MODELS), help="out of " + ",".join(MODELS))
+    parser.add_argument("--steps", type=int, default=6, help="of a run; the first is not timed")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--prepare-only", action="store_true", help="fill the cache and stop")
+    return parser.parse_args()
 
 
-def cpu_name():
+def measure(run, at, args):
+    """One run as a record for results.json; a failure is a result too."""
+    record = {"model": at.model.name, "run": run.key}
     try:
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+        record.update(PROGRAMS[run.program](run, at, args))
+        say(f"  {run.key}: {record['tokens_per_second']:.1f} tokens/s, {record['peak_memory_bytes'] / 1e9:.2f} GB")
+    except Failed as error:
+        record["failed"] = str(error)
+        say(f"  {run.key}: {error}")
+    return record
+
+
+def write(output, results):
+    """After every run, so that an interrupted measurement is not lost."""
+    path = os.path.join(output, "results.json")
+    with open(path + ".unfinished", "w") as out:
+        json.dump(results, out, indent=1)
+    os.rename(path + ".unfinished", path)
+    with open(os.path.join(output, "results.md"), "w") as out:
+        out.write(report.markdown(results))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toktune", default="target/release/toktune")
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--model", required=True, help="a HuggingFace folder, for both sides")
-    parser.add_argument("--gguf", help="let toktune read this GGUF file instead")
-    parser.add_argument("--data", required=True, help='JSON lines {"input_ids", "labels"}')
-    parser.add_argument("--tokens", required=True)
-    parser.add_argument("--dtype", default="float32", help="PEFT's")
-    parser.add_argument("--precision", default="f32", help="toktune's")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
-
-    sides = {"toktune": toktune, "PEFT": peft}
-    runs = {name: [] for name in sides}
-    for turn in range(args.repeats):
-        for name, run in sides.items():
-            runs[name].append(run(args))
-            last = runs[name][-1]
-            print(f"{turn + 1}/{args.repeats} {name}: {last['tokens_per_second']:.1f} tokens/s", file=sys.stderr)
-
-    print(f"{cpu_name()}, {args.threads} threads; batch {args.batch}, {args.steps} steps, {args.repeats} runs in turn\n")
-    print("| | tokens/s, median (lowest to highest) | peak memory |\n| --- | --- | --- |")
-    median = {}
-    for name in sides:
-        rates = [r["tokens_per_second"] for r in runs[name]]
-        memory = statistics.median(r["peak_memory_bytes"] for r in runs[name]) / 1e9
-        median[name] = (statistics.median(rates), memory)
-        label = f"{name} ({args.precision if name == 'toktune' else args.dtype})"
-        print(f"| {label} | {median[name][0]:.1f} ({min(rates):.1f} to {max(rates):.1f}) | {memory:.2f} GB |")
-    speed = median["toktune"][0] / median["PEFT"][0]
-    print(f"| ratio | {speed:.2f}x | 1/{median['PEFT'][1] / median['toktune'][1]:.1f} |")
-    pairs = zip(runs["toktune"][0]["losses"], runs["PEFT"][0]["losses"])
-    print(f"\nLargest relative difference of a loss: {max(abs(a - b) / b for a, b in pairs):.1e}")
+    args = arguments()
+    prepared = [prepare(args.cache, MODELS[name], args.python, args.gsm8k) for name in args.models]
+    if args.prepare_only:
+        return
+    os.makedirs(args.output, exist_ok=True)
+    asked = ("jobs", "models", "steps", "repeats", "lr", "threads")
+    results = {"machine": machine.describe(), "settings": {name: getattr(args, name) for name in asked}, "runs": []}
+    runs = list(dict.fromkeys(run for name in args.jobs for run in JOBS[name].runs))
+    for at in prepared:
+        for turn in range(args.repeats):
+            say(f"{at.model.title}, turn {turn + 1} of {args.repeats}")
+            for run in runs:
+                results["runs"].append(measure(run, at, args))
+                write(args.output, results)
+    print(report.markdown(results))
+    plots = [args.python, os.path.join(HERE, "plot.py"), args.output]
+    if subprocess.run(plots).returncode:
+        say(f"no plots; once matplotlib is there: {' '.join(plots)}")
 
 
 if __name__ == "__main__":

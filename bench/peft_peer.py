@@ -1,15 +1,17 @@
 """The same job with HuggingFace PEFT: a plain torch loop over pre-tokenised rows, right padding.
 
 Rows are JSON lines {"input_ids", "labels"}, taken in file order. Prints one JSON object with the losses, the real
-(unpadded) tokens a second over all steps but the first, and the peak resident memory; --out saves the adapter.
+(unpadded) tokens a second over all steps but the first, and the versions; --out saves the adapter.
 """
 
 import argparse
 import json
-import resource
+import platform
 import time
 
+import peft
 import torch
+import transformers
 from peft import TrainableTokensConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -25,6 +27,16 @@ def batch_of(rows):
         labels[i, :n] = torch.tensor(row["labels"])
         mask[i, :n] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def versions():
+    return {
+        "peft": peft.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def main():
@@ -59,10 +71,9 @@ def main():
         seconds.append(time.perf_counter() - start)
         losses.append(loss.item())
         tokens.append(int(batch["attention_mask"].sum()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # the first step pays for allocations and page faults on both sides
     rate = sum(tokens[1:]) / sum(seconds[1:]) if args.steps > 1 else tokens[0] / seconds[0]
-    print(json.dumps({"losses": losses, "tokens_per_second": rate, "peak_memory_bytes": peak}))
+    print(json.dumps({"losses": losses, "tokens_per_second": rate, "about": versions()}))
     if args.out:
         model.save_pretrained(args.out)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Side by side with PEFT on one model. See README.md for how to prepare the model and the rows.
+# Side by side with PEFT, from nothing to a table and plots. See README.md.
 #
-#   bench/run.sh --model smollm2-135m --data smol-gsm.jsonl --tokens 7,8,9 --python peer/bin/python
+#   bench/run.sh --cache ~/toktune-bench --gsm8k gsm8k/train.jsonl --python peer/bin/python
 set -euo pipefail
-cd "$(dirname "$0")/.."
-cargo build --release --package toktune-cli
-exec python3 bench/compare.py "$@"
+root=$(dirname "$(dirname "$(realpath "$0")")")
+cargo build --release --package toktune-cli --manifest-path "$root/Cargo.toml"
+exec python3 "$root/bench/compare.py" "$@"

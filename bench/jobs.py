@@ -1,0 +1,67 @@
+"""What is compared: runs of one program on one set of rows, and the jobs that set two of them side by side."""
+
+from dataclasses import dataclass
+
+from prepare import LENGTHS
+
+
+@dataclass(frozen=True)
+class Run:
+    """One program on the rows of one kind. Two jobs that hold the same run share its measurements."""
+
+    program: str  # "toktune" or "PEFT"
+    precision: str  # toktune's --precision, or PEFT's torch type
+    rows: str  # a kind of rows, see prepare.py
+    source: str = "folder"  # what the model is read from: "folder" (bf16) or "gguf"
+    batch: int = 8
+
+    @property
+    def key(self):
+        return "/".join([self.program, self.precision, self.source, self.rows])
+
+
+@dataclass(frozen=True)
+class Job:
+    """A comparison: toktune's run beside PEFT's; without PEFT's, toktune's runs along the length of the rows."""
+
+    title: str  # two short lines, for the plot; the second is the precisions
+    about: str
+    toktune: tuple
+    peft: Run = None
+
+    @property
+    def runs(self):
+        return [run for run in (*self.toktune, self.peft) if run]
+
+
+JOBS = {
+    "gsm8k": Job(
+        "answers learnt\nauto | bf16",
+        "three marker tokens in the answers, questions masked; `--precision auto` against bf16",
+        (Run("toktune", "auto", "gsm8k"),),
+        Run("PEFT", "bfloat16", "gsm8k"),
+    ),
+    "gsm8k-f32": Job(
+        "answers learnt\nf32 | f32",
+        "the same, `--precision f32` against float32",
+        (Run("toktune", "f32", "gsm8k"),),
+        Run("PEFT", "float32", "gsm8k"),
+    ),
+    "worst": Job(
+        "nothing to skip\nauto | bf16",
+        "a trained token in front of every row and every token a label: nothing can be skipped",
+        (Run("toktune", "auto", "worst"),),
+        Run("PEFT", "bfloat16", "worst"),
+    ),
+    "gguf": Job(
+        "from the GGUF file\nauto | bf16",
+        "as gsm8k, toktune from the quantized file, PEFT (which cannot train one) from the bf16 folder",
+        (Run("toktune", "auto", "gsm8k", "gguf"),),
+        Run("PEFT", "bfloat16", "gsm8k"),
+    ),
+    "long": Job(
+        "one long row",
+        "toktune alone, one row a step as in worst, by its length",
+        tuple(Run("toktune", "auto", f"long-{n}", batch=1) for n in LENGTHS),
+    ),
+}

@@ -1,0 +1,75 @@
+"""Runs toktune or PEFT once and measures it: tokens a second as each reports them, memory as the system saw it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Failed(Exception):
+    """The program ended with an error, or was killed (by the system, when memory ran out)."""
+
+
+def child(command):
+    """Runs a command; its output, and the largest resident set of the process in bytes, measured alike for both."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            last = (err.read().strip().splitlines() or ["no message"])[-1]
+            killed = " (killed: was there enough memory?)" if process.returncode == -9 else ""
+            raise Failed(f"exit {process.returncode}{killed}: {last}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return out.read(), usage.ru_maxrss * unit, seconds
+
+
+def toktune(run, at, args):
+    """One run of toktune. The first step is left out of the rate, as for PEFT."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out")
+        command = [
+            args.toktune, "train", "--model", at.gguf if run.source == "gguf" else at.folder, "--data", at.rows(run.rows),
+            "--output", out, "--token-ids", at.model.tokens, "--batch-size", str(run.batch),
+            "--max-steps", str(args.steps), "--learning-rate", str(args.lr), "--shuffle", "false",
+            "--max-grad-norm", "0", "--precision", run.precision, "--threads", str(args.threads), "--log-format", "json",
+        ]
+        printed, memory, seconds = child(command)
+    events = [json.loads(line) for line in printed.splitlines()]
+    header = next(event for event in events if event["event"] == "header")
+    steps = [event for event in events if event["event"] == "step"]
+    timed = steps[1:] or steps
+    return {
+        "losses": [step["loss"] for step in steps],
+        "tokens_per_second": sum(s["tokens"] for s in timed) / sum(s["seconds"] for s in timed),
+        "peak_memory_bytes": memory,
+        "process_seconds": seconds,
+        "about": {name: header[name] for name in ("precision", "instruction_set", "threads")},
+    }
+
+
+def peft(run, at, args):
+    """One run of the peer."""
+    command = [
+        args.python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--data", at.rows(run.rows),
+        "--tokens", at.model.tokens, "--dtype", run.precision, "--batch", str(run.batch), "--steps", str(args.steps),
+        "--lr", str(args.lr), "--threads", str(args.threads),
+    ]
+    printed, memory, seconds = child(command)
+    found = json.loads(printed.strip().splitlines()[-1])
+    return {**found, "peak_memory_bytes": memory, "process_seconds": seconds}
+
+
+PROGRAMS = {"toktune": toktune, "PEFT": peft}
