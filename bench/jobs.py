@@ -43,7 +43,7 @@ JOBS = {
     ),
     "gsm8k-f32": Job(
         "answers learnt\nf32 | f32",
-        "the same, `--precision f32` against float32",
+        "three marker tokens in the answers, questions masked; `--precision f32` against float32",
         (Run("toktune", "f32", "gsm8k"),),
         Run("PEFT", "float32", "gsm8k"),
     ),
@@ -55,7 +55,7 @@ JOBS = {
     ),
     "gguf": Job(
         "from the GGUF file\nauto | bf16",
-        "as gsm8k, toktune from the quantized file, PEFT (which cannot train one) from the bf16 folder",
+        "rows of gsm8k; toktune `auto` from the quantized file, PEFT (which cannot train one) in bf16 from the folder",
         (Run("toktune", "auto", "gsm8k", "gguf"),),
         Run("PEFT", "bfloat16", "gsm8k"),
     ),

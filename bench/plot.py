@@ -84,7 +84,7 @@ def comparison(results, folder):
     jobs = max((len(pairs) for _, pairs in models), default=0)
     if not jobs:
         return
-    size = (max(4.2 + 2.9 * jobs, 8.5), 3.7 * len(models) + 1)
+    size = (max(4.2 + 2.9 * jobs, 10), 3.7 * len(models) + 1)
     figure, grid = plt.subplots(len(models), 2, figsize=size, squeeze=False)
     for (name, pairs), (speed, memory) in zip(models, grid):
         title = report.title(name)

@@ -14,6 +14,12 @@ class Failed(Exception):
     """The program ended with an error, or was killed (by the system, when memory ran out)."""
 
 
+def reason(lines):
+    """toktune says it in a line of its own, Python in the last one."""
+    errors = [line for line in lines if line.startswith("error")]
+    return (errors or lines[-1:] or ["no message"])[0]
+
+
 def child(command):
     """Runs a command; its output, and the largest resident set of the process in bytes, measured alike for both."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -28,10 +34,10 @@ def child(command):
         seconds = time.perf_counter() - start
         out.seek(0)
         err.seek(0)
+        if process.returncode == -9:
+            raise Failed("killed by the system: there was not enough memory, most likely")
         if process.returncode:
-            last = (err.read().strip().splitlines() or ["no message"])[-1]
-            killed = " (killed: was there enough memory?)" if process.returncode == -9 else ""
-            raise Failed(f"exit {process.returncode}{killed}: {last}")
+            raise Failed(f"exit {process.returncode}: {reason(err.read().strip().splitlines())}")
         unit = 1 if sys.platform == "darwin" else 1024
         return out.read(), usage.ru_maxrss * unit, seconds
 

@@ -127,7 +127,7 @@ def versions(results):
         means = f"; auto means {auto['precision']} here" if auto else ""
         if auto and auto["precision"] == "f32" and about("PEFT"):
             means += " (no bf16 instructions: bf16 is slow for PEFT, f32 | f32 is the fair pair)"
-        yield f"toktune {results['machine']['commit']}, instruction set {toktune['instruction_set']}{means}"
+        yield f"toktune, checkout {results['machine']['commit']}; instruction set {toktune['instruction_set']}{means}"
     if peft := about("PEFT"):
         packages = ", ".join(f"{name} {peft[name]}" for name in ("peft", "transformers", "torch", "python"))
         yield f"{packages}; torch runs with {peft['cpu_capability']}"
@@ -139,7 +139,7 @@ def setting(results):
     yield f"{of['cpu']}, {of['cores']} cores, {of['memory_gb']} GB, {of['system']}; load before: {of['load_before']}"
     yield from versions(results)
     timed = "the first is not timed" if how["steps"] > 1 else "and that is timed, start-up costs and all"
-    yield f"{how['repeats']} turns, {how['steps']} steps a run ({timed}), {how['threads']} threads, AdamW at {how['lr']}"
+    yield f"turns: {how['repeats']}; steps a run: {how['steps']} ({timed}); threads: {how['threads']}; AdamW at {how['lr']}"
 
 
 def title(name):
@@ -162,7 +162,7 @@ def markdown(results):
     lines += [f"- {name}: {JOBS[name].about}" for name in how["jobs"]]
     failures = [f"- {r['model']}, {r['run']}: {r['failed']}" for r in results["runs"] if "failed" in r]
     if failures:
-        lines += ["", "Failed:", "", *failures]
+        lines += ["", "Failed:", "", *dict.fromkeys(failures)]
     return "\n".join(lines) + "\n"
 
 
