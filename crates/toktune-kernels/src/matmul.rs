@@ -41,8 +41,7 @@ pub enum Write {
 /// Panics when the lengths do not fit the weight.
 pub fn forward(x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = x.len().checked_div(k).or(y.len().checked_div(n)).unwrap_or(0);
-    assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
+    let m = height((x.len(), k), (y.len(), n));
     if m == 0 || n == 0 {
         return;
     }
@@ -57,6 +56,15 @@ pub fn forward(x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y
             }
         });
     });
+}
+
+/// The rows that two matrices of these lengths and widths both have.
+///
+/// Panics when they have not as many.
+fn height((x, k): (usize, usize), (y, n): (usize, usize)) -> usize {
+    let m = x.checked_div(k).or(y.checked_div(n)).unwrap_or(0);
+    assert_eq!((x, y), (m * k, m * n), "{m} rows of {k} and of {n}");
+    m
 }
 
 /// The rectangles of an `[m, n]` result that are computed together.
@@ -111,8 +119,7 @@ pub(crate) unsafe fn outputs(
 /// Panics when the lengths do not fit the weight.
 pub fn stream(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = x.len().checked_div(k).or(y.len().checked_div(n)).unwrap_or(0);
-    assert_eq!((x.len(), y.len()), (m * k, m * n), "x [{m}, {k}], w [{n}, {k}], y [{m}, {n}]");
+    let m = height((x.len(), k), (y.len(), n));
     let y = SharedMatrix::new(y, m, n);
     pieces(n, (128 * 1024 / k.max(1)).clamp(16, 64)).into_par_iter().for_each(|cols| {
         with_scratch(cols.len() * k, |panel| {
@@ -146,8 +153,7 @@ crate::isa::multiversion! {
 /// Panics when the lengths do not fit the weight.
 pub fn backward(dy: &[f32], w: &impl Matrix, precision: Precision, write: Write, dx: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
-    let m = dy.len().checked_div(n).or(dx.len().checked_div(k)).unwrap_or(0);
-    assert_eq!((dy.len(), dx.len()), (m * n, m * k), "dy [{m}, {n}], w [{n}, {k}], dx [{m}, {k}]");
+    let m = height((dy.len(), n), (dx.len(), k));
     if m == 0 || k == 0 {
         return;
     }

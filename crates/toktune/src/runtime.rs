@@ -47,6 +47,16 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Gives what was freed so far back to the system, once: after a large tokenizer has been read, say, whose parsing takes far
+/// more than it leaves. What the process holds afterwards is what it uses.
+pub fn release_freed_memory() {
+    // SAFETY: `malloc_trim` only returns free pages of glibc's allocator; it may be called at any time.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

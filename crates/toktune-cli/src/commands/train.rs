@@ -48,6 +48,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
+    // the estimate of the run's memory counts what is held now
+    toktune::runtime::release_freed_memory();
     let mut trainer = Trainer::new(model, arguments, &train, eval.as_ref(), saved)?;
     let json = args.run.log_format == LogFormat::Json;
     let total = trainer.schedule().total_steps;
