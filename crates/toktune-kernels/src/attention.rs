@@ -1,17 +1,25 @@
 //! Scaled dot-product attention over ragged sequences, in tiles (FlashAttention, Dao 2023): no `T x T` matrix exists.
 //!
 //! The forward pass keeps one number a row and head, the logarithm of the softmax's denominator; the backward pass
-//! recomputes each tile of probabilities from it. Heads may be grouped (several query heads share a key/value head),
-//! and a window may limit how far back a row looks.
+//! recomputes each tile of probabilities from it. Heads may be grouped (several query heads share a key/value head), a
+//! window may limit how far a row looks, scores may be capped, and a bias may be added to them that depends on the
+//! distance of query and key. Rows attend to the rows before them, to their whole sequence, or to the rows of another
+//! sequence.
 //!
 //! A sequence may have *past* rows: keys and values that are given and constant. They are the cache when text is
 //! generated, and the rows before the first trainable token when training; either way they get no gradient.
 
-use crate::gemm::{Right, View, gemm};
+mod backward;
+mod tiles;
+
+pub use backward::{Saved, backward};
+
+use crate::gemm::{Right, View};
 use crate::math::{exp_shifted, max, scale};
-use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::shared::{SharedMatrix, with_scratch};
 use rayon::prelude::*;
 use std::ops::Range;
+use tiles::{key_tiles, masked_scores, tasks};
 
 /// Query rows in a tile.
 const TILE_QUERIES: usize = 64;
@@ -30,17 +38,68 @@ pub struct Shape {
     pub head_dim: usize,
     /// Factor on the scores, `1 / sqrt(head_dim)` in most models.
     pub scale: f32,
-    /// Row `p` sees keys `p - window + 1 ..= p` only.
+    /// A row sees keys at a distance below `window` only: row `p` sees `p - window + 1 ..= p`, and as far ahead when the
+    /// attention is not causal.
     pub window: Option<usize>,
+    /// A row sees no key after its own position.
+    pub causal: bool,
+    /// Scores `s` become `cap tanh(s / cap)` (Gemma 2).
+    pub soft_cap: Option<f32>,
+}
+
+/// What is added to a score by the distance of its key from its query: ALiBi's slopes, T5's buckets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RelativeBias {
+    radius: usize,
+    /// `[heads, 2 radius + 1]`.
+    values: Vec<f32>,
+}
+
+impl RelativeBias {
+    /// `of(head, distance)` for every distance of key and query (`key - query`) below `length`.
+    pub fn new(heads: usize, length: usize, of: impl Fn(usize, isize) -> f32) -> Self {
+        let radius = length.saturating_sub(1);
+        let distances = -(radius as isize)..=radius as isize;
+        let values = (0..heads).flat_map(|h| distances.clone().map(move |d| (h, d))).map(|(h, d)| of(h, d));
+        Self { radius, values: values.collect() }
+    }
+
+    /// What is added to the scores of the query at `at` with `n` keys from position `key` on.
+    fn line(&self, head: usize, at: usize, key: usize, n: usize) -> &[f32] {
+        &self.values[head * (2 * self.radius + 1) + self.radius + key - at..][..n]
+    }
+
+    /// What is added for a query head and a distance `key - query`.
+    pub fn get(&self, head: usize, distance: isize) -> f32 {
+        self.values[head * (2 * self.radius + 1)..][self.radius.wrapping_add_signed(distance)]
+    }
+
+    fn heads(&self) -> usize {
+        self.values.len() / (2 * self.radius + 1)
+    }
 }
 
 /// One sequence: where its rows lie in the queries, keys and values, and where its past lies in the past ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Rows of `q`, `k`, `v` and the output.
+    /// Rows of `q` and the output.
     pub rows: Range<usize>,
-    /// Rows of the past keys and values; they come before `rows` in the sequence.
+    /// Rows of the past keys and values; they come before `keys` in the sequence.
     pub past: Range<usize>,
+    /// Rows of `k` and `v`: the same as `rows`, unless the rows attend to another sequence.
+    pub keys: Range<usize>,
+}
+
+impl Span {
+    /// Rows that attend to the past and to themselves.
+    pub fn new(rows: Range<usize>, past: Range<usize>) -> Self {
+        Self { keys: rows.clone(), rows, past }
+    }
+
+    /// How many keys there are.
+    fn total(&self) -> usize {
+        self.past.len() + self.keys.len()
+    }
 }
 
 /// The inputs: `q [rows, heads * head_dim]`, `k` and `v [rows, kv_heads * head_dim]`, the past ones `[past, ...]`.
@@ -56,6 +115,8 @@ pub struct Inputs<'a> {
     pub past_k: &'a [f32],
     /// Values of past rows.
     pub past_v: &'a [f32],
+    /// What is added to the scores, for every query head; of the length of the longest sequence at least.
+    pub bias: Option<&'a RelativeBias>,
 }
 
 impl Shape {
@@ -73,9 +134,17 @@ impl Shape {
         kv_head * size..(kv_head + 1) * size
     }
 
-    /// The keys that the row at position `at` of its sequence sees.
-    fn visible(&self, at: usize) -> Range<usize> {
-        self.window.map_or(0, |window| (at + 1).saturating_sub(window))..at + 1
+    /// The keys, of `total`, that the row at position `at` of its sequence sees.
+    pub fn visible(&self, at: usize, total: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| (at + 1).saturating_sub(window));
+        let end = if self.causal { at + 1 } else { self.window.map_or(total, |window| at + window) };
+        first.min(total)..end.min(total)
+    }
+
+    /// The keys, of `total`, that some row at `positions` sees.
+    fn visible_from(&self, positions: &Range<usize>, total: usize) -> Range<usize> {
+        let last = positions.end.saturating_sub(1).max(positions.start);
+        self.visible(positions.start, total).start..self.visible(last, total).end
     }
 
     fn check(&self, spans: &[Span], x: &Inputs<'_>) -> usize {
@@ -88,109 +157,25 @@ impl Shape {
         let rows = x.q.len() / self.q_width().max(1);
         let past = x.past_k.len() / self.kv_width().max(1);
         assert_eq!(x.q.len(), rows * self.q_width(), "queries");
-        assert!(x.k.len() == rows * self.kv_width() && x.v.len() == x.k.len(), "keys and values");
+        let keys = x.k.len() / self.kv_width().max(1);
+        assert!(x.k.len() == keys * self.kv_width() && x.v.len() == x.k.len(), "keys and values");
+        assert!(self.soft_cap.is_none() || x.bias.is_none(), "capped scores with a bias");
         assert!(x.past_v.len() == x.past_k.len(), "past keys and values");
-        let mut next = 0;
+        let (mut next, mut next_key) = (0, 0);
         for span in spans {
             assert!(span.rows.start == next && span.rows.end >= next, "sequences follow one another");
             assert!(span.past.start <= span.past.end && span.past.end <= past, "past rows that exist");
-            next = span.rows.end;
+            assert!(span.keys.start >= next_key && span.keys.end >= span.keys.start, "each key in one sequence");
+            assert!(!self.causal || span.keys.len() == span.rows.len(), "as many keys as rows in causal attention");
+            if let Some(bias) = x.bias {
+                let longest = span.total().max(span.past.len() + span.rows.len());
+                assert!(bias.heads() == self.heads && longest <= bias.radius + 1, "a bias for every distance");
+            }
+            (next, next_key) = (span.rows.end, span.keys.end.max(next_key));
         }
+        assert!(next_key <= keys, "keys that exist");
         assert_eq!(next, rows, "every row belongs to a sequence");
         rows
-    }
-}
-
-/// A run of keys of one sequence: positions `at ..`, rows `rows` of `keys` and `values`.
-struct KeyTile<'a> {
-    at: usize,
-    rows: Range<usize>,
-    keys: &'a [f32],
-    values: &'a [f32],
-}
-
-impl KeyTile<'_> {
-    fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn positions(&self) -> Range<usize> {
-        self.at..self.at + self.rows.len()
-    }
-
-    /// The part of the tile at positions inside `seen`.
-    fn within(mut self, seen: &Range<usize>) -> Option<Self> {
-        let (first, last) = (self.at.max(seen.start), self.positions().end.min(seen.end));
-        if first >= last {
-            return None;
-        }
-        self.rows = self.rows.start + (first - self.at)..self.rows.start + (last - self.at);
-        self.at = first;
-        Some(self)
-    }
-
-    /// The keys (or values) of a head, as the right operand of `rows [m, head_dim] keysᵀ`.
-    fn transposed<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
-        View::transposed(
-            &of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..],
-            shape.kv_width(),
-        )
-    }
-
-    /// The same, as the right operand of `weights [m, keys] values`.
-    fn rows_of<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
-        View::rows(&of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..], shape.kv_width())
-    }
-}
-
-/// The keys of a sequence that a row in `positions` can see, in tiles and in order of position.
-fn key_tiles<'a>(shape: &Shape, span: &Span, x: &Inputs<'a>, positions: Range<usize>) -> Vec<KeyTile<'a>> {
-    let seen = shape.visible(positions.start).start..positions.end;
-    let past = pieces(span.past.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
-        at: r.start,
-        rows: span.past.start + r.start..span.past.start + r.end,
-        keys: x.past_k,
-        values: x.past_v,
-    });
-    let own = pieces(span.rows.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
-        at: span.past.len() + r.start,
-        rows: span.rows.start + r.start..span.rows.start + r.end,
-        keys: x.k,
-        values: x.v,
-    });
-    past.chain(own).filter_map(|tile| tile.within(&seen)).collect()
-}
-
-/// Tasks of a pass: `(sequence, key/value head, rows within the sequence)`.
-fn tasks(spans: &[Span], heads: usize, tile: usize) -> Vec<(&Span, usize, Range<usize>)> {
-    let of = |span| (0..heads).map(move |head| (span, head));
-    spans
-        .iter()
-        .flat_map(of)
-        .flat_map(|(span, head)| {
-            pieces(span.rows.len(), tile).into_iter().map(move |rows| (span, head, rows))
-        })
-        .collect()
-}
-
-/// `scores[i, j] = scale * q_i · k_j`, and negative infinity where row `i` does not see key `j`.
-fn masked_scores(
-    shape: &Shape,
-    q: View<'_>,
-    positions: &Range<usize>,
-    tile: &KeyTile<'_>,
-    keys: &Right<'_>,
-    scores: &mut [f32],
-) {
-    let n = tile.len();
-    keys.multiply(positions.len(), q, scores, false);
-    for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
-        scale(row, shape.scale);
-        let seen = shape.visible(at);
-        let first = seen.start.saturating_sub(tile.at).min(n);
-        let last = seen.end.saturating_sub(tile.at).clamp(first, n);
-        row[..first].fill(f32::NEG_INFINITY);
-        row[last..].fill(f32::NEG_INFINITY);
     }
 }
 
@@ -203,7 +188,7 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
-    tasks(spans, shape.kv_heads, TILE_QUERIES).into_par_iter().for_each(|(span, kv_head, tile)| {
+    tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(|(span, kv_head, tile)| {
         let (m, first) = (tile.len(), span.rows.start + tile.start);
         let positions = span.past.len() + tile.start..span.past.len() + tile.end;
         let group = shape.group(kv_head);
@@ -227,7 +212,7 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
                 for (at, head) in group.clone().enumerate() {
                     let own = at * m..(at + 1) * m;
                     let sums = &mut sums[own.start * hd..own.end * hd];
-                    masked_scores(shape, queries(head), &positions, &tile, &keys, scores);
+                    masked_scores(shape, x.bias, (span, head), queries(head), &positions, &tile, &keys, scores);
                     let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
                     for ((row, sum), i) in rows.zip(own) {
                         let new = largest[i].max(max(row));
@@ -255,189 +240,6 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
             }
         });
     });
-}
-
-/// What the backward pass takes beside the inputs.
-#[derive(Clone, Copy, Debug)]
-pub struct Saved<'a> {
-    /// The output of [`forward`].
-    pub out: &'a [f32],
-    /// Its `lse`.
-    pub lse: &'a [f32],
-    /// The gradient of the output.
-    pub dout: &'a [f32],
-}
-
-/// The gradients of `q`, `k` and `v`; overwrites them. Past rows are constants and get none.
-///
-/// ```text
-/// P = exp(S - lse),  dP = dO Vᵀ,  dS = P (dP - rowsum(dO O)),  dQ = dS K,  dK = dSᵀ Q,  dV = Pᵀ dO
-/// ```
-///
-/// One pass over query tiles for `dq` and one over key tiles for `dk` and `dv`: each entry has one thread and one
-/// order, at the price of recomputing the tiles of `P` twice.
-///
-/// Panics when the lengths do not fit.
-pub fn backward(
-    shape: &Shape,
-    spans: &[Span],
-    x: &Inputs<'_>,
-    saved: &Saved<'_>,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
-    let rows = shape.check(spans, x);
-    let (hd, heads) = (shape.head_dim, shape.heads);
-    assert!(saved.out.len() == x.q.len() && saved.dout.len() == x.q.len(), "the output and its gradient");
-    assert_eq!(saved.lse.len(), rows * heads, "one denominator a row and head");
-    // rowsum(dO O), a number a row and head
-    let mut delta = vec![0f32; rows * heads];
-    delta.par_iter_mut().enumerate().for_each(|(at, delta)| {
-        let slice = at * hd..(at + 1) * hd;
-        *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
-    });
-    let pass = Backward { shape, x, saved, delta: &delta };
-    let dq = SharedMatrix::new(dq, rows, shape.q_width());
-    tasks(spans, shape.kv_heads, TILE_QUERIES)
-        .into_par_iter()
-        .for_each(|(span, kv_head, tile)| pass.query_tile(span, kv_head, tile, &dq));
-    let dk = SharedMatrix::new(dk, rows, shape.kv_width());
-    let dv = SharedMatrix::new(dv, rows, shape.kv_width());
-    tasks(spans, shape.kv_heads, TILE_KEYS)
-        .into_par_iter()
-        .for_each(|(span, head, tile)| pass.key_tile(span, head, tile, &dk, &dv));
-}
-
-/// What the two passes share.
-struct Backward<'a> {
-    shape: &'a Shape,
-    x: &'a Inputs<'a>,
-    saved: &'a Saved<'a>,
-    delta: &'a [f32],
-}
-
-impl Backward<'_> {
-    /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into `p` and `ds` `[m, n]`. `keys` and
-    /// `values` are right operands of its keys and values.
-    #[allow(clippy::too_many_arguments)]
-    fn tile(
-        &self,
-        head: usize,
-        first: usize,
-        positions: &Range<usize>,
-        tile: &KeyTile<'_>,
-        (keys, values): (&Right<'_>, &Right<'_>),
-        p: &mut [f32],
-        ds: &mut [f32],
-    ) {
-        let (shape, n) = (self.shape, tile.len());
-        masked_scores(shape, self.of_head(self.x.q, first, head), positions, tile, keys, p);
-        values.multiply(positions.len(), self.of_head(self.saved.dout, first, head), ds, false);
-        for (i, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
-            let row = (first + i) * shape.heads + head;
-            exp_shifted(p, self.saved.lse[row]);
-            score_gradient(p, ds, self.delta[row], shape.scale);
-        }
-    }
-
-    /// Rows `first..` of a head of a matrix as wide as the queries.
-    fn of_head<'b>(&self, rows: &'b [f32], first: usize, head: usize) -> View<'b> {
-        let width = self.shape.q_width();
-        View::rows(&rows[first * width + head * self.shape.head_dim..], width)
-    }
-
-    fn query_tile(&self, span: &Span, kv_head: usize, tile: Range<usize>, dq: &SharedMatrix<'_>) {
-        let (shape, hd) = (self.shape, self.shape.head_dim);
-        let group = shape.group(kv_head);
-        let (m, first) = (tile.len(), span.rows.start + tile.start);
-        let positions = span.past.len() + tile.start..span.past.len() + tile.end;
-        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
-        with_scratch(m * (2 * TILE_KEYS + group.len() * hd) + 3 * room, |scratch| {
-            let (p, rest) = scratch.split_at_mut(m * TILE_KEYS);
-            let (ds, rest) = rest.split_at_mut(m * TILE_KEYS);
-            let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
-            let (room_1, rest) = rest.split_at_mut(room);
-            let (room_2, room_3) = rest.split_at_mut(room);
-            sums.fill(0.0);
-            for tile in key_tiles(shape, span, self.x, positions.clone()) {
-                let n = tile.len();
-                let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, room_1);
-                let values = Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), m, room_2);
-                let key_rows = Right::new(tile.rows_of(tile.keys, shape, kv_head), (hd, n), m, room_3);
-                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                for (head, sum) in group.clone().zip(sums.chunks_exact_mut(m * hd)) {
-                    self.tile(head, first, &positions, &tile, (&keys, &values), p, ds);
-                    key_rows.multiply(m, View::rows(ds, n), sum, true);
-                }
-            }
-            for (head, sum) in group.zip(sums.chunks_exact(m * hd)) {
-                for (i, sum) in sum.chunks_exact(hd).enumerate() {
-                    // SAFETY: this task alone has these rows of the heads of this group.
-                    unsafe { dq.row(first + i, head * hd, hd) }.copy_from_slice(sum);
-                }
-            }
-        });
-    }
-
-    fn key_tile(
-        &self,
-        span: &Span,
-        kv_head: usize,
-        tile: Range<usize>,
-        dk: &SharedMatrix<'_>,
-        dv: &SharedMatrix<'_>,
-    ) {
-        let (shape, hd) = (self.shape, self.shape.head_dim);
-        let (n, past) = (tile.len(), span.past.len());
-        let rows = span.rows.start + tile.start..span.rows.start + tile.end;
-        let tile = KeyTile { at: past + tile.start, rows: rows.clone(), keys: self.x.k, values: self.x.v };
-        let room = Right::room(n, hd);
-        with_scratch(n * (2 * TILE_QUERIES + 2 * hd) + 2 * room, |scratch| {
-            let (p, rest) = scratch.split_at_mut(n * TILE_QUERIES);
-            let (ds, rest) = rest.split_at_mut(n * TILE_QUERIES);
-            let (dk_sum, rest) = rest.split_at_mut(n * hd);
-            let (dv_sum, rest) = rest.split_at_mut(n * hd);
-            let (room_1, room_2) = rest.split_at_mut(room);
-            dk_sum.fill(0.0);
-            dv_sum.fill(0.0);
-            let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), TILE_QUERIES, room_1);
-            let values =
-                Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), TILE_QUERIES, room_2);
-            for queries in pieces(span.rows.len(), TILE_QUERIES) {
-                let positions = past + queries.start..past + queries.end;
-                let seen = shape.visible(positions.start).start..positions.end;
-                if seen.end <= tile.at || seen.start >= tile.positions().end {
-                    continue;
-                }
-                let (m, first) = (queries.len(), span.rows.start + queries.start);
-                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                for head in shape.group(kv_head) {
-                    self.tile(head, first, &positions, &tile, (&keys, &values), p, ds);
-                    let (q, dout) =
-                        (self.of_head(self.x.q, first, head), self.of_head(self.saved.dout, first, head));
-                    gemm((n, hd, m), View::transposed(ds, n), q, dk_sum, hd, true);
-                    gemm((n, hd, m), View::transposed(p, n), dout, dv_sum, hd, true);
-                }
-            }
-            for (i, row) in rows.enumerate() {
-                // SAFETY: this task alone has these rows of this key/value head.
-                unsafe {
-                    dk.row(row, kv_head * hd, hd).copy_from_slice(&dk_sum[i * hd..][..hd]);
-                    dv.row(row, kv_head * hd, hd).copy_from_slice(&dv_sum[i * hd..][..hd]);
-                }
-            }
-        });
-    }
-}
-
-crate::isa::multiversion! {
-    /// `ds = p (ds - delta) scale`.
-    fn score_gradient(p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
-        for (ds, p) in ds.iter_mut().zip(p) {
-            *ds = p * (*ds - delta) * scale;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,15 @@
 //! dh_r = Σ_v p_rv w_v - w_{t_r},          dw_v  = Σ_r (p_rv - [v = t_r]) h_r   for the trained rows v
 //! ```
 //!
+//! A [`Head`] may add a bias to each logit and cap them; the gradients then carry the slope of the cap.
+//!
 //! The softmax-weighted sum of rows `Σ_v p_rv w_v` has the form of an attention over the vocabulary, so it is taken
 //! the same way: one pass over panels of `W` keeps a running maximum, denominator and weighted sum. The logits
 //! of a panel exist once, for a limited number of rows.
+
+mod head;
+
+pub use head::Head;
 
 use crate::gemm::{View, gemm};
 use crate::math::{axpy, exp, exp_shifted, max, scale};
@@ -55,13 +61,13 @@ pub struct Gradients<'a> {
 /// the vocabulary.
 pub fn cross_entropy(
     hidden: &[f32],
-    table: &TokenTable<'_>,
+    head: &Head<'_>,
     targets: &[u32],
     losses: &mut [f32],
     mut gradients: Gradients<'_>,
     precision: Precision,
 ) {
-    let (rows, d) = (targets.len(), table.cols());
+    let (table, rows, d) = (head.table, targets.len(), head.table.cols());
     assert_eq!((hidden.len(), losses.len()), (rows * d, rows), "{rows} rows of {d}");
     assert!(targets.iter().all(|&t| (t as usize) < table.rows()), "targets inside {} entries", table.rows());
     assert!(gradients.hidden.as_ref().is_none_or(|dh| dh.len() == rows * d), "a gradient for every row");
@@ -69,7 +75,7 @@ pub fn cross_entropy(
     for chunk in pieces(rows, CHUNK_ROWS) {
         let own = chunk.start * d..chunk.end * d;
         let targets = &targets[chunk.clone()];
-        let pass = Pass { h: &hidden[own.clone()], table, targets, precision, frozen_only: false };
+        let pass = Pass { h: &hidden[own.clone()], head, targets, precision, frozen_only: false };
         let dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
         let seen = pass.run(dh);
         losses[chunk].iter_mut().zip(&seen).for_each(|(loss, seen)| *loss = seen.lse() - seen.target);
@@ -77,7 +83,7 @@ pub fn cross_entropy(
     }
     if let Some(sums) = gradients.trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(hidden, table, targets, &lse, sums);
+        trained_pass(hidden, head, targets, &lse, sums);
     }
 }
 
@@ -94,16 +100,16 @@ pub struct FrozenPart {
 /// The part of every row's loss that comes from the frozen entries of `table`; arguments as for [`cross_entropy`].
 pub fn frozen_parts(
     hidden: &[f32],
-    table: &TokenTable<'_>,
+    head: &Head<'_>,
     targets: &[u32],
     precision: Precision,
 ) -> Vec<FrozenPart> {
-    let (rows, d) = (targets.len(), table.cols());
+    let (table, rows, d) = (head.table, targets.len(), head.table.cols());
     assert_eq!(hidden.len(), rows * d, "{rows} rows of {d}");
     assert!(targets.iter().all(|&t| (t as usize) < table.rows()), "targets inside {} entries", table.rows());
     let chunks = pieces(rows, CHUNK_ROWS).into_iter().flat_map(|chunk| {
         let (h, targets) = (&hidden[chunk.start * d..chunk.end * d], &targets[chunk]);
-        Pass { h, table, targets, precision, frozen_only: true }.run(None)
+        Pass { h, head, targets, precision, frozen_only: true }.run(None)
     });
     chunks.map(|seen| FrozenPart { lse: seen.lse(), target: seen.target }).collect()
 }
@@ -112,13 +118,13 @@ pub fn frozen_parts(
 /// Other arguments as for [`cross_entropy`]; the products with the trained rows are `f32`.
 pub fn with_trained_entries(
     hidden: &[f32],
-    table: &TokenTable<'_>,
+    head: &Head<'_>,
     targets: &[u32],
     frozen: &[FrozenPart],
     losses: &mut [f32],
     trained: Option<&mut [f32]>,
 ) {
-    let (rows, d) = (targets.len(), table.cols());
+    let (table, rows, d) = (head.table, targets.len(), head.table.cols());
     assert_eq!((hidden.len(), losses.len(), frozen.len()), (rows * d, rows, rows), "{rows} rows of {d}");
     let entries = trained_entries(table);
     let mut lse = vec![0f32; rows];
@@ -135,6 +141,9 @@ pub fn with_trained_entries(
                 for ((logits, seen), target) in
                     logits.chunks_exact_mut(n).zip(&mut seen).zip(&targets[first..])
                 {
+                    for (logit, t) in logits.iter_mut().zip(trained) {
+                        *logit = head.finish_one(t.1, *logit);
+                    }
                     if let Some(at) = trained.iter().position(|t| t.1 == *target as usize) {
                         seen.target = logits[at];
                     }
@@ -148,7 +157,7 @@ pub fn with_trained_entries(
     });
     if let Some(sums) = trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(hidden, table, targets, &lse, sums);
+        trained_pass(hidden, head, targets, &lse, sums);
     }
 }
 
@@ -188,7 +197,7 @@ impl Matrix for Panel<'_> {
 /// One pass over the vocabulary for some rows.
 struct Pass<'a> {
     h: &'a [f32],
-    table: &'a TokenTable<'a>,
+    head: &'a Head<'a>,
     targets: &'a [u32],
     precision: Precision,
     /// Leave the trained entries out.
@@ -239,16 +248,20 @@ impl Seen {
 impl Pass<'_> {
     /// What every row saw of the whole vocabulary; also writes, if asked for, the gradient of the rows.
     fn run(&self, mut dh: Option<&mut [f32]>) -> Vec<Seen> {
-        let (m, d) = (self.targets.len(), self.table.cols());
+        let (m, d) = (self.targets.len(), self.head.table.cols());
         let mut seen = vec![Seen::NOTHING; m];
         if let Some(dh) = dh.as_deref_mut() {
             dh.fill(0.0);
         }
         with_scratch(m * PANEL_ROWS, |scratch| {
-            for entries in pieces(self.table.rows(), PANEL_ROWS) {
+            for entries in pieces(self.head.table.rows(), PANEL_ROWS) {
                 let logits = &mut scratch[..m * entries.len()];
-                let panel = Panel { table: self.table, entries: entries.clone() };
+                let panel = Panel { table: self.head.table, entries: entries.clone() };
                 matmul::forward(self.h, &panel, self.precision, Write::Over, logits);
+                if !self.head.bias.is_empty() || self.head.soft_cap.is_some() {
+                    let n = entries.len();
+                    logits.par_chunks_mut(n).for_each(|row| self.head.finish(entries.clone(), row));
+                }
                 if self.frozen_only {
                     self.leave_trained_out(&entries, logits);
                 }
@@ -261,9 +274,9 @@ impl Pass<'_> {
         if let Some(dh) = dh {
             dh.par_chunks_mut(d.max(1)).zip(&seen).zip(self.targets).for_each(|((dh, seen), &target)| {
                 with_scratch(d, |target_row| {
-                    self.table.decode(target as usize..target as usize + 1, 0..d, target_row);
+                    self.head.table.decode(target as usize..target as usize + 1, 0..d, target_row);
                     scale(dh, 1.0 / seen.total);
-                    axpy(dh, -1.0, target_row);
+                    axpy(dh, -self.head.slope(seen.target), target_row);
                 });
             });
         }
@@ -273,7 +286,7 @@ impl Pass<'_> {
     /// Sets the logits of trained entries to negative infinity.
     fn leave_trained_out(&self, entries: &Range<usize>, logits: &mut [f32]) {
         let n = entries.len();
-        let inside = self.table.overrides().iter().filter(|(row, _)| entries.contains(row));
+        let inside = self.head.table.overrides().iter().filter(|(row, _)| entries.contains(row));
         for (row, _) in inside {
             logits.iter_mut().skip(row - entries.start).step_by(n).for_each(|x| *x = f32::NEG_INFINITY);
         }
@@ -281,15 +294,25 @@ impl Pass<'_> {
 
     /// Turns the logits of some entries into `e^(logit - largest)`, and brings what was summed before to the new largest.
     fn see(&self, entries: &Range<usize>, logits: &mut [f32], seen: &mut [Seen], dh: Option<&mut [f32]>) {
-        let (n, d) = (entries.len(), self.table.cols().max(1));
+        let (n, d) = (entries.len(), self.head.table.cols().max(1));
         let row = |logits: &mut [f32], seen: &mut Seen, target: u32, dh: Option<&mut [f32]>| {
             if entries.contains(&(target as usize)) {
                 seen.target = logits[target as usize - entries.start];
             }
-            let keep = seen.add(logits);
-            if keep != 1.0
-                && let Some(dh) = dh
-            {
+            let Some(dh) = dh else {
+                seen.add(logits);
+                return;
+            };
+            let keep = match self.head.soft_cap {
+                None => seen.add(logits),
+                Some(cap) => with_scratch(n, |before| {
+                    before.copy_from_slice(logits);
+                    let keep = seen.add(logits);
+                    head::scale_by_slopes(logits, before, cap);
+                    keep
+                }),
+            };
+            if keep != 1.0 {
                 scale(dh, keep);
             }
         };
@@ -317,8 +340,8 @@ impl Pass<'_> {
 }
 
 /// Adds the gradient of the trained rows: their logits are taken again, `rows x k` in tiles.
-fn trained_pass(hidden: &[f32], table: &TokenTable<'_>, targets: &[u32], lse: &[f32], sums: &mut [f32]) {
-    let d = table.cols();
+fn trained_pass(hidden: &[f32], head: &Head<'_>, targets: &[u32], lse: &[f32], sums: &mut [f32]) {
+    let (table, d) = (head.table, head.table.cols());
     let trained = trained_entries(table);
     let tiles = pieces(targets.len(), TILE_ROWS);
     sums.par_chunks_mut(TRAINED_ROWS * d).zip(trained.par_chunks(TRAINED_ROWS)).for_each(
@@ -331,11 +354,10 @@ fn trained_pass(hidden: &[f32], table: &TokenTable<'_>, targets: &[u32], lse: &[
                     let p = &mut scratch[..m * n];
                     gemm((m, n, d), View::rows(h, d), View::transposed(values, d), p, n, false);
                     for (p, r) in p.chunks_exact_mut(n).zip(tile.clone()) {
-                        exp_shifted(p, lse[r]);
                         for (p, t) in p.iter_mut().zip(trained) {
-                            if t.1 == targets[r] as usize {
-                                *p -= 1.0;
-                            }
+                            let logit = head.finish_one(t.1, *p);
+                            let is_target = if t.1 == targets[r] as usize { 1.0 } else { 0.0 };
+                            *p = (exp(logit - lse[r]) - is_target) * head.slope(logit);
                         }
                     }
                     gemm((n, d, m), View::transposed(p, n), View::rows(h, d), sums, d, true);
@@ -346,133 +368,4 @@ fn trained_pass(hidden: &[f32], table: &TokenTable<'_>, targets: &[u32], lse: &[
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{assert_close, central_differences, each_isa, random};
-    use crate::weight::{RowOrder, Weight, WeightType, encode};
-
-    fn reference(hidden: &[f32], w: &[f32], d: usize, targets: &[u32]) -> Vec<f64> {
-        hidden
-            .chunks(d)
-            .zip(targets)
-            .map(|(h, &t)| {
-                let logit = |row: &[f32]| h.iter().zip(row).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
-                let logits: Vec<f64> = w.chunks(d).map(logit).collect();
-                logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[t as usize]
-            })
-            .collect()
-    }
-
-    /// A table of `frozen + extra` rows in which every seventh row is trained, and the matrix that it shows.
-    struct Case {
-        data: Vec<u8>,
-        extra: Vec<f32>,
-        overrides: Vec<(usize, usize)>,
-        values: Vec<f32>,
-        shown: Vec<f32>,
-        frozen: usize,
-        d: usize,
-    }
-
-    impl Case {
-        fn new(frozen: usize, extra: usize, d: usize) -> Self {
-            let base = random(frozen * d, 1);
-            let extra = random(extra * d, 2);
-            let rows: Vec<usize> = (0..frozen + extra.len() / d).step_by(7).collect();
-            // values in the opposite order of the rows: token indices need not be sorted
-            let overrides: Vec<_> = rows.iter().enumerate().map(|(i, &r)| (r, rows.len() - 1 - i)).collect();
-            let values = random(rows.len() * d, 3);
-            let mut shown = [base.clone(), extra.clone()].concat();
-            for &(row, at) in &overrides {
-                shown[row * d..][..d].copy_from_slice(&values[at * d..][..d]);
-            }
-            Self {
-                data: encode(WeightType::F32, &base).expect("plain"),
-                extra,
-                overrides,
-                values,
-                shown,
-                frozen,
-                d,
-            }
-        }
-
-        fn table<'a>(&'a self, values: &'a [f32]) -> TokenTable<'a> {
-            let base = Weight::new(WeightType::F32, &self.data, self.frozen, self.d, RowOrder::Plain)
-                .expect("valid");
-            TokenTable::new(base, &self.extra, &self.overrides, values)
-        }
-    }
-
-    #[test]
-    fn losses_and_gradients_match_the_reference() {
-        each_isa(|isa| {
-            for (rows, frozen, extra, d) in [
-                (0, 5, 0, 3),
-                (1, 1, 0, 4),
-                (5, 20, 3, 8),
-                (3, PANEL_ROWS, 1, 4),
-                (CHUNK_ROWS + 1, 3, 2, 3),
-                (TILE_ROWS + 1, 30, 2, 5),
-                (2, 600, 40, 4),
-            ] {
-                let case = Case::new(frozen, extra, d);
-                let hidden: Vec<f32> = random(rows * d, 4).iter().map(|x| 2.0 * x).collect();
-                let vocabulary = frozen + extra;
-                let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
-                let what = format!("{isa} {rows} {frozen}+{extra} {d}");
-                let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
-                let mut dw = vec![1.0; case.values.len()];
-                let gradients = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
-                let precision = Precision::F32;
-                cross_entropy(
-                    &hidden,
-                    &case.table(&case.values),
-                    &targets,
-                    &mut losses,
-                    gradients,
-                    precision,
-                );
-                assert_close(&losses, &reference(&hidden, &case.shown, d, &targets), 2e-6, &what);
-                let mut alone = vec![f32::NAN; rows];
-                let none = Gradients::default();
-                cross_entropy(&hidden, &case.table(&case.values), &targets, &mut alone, none, precision);
-                assert_eq!(losses, alone, "{what}: the loss alone");
-                let frozen = frozen_parts(&hidden, &case.table(&case.values), &targets, precision);
-                let other = random(case.values.len(), 9); // the frozen parts do not know the trained rows
-                assert!(frozen == frozen_parts(&hidden, &case.table(&other), &targets, precision), "{what}");
-                let (mut parts, mut dw_parts) = (vec![f32::NAN; rows], vec![1.0; dw.len()]);
-                let table = case.table(&case.values);
-                with_trained_entries(&hidden, &table, &targets, &frozen, &mut parts, Some(&mut dw_parts));
-                let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
-                assert_close(&parts, &wide(&losses), 2e-6, &format!("{what}: in two parts"));
-                assert_close(&dw_parts, &wide(&dw), 2e-5, &format!("{what}: in two parts, trained"));
-                if rows == 0 || rows > 10 {
-                    continue;
-                }
-                let total = |h: &[f32], w: &[f32]| reference(h, w, d, &targets).iter().sum::<f64>();
-                let expected = central_differences(&hidden, |h| total(h, &case.shown));
-                assert_close(&dh, &expected, 1e-3, &format!("{what} hidden"));
-                let mut expected = central_differences(&case.values, |values| {
-                    let mut shown = case.shown.clone();
-                    for &(row, at) in &case.overrides {
-                        shown[row * d..][..d].copy_from_slice(&values[at * d..][..d]);
-                    }
-                    total(&hidden, &shown)
-                });
-                expected.iter_mut().for_each(|g| *g += 1.0); // the gradient is added to what was there
-                assert_close(&dw, &expected, 1e-3, &format!("{what} trained"));
-            }
-        });
-    }
-
-    #[test]
-    fn large_logits_neither_overflow_nor_vanish() {
-        let case = Case::new(4, 0, 2);
-        let hidden = [400.0f32, -300.0];
-        let (mut losses, mut dh) = ([f32::NAN], [f32::NAN; 2]);
-        let gradients = Gradients { hidden: Some(&mut dh), trained: None };
-        cross_entropy(&hidden, &case.table(&case.values), &[3], &mut losses, gradients, Precision::F32);
-        assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
-    }
-}
+mod tests;

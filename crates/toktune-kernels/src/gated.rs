@@ -1,19 +1,51 @@
-//! The gated activation of an MLP: `act(gate) * up`, with its vector-Jacobian product.
+//! The activation of an MLP, gated (`act(gate) * up`) or plain (`act(x)`), with its vector-Jacobian product.
 
 use crate::isa::multiversion;
-use crate::math::exp;
+use crate::math::{erf, exp, tanh};
 use rayon::prelude::*;
 
 /// Entries handled by one task.
 const TASK: usize = 16 * 1024;
 
-/// The activation of the gate.
+/// The activation, by the names of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x / (1 + e^-x)` (`silu`, `swish`).
     Silu,
     /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2` (`gelu_pytorch_tanh`, `gelu_new`).
     GeluTanh,
+    /// `x (1 + erf(x / √2)) / 2` (`gelu`).
+    Gelu,
+    /// `max(x, 0)` (`relu`).
+    Relu,
+}
+
+impl Activation {
+    /// Every activation.
+    pub const ALL: [Self; 4] = [Self::Silu, Self::GeluTanh, Self::Gelu, Self::Relu];
+}
+
+/// `x = act(x)`, entry by entry.
+pub fn activate(activation: Activation, x: &mut [f32]) {
+    x.par_chunks_mut(TASK).for_each(|x| match activation {
+        Activation::Silu => activate_silu(x),
+        Activation::GeluTanh => activate_gelu_tanh(x),
+        Activation::Gelu => activate_gelu(x),
+        Activation::Relu => activate_relu(x),
+    });
+}
+
+/// The gradient of the input `x` from that of `act(x)`, which comes in `dx` and is replaced there.
+///
+/// Panics when the lengths differ.
+pub fn activate_backward(activation: Activation, x: &[f32], dx: &mut [f32]) {
+    assert_eq!(x.len(), dx.len(), "an input and its gradient");
+    dx.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(dx, x)| match activation {
+        Activation::Silu => pull_silu(x, dx),
+        Activation::GeluTanh => pull_gelu_tanh(x, dx),
+        Activation::Gelu => pull_gelu(x, dx),
+        Activation::Relu => pull_relu(x, dx),
+    });
 }
 
 /// `y = act(gate) * up`, entry by entry; overwrites `y`.
@@ -43,7 +75,9 @@ pub fn gated_backward(activation: Activation, gate: &[f32], up: &[f32], dgate: &
 pub(crate) fn forward_tile(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     match activation {
         Activation::Silu => forward_silu(gate, up, y),
-        Activation::GeluTanh => forward_gelu(gate, up, y),
+        Activation::GeluTanh => forward_gelu_tanh(gate, up, y),
+        Activation::Gelu => forward_gelu(gate, up, y),
+        Activation::Relu => forward_relu(gate, up, y),
     }
 }
 
@@ -57,7 +91,9 @@ pub(crate) fn backward_tile(
 ) {
     match activation {
         Activation::Silu => backward_silu(gate, up, dgate, dup),
-        Activation::GeluTanh => backward_gelu(gate, up, dgate, dup),
+        Activation::GeluTanh => backward_gelu_tanh(gate, up, dgate, dup),
+        Activation::Gelu => backward_gelu(gate, up, dgate, dup),
+        Activation::Relu => backward_relu(gate, up, dgate, dup),
     }
 }
 
@@ -74,14 +110,42 @@ fn gelu_tanh(x: f32) -> (f32, f32) {
     const A: f32 = 0.797_884_6; // sqrt(2 / pi)
     const B: f32 = 0.044_715;
     let u = A * (x + B * x * x * x);
-    let tanh = 1.0 - 2.0 / (exp(2.0 * u) + 1.0);
+    let tanh = tanh(u);
     let du = A * (1.0 + 3.0 * B * x * x);
     (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * du)
 }
 
+/// The value and the derivative at `x`.
+#[inline(always)]
+fn gelu(x: f32) -> (f32, f32) {
+    const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
+    let below = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    (x * below, below + x * DENSITY * exp(-0.5 * x * x))
+}
+
+/// The value and the derivative at `x`; torch's derivative at 0 is 0.
+#[inline(always)]
+fn relu(x: f32) -> (f32, f32) {
+    if x > 0.0 { (x, 1.0) } else { (0.0 * x, 0.0) }
+}
+
 /// One compiled loop for each activation and direction: a choice inside the loop would keep it from vectorising.
-macro_rules! gated_loops {
-    ($forward:ident, $backward:ident, $activation:ident) => {
+macro_rules! loops {
+    ($forward:ident, $backward:ident, $activate:ident, $pull:ident, $activation:ident) => {
+        multiversion! {
+            fn $activate(x: &mut [f32]) {
+                for x in x {
+                    *x = $activation(*x).0;
+                }
+            }
+        }
+        multiversion! {
+            fn $pull(x: &[f32], dx: &mut [f32]) {
+                for (dx, x) in dx.iter_mut().zip(x) {
+                    *dx *= $activation(*x).1;
+                }
+            }
+        }
         multiversion! {
             fn $forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
                 for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
@@ -101,8 +165,10 @@ macro_rules! gated_loops {
         }
     };
 }
-gated_loops!(forward_silu, backward_silu, silu);
-gated_loops!(forward_gelu, backward_gelu, gelu_tanh);
+loops!(forward_silu, backward_silu, activate_silu, pull_silu, silu);
+loops!(forward_gelu_tanh, backward_gelu_tanh, activate_gelu_tanh, pull_gelu_tanh, gelu_tanh);
+loops!(forward_gelu, backward_gelu, activate_gelu, pull_gelu, gelu);
+loops!(forward_relu, backward_relu, activate_relu, pull_relu, relu);
 
 #[cfg(test)]
 mod tests {
@@ -116,13 +182,23 @@ mod tests {
                 let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
                 0.5 * x * (1.0 + u.tanh())
             }
+            // the integral of the density by Simpson's rule
+            Activation::Gelu => {
+                let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                let (steps, h) = (400, x / 400.0);
+                let inner: f64 = (1..steps)
+                    .map(|i| density(i as f64 * h) * if i % 2 == 1 { 4.0 } else { 2.0 })
+                    .sum();
+                x * (0.5 + (density(0.0) + inner + density(x)) * h / 3.0)
+            }
+            Activation::Relu => x.max(0.0),
         }
     }
 
     #[test]
     fn forward_and_backward_match_the_reference() {
         each_isa(|isa| {
-            for activation in [Activation::Silu, Activation::GeluTanh] {
+            for activation in Activation::ALL {
                 for n in [0, 1, 7, 8, 9, TASK + 3] {
                     let gate: Vec<f32> = random(n, 1).iter().map(|x| 6.0 * x).collect();
                     let (up, dy) = (random(n, 2), random(n, 3));
@@ -144,6 +220,15 @@ mod tests {
                         assert_close(&dgate, &expected, 1e-4, &format!("{what} gate"));
                         let expected = central_differences(&up, |u| loss(value(&gate, u)));
                         assert_close(&dup, &expected, 1e-4, &format!("{what} up"));
+                        let plain = |x: &[f32]| -> Vec<f64> {
+                            x.iter().map(|x| reference(activation, *x as f64)).collect()
+                        };
+                        let (mut y, mut dx) = (gate.clone(), dy.clone());
+                        activate(activation, &mut y);
+                        assert_close(&y, &plain(&gate), 1e-6, &format!("{what} plain"));
+                        activate_backward(activation, &gate, &mut dx);
+                        let expected = central_differences(&gate, |g| loss(plain(g)));
+                        assert_close(&dx, &expected, 1e-4, &format!("{what} plain gradient"));
                     }
                 }
             }
@@ -152,7 +237,7 @@ mod tests {
 
     #[test]
     fn extreme_gates_stay_finite() {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        for activation in Activation::ALL {
             let gate = [-1e4f32, -100.0, 0.0, 100.0, 1e4];
             let (up, dy) = ([1.0f32; 5], [1.0f32; 5]);
             let (mut y, mut dgate, mut dup) = ([0f32; 5], dy, [0f32; 5]);

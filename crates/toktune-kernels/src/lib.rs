@@ -27,6 +27,7 @@ pub mod gated;
 pub mod gated_mlp;
 mod gemm;
 pub mod isa;
+pub mod layer_norm;
 mod math;
 pub mod matmul;
 pub mod norm;

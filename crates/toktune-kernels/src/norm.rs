@@ -12,7 +12,7 @@ use crate::matmul::Write;
 use rayon::prelude::*;
 
 /// Rows handled by one task.
-const TASK_ROWS: usize = 32;
+pub(crate) const TASK_ROWS: usize = 32;
 
 /// `y[rows, d]` from `x[rows, d]` and `weight[d]`; overwrites `y`.
 ///

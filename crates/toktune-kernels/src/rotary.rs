@@ -1,7 +1,9 @@
-//! Rotary position embedding (Su et al. 2021) in the layout of transformers: the two halves of a head form the pairs.
+//! Rotary position embedding (Su et al. 2021). In most models of transformers the two halves of a head form the pairs, in
+//! some (Cohere) neighbours do.
 //!
 //! ```text
-//! y_j = x_j cos - x_{j+h} sin        y_{j+h} = x_{j+h} cos + x_j sin        j < h = rotated / 2
+//! y_a = x_a cos_j - x_b sin_j        y_b = x_b cos_j + x_a sin_j        j < h = rotated / 2
+//! halves: a = j, b = j + h           neighbours: a = 2 j, b = 2 j + 1
 //! ```
 //!
 //! Entries of a head past the rotated part are copied. The vector-Jacobian product is the rotation backwards.
@@ -21,15 +23,33 @@ pub enum Direction {
     Backward,
 }
 
+/// Which entries of a head are turned together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pairing {
+    /// One of the first half with one of the second.
+    #[default]
+    Halves,
+    /// Each even one with the next.
+    Neighbours,
+}
+
+/// The heads of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Entries of a head.
+    pub head_dim: usize,
+    /// Which of them are turned together.
+    pub pairing: Pairing,
+}
+
 /// Rotates every head of every row of `x [rows, heads * head_dim]` into `y`.
 ///
 /// `cos` and `sin` are `[rows, h]`, one line a row of `x`, with `2 h <= head_dim` the rotated part of a head.
 /// Panics when the lengths do not fit.
 pub fn rotate(
     x: &[f32],
-    cos: &[f32],
-    sin: &[f32],
-    head_dim: usize,
+    (cos, sin): (&[f32], &[f32]),
+    Heads { head_dim, pairing }: Heads,
     rows: usize,
     direction: Direction,
     y: &mut [f32],
@@ -49,20 +69,18 @@ pub fn rotate(
     y.par_chunks_mut(TASK_ROWS * width.max(1)).enumerate().for_each(|(task, y)| {
         for (i, y) in y.chunks_exact_mut(width).enumerate() {
             let row = task * TASK_ROWS + i;
-            rotate_row(
-                &x[row * width..][..width],
-                &cos[row * half..][..half],
-                &sin[row * half..][..half],
-                head_dim,
-                sign,
-                y,
-            );
+            let x = &x[row * width..][..width];
+            let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+            match pairing {
+                Pairing::Halves => rotate_halves(x, cos, sin, head_dim, sign, y),
+                Pairing::Neighbours => rotate_neighbours(x, cos, sin, head_dim, sign, y),
+            }
         }
     });
 }
 
 multiversion! {
-    fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
+    fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
         let half = cos.len();
         for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
             let ((x1, x2), (y1, y2)) = (x.split_at(half), y.split_at_mut(half));
@@ -75,6 +93,20 @@ multiversion! {
     }
 }
 
+multiversion! {
+    fn rotate_neighbours(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
+        let rotated = 2 * cos.len();
+        for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
+            let pairs = x[..rotated].chunks_exact(2).zip(y[..rotated].chunks_exact_mut(2));
+            for ((x, y), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+                y[0] = x[0] * cos - x[1] * sin * sign;
+                y[1] = x[1] * cos + x[0] * sin * sign;
+            }
+            y[rotated..].copy_from_slice(&x[rotated..]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,9 +115,12 @@ mod tests {
     #[test]
     fn rotation_matches_complex_multiplication_and_backward_undoes_it() {
         each_isa(|isa| {
-            for (rows, heads, head_dim, half) in
-                [(0, 2, 4, 2), (1, 1, 2, 1), (3, 2, 6, 2), (33, 3, 34, 17), (2, 1, 8, 0)]
+            let sizes = [(0, 2, 4, 2), (1, 1, 2, 1), (3, 2, 6, 2), (33, 3, 34, 17), (2, 1, 8, 0)];
+            let pairings = [Pairing::Halves, Pairing::Neighbours];
+            for ((rows, heads, head_dim, half), pairing) in
+                sizes.into_iter().flat_map(|size| pairings.map(|pairing| (size, pairing)))
             {
+                let turned = Heads { head_dim, pairing };
                 let x = random(rows * heads * head_dim, 1);
                 let angles = random(rows * half, 2);
                 let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
@@ -94,20 +129,24 @@ mod tests {
                 for row in 0..rows {
                     for head in 0..heads {
                         for j in 0..half {
-                            let at = (row * heads + head) * head_dim + j;
-                            let (a, b) = (x[at] as f64, x[at + half] as f64);
+                            let head = (row * heads + head) * head_dim;
+                            let (i, k) = match pairing {
+                                Pairing::Halves => (head + j, head + j + half),
+                                Pairing::Neighbours => (head + 2 * j, head + 2 * j + 1),
+                            };
+                            let (a, b) = (x[i] as f64, x[k] as f64);
                             let angle = angles[row * half + j] as f64;
-                            expected[at] = a * angle.cos() - b * angle.sin();
-                            expected[at + half] = b * angle.cos() + a * angle.sin();
+                            expected[i] = a * angle.cos() - b * angle.sin();
+                            expected[k] = b * angle.cos() + a * angle.sin();
                         }
                     }
                 }
                 let mut y = vec![f32::NAN; x.len()];
-                rotate(&x, &cos, &sin, head_dim, rows, Direction::Forward, &mut y);
-                assert_close(&y, &expected, 1e-6, &format!("{isa} {rows} {heads} {head_dim} {half}"));
+                rotate(&x, (&cos, &sin), turned, rows, Direction::Forward, &mut y);
+                assert_close(&y, &expected, 1e-6, &format!("{isa} {rows} {heads} {head_dim} {half} {pairing:?}"));
                 // a rotation is orthogonal, so its transpose (the vector-Jacobian product) is its inverse
                 let mut back = vec![f32::NAN; x.len()];
-                rotate(&y, &cos, &sin, head_dim, rows, Direction::Backward, &mut back);
+                rotate(&y, (&cos, &sin), turned, rows, Direction::Backward, &mut back);
                 let original: Vec<f64> = x.iter().map(|x| *x as f64).collect();
                 assert_close(&back, &original, 1e-6, &format!("{isa} backward"));
             }

@@ -3,7 +3,7 @@
 use crate::measure::{Case, Work};
 use std::rc::Rc;
 use toktune_kernels::attention::{self, Inputs, Saved, Shape, Span};
-use toktune_kernels::cross_entropy::{Gradients, cross_entropy};
+use toktune_kernels::cross_entropy::{Gradients, Head, cross_entropy};
 use toktune_kernels::gated::Activation;
 use toktune_kernels::gated_mlp::{GatedMlp, Kept};
 use toktune_kernels::matmul::{self, Write};
@@ -173,7 +173,7 @@ fn mlp(of: &Model) -> Vec<Case> {
 fn spans(lengths: &[(usize, usize)]) -> Vec<Span> {
     let (mut row, mut before) = (0, 0);
     let follow = |&(past, own): &(usize, usize)| {
-        let span = Span { rows: row..row + own, past: before..before + past };
+        let span = Span::new(row..row + own, before..before + past);
         (row, before) = (row + own, before + past);
         span
     };
@@ -195,6 +195,8 @@ fn attention(of: &Model) -> Vec<Case> {
             head_dim: of.head_dim,
             scale: (of.head_dim as f32).powf(-0.5),
             window,
+            causal: true,
+            soft_cap: None,
         };
         let seen = |at: usize| window.map_or(at + 1, |window| window.min(at + 1));
         let pairs: usize = lengths.iter().flat_map(|(past, own)| (*past..past + own).map(seen)).sum();
@@ -222,7 +224,7 @@ fn attention(of: &Model) -> Vec<Case> {
 }
 
 fn inputs([q, k, v, past_k, past_v]: &[Vec<f32>; 5]) -> Inputs<'_> {
-    Inputs { q, k, v, past_k, past_v }
+    Inputs { q, k, v, past_k, past_v, bias: None }
 }
 
 fn losses(of: &Model) -> Vec<Case> {
@@ -244,7 +246,7 @@ fn losses(of: &Model) -> Vec<Case> {
                 } else {
                     Gradients::default()
                 };
-                cross_entropy(&hidden, &table, &targets, &mut loss, wanted, precision);
+                cross_entropy(&hidden, &Head::plain(&table), &targets, &mut loss, wanted, precision);
             }));
         }
     }

@@ -16,16 +16,21 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
                     let (data, line) = if at < past {
                         (gone, span.past.start + at)
                     } else {
-                        (own, span.rows.start + at - past)
+                        (own, span.keys.start + at - past)
                     };
                     data[line * shape.kv_width() + head / group * hd + d] as f64
                 };
                 let at = past + i;
-                let first = shape.window.map_or(0, |w| (at + 1).saturating_sub(w));
-                let scores: Vec<f64> = (first..=at)
-                    .map(|j| {
-                        (0..hd).map(|d| q[d] as f64 * of(j, x.k, x.past_k, d)).sum::<f64>()
-                            * shape.scale as f64
+                let near = |j: &usize| shape.window.is_none_or(|w| at.abs_diff(*j) < w);
+                let seen: Vec<usize> =
+                    (0..span.total()).filter(near).filter(|&j| j <= at || !shape.causal).collect();
+                let scores: Vec<f64> = seen
+                    .iter()
+                    .map(|&j| {
+                        let product = (0..hd).map(|d| q[d] as f64 * of(j, x.k, x.past_k, d)).sum::<f64>();
+                        let score = product * shape.scale as f64;
+                        let bias = x.bias.map_or(0.0, |b| b.get(head, j as isize - at as isize) as f64);
+                        shape.soft_cap.map_or(score, |c| c as f64 * (score / c as f64).tanh()) + bias
                     })
                     .collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -33,8 +38,8 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
                 for d in 0..hd {
                     out[row * shape.q_width() + head * hd + d] = scores
                         .iter()
-                        .zip(first..)
-                        .map(|(s, j)| (s - top).exp() / total * of(j, x.v, x.past_v, d))
+                        .zip(&seen)
+                        .map(|(s, &j)| (s - top).exp() / total * of(j, x.v, x.past_v, d))
                         .sum();
                 }
             }
@@ -48,17 +53,42 @@ fn spans(lengths: &[(usize, usize)]) -> Vec<Span> {
     lengths
         .iter()
         .map(|&(own, gone)| {
-            let span = Span { rows: row..row + own, past: past..past + gone };
+            let span = Span::new(row..row + own, past..past + gone);
             (row, past) = (row + own, past + gone);
             span
         })
         .collect()
 }
 
-/// Lengths below, on and above both tiles, empty sequences, and past rows; then windows shorter and longer.
-fn cases() -> Vec<(Shape, Vec<Span>)> {
-    let base = Shape { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.35, window: None };
-    let lengths: [&[(usize, usize)]; 7] = [
+/// Rows that attend to the rows of other sequences: `(rows, past keys, own keys)`.
+fn crossing(lengths: &[(usize, usize, usize)]) -> Vec<Span> {
+    let (mut row, mut past, mut key) = (0, 0, 0);
+    lengths
+        .iter()
+        .map(|&(rows, gone, own)| {
+            let span = Span { rows: row..row + rows, past: past..past + gone, keys: key..key + own };
+            (row, past, key) = (row + rows, past + gone, key + own);
+            span
+        })
+        .collect()
+}
+
+/// An attention over some sequences, with a bias or without.
+type Case = (Shape, Vec<Span>, Option<RelativeBias>);
+
+/// Lengths below, on and above both tiles, empty sequences, past rows, and more sequences than are cut into tiles; windows
+/// shorter and longer; then each variant.
+fn cases() -> Vec<Case> {
+    let base = Shape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        scale: 0.35,
+        window: None,
+        causal: true,
+        soft_cap: None,
+    };
+    let lengths: [&[(usize, usize)]; 8] = [
         &[],
         &[(1, 0)],
         &[(5, 0), (0, 0), (3, 4)],
@@ -66,36 +96,60 @@ fn cases() -> Vec<(Shape, Vec<Span>)> {
         &[(TILE_KEYS - 1, 2)],
         &[(TILE_KEYS + 5, TILE_KEYS + 1)],
         &[(0, 7), (2, TILE_KEYS)],
+        &[(1, 0), (2, 1), (TILE_QUERIES + 2, 4), (1, TILE_KEYS + 3), (0, 0), (TILE_KEYS + 1, 0)],
     ];
-    lengths
-        .iter()
-        .flat_map(|l| [None, Some(1), Some(7), Some(100)].map(|window| (Shape { window, ..base }, spans(l))))
-        .chain([(Shape { heads: 1, kv_heads: 1, head_dim: 3, ..base }, spans(&[(70, 0)]))])
-        .collect()
+    let windows = [None, Some(1), Some(7), Some(100)];
+    let mut cases = Vec::new();
+    for l in lengths {
+        for window in windows {
+            cases.push((Shape { window, ..base }, spans(l), None));
+            cases.push((Shape { window, causal: false, ..base }, spans(l), None));
+        }
+    }
+    cases.push((Shape { heads: 1, kv_heads: 1, head_dim: 3, ..base }, spans(&[(70, 0)]), None));
+    for l in [&[(3, 2), (5, 0)][..], &[(TILE_QUERIES + 3, TILE_KEYS), (4, 1)], lengths[7]] {
+        let bias = || RelativeBias::new(4, 2 * TILE_KEYS + 4, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
+        for causal in [true, false] {
+            let shape = Shape { causal, ..base };
+            cases.push((shape, spans(l), Some(bias())));
+            cases.push((Shape { soft_cap: Some(0.4), ..shape }, spans(l), None));
+            cases.push((Shape { soft_cap: Some(0.4), window: Some(3), ..shape }, spans(l), None));
+        }
+    }
+    let cross = Shape { causal: false, ..base };
+    for l in [
+        &[(3, 0, 5), (4, 2, 0), (0, 0, 3)][..],
+        &[(TILE_QUERIES + 1, 0, TILE_KEYS + 2), (2, TILE_KEYS + 1, 0)],
+        &[(1, 1, 0), (2, 0, 1), (3, 0, TILE_KEYS + 1), (1, 2, 0), (0, 0, 4), (TILE_QUERIES + 1, 0, 2)],
+    ] {
+        cases.push((cross, crossing(l), None));
+    }
+    cases
 }
 
 fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
     let rows = spans.iter().map(|s| s.rows.len()).sum::<usize>();
     let past = spans.iter().map(|s| s.past.len()).sum::<usize>();
+    let keys = spans.iter().map(|s| s.keys.len()).sum::<usize>();
     [
         random(rows * shape.q_width(), 1),
-        random(rows * shape.kv_width(), 2),
-        random(rows * shape.kv_width(), 3),
+        random(keys * shape.kv_width(), 2),
+        random(keys * shape.kv_width(), 3),
         random(past * shape.kv_width(), 4),
         random(past * shape.kv_width(), 5),
     ]
 }
 
-fn inputs(data: &[Vec<f32>; 5]) -> Inputs<'_> {
-    Inputs { q: &data[0], k: &data[1], v: &data[2], past_k: &data[3], past_v: &data[4] }
+fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a RelativeBias>) -> Inputs<'a> {
+    Inputs { q: &data[0], k: &data[1], v: &data[2], past_k: &data[3], past_v: &data[4], bias }
 }
 
 #[test]
 fn forward_matches_the_double_loop() {
     each_isa(|isa| {
-        for (shape, spans) in cases() {
+        for (shape, spans, bias) in cases() {
             let data = data(&shape, &spans);
-            let x = inputs(&data);
+            let x = inputs(&data, bias.as_ref());
             let mut out = vec![f32::NAN; x.q.len()];
             let mut lse = vec![f32::NAN; x.q.len() / shape.head_dim];
             forward(&shape, &spans, &x, &mut out, &mut lse);
@@ -107,13 +161,13 @@ fn forward_matches_the_double_loop() {
 #[test]
 fn backward_matches_differences_of_the_double_loop() {
     each_isa(|isa| {
-        for (shape, spans) in cases() {
+        for (shape, spans, bias) in cases() {
             let rows: usize = spans.iter().map(|s| s.rows.len()).sum();
             if rows > TILE_QUERIES + 10 {
                 continue; // differences cost rows² row products; tile bounds are crossed by the next test
             }
             let data = data(&shape, &spans);
-            let x = inputs(&data);
+            let x = inputs(&data, bias.as_ref());
             let dout = random(x.q.len(), 9);
             let [dq, dk, dv] = gradients(&shape, &spans, &x, &dout);
             let loss = |x: &Inputs<'_>| -> f64 {
@@ -135,9 +189,9 @@ fn backward_matches_differences_of_the_double_loop() {
 /// Directional derivatives: cheap enough for lengths past every tile bound, and no entry can be wrong unseen twice.
 #[test]
 fn backward_matches_directional_differences_past_the_tiles() {
-    for (shape, spans) in cases() {
+    for (shape, spans, bias) in cases() {
         let data = data(&shape, &spans);
-        let x = inputs(&data);
+        let x = inputs(&data, bias.as_ref());
         let dout = random(x.q.len(), 9);
         let found = gradients(&shape, &spans, &x, &dout);
         for part in 0..3 {
@@ -146,7 +200,7 @@ fn backward_matches_directional_differences_past_the_tiles() {
                 let shifted = |sign: f32| {
                     let mut moved = data.clone();
                     moved[part].iter_mut().zip(&direction).for_each(|(x, d)| *x += sign * 1e-3 * d);
-                    reference(&shape, &spans, &inputs(&moved))
+                    reference(&shape, &spans, &inputs(&moved, bias.as_ref()))
                         .iter()
                         .zip(&dout)
                         .map(|(y, l)| y * *l as f64)
@@ -156,7 +210,8 @@ fn backward_matches_directional_differences_past_the_tiles() {
                 let got: f64 = found[part].iter().zip(&direction).map(|(g, d)| *g as f64 * *d as f64).sum();
                 assert!(
                     (got - expected).abs() < 2e-3 * expected.abs().max(1.0),
-                    "{shape:?} {spans:?} {part}: {got} {expected}"
+                    "{shape:?} {spans:?} {} {part}: {got} {expected}",
+                    bias.is_some()
                 );
             }
         }
@@ -172,4 +227,24 @@ fn gradients(shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Ve
     let saved = Saved { out: &out, lse: &lse, dout };
     backward(shape, spans, x, &saved, &mut dq, &mut dk, &mut dv);
     [dq, dk, dv]
+}
+
+#[test]
+fn keys_of_no_sequence_get_no_gradient() {
+    let shape = Shape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        scale: 1.0,
+        window: None,
+        causal: false,
+        soft_cap: None,
+    };
+    let spans = [Span { rows: 0..2, past: 0..0, keys: 1..3 }];
+    let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
+    let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None };
+    let [_, dk, dv] = gradients(&shape, &spans, &x, &random(4, 4));
+    for gradient in [dk, dv] {
+        assert!(gradient[..2] == [0.0; 2] && gradient[6..] == [0.0; 2] && gradient[2..6].iter().all(|g| *g != 0.0));
+    }
 }

@@ -1,0 +1,127 @@
+//! Tiles of keys, and the scores of a tile of queries with one of them.
+
+use super::{Inputs, RelativeBias, Shape, Span, TILE_KEYS};
+use crate::gemm::{Right, View};
+use crate::math::{axpy, scale, tanh};
+use crate::shared::pieces;
+use std::ops::Range;
+
+/// A run of keys of one sequence: positions `at ..`, rows `rows` of `keys` and `values`.
+pub(super) struct KeyTile<'a> {
+    pub(super) at: usize,
+    pub(super) rows: Range<usize>,
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+    /// Whether they are past keys, which get no gradient.
+    pub(super) is_past: bool,
+}
+
+impl KeyTile<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn positions(&self) -> Range<usize> {
+        self.at..self.at + self.rows.len()
+    }
+
+    /// The part of the tile at positions inside `seen`.
+    fn within(mut self, seen: &Range<usize>) -> Option<Self> {
+        let (first, last) = (self.at.max(seen.start), self.positions().end.min(seen.end));
+        if first >= last {
+            return None;
+        }
+        self.rows = self.rows.start + (first - self.at)..self.rows.start + (last - self.at);
+        self.at = first;
+        Some(self)
+    }
+
+    /// The keys (or values) of a head, as the right operand of `rows [m, head_dim] keysᵀ`.
+    pub(super) fn transposed<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
+        View::transposed(
+            &of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..],
+            shape.kv_width(),
+        )
+    }
+
+    /// The same, as the right operand of `weights [m, keys] values`.
+    pub(super) fn rows_of<'b>(&self, of: &'b [f32], shape: &Shape, kv_head: usize) -> View<'b> {
+        View::rows(&of[self.rows.start * shape.kv_width() + kv_head * shape.head_dim..], shape.kv_width())
+    }
+}
+
+/// The keys of a sequence that a row in `positions` can see, in tiles and in order of position.
+pub(super) fn key_tiles<'a>(shape: &Shape, span: &Span, x: &Inputs<'a>, positions: Range<usize>) -> Vec<KeyTile<'a>> {
+    let seen = shape.visible_from(&positions, span.total());
+    let past = pieces(span.past.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
+        at: r.start,
+        rows: span.past.start + r.start..span.past.start + r.end,
+        keys: x.past_k,
+        values: x.past_v,
+        is_past: true,
+    });
+    let own = pieces(span.keys.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
+        at: span.past.len() + r.start,
+        rows: span.keys.start + r.start..span.keys.start + r.end,
+        keys: x.k,
+        values: x.v,
+        is_past: false,
+    });
+    past.chain(own).filter_map(|tile| tile.within(&seen)).collect()
+}
+
+/// Tasks of a pass: `(sequence, key/value head, queries or keys within the sequence)`, the `length(sequence)` cut into tiles.
+pub(super) fn tasks(
+    spans: &[Span],
+    heads: usize,
+    tile: usize,
+    length: impl Fn(&Span) -> usize,
+) -> Vec<(&Span, usize, Range<usize>)> {
+    let of = |span| (0..heads).map(move |head| (span, head));
+    spans
+        .iter()
+        .flat_map(of)
+        .flat_map(|(span, head)| {
+            pieces(length(span), tile).into_iter().map(move |rows| (span, head, rows))
+        })
+        .collect()
+}
+
+/// `scores[i, j] = scale * q_i · k_j`, capped or with its bias, and negative infinity where row `i` does not see key `j`.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn masked_scores(
+    shape: &Shape,
+    bias: Option<&RelativeBias>,
+    (span, head): (&Span, usize),
+    q: View<'_>,
+    positions: &Range<usize>,
+    tile: &KeyTile<'_>,
+    keys: &Right<'_>,
+    scores: &mut [f32],
+) {
+    let n = tile.len();
+    keys.multiply(positions.len(), q, scores, false);
+    for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
+        scale(row, shape.scale);
+        if let Some(cap) = shape.soft_cap {
+            cap_scores(row, cap);
+        }
+        if let Some(bias) = bias {
+            axpy(row, 1.0, bias.line(head, at, tile.at, n));
+        }
+        let seen = shape.visible(at, span.total());
+        let first = seen.start.saturating_sub(tile.at).min(n);
+        let last = seen.end.saturating_sub(tile.at).clamp(first, n);
+        row[..first].fill(f32::NEG_INFINITY);
+        row[last..].fill(f32::NEG_INFINITY);
+    }
+}
+
+crate::isa::multiversion! {
+    /// `cap tanh(score / cap)`.
+    fn cap_scores(scores: &mut [f32], cap: f32) {
+        for score in scores {
+            *score = cap * tanh(*score / cap);
+        }
+    }
+}

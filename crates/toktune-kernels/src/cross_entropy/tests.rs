@@ -1,0 +1,145 @@
+//! The loss against a plain f64 one.
+
+use super::*;
+use crate::testing::{assert_close, central_differences, each_isa, random};
+use crate::weight::{RowOrder, Weight, WeightType, encode};
+
+fn reference(hidden: &[f32], w: &[f32], d: usize, targets: &[u32], head: &Head<'_>) -> Vec<f64> {
+    hidden
+        .chunks(d)
+        .zip(targets)
+        .map(|(h, &t)| {
+            let logit = |(v, row): (usize, &[f32])| {
+                let product = h.iter().zip(row).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+                let logit = product + head.bias.get(v).map_or(0.0, |b| *b as f64);
+                head.soft_cap.map_or(logit, |cap| cap as f64 * (logit / cap as f64).tanh())
+            };
+            let logits: Vec<f64> = w.chunks(d).enumerate().map(logit).collect();
+            logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[t as usize]
+        })
+        .collect()
+}
+
+/// A table of `frozen + extra` rows in which every seventh row is trained, and the matrix that it shows.
+struct Case {
+    data: Vec<u8>,
+    extra: Vec<f32>,
+    overrides: Vec<(usize, usize)>,
+    values: Vec<f32>,
+    shown: Vec<f32>,
+    frozen: usize,
+    d: usize,
+}
+
+impl Case {
+    fn new(frozen: usize, extra: usize, d: usize) -> Self {
+        let base = random(frozen * d, 1);
+        let extra = random(extra * d, 2);
+        let rows: Vec<usize> = (0..frozen + extra.len() / d).step_by(7).collect();
+        // values in the opposite order of the rows: token indices need not be sorted
+        let overrides: Vec<_> = rows.iter().enumerate().map(|(i, &r)| (r, rows.len() - 1 - i)).collect();
+        let values = random(rows.len() * d, 3);
+        let mut shown = [base.clone(), extra.clone()].concat();
+        for &(row, at) in &overrides {
+            shown[row * d..][..d].copy_from_slice(&values[at * d..][..d]);
+        }
+        Self {
+            data: encode(WeightType::F32, &base).expect("plain"),
+            extra,
+            overrides,
+            values,
+            shown,
+            frozen,
+            d,
+        }
+    }
+
+    fn table<'a>(&'a self, values: &'a [f32]) -> TokenTable<'a> {
+        let base = Weight::new(WeightType::F32, &self.data, self.frozen, self.d, RowOrder::Plain)
+            .expect("valid");
+        TokenTable::new(base, &self.extra, &self.overrides, values)
+    }
+}
+
+#[test]
+fn losses_and_gradients_match_the_reference() {
+    each_isa(|isa| {
+        for (rows, frozen, extra, d) in [
+            (0, 5, 0, 3),
+            (1, 1, 0, 4),
+            (5, 20, 3, 8),
+            (3, PANEL_ROWS, 1, 4),
+            (CHUNK_ROWS + 1, 3, 2, 3),
+            (TILE_ROWS + 1, 30, 2, 5),
+            (2, 600, 40, 4),
+        ] {
+            // no bias, biases for some and for all entries; with a cap and without
+            let all = random(frozen + extra, 5);
+            for (bias, soft_cap) in
+                [(&[][..], None), (&all[..frozen], None), (&[][..], Some(1.5)), (&all[..], Some(2.5))]
+            {
+                check(isa, (rows, frozen, extra, d), bias, soft_cap);
+            }
+        }
+    });
+}
+
+fn check(
+    isa: crate::Isa,
+    (rows, frozen, extra, d): (usize, usize, usize, usize),
+    bias: &[f32],
+    soft_cap: Option<f32>,
+) {
+    let case = Case::new(frozen, extra, d);
+    let hidden: Vec<f32> = random(rows * d, 4).iter().map(|x| 2.0 * x).collect();
+    let vocabulary = frozen + extra;
+    let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
+    let what = format!("{isa} {rows} {frozen}+{extra} {d} {} {soft_cap:?}", bias.len());
+    let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
+    let mut dw = vec![1.0; case.values.len()];
+    let gradients = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
+    let precision = Precision::F32;
+    let table = case.table(&case.values);
+    let head = Head { table: &table, bias, soft_cap };
+    cross_entropy(&hidden, &head, &targets, &mut losses, gradients, precision);
+    assert_close(&losses, &reference(&hidden, &case.shown, d, &targets, &head), 2e-6, &what);
+    let mut alone = vec![f32::NAN; rows];
+    let none = Gradients::default();
+    cross_entropy(&hidden, &head, &targets, &mut alone, none, precision);
+    assert_eq!(losses, alone, "{what}: the loss alone");
+    let frozen = frozen_parts(&hidden, &head, &targets, precision);
+    let other = random(case.values.len(), 9); // the frozen parts do not know the trained rows
+    let other = case.table(&other);
+    assert!(frozen == frozen_parts(&hidden, &Head { table: &other, ..head }, &targets, precision), "{what}");
+    let (mut parts, mut dw_parts) = (vec![f32::NAN; rows], vec![1.0; dw.len()]);
+    with_trained_entries(&hidden, &head, &targets, &frozen, &mut parts, Some(&mut dw_parts));
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
+    assert_close(&parts, &wide(&losses), 3e-6, &format!("{what}: in two parts"));
+    assert_close(&dw_parts, &wide(&dw), 2e-5, &format!("{what}: in two parts, trained"));
+    if rows == 0 || rows > 10 {
+        return;
+    }
+    let total = |h: &[f32], w: &[f32]| reference(h, w, d, &targets, &head).iter().sum::<f64>();
+    let expected = central_differences(&hidden, |h| total(h, &case.shown));
+    assert_close(&dh, &expected, 1e-3, &format!("{what} hidden"));
+    let mut expected = central_differences(&case.values, |values| {
+        let mut shown = case.shown.clone();
+        for &(row, at) in &case.overrides {
+            shown[row * d..][..d].copy_from_slice(&values[at * d..][..d]);
+        }
+        total(&hidden, &shown)
+    });
+    expected.iter_mut().for_each(|g| *g += 1.0); // the gradient is added to what was there
+    assert_close(&dw, &expected, 1e-3, &format!("{what} trained"));
+}
+
+#[test]
+fn large_logits_neither_overflow_nor_vanish() {
+    let case = Case::new(4, 0, 2);
+    let hidden = [400.0f32, -300.0];
+    let (mut losses, mut dh) = ([f32::NAN], [f32::NAN; 2]);
+    let gradients = Gradients { hidden: Some(&mut dh), trained: None };
+    let table = case.table(&case.values);
+    cross_entropy(&hidden, &Head::plain(&table), &[3], &mut losses, gradients, Precision::F32);
+    assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
+}
