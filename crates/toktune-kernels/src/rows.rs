@@ -1,4 +1,4 @@
-//! Sums of whole matrices and of a row over the rows of one.
+//! Sums and multiples of whole matrices, and sums of a row over the rows of one.
 
 use crate::isa::multiversion;
 use rayon::prelude::*;
@@ -12,6 +12,11 @@ const TASK: usize = 16 * 1024;
 pub fn add(y: &mut [f32], x: &[f32]) {
     assert_eq!(y.len(), x.len(), "as many entries");
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| add_piece(y, x));
+}
+
+/// `y *= factor`, entry by entry.
+pub fn scale(y: &mut [f32], factor: f32) {
+    y.par_chunks_mut(TASK).for_each(|y| crate::math::scale(y, factor));
 }
 
 /// Adds `row [width]` to every row of `y [rows, width]`.
@@ -48,6 +53,9 @@ mod tests {
                     sum.iter().zip(y.iter().zip(&x)).all(|(s, (y, x))| *s == y + x),
                     "{isa} {rows} {width}"
                 );
+                let mut twice = y.clone();
+                scale(&mut twice, 2.0);
+                assert!(twice.iter().zip(&y).all(|(t, y)| *t == 2.0 * y), "{isa} {rows} {width}");
                 let mut sum = y.clone();
                 add_to_each(&mut sum, &row);
                 let expected = y.iter().enumerate().map(|(at, y)| y + row[at % width]);

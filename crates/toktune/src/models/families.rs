@@ -4,7 +4,7 @@ mod gemma3;
 mod llama;
 
 use super::config::ModelConfig;
-use super::spec::{DecoderSpec, TensorNames};
+use super::spec::ModelSpec;
 use crate::error::{Error, Result, nearest};
 use std::fmt;
 
@@ -16,14 +16,30 @@ pub struct Family {
     pub model_types: &'static [&'static str],
     /// The class that transformers loads it with.
     pub architecture: &'static str,
-    /// The `general.architecture` of its GGUF files.
-    pub gguf: Option<&'static str>,
-    /// Whether llama.cpp's converter interleaves the rows of the query and key projections.
-    pub gguf_interleaves: bool,
-    /// The names of its tensors.
-    pub names: &'static TensorNames,
+    /// Checkpoints on the hub that people use.
+    pub examples: &'static [&'static str],
+    /// Its GGUF files, where llama.cpp converts it.
+    pub gguf: Option<GgufFamily>,
+    /// The linear layers of its blocks are stored as `[in, out]`, outside GGUF.
+    pub columns: bool,
     /// Reads `config.json`.
-    pub spec: fn(&ModelConfig) -> Result<DecoderSpec>,
+    pub spec: fn(&ModelConfig) -> Result<ModelSpec>,
+}
+
+/// What a family's GGUF files are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GgufFamily {
+    /// Their `general.architecture`.
+    pub architecture: &'static str,
+    /// Whether llama.cpp's converter interleaves the rows of the query and key projections.
+    pub interleaves: bool,
+}
+
+impl GgufFamily {
+    /// Files whose tensors lie as in a HuggingFace checkpoint.
+    const fn plain(architecture: &'static str) -> Option<Self> {
+        Some(Self { architecture, interleaves: false })
+    }
 }
 
 impl fmt::Debug for Family {

@@ -1,5 +1,5 @@
-//! Pretrained models: one generic decoder, and one small file a family that maps its configuration and tensor names to
-//! it.
+//! Pretrained models: one generic stack of blocks, and one small file a family that maps its configuration and tensor names
+//! to one stack (a decoder, an encoder) or two.
 //!
 //! This module owns what a model *is* (embedding, blocks, final norm, head) and how a piece of it runs forward. It
 //! knows nothing of adapters, losses or optimizers: trained rows are handed in by the caller as [`TrainedRows`].
@@ -7,25 +7,37 @@
 mod auto;
 pub(crate) mod block;
 pub(crate) mod buffers;
+mod chain;
 mod config;
-mod decoder;
 mod families;
 mod gguf_config;
+mod kind;
+mod model;
+mod names;
 mod precision;
+mod relative;
 mod rope;
 mod spec;
+mod stack;
 mod tensors;
 mod token_matrix;
 mod update;
 
-pub use auto::AutoModelForCausalLM;
-pub use block::Block;
+pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM};
+pub use block::{Block, Memory};
 pub use config::ModelConfig;
-pub use decoder::{CausalLm, RowsOfBatch};
-pub use families::{FAMILIES, Family};
+pub use families::{FAMILIES, Family, GgufFamily};
+pub use kind::ModelKind;
+pub use model::PretrainedModel;
+pub use names::{AttentionNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use precision::PrecisionMode;
+pub use relative::RelativeSpec;
 pub use rope::{RopeSpec, RopeVariant};
-pub use spec::{DecoderSpec, LayerSpec, TensorNames};
+pub use spec::{
+    AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, QkNorm,
+    QkvLayout, Sinusoids, StackSpec,
+};
+pub use stack::{RowsOfBatch, Stack};
 pub use tensors::FrozenTensor;
 pub use token_matrix::{TokenMatrix, TrainedRows};
 pub use update::{BlockUpdates, Dropout, LinearUpdate, Slot};

@@ -3,30 +3,9 @@
 use crate::error::Result;
 use candle_core::{Tensor, Var};
 
-/// The linear layers of a block, in the order in which a block names them.
+/// The place of a linear layer among those of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// Query projection.
-    Query,
-    /// Key projection.
-    Key,
-    /// Value projection.
-    Value,
-    /// Output projection of the attention.
-    Output,
-    /// Gate projection.
-    Gate,
-    /// Up projection.
-    Up,
-    /// Down projection.
-    Down,
-}
-
-impl Slot {
-    /// Every slot, in order.
-    pub const ALL: [Slot; 7] =
-        [Slot::Query, Slot::Key, Slot::Value, Slot::Output, Slot::Gate, Slot::Up, Slot::Down];
-}
+pub struct Slot(pub(crate) usize);
 
 /// `scaling * B (A x)` beside a frozen product.
 #[derive(Clone, Debug)]
@@ -92,9 +71,9 @@ impl BlockUpdates {
         Ok(y)
     }
 
-    /// Whether the MLP has an update.
-    pub(super) fn reach_mlp(&self) -> bool {
-        self.0.iter().any(|update| matches!(update.slot, Slot::Gate | Slot::Up | Slot::Down))
+    /// Whether the layer at `slot` has an update.
+    pub(super) fn reach(&self, slot: Slot) -> bool {
+        self.0.iter().any(|update| update.slot == slot)
     }
 
     /// The same with variables for `A` and `B` of each update, in order, for a backward pass.

@@ -20,10 +20,7 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
 }
 
 pub(crate) fn composite(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
-    match activation {
-        Activation::Silu => gate.silu()?.mul(up),
-        Activation::GeluTanh => gate.gelu()?.mul(up),
-    }
+    super::activation::composite(gate, activation)?.mul(up)
 }
 
 struct Gated {

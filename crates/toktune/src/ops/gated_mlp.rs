@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::ops::host::to_vec;
     use crate::ops::testing::{assert_same_gradients, random};
-    use crate::ops::{frozen_linear, gated};
+    use crate::ops::{StoredAs, frozen_linear, gated};
 
     fn matrix(rows: usize, cols: usize, seed: u64) -> Result<FrozenMatrix> {
         let w = random((rows, cols), seed)?;
@@ -114,11 +114,11 @@ mod tests {
                 |x| gated_mlp(&x[0], &weights),
                 |x| {
                     let inner = gated(
-                        &frozen_linear(&x[0], &gate, None)?,
-                        &frozen_linear(&x[0], &up, None)?,
+                        &frozen_linear(&x[0], &gate, StoredAs::Rows, None)?,
+                        &frozen_linear(&x[0], &up, StoredAs::Rows, None)?,
                         activation,
                     )?;
-                    frozen_linear(&inner, &down, None)
+                    frozen_linear(&inner, &down, StoredAs::Rows, None)
                 },
             )?;
         }

@@ -5,10 +5,12 @@
 //!
 //! Activations are `f32` matrices `[rows, width]`, the sequences of a batch one after the other without padding.
 
+mod activation;
 mod attention;
 mod gated;
 mod gated_mlp;
 mod host;
+mod layer_norm;
 mod linear;
 mod norm;
 mod rotary;
@@ -16,14 +18,17 @@ mod rotary;
 mod testing;
 mod vjp;
 
+pub use activation::activation;
 pub(crate) use attention::attention_flops;
-pub use attention::{KeyValues, Spans, attention};
+pub use attention::{KeyValues, Sequences, Spans, attention};
 pub use gated::gated;
 pub use gated_mlp::{GatedMlpWeights, gated_mlp};
-pub use linear::frozen_linear;
+pub use layer_norm::layer_norm;
+pub use linear::{StoredAs, frozen_linear};
 pub use norm::rms_norm;
 pub use rotary::{RotaryRows, rotary};
 pub use vjp::{vjp, vjp_with};
 
-pub use toktune_kernels::attention::{Shape as AttentionShape, Span};
+pub use toktune_kernels::attention::{RelativeBias, Shape as AttentionShape, Span};
 pub use toktune_kernels::gated::Activation;
+pub use toktune_kernels::rotary::{Heads, Pairing};

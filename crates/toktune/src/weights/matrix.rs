@@ -169,6 +169,15 @@ impl FrozenMatrix {
         self.remade(Bytes::owned(bytes), dtype, rows, RowOrder::Plain)
     }
 
+    /// Some of its rows as a matrix of their own, which shares the bytes; `None` when they are not all there, or do not lie
+    /// in order.
+    pub fn part(&self, rows: Range<usize>) -> Option<Self> {
+        let row_bytes = self.dtype.bytes(1, self.cols)?;
+        let bytes = self.bytes.slice(rows.start.checked_mul(row_bytes)?..rows.end.checked_mul(row_bytes)?)?;
+        let plain = self.order == RowOrder::Plain && rows.end <= self.rows;
+        plain.then(|| Self { bytes, rows: rows.len(), ..self.clone() })
+    }
+
     /// The same matrix under another name.
     pub fn renamed(&self, name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), ..self.clone() }
@@ -231,6 +240,15 @@ impl FrozenMatrix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_shares_the_rows_it_is_of() {
+        let values: Vec<f32> = (0..12).map(|x| x as f32).collect();
+        let matrix = FrozenMatrix::from_f32("w", 4, 3, values.clone()).expect("valid");
+        let part = matrix.part(1..3).expect("inside");
+        assert_eq!((part.rows(), part.cols(), part.decode_rows(0..2)), (2, 3, values[3..9].to_vec()));
+        assert!(matrix.part(3..5).is_none() && matrix.part(0..usize::MAX).is_none());
+    }
 
     #[test]
     fn rows_come_back_in_their_order() {

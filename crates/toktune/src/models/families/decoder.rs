@@ -1,0 +1,111 @@
+//! What most decoders' configurations have in common, since Llama.
+
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+use crate::models::kind::ModelKind;
+use crate::models::names::{ModelNames, StackNames};
+use crate::models::rope::RopeSpec;
+use crate::models::spec::{
+    AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
+};
+use crate::ops::Activation;
+
+/// Most blocks that a configuration may ask for.
+pub(super) const MOST_LAYERS: usize = 1 << 16;
+
+/// A decoder with the keys of Llama: root-mean-square norms, rotary positions, grouped heads, a gated MLP. Families change
+/// what they have otherwise.
+pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -> Result<ModelSpec> {
+    let (hidden_size, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let head_dim = config.optional_size("head_dim")?.unwrap_or(hidden_size / heads);
+    let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
+    let layer = LayerSpec { window: None, rope: Some(0) };
+    Ok(ModelSpec {
+        kind: ModelKind::Causal,
+        vocab_size: config.size("vocab_size")?,
+        tied: config.flag("tie_word_embeddings", false)?,
+        stack: StackSpec {
+            hidden_size,
+            embedding: EmbeddingSpec::plain(hidden_size),
+            attention: AttentionSpec::causal(heads, kv_heads, head_dim),
+            mlp: MlpSpec {
+                inner: config.size("intermediate_size")?,
+                activation: activation(config, "hidden_act", Activation::Silu)?,
+                bias: false,
+                fused: false,
+            },
+            norm: NormSpec::rms(config.optional_number("rms_norm_eps")?.unwrap_or(1e-6)),
+            parallel: false,
+            residual_scale: 1.0,
+            max_positions: config.optional_size("max_position_embeddings")?,
+            relative: None,
+            layers: vec![layer; config.size("num_hidden_layers")?.min(MOST_LAYERS)],
+            ropes: vec![rope(config, head_dim)?],
+            names: stack,
+        },
+        encoder: None,
+        head: HeadSpec::default(),
+        names,
+    })
+}
+
+/// The rotary embedding of a model that has one for all layers: `rope_parameters` since transformers 5, `rope_theta` with
+/// `rope_scaling` before. A part of the head is rotated where `partial_rotary_factor` says so.
+pub(super) fn rope(config: &ModelConfig, head_dim: usize) -> Result<RopeSpec> {
+    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
+    let theta = config.optional_number("rope_theta")?;
+    let partial = match &section {
+        Some(section) => section.optional_number("partial_rotary_factor")?,
+        None => None,
+    };
+    let partial = match partial {
+        Some(partial) => partial,
+        None => config.optional_number("partial_rotary_factor")?.unwrap_or(1.0),
+    };
+    let dim = rotated(head_dim, partial);
+    RopeSpec::read(section.as_ref(), theta, dim, config.optional_size("max_position_embeddings")?)
+}
+
+/// The rotated entries of a head.
+pub(super) fn rotated(head_dim: usize, share: f64) -> usize {
+    ((head_dim as f64 * share.clamp(0.0, 1.0)) as usize).min(head_dim)
+}
+
+/// The activation under `key`, by its name in transformers.
+pub(super) fn activation(config: &ModelConfig, key: &str, default: Activation) -> Result<Activation> {
+    match config.optional_text(key)?.as_deref() {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
+        Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
+        Some("relu") => Ok(Activation::Relu),
+        Some(other) => {
+            let expected = "silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu";
+            Err(config.error(key, format!("expected {expected}, found {other}")))
+        }
+    }
+}
+
+/// The layers, of which those that slide have the window: `layer_types` says which since transformers 4.52, before it
+/// `slides(layer)` does. `rope(slides)` is the rotary embedding of a layer.
+pub(super) fn layer_types(
+    config: &ModelConfig,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+    rope: impl Fn(bool) -> Option<usize>,
+) -> Result<Vec<LayerSpec>> {
+    let count = config.size("num_hidden_layers")?.min(MOST_LAYERS);
+    let layer = |slides: bool| LayerSpec { window: window.filter(|_| slides), rope: rope(slides) };
+    let Some(types) = config.get("layer_types") else {
+        return Ok((0..count).map(|i| layer(slides(i))).collect());
+    };
+    let types = types.as_array().filter(|t| t.len() == count);
+    let types = types.ok_or_else(|| config.error("layer_types", format!("expected a list of {count}")))?;
+    let of = |kind: &serde_json::Value| match kind.as_str() {
+        Some("full_attention") => Ok(layer(false)),
+        Some("sliding_attention") => Ok(layer(true)),
+        _ => Err(config
+            .error("layer_types", format!("expected full_attention or sliding_attention, found {kind}"))),
+    };
+    types.iter().map(of).collect()
+}

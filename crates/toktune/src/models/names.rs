@@ -1,0 +1,223 @@
+//! The names of a model's tensors.
+//!
+//! Names are without `.weight`; transformers' module names are the same, so they serve `target_modules` too. What a family
+//! lacks has no name.
+
+/// The names that belong to the whole model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelNames {
+    /// The prefix that a model without a head lacks, with its dot: `model.`, `transformer.`, `bert.`.
+    pub prefix: &'static str,
+    /// Token embedding.
+    pub embed: &'static str,
+    /// Output head; empty where there is none.
+    pub head: &'static str,
+    /// The linear layer before the head.
+    pub transform: &'static str,
+    /// The norm after that layer's activation.
+    pub transform_norm: &'static str,
+    /// The tensor with the logits' biases, in full.
+    pub head_bias: &'static str,
+    /// Modules that use the token embedding too, under names of their own (`encoder.embed_tokens`).
+    pub embed_aliases: &'static [&'static str],
+}
+
+/// The names in a stack of blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct StackNames {
+    /// Prefix of block `{}`.
+    pub block: &'static str,
+    /// Learnt positions.
+    pub positions: Option<&'static str>,
+    /// Token types, of which the first is added to every row.
+    pub token_types: Option<&'static str>,
+    /// Norm of the embedded tokens.
+    pub embedding_norm: Option<&'static str>,
+    /// Projection of embedded tokens to the hidden width.
+    pub project_in: Option<&'static str>,
+    /// Projection of the last hidden states to the embedding's width.
+    pub project_out: Option<&'static str>,
+    /// Norm after the last block.
+    pub final_norm: Option<&'static str>,
+    /// The bias by distance, in full.
+    pub relative: Option<&'static str>,
+    /// In a block: the attention of a sequence to itself.
+    pub attention: AttentionNames,
+    /// In a block: the attention to the encoder.
+    pub cross: Option<AttentionNames>,
+    /// In a block: the MLP.
+    pub mlp: MlpNames,
+}
+
+/// The norms around one half of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfNorms {
+    /// Of its input.
+    pub before: Option<&'static str>,
+    /// Of its output, before the residual sum.
+    pub after: Option<&'static str>,
+    /// Of the residual sum.
+    pub sum: Option<&'static str>,
+}
+
+impl HalfNorms {
+    /// A norm of the input, as most have it.
+    pub const fn before(name: &'static str) -> Self {
+        Self { before: Some(name), after: None, sum: None }
+    }
+
+    /// A norm of the residual sum.
+    pub const fn sum(name: &'static str) -> Self {
+        Self { before: None, after: None, sum: Some(name) }
+    }
+}
+
+/// The names of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionNames {
+    /// Query projection, or all three.
+    pub q: &'static str,
+    /// Key projection.
+    pub k: &'static str,
+    /// Value projection.
+    pub v: &'static str,
+    /// Output projection.
+    pub o: &'static str,
+    /// Norm of the queries.
+    pub q_norm: Option<&'static str>,
+    /// Norm of the keys.
+    pub k_norm: Option<&'static str>,
+    /// The norms around it.
+    pub norms: HalfNorms,
+}
+
+/// The names of an MLP.
+#[derive(Clone, Copy, Debug)]
+pub struct MlpNames {
+    /// Gate projection.
+    pub gate: Option<&'static str>,
+    /// Up projection, or gate and up.
+    pub up: &'static str,
+    /// Down projection.
+    pub down: &'static str,
+    /// The norms around it.
+    pub norms: HalfNorms,
+}
+
+/// The names that most decoders have followed since Llama.
+pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
+    prefix: "model.",
+    embed: "model.embed_tokens",
+    head: "lm_head",
+    transform: "",
+    transform_norm: "",
+    head_bias: "lm_head.bias",
+    embed_aliases: &[],
+};
+
+/// The names that most decoders have followed since Llama, in its blocks.
+pub(super) const LLAMA_STACK: StackNames = StackNames {
+    block: "model.layers.{}",
+    positions: None,
+    token_types: None,
+    embedding_norm: None,
+    project_in: None,
+    project_out: None,
+    final_norm: Some("model.norm"),
+    relative: None,
+    attention: AttentionNames {
+        q: "self_attn.q_proj",
+        k: "self_attn.k_proj",
+        v: "self_attn.v_proj",
+        o: "self_attn.o_proj",
+        q_norm: None,
+        k_norm: None,
+        norms: HalfNorms::before("input_layernorm"),
+    },
+    cross: None,
+    mlp: MlpNames {
+        gate: Some("mlp.gate_proj"),
+        up: "mlp.up_proj",
+        down: "mlp.down_proj",
+        norms: HalfNorms::before("post_attention_layernorm"),
+    },
+};
+
+impl StackNames {
+    /// The full name of a module of block `layer`.
+    pub fn in_block(&self, layer: usize, name: &str) -> String {
+        format!("{}.{name}", self.block.replace("{}", &layer.to_string()))
+    }
+
+    /// The names without `prefix`.
+    pub(super) fn without(&self, prefix: &str) -> Self {
+        let strip = |name: &'static str| name.strip_prefix(prefix).unwrap_or(name);
+        Self {
+            block: strip(self.block),
+            positions: self.positions.map(strip),
+            token_types: self.token_types.map(strip),
+            embedding_norm: self.embedding_norm.map(strip),
+            project_in: self.project_in.map(strip),
+            project_out: self.project_out.map(strip),
+            final_norm: self.final_norm.map(strip),
+            relative: self.relative.map(strip),
+            ..*self
+        }
+    }
+
+    /// The names that llama.cpp gives the same tensors of a decoder.
+    pub(super) fn in_gguf(&self) -> Self {
+        let if_named = |own: Option<&str>, name: &'static str| own.map(|_| name);
+        let fused = self.attention.k.is_empty();
+        // a norm that both halves read is stored once
+        let shared = self.mlp.norms.before.is_some() && self.mlp.norms.before == self.attention.norms.before;
+        let mlp_norm = if shared { "attn_norm" } else { "ffn_norm" };
+        Self {
+            block: "blk.{}",
+            positions: if_named(self.positions, "position_embd"),
+            token_types: None,
+            embedding_norm: if_named(self.embedding_norm, "token_embd_norm"),
+            project_in: None,
+            project_out: None,
+            final_norm: if_named(self.final_norm, "output_norm"),
+            relative: None,
+            attention: AttentionNames {
+                q: if fused { "attn_qkv" } else { "attn_q" },
+                k: if fused { "" } else { "attn_k" },
+                v: if fused { "" } else { "attn_v" },
+                o: "attn_output",
+                q_norm: if_named(self.attention.q_norm, "attn_q_norm"),
+                k_norm: if_named(self.attention.k_norm, "attn_k_norm"),
+                norms: HalfNorms {
+                    before: if_named(self.attention.norms.before, "attn_norm"),
+                    after: if_named(self.attention.norms.after, "post_attention_norm"),
+                    sum: None,
+                },
+            },
+            cross: None,
+            mlp: MlpNames {
+                gate: if_named(self.mlp.gate, "ffn_gate"),
+                up: "ffn_up",
+                down: "ffn_down",
+                norms: HalfNorms {
+                    before: if_named(self.mlp.norms.before, mlp_norm),
+                    after: if_named(self.mlp.norms.after, "post_ffw_norm"),
+                    sum: None,
+                },
+            },
+        }
+    }
+}
+
+impl ModelNames {
+    /// The names in the same model without its head.
+    pub(super) fn without_head(&self) -> Self {
+        let embed = self.embed.strip_prefix(self.prefix).unwrap_or(self.embed);
+        Self { embed, head: "", transform: "", transform_norm: "", head_bias: "", ..*self }
+    }
+
+    /// The names that llama.cpp gives the same tensors of a decoder.
+    pub(super) fn in_gguf(&self) -> Self {
+        Self { prefix: "", embed: "token_embd", head: "output", head_bias: "output.bias", ..*self }
+    }
+}

@@ -1,0 +1,90 @@
+//! What attention scores get by the distance of query and key.
+
+use crate::ops::RelativeBias;
+
+/// A bias by distance, as data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RelativeSpec {
+    /// A slope a head (Press et al. 2022), as BLOOM takes them; `scale` multiplies them (Falcon divides by the root of the
+    /// head's width).
+    Alibi {
+        /// Factor on the slopes.
+        scale: f32,
+    },
+    /// Learnt values for buckets of distances (T5).
+    Buckets {
+        /// Buckets in all.
+        buckets: usize,
+        /// Distances from here on share the last bucket.
+        max_distance: usize,
+        /// Keys after the query have buckets of their own.
+        bidirectional: bool,
+    },
+}
+
+impl RelativeSpec {
+    /// The bias for sequences of up to `length` rows; `learnt [buckets, heads]` holds the values of buckets.
+    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> RelativeBias {
+        match *self {
+            RelativeSpec::Alibi { scale } => {
+                let slopes = alibi_slopes(heads);
+                RelativeBias::new(heads, length, |head, distance| slopes[head] * distance as f32 * scale)
+            }
+            RelativeSpec::Buckets { buckets, max_distance, bidirectional } => {
+                RelativeBias::new(heads, length, |head, distance| {
+                    learnt[bucket(distance, buckets, max_distance, bidirectional) * heads + head]
+                })
+            }
+        }
+    }
+}
+
+/// The slopes of `heads` heads: a geometric series for a power of two, and every other term of the next one for the rest.
+fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let power = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+    let series = |count: usize| {
+        let base = 2f32.powf(-(2f32.powf(-((count as f32).log2() - 3.0))));
+        move |exponent: usize| base.powi(exponent as i32)
+    };
+    let (own, next) = (series(power), series(2 * power));
+    (1..=power).map(own).chain((0..heads - power).map(|i| next(2 * i + 1))).collect()
+}
+
+/// T5's bucket of a distance (`key - query`), as `T5Attention._relative_position_bucket` rounds it.
+fn bucket(distance: isize, buckets: usize, max_distance: usize, bidirectional: bool) -> usize {
+    let half = if bidirectional { buckets / 2 } else { buckets };
+    let (first, distance) = match bidirectional {
+        true => (if distance > 0 { half } else { 0 }, distance.unsigned_abs()),
+        false => (0, distance.min(0).unsigned_abs()),
+    };
+    let exact = half / 2;
+    if distance < exact {
+        return first + distance;
+    }
+    let share = (distance as f32 / exact as f32).ln() / ((max_distance as f64 / exact as f64).ln() as f32);
+    first + (exact + (share * (half - exact) as f32) as usize).min(half - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_blooms() {
+        // transformers.models.bloom.modeling_bloom.build_alibi_tensor for 4 and 6 heads
+        assert_eq!(alibi_slopes(4), [0.25, 0.0625, 0.015625, 0.00390625]);
+        let six = alibi_slopes(6);
+        let expected = [0.25, 0.0625, 0.015625, 0.003_906_25, 0.5, 0.125];
+        assert!(six.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{six:?}");
+    }
+
+    #[test]
+    fn buckets_are_t5s() {
+        // T5Attention._relative_position_bucket(torch.arange(-20, 21, 5), bidirectional, 32, 128)
+        let both: Vec<usize> = (-4..=4).map(|d| bucket(5 * d, 32, 128, true)).collect();
+        assert_eq!(both, [10, 9, 8, 5, 0, 21, 24, 25, 26]);
+        let back: Vec<usize> = (-4..=4).map(|d| bucket(5 * d, 32, 128, false)).collect();
+        assert_eq!(back, [17, 15, 10, 5, 0, 0, 0, 0, 0]);
+        assert_eq!((bucket(-500, 32, 128, false), bucket(500, 32, 128, true)), (31, 31));
+    }
+}
