@@ -1,26 +1,27 @@
 //! Loading a model from a folder or a GGUF file.
 
 use super::config::ModelConfig;
-use super::decoder::CausalLm;
 use super::families::of_model_type;
 use super::gguf_config;
+use super::kind::ModelKind;
+use super::model::{PretrainedModel, wrong_kind};
 use crate::error::Result;
 use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
 use candle_core::Device;
 use std::path::Path;
 
-/// Loads causal language models, as transformers' class of this name does.
+/// Loads models of every kind: what the files hold decides.
 #[derive(Clone, Copy, Debug)]
-pub struct AutoModelForCausalLM;
+pub struct AutoModel;
 
-impl AutoModelForCausalLM {
-    /// Opens the model in `path`: a folder with `config.json` and safetensors, or a GGUF file. The weights are mapped,
-    /// not read; every tensor is checked for its presence, shape and type.
+impl AutoModel {
+    /// Opens the model in `path`: a folder with `config.json` and safetensors or `pytorch_model.bin`, or a GGUF file. The
+    /// weights are mapped, not read; every tensor is checked for its presence, shape and type.
     ///
     /// # Errors
     /// The files are missing, damaged or of an unsupported kind; see [`crate::Error`].
-    pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<CausalLm> {
+    pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
         let path = path.as_ref();
         let checkpoint = Checkpoint::open(path)?;
         let config = match checkpoint.as_gguf() {
@@ -29,11 +30,40 @@ impl AutoModelForCausalLM {
             None => ModelConfig::read(path.parent().unwrap_or(Path::new(".")))?,
         };
         let family = of_model_type(&config)?;
-        CausalLm::load(path, family, config, checkpoint, device)
+        PretrainedModel::load(path, family, config, checkpoint, device)
+    }
+
+    fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {
+        let model = Self::from_pretrained(path, device)?;
+        if model.kind() == kind { Ok(model) } else { Err(wrong_kind(&model, kind)) }
     }
 }
 
-impl CausalLm {
+macro_rules! auto_classes {
+    ($($name:ident, $kind:expr, $what:literal;)*) => {$(
+        #[doc = concat!("Loads ", $what, ", as transformers' class of this name does.")]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl $name {
+            /// Opens the model in `path`, as [`AutoModel::from_pretrained`] does.
+            ///
+            /// # Errors
+            /// The same, and the model is of another kind.
+            pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
+                AutoModel::of_kind(path.as_ref(), device, $kind)
+            }
+        }
+    )*};
+}
+
+auto_classes! {
+    AutoModelForCausalLM, ModelKind::Causal, "causal language models";
+    AutoModelForMaskedLM, ModelKind::MaskedLm, "masked language models";
+    AutoModelForSeq2SeqLM, ModelKind::Seq2Seq, "encoder-decoders";
+}
+
+impl PretrainedModel {
     /// The tokenizer that lies with the model: in its folder, or inside its GGUF file.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The families of models that are supported, one small file each.
 
+mod decoder;
+mod gemma;
 mod gemma3;
 mod llama;
 
@@ -49,7 +51,7 @@ impl fmt::Debug for Family {
 }
 
 /// Every supported family.
-pub const FAMILIES: [&Family; 2] = [&llama::LLAMA, &gemma3::GEMMA3];
+pub const FAMILIES: &[&Family] = &[&llama::LLAMA, &gemma::GEMMA, &gemma3::GEMMA3];
 
 /// The family of a `model_type`.
 ///

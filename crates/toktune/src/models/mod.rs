@@ -32,7 +32,7 @@ pub use model::PretrainedModel;
 pub use names::{AttentionNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use precision::PrecisionMode;
 pub use relative::RelativeSpec;
-pub use rope::{RopeSpec, RopeVariant};
+pub use rope::{Frequencies, RopeSpec, RopeVariant};
 pub use spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, QkNorm,
     QkvLayout, Sinusoids, StackSpec,

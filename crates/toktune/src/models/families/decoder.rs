@@ -50,25 +50,21 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
 }
 
 /// The rotary embedding of a model that has one for all layers: `rope_parameters` since transformers 5, `rope_theta` with
-/// `rope_scaling` before. A part of the head is rotated where `partial_rotary_factor` says so.
+/// `rope_scaling` before.
 pub(super) fn rope(config: &ModelConfig, head_dim: usize) -> Result<RopeSpec> {
     let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
-    let theta = config.optional_number("rope_theta")?;
-    let partial = match &section {
-        Some(section) => section.optional_number("partial_rotary_factor")?,
-        None => None,
-    };
-    let partial = match partial {
-        Some(partial) => partial,
-        None => config.optional_number("partial_rotary_factor")?.unwrap_or(1.0),
-    };
-    let dim = rotated(head_dim, partial);
-    RopeSpec::read(section.as_ref(), theta, dim, config.optional_size("max_position_embeddings")?)
+    RopeSpec::read(config, section.as_ref(), config.optional_number("rope_theta")?, head_dim)
 }
 
-/// The rotated entries of a head.
-pub(super) fn rotated(head_dim: usize, share: f64) -> usize {
-    ((head_dim as f64 * share.clamp(0.0, 1.0)) as usize).min(head_dim)
+/// The same where a share of each head is rotated unless the configuration says otherwise.
+pub(super) fn partial_rope(config: &ModelConfig, head_dim: usize, share: f64) -> Result<RopeSpec> {
+    let mut rope = rope(config, head_dim)?;
+    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
+    let key = "partial_rotary_factor";
+    if config.get(key).is_none() && section.is_none_or(|section| section.get(key).is_none()) {
+        rope.dim = (head_dim as f64 * share.clamp(0.0, 1.0)) as usize;
+    }
+    Ok(rope)
 }
 
 /// The activation under `key`, by its name in transformers.
