@@ -5,7 +5,7 @@ use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
 use toktune::data::{DataError, DataOptions, Dataset};
-use toktune::models::{AutoModelForCausalLM, CausalLm};
+use toktune::models::{AutoModelForCausalLM, PretrainedModel};
 use toktune::text::{AutoTokenizer, TextError};
 use toktune::tuners::{ActiveRows, PeftModel};
 use toktune::{Device, Error};
@@ -54,7 +54,7 @@ pub fn base_name(model: &str) -> String {
 }
 
 /// Opens the model that `--model` names, and its tokenizer.
-pub fn model(name: &str, device: &Device) -> Outcome<(CausalLm, Tokenizer)> {
+pub fn model(name: &str, device: &Device) -> Outcome<(PretrainedModel, Tokenizer)> {
     let model = AutoModelForCausalLM::from_pretrained(locate(name)?, device)?;
     let tokenizer = model.tokenizer().map_err(|e| e.to_string());
     Ok((model, tokenizer))
@@ -64,7 +64,7 @@ pub fn model(name: &str, device: &Device) -> Outcome<(CausalLm, Tokenizer)> {
 const MOST_ROWS: usize = 1 << 24;
 
 /// Gives `model` the rows that `--resize` asks for.
-pub fn resize(model: &mut CausalLm, rows: Option<usize>) -> Outcome {
+pub fn resize(model: &mut PretrainedModel, rows: Option<usize>) -> Outcome {
     match rows {
         Some(rows) if rows > MOST_ROWS => {
             Err(Failure::Usage(format!("--resize: expected at most {MOST_ROWS} rows, found {rows}")))
@@ -89,7 +89,7 @@ pub fn adapter_tokenizer(adapter: &Path) -> Outcome<Option<AutoTokenizer>> {
 /// Puts the adapter in `folder` over `base`. Its own tokenizer, where there is one, replaces the model's, and
 /// the model gets a row for each of its tokens.
 pub fn with_adapter(
-    mut base: CausalLm,
+    mut base: PretrainedModel,
     tokenizer: Tokenizer,
     folder: &Path,
 ) -> Outcome<(PeftModel, Tokenizer)> {
@@ -104,7 +104,7 @@ pub fn with_adapter(
 /// A model with or without an adapter.
 pub enum Loaded {
     /// As it is.
-    Base(Box<CausalLm>),
+    Base(Box<PretrainedModel>),
     /// With trained rows.
     Adapted(Box<PeftModel>),
 }
@@ -125,7 +125,7 @@ impl Loaded {
     }
 
     /// The frozen model.
-    pub fn base(&self) -> &CausalLm {
+    pub fn base(&self) -> &PretrainedModel {
         match self {
             Loaded::Base(model) => model,
             Loaded::Adapted(model) => model.base(),
@@ -150,18 +150,18 @@ impl Loaded {
 }
 
 /// Reads data for `model`.
-pub fn data(files: &[PathBuf], tokenizer: &Tokenizer, args: &DataArgs, model: &CausalLm) -> Outcome<Dataset> {
+pub fn data(files: &[PathBuf], tokenizer: &Tokenizer, args: &DataArgs, model: &PretrainedModel) -> Outcome<Dataset> {
     let options = DataOptions {
         loss_on: args.loss_on,
         max_length: args.max_length,
-        max_positions: model.spec().max_positions,
+        max_positions: model.stack().spec().max_positions,
         ..DataOptions::new(model.vocabulary())
     };
     read(files, tokenizer, &options)
 }
 
 /// Reads data to look at, longer rows than the model can take among them.
-pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &CausalLm) -> Outcome<Dataset> {
+pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &PretrainedModel) -> Outcome<Dataset> {
     read(files, tokenizer, &DataOptions::new(model.vocabulary()))
 }
 

@@ -3,7 +3,7 @@
 use crate::args::{DeviceChoice, MachineArgs, Precision};
 use crate::failure::{Failure, Outcome, usage};
 use serde::Serialize;
-use toktune::models::{CausalLm, PrecisionMode};
+use toktune::models::{PretrainedModel, PrecisionMode};
 use toktune::{Device, runtime};
 
 /// What was settled.
@@ -56,7 +56,7 @@ impl Machine {
 
 impl Machine {
     /// Has `model` compute as was asked for, and takes note of what that means for its weights.
-    pub fn set_precision(&mut self, model: &mut CausalLm) {
+    pub fn set_precision(&mut self, model: &mut PretrainedModel) {
         model.set_precision(self.mode);
         self.precision = if model.uses_bf16() { "bf16" } else { "f32" };
     }

@@ -27,6 +27,30 @@ pub enum Error {
         /// What is there instead.
         found: String,
     },
+    /// A model is of another kind than was asked for.
+    #[error("{path}: this is a model for {found}, not for {expected}")]
+    WrongModelKind {
+        /// The folder or file.
+        path: PathBuf,
+        /// The class that loads it.
+        found: &'static str,
+        /// The class that was asked to.
+        expected: &'static str,
+    },
+    /// A batch has the inputs of an encoder, and the model has none, or the other way round.
+    #[error("the batch is not one for {expected}: an encoder's inputs belong to an encoder-decoder, and to it alone")]
+    WrongBatch {
+        /// The class that loads the model.
+        expected: &'static str,
+    },
+    /// A sequence has more rows than a model has learnt positions for.
+    #[error("a sequence needs row {position} of the learnt positions, of which there are {rows}")]
+    PositionOutOfRange {
+        /// The row it needs.
+        position: usize,
+        /// The rows there are.
+        rows: usize,
+    },
     /// A file ends before what it announces.
     #[error("{path}: truncated or damaged: {what} needs {needed} bytes, {available} are left")]
     Truncated {

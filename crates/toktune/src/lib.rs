@@ -58,7 +58,7 @@ pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, T
 pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result, nearest};
 pub use generate::{GenerationConfig, Generator};
-pub use models::{AutoModelForCausalLM, CausalLm};
+pub use models::{AutoModelForCausalLM, PretrainedModel};
 pub use text::AutoTokenizer;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
 pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};

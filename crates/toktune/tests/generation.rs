@@ -7,14 +7,13 @@ use common::fixtures;
 use std::path::Path;
 use toktune::Error;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
-use toktune::models::{AutoModelForCausalLM, CausalLm};
-use toktune::ops::Span;
+use toktune::models::{AutoModelForCausalLM, PretrainedModel, TokenRows};
 use toktune::tuners::{ActiveRows, PeftModel};
 
 /// Long enough for the Gemma fixture to leave its window of 8 behind, in the prompt and in the text.
 const PROMPT: [u32; 11] = [5, 17, 44, 6, 90, 3, 3, 21, 64, 70, 4];
 
-fn base(folder: &Path) -> CausalLm {
+fn base(folder: &Path) -> PretrainedModel {
     AutoModelForCausalLM::from_pretrained(folder, &Device::Cpu).expect("a model")
 }
 
@@ -23,7 +22,7 @@ fn with_adapter(folder: &Path) -> PeftModel {
 }
 
 fn tokens<'a>(
-    model: &'a CausalLm,
+    model: &'a PretrainedModel,
     rows: ActiveRows<'a>,
     config: &GenerationConfig,
     prompt: &[u32],
@@ -31,19 +30,16 @@ fn tokens<'a>(
     Generator::new(model, rows, config.clone()).and_then(|g| g.generate(prompt)).expect("a valid prompt")
 }
 
-fn text(model: &CausalLm, rows: ActiveRows<'_>, config: &GenerationConfig) -> Vec<u32> {
+fn text(model: &PretrainedModel, rows: ActiveRows<'_>, config: &GenerationConfig) -> Vec<u32> {
     tokens(model, rows, config, &PROMPT).collect::<Result<_, _>>().expect("tokens")
 }
 
 /// The logits of the last token, everything computed at once.
-fn logits_from_scratch(model: &CausalLm, active: ActiveRows<'_>, ids: &[u32]) -> Vec<f32> {
-    let rows = model.rows_of(vec![Span { rows: 0..ids.len(), past: 0..0 }]);
-    let mut x = model.embed(ids, active.input_rows()).expect("embedded");
-    for block in model.blocks() {
-        x = block.forward(&x, &rows, None).expect("a block").0;
-    }
+fn logits_from_scratch(model: &PretrainedModel, active: ActiveRows<'_>, ids: &[u32]) -> Vec<f32> {
+    let tokens = TokenRows { ids, starts: &[0, ids.len()], trained: active.input_rows() };
+    let x = model.hidden(tokens, None, None).expect("hidden rows");
     let last = x.narrow(0, ids.len() - 1, 1).and_then(|x| x.contiguous()).expect("the last row");
-    let logits = model.logits(&model.final_norm(&last).expect("a norm"), active.output_rows());
+    let logits = model.logits(&model.before_head(&last).expect("rows"), active.output_rows());
     logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
 }
 

@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::models::{AutoModelForCausalLM, PrecisionMode};
+use toktune::models::{AutoModelForCausalLM, PrecisionMode, TokenRows};
 use toktune::train::{AdamW, AdamWConfig, StepOptions, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
 
@@ -119,14 +119,9 @@ fn logits_equal_transformers() {
         let size = expected.json["batch_size"].as_u64().expect("a size") as usize;
         let batch = batch(&rows(&folder)[..size]);
         let model = AutoModelForCausalLM::from_pretrained(&folder, &Device::Cpu).expect("a model");
-        let spans =
-            batch.starts.windows(2).map(|w| toktune::ops::Span { rows: w[0]..w[1], past: 0..0 }).collect();
-        let rows = model.rows_of(spans);
-        let mut x = model.embed(&batch.ids, None).expect("embedded");
-        for block in model.blocks() {
-            x = block.forward(&x, &rows, None).expect("a block").0;
-        }
-        let logits = model.logits(&model.final_norm(&x).expect("a norm"), None).expect("logits");
+        let tokens = TokenRows { ids: &batch.ids, starts: &batch.starts, trained: None };
+        let x = model.hidden(tokens, None, None).expect("hidden rows");
+        let logits = model.logits(&model.before_head(&x).expect("rows"), None).expect("logits");
         let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers");
         assert_close(&logits, &expected.tensor("logits"), &format!("{folder:?}: logits"));
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use toktune::Device;
 use toktune::config::CONFIG_FILE;
 use toktune::data::{Dataset, survey};
-use toktune::models::CausalLm;
+use toktune::models::PretrainedModel;
 use toktune::text::AutoTokenizer;
 
 /// What was found: a title, named values for people, and all of it for programs.
@@ -52,8 +52,8 @@ pub(super) fn row(name: &str, value: impl Into<String>) -> (String, String) {
 
 fn model(name: &str) -> Outcome<Found> {
     let (model, tokenizer) = load::model(name, &Device::Cpu)?;
-    let (spec, names, checkpoint) = (model.spec(), model.family().names, model.checkpoint());
-    let (embedding, head) = (names.embed, names.head);
+    let (spec, checkpoint) = (model.stack().spec(), model.checkpoint());
+    let (embedding, head) = (model.embedding_name(), model.head_name());
     let rows = model.vocabulary();
     let tokens = tokenizer.as_ref().ok().map(AutoTokenizer::vocab_size);
     let rms = model.embedding().statistics().1 as f64;
@@ -62,9 +62,9 @@ fn model(name: &str) -> Outcome<Found> {
         "{} layers, width {}, {} heads ({} for keys and values), MLP width {}",
         spec.layers.len(),
         spec.hidden_size,
-        spec.heads,
-        spec.kv_heads,
-        spec.intermediate_size
+        spec.attention.heads,
+        spec.attention.kv_heads,
+        spec.mlp.inner
     );
     let count = |n: usize| report::count(n as u64);
     let vocabulary = match (&tokenizer, tokens) {
@@ -139,13 +139,13 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
     Ok(Found { title: "data", rows: table, json })
 }
 
-fn lengths(path: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Outcome<(Vec<(String, String)>, Value)> {
+fn lengths(path: &Path, model: &PretrainedModel, tokenizer: &Tokenizer) -> Outcome<(Vec<(String, String)>, Value)> {
     let data: Dataset = load::any_length(&[path.to_path_buf()], tokenizer, model)?;
     let mut lengths: Vec<usize> = data.examples.iter().map(|e| e.input_ids.len()).collect();
     lengths.sort_unstable();
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));
-    let too_long = model.spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
+    let too_long = model.stack().spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
     let mut rows = vec![
         row(
             "tokens",

@@ -15,7 +15,7 @@ use toktune::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
 use toktune::data::{Dataset, TokenUse, audit};
-use toktune::models::CausalLm;
+use toktune::models::PretrainedModel;
 use toktune::text::AutoTokenizer;
 use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
 use toktune::tuners::{PeftModel, RowInit, get_peft_model};
@@ -78,7 +78,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
 }
 
 /// Goes on from an adapter: its tokens, its rows and, where it has one, its tokenizer.
-fn from_adapter(base: CausalLm, tokenizer: Tokenizer, folder: &Path) -> Outcome<Prepared> {
+fn from_adapter(base: PretrainedModel, tokenizer: Tokenizer, folder: &Path) -> Outcome<Prepared> {
     let changed_tokenizer = load::adapter_tokenizer(folder)?.is_some();
     let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
     let chosen = Chosen { ids: model.token_indices(), added: Vec::new(), changed_tokenizer };
@@ -86,7 +86,7 @@ fn from_adapter(base: CausalLm, tokenizer: Tokenizer, folder: &Path) -> Outcome<
 }
 
 /// Starts from the chosen tokens.
-fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
+fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
     let flags = &args.tokens;
     let lora = args.lora.config().map_err(Failure::Usage)?;
     let chosen = choose(flags, lora.is_some(), &mut tokenizer)?;
@@ -111,7 +111,7 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
     let target_modules = match &flags.target_modules {
         Some(target) => Some(own_matrices(TargetModules::parse(target), &base)?),
         None if !base.is_tied() && !chosen.added.is_empty() => {
-            let (embedding, head) = (base.family().names.embed, base.family().names.head);
+            let (embedding, head) = (base.embedding_name(), base.head_name());
             report::note(&format!(
                 "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens \
                  could never be generated (--target-modules {embedding} for the embedding alone)"
@@ -131,7 +131,7 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
     }
-    let head = model.base().family().names.head;
+    let head = model.base().head_name();
     if model.base().is_tied() && model.layers().iter().any(|layer| layer.name() == head) {
         report::warning(&format!(
             "the rows of {head} are trained apart from the embedding, with which it is one matrix: such an adapter \
@@ -149,8 +149,8 @@ fn from_flags(args: &TrainArgs, mut base: CausalLm, mut tokenizer: Tokenizer) ->
 
 /// The target without a head that is tied to an embedding in it: the head follows anyway, and PEFT cannot run a model
 /// with both.
-fn own_matrices(target: TargetModules, base: &CausalLm) -> Outcome<TargetModules> {
-    let (embedding, head) = (base.family().names.embed, base.family().names.head);
+fn own_matrices(target: TargetModules, base: &PretrainedModel) -> Outcome<TargetModules> {
+    let (embedding, head) = (base.embedding_name(), base.head_name());
     let names = [embedding.to_string(), head.to_string()];
     Ok(match target.matching(&names)?.len() {
         2 if base.is_tied() => TargetModules::Names(vec![embedding.to_string()]),
@@ -161,7 +161,7 @@ fn own_matrices(target: TargetModules, base: &CausalLm) -> Outcome<TargetModules
 /// LoRA with the rows of `ids`: of the input embedding, or of the matrices that are meant.
 fn beside_lora(
     lora: LoraConfig,
-    base: &CausalLm,
+    base: &PretrainedModel,
     ids: &[u32],
     target: Option<TargetModules>,
 ) -> Outcome<LoraConfig> {
@@ -173,7 +173,7 @@ fn beside_lora(
             let found = target.matching(&names)?;
             if found.is_empty() {
                 let matrices =
-                    [base.family().names.embed, base.family().names.head].map(String::from).to_vec();
+                    [base.embedding_name(), base.head_name()].map(String::from).to_vec();
                 return Err(Error::NoTarget { target: target.to_string(), matrices }.into());
             }
             let map = found.into_iter().map(|name| (name.to_string(), ids.to_vec())).collect();

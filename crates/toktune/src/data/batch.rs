@@ -13,6 +13,18 @@ pub struct RaggedBatch {
     pub starts: Vec<usize>,
     /// What each row is to predict.
     pub targets: Vec<Option<u32>>,
+    /// What the encoder of an encoder-decoder model reads: sequence `i` is what the decoder's sequence `i` goes on
+    /// from.
+    pub encoder: Option<RaggedRows>,
+}
+
+/// Sequences laid end to end that predict nothing themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaggedRows {
+    /// Token ids of all sequences, one after the other.
+    pub ids: Vec<u32>,
+    /// Where each sequence starts, and the number of rows at the end.
+    pub starts: Vec<usize>,
 }
 
 impl RaggedBatch {

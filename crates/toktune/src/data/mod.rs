@@ -18,7 +18,7 @@ mod survey;
 mod tests;
 
 pub use audit::{TokenUse, audit};
-pub use batch::RaggedBatch;
+pub use batch::{RaggedBatch, RaggedRows};
 pub use encode::{DataOptions, LossOn};
 pub use error::DataError;
 pub use reader::{Dataset, Example, Source};

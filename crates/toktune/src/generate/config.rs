@@ -1,7 +1,7 @@
 //! How tokens are chosen, under transformers' names.
 
 use crate::error::{Error, Result};
-use crate::models::{CausalLm, ModelConfig};
+use crate::models::{PretrainedModel, ModelConfig};
 use serde_json::Value;
 use std::path::Path;
 
@@ -52,7 +52,7 @@ impl GenerationConfig {
     ///
     /// # Errors
     /// The file is no JSON object, or a value is of another type or out of range.
-    pub fn of_model(model: &CausalLm) -> Result<Self> {
+    pub fn of_model(model: &PretrainedModel) -> Result<Self> {
         let folder = if model.path().is_dir() { Some(model.path()) } else { model.path().parent() };
         let is_gguf = model.checkpoint().as_gguf().is_some();
         // a single GGUF file says everything itself; what lies beside it may belong to another model

@@ -4,14 +4,14 @@ use super::cache::KeyValueCache;
 use super::config::GenerationConfig;
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
-use crate::models::{BlockUpdates, CausalLm};
+use crate::models::{BlockUpdates, PretrainedModel};
 use crate::ops::Span;
 use crate::tuners::ActiveRows;
 
 /// A model that continues prompts.
 #[derive(Clone, Debug)]
 pub struct Generator<'a> {
-    model: &'a CausalLm,
+    model: &'a PretrainedModel,
     rows: ActiveRows<'a>,
     config: GenerationConfig,
 }
@@ -33,7 +33,7 @@ pub enum FinishReason {
 /// transformers does, and nothing after it; after an error there is nothing either.
 #[derive(Debug)]
 pub struct Tokens<'a> {
-    model: &'a CausalLm,
+    model: &'a PretrainedModel,
     rows: ActiveRows<'a>,
     updates: Option<Vec<BlockUpdates>>,
     config: GenerationConfig,
@@ -52,7 +52,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// A value of `config` is out of range.
-    pub fn new(model: &'a CausalLm, rows: ActiveRows<'a>, config: GenerationConfig) -> Result<Self> {
+    pub fn new(model: &'a PretrainedModel, rows: ActiveRows<'a>, config: GenerationConfig) -> Result<Self> {
         config.check()?;
         Ok(Self { model, rows, config })
     }
@@ -70,7 +70,7 @@ impl<'a> Generator<'a> {
         if let Some(&id) = prompt.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::TokenOutOfRange { id: id as i64, rows });
         }
-        if let Some(limit) = model.spec().max_positions.filter(|&limit| prompt.len() > limit) {
+        if let Some(limit) = model.stack().spec().max_positions.filter(|&limit| prompt.len() > limit) {
             return Err(Error::PromptTooLong { found: prompt.len(), limit });
         }
         Ok(Tokens {
@@ -103,18 +103,18 @@ impl Tokens<'_> {
     /// Runs the pending tokens; the logits of the last of them.
     fn advance(&mut self) -> Result<Vec<f32>> {
         let (model, new) = (self.model, self.pending.len());
-        let rows = model.rows_of(vec![Span { rows: 0..new, past: 0..self.cache.len() }]);
-        let mut x = model.embed(&self.pending, self.rows.input_rows())?;
+        let rows = model.rows_of(vec![Span::new(0..new, 0..self.cache.len())]);
+        let mut x = model.embed(&self.pending, &rows, self.rows.input_rows())?;
         for (layer, block) in model.blocks().iter().enumerate() {
             let updates = self.updates.as_ref().map(|blocks| &blocks[layer]);
-            let (next, key_values) = block.forward_with(&x, &rows, self.cache.layer(layer), updates)?;
+            let (next, key_values) = block.forward_with(&x, &rows, self.cache.layer(layer), None, updates)?;
             self.cache.append(layer, &key_values)?;
             x = next;
         }
         self.pending.clear();
         // only the last row meets the norm and the head
         let last = x.narrow(0, new - 1, 1)?.contiguous()?;
-        let logits = model.logits(&model.final_norm(&last)?, self.rows.output_rows())?;
+        let logits = model.logits(&model.before_head(&last)?, self.rows.output_rows())?;
         Ok(logits.flatten_all()?.to_vec1()?)
     }
 
@@ -122,7 +122,7 @@ impl Tokens<'_> {
         let positions = self.cache.len() + self.pending.len();
         if self.generated >= self.config.max_new_tokens {
             Some(FinishReason::MaxNewTokens)
-        } else if self.model.spec().max_positions.is_some_and(|limit| positions >= limit) {
+        } else if self.model.stack().spec().max_positions.is_some_and(|limit| positions >= limit) {
             Some(FinishReason::MaxPositions)
         } else {
             None

@@ -85,14 +85,14 @@ impl Chain {
 
     /// The gradient of the rows `x` at its beginning from that of those at its end.
     pub(crate) fn pull(&self, x: &[f32], dy: Vec<f32>) -> Vec<f32> {
-        let Some((last, before)) = self.0.split_last() else { return dy };
-        let mut inputs = vec![x.to_vec()];
-        for stage in before {
-            let input = inputs.last().cloned().unwrap_or_default();
-            inputs.push(stage.run(input));
+        let mut inputs = Vec::new();
+        let mut input = x.to_vec();
+        for (i, stage) in self.0.iter().enumerate() {
+            let is_last = i + 1 == self.0.len();
+            let next = if is_last { Vec::new() } else { stage.run(input.clone()) };
+            inputs.push(std::mem::replace(&mut input, next));
         }
-        let stages = before.iter().chain([last]);
-        stages.zip(inputs).rev().fold(dy, |dy, (stage, input)| stage.pull(&input, dy))
+        self.0.iter().zip(&inputs).rev().fold(dy, |dy, (stage, input)| stage.pull(input, dy))
     }
 
     /// Its norms.

@@ -20,7 +20,7 @@ use toktune_kernels::matmul::{self, Write};
 
 /// A pretrained causal language model with every weight frozen.
 #[derive(Debug)]
-pub struct CausalLm {
+pub struct PretrainedModel {
     path: PathBuf,
     family: &'static Family,
     config: ModelConfig,
@@ -44,7 +44,7 @@ pub struct RowsOfBatch {
     pub rotary: Vec<RotaryRows>,
 }
 
-impl CausalLm {
+impl PretrainedModel {
     /// Puts a model together from an opened checkpoint.
     ///
     /// # Errors

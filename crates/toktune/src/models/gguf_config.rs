@@ -21,7 +21,7 @@ pub(super) fn from_metadata(path: &Path, checkpoint: &Checkpoint, gguf: &Gguf) -
         "llama" => llama(path, checkpoint, metadata)?,
         "gemma3" => gemma3(metadata)?,
         other => {
-            let known = || FAMILIES.iter().filter_map(|f| f.gguf);
+            let known = || FAMILIES.iter().filter_map(|f| f.gguf).map(|gguf| gguf.architecture);
             return Err(Error::UnsupportedModel {
                 path: path.to_path_buf(),
                 found: format!("GGUF architecture '{other}'"),

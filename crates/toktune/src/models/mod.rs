@@ -10,6 +10,7 @@ pub(crate) mod buffers;
 mod chain;
 mod config;
 mod families;
+mod forward;
 mod gguf_config;
 mod kind;
 mod model;
@@ -27,6 +28,7 @@ pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelF
 pub use block::{Block, Memory};
 pub use config::ModelConfig;
 pub use families::{FAMILIES, Family, GgufFamily};
+pub use forward::TokenRows;
 pub use kind::ModelKind;
 pub use model::PretrainedModel;
 pub use names::{AttentionNames, HalfNorms, MlpNames, ModelNames, StackNames};

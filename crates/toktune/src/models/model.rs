@@ -225,6 +225,15 @@ impl PretrainedModel {
         [self.spec.names.embed].into_iter().chain(self.spec.names.embed_aliases.iter().copied())
     }
 
+    /// The modules that embed the tokens of the encoder and of the decoder of an encoder-decoder.
+    pub(crate) fn encoder_and_decoder_embedding(&self) -> Option<[&'static str; 2]> {
+        self.encoder.as_ref()?;
+        match self.spec.names.embed_aliases {
+            [encoder, decoder] => Some([encoder, decoder]),
+            _ => Some([self.spec.names.embed; 2]),
+        }
+    }
+
     /// The blocks of the stack, first to last.
     pub fn blocks(&self) -> &[Block] {
         self.stack.blocks()
@@ -282,6 +291,11 @@ impl PretrainedModel {
     /// The block (among all) and the place in it of each linear layer, by its full name.
     pub(crate) fn linear_places(&self) -> Vec<(String, usize, Slot)> {
         self.linears().map(|(block, linear)| (linear.module().to_string(), block, linear.slot())).collect()
+    }
+
+    /// Whether the weights of linear layers are stored as `[in, out]`.
+    pub(crate) fn stores_columns(&self) -> bool {
+        self.family.columns && self.checkpoint.as_gguf().is_none()
     }
 
     /// The weight of a linear layer of the blocks, by its full name.

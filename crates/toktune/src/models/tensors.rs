@@ -18,11 +18,11 @@ impl PretrainedModel {
     /// Every weight but the embedding and the head, by its full name in the family's checkpoints.
     pub fn frozen_tensors(&self) -> Vec<(String, FrozenTensor<'_>)> {
         let offset = if self.spec().stack.norm.plus_one { 1.0 } else { 0.0 };
-        let of = |tensor: BlockTensor<'_>| match tensor {
-            BlockTensor::Matrix(matrix) => FrozenTensor::Matrix(matrix),
-            BlockTensor::Bias(bias) => FrozenTensor::Vector(bias.to_vec()),
-            BlockTensor::Norm(norm) => FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect()),
+        let of = move |(name, tensor)| match tensor {
+            BlockTensor::Matrix(matrix) => (name, FrozenTensor::Matrix(matrix)),
+            BlockTensor::Bias(bias) => (name, FrozenTensor::Vector(bias.to_vec())),
+            BlockTensor::Norm(norm) => (name, FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect())),
         };
-        self.tensors().into_iter().map(|(name, tensor)| (name, of(tensor))).collect()
+        self.tensors().into_iter().map(of).collect()
     }
 }

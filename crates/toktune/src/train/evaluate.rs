@@ -3,7 +3,7 @@
 use super::step::{StepOptions, Wanted, run};
 use crate::data::{Dataset, RaggedBatch};
 use crate::error::Result;
-use crate::models::CausalLm;
+use crate::models::PretrainedModel;
 use crate::tuners::ActiveRows;
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ pub struct TokenEvaluation {
 /// # Errors
 /// As [`run`].
 pub fn evaluate(
-    model: &CausalLm,
+    model: &PretrainedModel,
     rows: ActiveRows<'_>,
     data: &Dataset,
     batch_size: usize,

@@ -5,7 +5,10 @@
 
 use super::kept;
 use super::plan::Plan;
-use crate::models::CausalLm;
+use super::step::plans;
+use crate::data::RaggedBatch;
+use crate::models::{PretrainedModel, Stack};
+use crate::tuners::ActiveRows;
 use toktune_kernels::gated_mlp::CHUNK_ROWS;
 
 /// Without a budget, activations are kept up to this share of the weights' bytes: it saves a part of the recomputation,
@@ -15,14 +18,14 @@ const DEFAULT_SHARE: f64 = 0.25;
 /// Estimates the memory of passes over batches of one model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MemoryPlanner<'a> {
-    model: &'a CausalLm,
+    model: &'a PretrainedModel,
     /// What the process holds beside mapped weights.
     held: u64,
     budget: Option<u64>,
 }
 
 impl<'a> MemoryPlanner<'a> {
-    pub(super) fn new(model: &'a CausalLm, held: u64, budget: Option<u64>) -> Self {
+    pub(super) fn new(model: &'a PretrainedModel, held: u64, budget: Option<u64>) -> Self {
         Self { model, held, budget }
     }
 
@@ -32,35 +35,47 @@ impl<'a> MemoryPlanner<'a> {
     }
 
     /// Peak memory of a step that keeps nothing but the blocks' inputs.
-    fn least(&self, plan: &Plan) -> u64 {
-        let spec = self.model.spec();
-        let (d, inner, blocks) = (spec.hidden_size, spec.intermediate_size, self.model.blocks().len());
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let (constant, depending) = (plan.constant.ids.len(), plan.depending.ids.len());
-        let labelled = plan.constant.labelled.len().max(plan.depending.labelled.len());
-        // between two passes: the blocks' inputs, and the constant rows' keys and values
-        let trace = blocks * (depending * d + constant * 2 * kv);
-        // of one block: the graph of the backward pass with the gradients in flight
-        let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
-        let mlp = 2 * inner * CHUNK_ROWS.min(depending.max(constant));
-        let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
-        let tiles = rayon::current_num_threads() * TILE_FLOATS;
-        let floats = trace + (block + mlp).max(head) + tiles;
+    fn least(&self, plans: &[(&Stack, Plan)]) -> u64 {
+        let (mut traces, mut most) = (0, 0);
+        for (stack, plan) in plans {
+            let spec = stack.spec();
+            let (d, inner, blocks) = (spec.hidden_size, spec.mlp.inner, stack.blocks().len());
+            let of = &spec.attention;
+            let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
+            let (constant, depending) = (plan.constant.ids.len(), plan.depending.ids.len());
+            let labelled = plan.constant.labelled.len().max(plan.depending.labelled.len());
+            // between two passes: the blocks' inputs, and the constant rows' keys and values
+            traces += blocks * (depending * d + constant * 2 * kv);
+            // of one block: the graph of the backward pass with the gradients in flight
+            let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
+            let mlp = 2 * inner * CHUNK_ROWS.min(depending.max(constant));
+            let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
+            most = most.max(block + mlp).max(head);
+        }
+        let floats = traces + most + rayon::current_num_threads() * TILE_FLOATS;
         self.weights() + self.held + (floats * size_of::<f32>()) as u64
     }
 
-    /// Bytes of activations that a step over `plan` may keep.
-    pub(super) fn kept_bytes(&self, plan: &Plan) -> u64 {
+    /// Bytes of activations that a step over `plans` may keep.
+    fn kept(&self, plans: &[(&Stack, Plan)]) -> u64 {
         match self.budget {
-            Some(budget) => budget.saturating_sub(self.least(plan)),
+            Some(budget) => budget.saturating_sub(self.least(plans)),
             None => (self.weights() as f64 * DEFAULT_SHARE) as u64,
         }
     }
 
-    /// Peak memory of a step over `plan`.
-    pub(super) fn peak(&self, plan: &Plan) -> u64 {
-        let everything = kept::everything(self.model.blocks(), plan.depending.ids.len());
-        self.least(plan) + self.kept_bytes(plan).min(everything)
+    /// Bytes of activations that a step over `batch` may keep.
+    pub(super) fn kept_bytes(&self, active: ActiveRows<'_>, batch: &RaggedBatch) -> u64 {
+        self.kept(&plans(self.model, active, batch))
+    }
+
+    /// Peak memory of a step over `batch`.
+    pub(super) fn peak(&self, active: ActiveRows<'_>, batch: &RaggedBatch) -> u64 {
+        let plans = plans(self.model, active, batch);
+        let everything = |(stack, plan): &(&Stack, Plan)| {
+            kept::everything(stack.blocks(), plan.depending.ids.len())
+        };
+        self.least(&plans) + self.kept(&plans).min(plans.iter().map(everything).sum())
     }
 }
 

@@ -25,5 +25,5 @@ pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use schedule::{LrScheduler, Schedule};
-pub use step::{LabelLosses, StepOptions, StepOutput, Wanted, run};
+pub use step::{LabelLosses, NO_TOKEN, StepOptions, StepOutput, Wanted, run};
 pub use trainer::{TrainOutput, Trainer, TrainerCallback};

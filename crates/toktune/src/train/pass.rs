@@ -1,12 +1,48 @@
 //! A pass over a model's blocks on the CPU, without a graph.
 
 use super::constants::Constants;
-use super::plan::Plan;
+use super::plan::{Crossing, Part, Plan};
 use crate::error::Result;
-use crate::models::block::pass::{Keep, Kept, Past};
+use crate::models::block::pass::{Around, HostMemory, Keep, Kept};
+use crate::models::block::Past;
 use crate::models::buffers::{Buffer, Buffers};
-use crate::models::{CausalLm, RowsOfBatch, TrainedRows};
+use crate::models::{BlockUpdates, PretrainedModel, RowsOfBatch, Stack, TrainedRows};
 use std::borrow::Cow;
+
+/// A stack with the batch that is to pass through it.
+#[derive(Clone, Copy)]
+pub(super) struct StackRun<'a> {
+    pub(super) model: &'a PretrainedModel,
+    pub(super) stack: &'a Stack,
+    /// The trained rows of its embedding.
+    pub(super) trained: Option<&'a TrainedRows>,
+    /// The updates of its blocks.
+    pub(super) updates: Option<&'a [BlockUpdates]>,
+    pub(super) plan: &'a Plan,
+    /// Where its rows find the encoder's.
+    pub(super) crossing: Option<&'a Crossing>,
+}
+
+impl StackRun<'_> {
+    /// Where the rows of a part stand.
+    pub(super) fn rows_of(&self, part: &Part, is_depending: bool) -> RowsOfBatch {
+        let mut rows = self.stack.rows_of(part.spans.clone(), Some(&part.lengths));
+        let of = |c: &Crossing| if is_depending { c.depending.clone() } else { c.constant.clone() };
+        rows.cross = self.crossing.map(of);
+        rows
+    }
+
+    /// The embedded rows of a part.
+    pub(super) fn embedded(&self, part: &Part, rows: &RowsOfBatch) -> Result<Vec<f32>> {
+        self.stack.embed(&part.ids, rows, &self.model.embedding().table(self.trained))
+    }
+
+    /// Whether nothing of a block is needed of its constant rows but keys and values.
+    pub(super) fn needs_key_values_only(&self, block: usize) -> bool {
+        let last = block + 1 == self.stack.blocks().len();
+        last && self.stack.spec().attention.causal && self.plan.constant.labelled.is_empty()
+    }
+}
 
 /// What the forward pass leaves for the backward one.
 pub(super) struct Trace {
@@ -18,6 +54,13 @@ pub(super) struct Trace {
     kept: Vec<Kept>,
 }
 
+impl Trace {
+    /// Where the depending rows stand.
+    pub(super) fn rows(&self) -> &RowsOfBatch {
+        &self.rows
+    }
+}
+
 fn past_of(key_values: Option<&(Vec<f32>, Vec<f32>)>) -> Past<'_> {
     key_values.map_or_else(Past::default, |(k, v)| Past { k, v })
 }
@@ -26,33 +69,40 @@ fn past_of(key_values: Option<&(Vec<f32>, Vec<f32>)>) -> Past<'_> {
 /// left that the backward pass needs. `known` are the constants of the plan's known sequences; keys and values of the
 /// computed ones are left in `record`, one for each, where there is one.
 pub(super) fn forward(
-    model: &CausalLm,
-    trained: Option<&TrainedRows>,
-    plan: &Plan,
+    run: StackRun<'_>,
+    memory: HostMemory<'_>,
     keep: Option<&[Keep]>,
     known: &[Cow<'_, Constants>],
     record: &mut [Option<Constants>],
 ) -> Result<(Trace, Vec<f32>, Vec<f32>)> {
-    let buffers = Buffers::default();
-    let constant_rows = model.rows_of(plan.constant.spans.clone());
-    let rows = model.rows_of(plan.depending.spans.clone());
-    let mut constant = model.embedded(&plan.constant.ids, trained)?;
-    let mut depending = model.embedded(&plan.depending.ids, trained)?;
+    let (plan, blocks, buffers) = (run.plan, run.stack.blocks(), Buffers::default());
+    let constant_rows = run.rows_of(&plan.constant, false);
+    let rows = run.rows_of(&plan.depending, true);
+    let mut constant = run.embedded(&plan.constant, &constant_rows)?;
+    let mut depending = run.embedded(&plan.depending, &rows)?;
     let (mut past, mut all_kept) = (Vec::new(), Vec::new());
     let owned = |(k, v): (Buffer, Buffer)| (k.to_vec(), v.to_vec());
-    for (i, block) in model.blocks().iter().enumerate() {
-        let last = i + 1 == model.blocks().len();
+    let is_causal = run.stack.spec().attention.causal;
+    for (i, block) in blocks.iter().enumerate() {
+        // constant rows see constant rows of the encoder alone
+        let memory_of_constant = HostMemory { depending: &[], ..memory };
+        let around = Around {
+            rows: &constant_rows,
+            past: Past::default(),
+            memory: memory_of_constant,
+            buffers: &buffers,
+        };
         let mut key_values = if plan.constant.ids.is_empty() {
             plan.known.iter().any(|c| !c.rows.is_empty()).then(Default::default)
-        } else if last && plan.constant.labelled.is_empty() {
-            Some(owned(block.run_key_values(&constant, &constant_rows, &buffers)))
+        } else if run.needs_key_values_only(i) {
+            Some(owned(block.run_key_values(&constant, &around)))
         } else {
-            let none = Past::default();
-            Some(owned(block.run(&mut constant, &constant_rows, none, None, &buffers)))
+            let key_values = block.run(&mut constant, &around, None);
+            is_causal.then(|| owned(key_values))
         };
         if let Some((k, v)) = &mut key_values {
             record_rows(plan, (&k[..], &v[..]), record);
-            append_known(plan, known, (i, model.blocks().len()), (k, v));
+            append_known(plan, known, (i, blocks.len()), (k, v));
         }
         if plan.depending.ids.is_empty() {
             continue;
@@ -60,7 +110,8 @@ pub(super) fn forward(
         let mut kept = Kept::default();
         let keep = keep.map(|levels| (levels[i], &mut kept));
         let is_kept = keep.is_some();
-        block.run(&mut depending, &rows, past_of(key_values.as_ref()), keep, &buffers);
+        let around = Around { rows: &rows, past: past_of(key_values.as_ref()), memory, buffers: &buffers };
+        block.run(&mut depending, &around, keep);
         if is_kept {
             past.push(key_values);
             all_kept.push(kept);
@@ -98,12 +149,19 @@ fn append_known(
     }
 }
 
-/// The gradient of the embedded rows from that of the last hidden ones. What was kept of a block is dropped as soon as the
-/// block is done.
-pub(super) fn pull(model: &CausalLm, trace: Trace, mut gradient: Vec<f32>) -> Vec<f32> {
+/// The gradient of the embedded rows from that of the last hidden ones; that of the encoder's depending rows is added to
+/// `dmemory`. What was kept of a block is dropped as soon as the block is done.
+pub(super) fn pull(
+    stack: &Stack,
+    trace: Trace,
+    mut gradient: Vec<f32>,
+    memory: HostMemory<'_>,
+    dmemory: &mut [f32],
+) -> Vec<f32> {
     let Trace { buffers, rows, past, kept } = trace;
-    for (block, (past, kept)) in model.blocks().iter().zip(past.into_iter().zip(kept)).rev() {
-        block.pull(&mut gradient, kept, &rows, past_of(past.as_ref()), &buffers);
+    for (block, (past, kept)) in stack.blocks().iter().zip(past.into_iter().zip(kept)).rev() {
+        let around = Around { rows: &rows, past: past_of(past.as_ref()), memory, buffers: &buffers };
+        block.pull(&mut gradient, kept, &around, dmemory);
     }
     gradient
 }

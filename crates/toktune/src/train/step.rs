@@ -3,25 +3,30 @@
 //! Forward, the constant rows leave their keys and values in every block, and the depending rows their block's input and
 //! what else of the block there is room for ([`super::kept`]). The loss gives the gradient of the last hidden rows; then,
 //! last block to first, the gradient is pulled through one block after the other. What reaches the bottom is added to the
-//! rows of the trained tokens.
+//! rows of the trained tokens. In an encoder-decoder the encoder passes first forward and last backward.
 //!
 //! On the CPU a block runs without a graph ([`super::pass`]); elsewhere, with LoRA, and for comparison, with one
 //! ([`super::graph`]). With LoRA every row before the last label depends, and the graphs give the gradients of its updates.
 
+mod losses;
+mod pairs;
+
 use super::constants::{CachedExamples, Constants};
-use super::plan::{Part, Plan};
+use super::pass::StackRun;
+use super::plan::{Crossing, Plan, Rules};
 use super::{graph, kept, pass};
-use crate::data::RaggedBatch;
+use crate::data::{RaggedBatch, RaggedRows};
 use crate::error::{Error, Result};
-use crate::models::{CausalLm, TrainedRows};
+use crate::models::block::pass::HostMemory;
+use crate::models::{BlockUpdates, Memory, ModelKind, PretrainedModel, RowsOfBatch, Stack, TrainedRows};
 use crate::profile;
 use crate::tuners::ActiveRows;
+use candle_core::Tensor;
+use losses::Hidden;
 use std::borrow::Cow;
-use toktune_kernels::Matrix;
-use toktune_kernels::cross_entropy::{
-    FrozenPart, Gradients, cross_entropy, frozen_parts, with_trained_entries,
-};
-use toktune_kernels::matmul::Write;
+use std::ops::Range;
+
+pub use pairs::NO_TOKEN;
 
 /// What a pass over a micro-batch is to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +60,6 @@ impl StepOutput {
     }
 }
 
-/// What a forward pass left, by the way it ran.
-enum Trace {
-    Host(pass::Trace),
-    Graph(graph::Trace),
-}
-
 /// How a step is taken; its result does not depend on it.
 #[derive(Debug, Default)]
 pub struct StepOptions<'a> {
@@ -73,78 +72,343 @@ pub struct StepOptions<'a> {
 /// Runs `model` with `rows` over `batch`.
 ///
 /// # Errors
-/// An id is past the vocabulary, the file of the constants cannot be read or written, or the loss is not finite; then a
-/// weight that is not finite is named if there is one.
+/// An id is past the vocabulary, the batch is one for another kind of model, the file of the constants cannot be read or
+/// written, or the loss is not finite; then a weight that is not finite is named if there is one.
 pub fn run(
-    model: &CausalLm,
+    model: &PretrainedModel,
     rows: ActiveRows<'_>,
     batch: &RaggedBatch,
     wanted: Wanted,
-    mut options: StepOptions<'_>,
+    options: StepOptions<'_>,
 ) -> Result<StepOutput> {
-    let shortcuts = wanted != Wanted::GradientsWithoutShortcuts;
-    let updates = rows.updates(model)?;
-    let on_host = shortcuts && updates.is_none() && model.device().is_cpu();
-    let mut cached = options.constants.take().filter(|_| on_host);
-    let is_known = |sequence| cached.as_ref().is_some_and(|c| c.is_known(sequence));
-    let plan = Plan::new(batch, rows.input_rows(), updates.is_some(), shortcuts, is_known);
-    let known = plan.known.iter().map(|c| known_constants(cached.as_ref(), c.sequence));
-    let known = known.collect::<Result<Vec<_>>>()?;
-    let mut record = room_for(model, &plan, cached.as_ref());
-    let mut gradients = rows.zero_gradients();
-    let backward = wanted != Wanted::Losses;
-    // without a trained input token or update there is nothing to pull through the blocks
-    let trained = rows.input.is_some() || updates.is_some();
-    let pull = backward && trained && !plan.depending.labelled.is_empty();
-    let (trace, constant, depending) = if on_host {
-        let levels = || kept::levels(model.blocks(), plan.depending.ids.len(), options.kept_bytes);
-        let keep = pull.then(levels);
-        let (trace, constant, depending) =
-            pass::forward(model, rows.input_rows(), &plan, keep.as_deref(), &known, &mut record)?;
-        (Trace::Host(trace), constant, depending)
-    } else {
-        let (trace, constant, depending) =
-            graph::forward(model, rows.input_rows(), updates.as_deref(), &plan, pull)?;
-        (Trace::Graph(trace), constant, depending)
-    };
-    let mut losses = constant_losses(
-        model,
-        rows,
-        &plan,
-        &constant,
-        &known,
-        &mut record,
-        backward.then_some(&mut gradients),
-    );
-    drop(known);
-    if let Some(cached) = &mut cached {
-        for (of, constants) in plan.computed.iter().zip(record) {
-            if let Some(constants) = constants {
-                cached.cache.insert(cached.examples[of.sequence], constants)?;
-            }
-        }
+    if batch.encoder.is_some() != model.encoder().is_some() {
+        return Err(Error::WrongBatch { expected: model.kind().auto_class() });
     }
-    let (more, upstream) = head(model, rows, &plan.depending, &depending, pull, backward, &mut gradients);
-    losses.extend(more);
+    let updates = rows.updates(model)?;
+    let shortcuts = wanted != Wanted::GradientsWithoutShortcuts;
+    let on_host = shortcuts && updates.is_none() && model.device().is_cpu();
+    let blocks_of_encoder = model.encoder().map_or(0, |encoder| encoder.blocks().len());
+    let (of_encoder, of_stack) = match &updates {
+        Some(updates) => {
+            let (encoder, stack) = updates.split_at(blocks_of_encoder);
+            (Some(encoder), Some(stack))
+        }
+        None => (None, None),
+    };
+    let mut step = Step {
+        backward: wanted != Wanted::Losses,
+        on_host,
+        shortcuts,
+        // what may be kept is shared by the stacks
+        kept_bytes: options.kept_bytes / model.stack_specs().count() as u64,
+        gradients: rows.zero_gradients(),
+        ..Step::new(model, rows)
+    };
+    let constants = options.constants.filter(|_| on_host && model.kind() == ModelKind::Causal);
+    let losses = match (model.encoder(), &batch.encoder) {
+        (Some(encoder), Some(inputs)) => step.encoder_decoder(encoder, batch, inputs, (of_encoder, of_stack))?,
+        _ if model.kind() == ModelKind::SentencePairs => step.sentence_pairs(batch, of_stack)?,
+        _ => step.one_stack(batch, of_stack, constants)?,
+    };
     if let Some(&(target, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
         return Err(not_finite(model, target, loss));
     }
-    if let Some(upstream) = upstream {
+    Ok(StepOutput { losses, gradients: step.gradients })
+}
+
+/// One pass over a micro-batch.
+struct Step<'a> {
+    model: &'a PretrainedModel,
+    rows: ActiveRows<'a>,
+    backward: bool,
+    on_host: bool,
+    shortcuts: bool,
+    has_updates: bool,
+    kept_bytes: u64,
+    /// One for everything that is trained.
+    gradients: Vec<Vec<f32>>,
+}
+
+/// What a forward pass left, by the way it ran.
+enum Trace {
+    Host(pass::Trace),
+    Graph(graph::Trace),
+}
+
+impl Trace {
+    fn rows(&self) -> &RowsOfBatch {
+        match self {
+            Trace::Host(trace) => trace.rows(),
+            Trace::Graph(trace) => trace.rows(),
+        }
+    }
+}
+
+/// The rows of a stack after its last block.
+struct Forward {
+    trace: Trace,
+    constant: Vec<f32>,
+    depending: Vec<f32>,
+}
+
+/// The encoder's rows as a decoder sees them.
+#[derive(Default)]
+struct MemoryRows {
+    depending: Vec<f32>,
+    constant: Vec<f32>,
+    /// The same on the device, where a graph needs them.
+    tensors: Option<Memory>,
+}
+
+impl MemoryRows {
+    fn on_host(&self) -> HostMemory<'_> {
+        HostMemory { depending: &self.depending, constant: &self.constant }
+    }
+}
+
+/// The rows of `batch` that a step computes, for each stack they pass through.
+pub(super) fn plans<'a>(
+    model: &'a PretrainedModel,
+    rows: ActiveRows<'_>,
+    batch: &RaggedBatch,
+) -> Vec<(&'a Stack, Plan)> {
+    let step = Step::new(model, rows);
+    match (model.encoder(), &batch.encoder) {
+        (Some(encoder), Some(inputs)) => {
+            let (plan, depends) = step.encoder_plan(encoder, batch, inputs);
+            vec![(encoder, plan), (model.stack(), step.stack_plan(batch, Some(&depends), |_| false))]
+        }
+        _ => vec![(model.stack(), step.stack_plan(batch, None, |_| false))],
+    }
+}
+
+impl<'a> Step<'a> {
+    /// A pass that has nothing to do yet.
+    fn new(model: &'a PretrainedModel, rows: ActiveRows<'a>) -> Self {
+        Self {
+            model,
+            rows,
+            backward: false,
+            on_host: true,
+            shortcuts: true,
+            has_updates: rows.has_updates(),
+            kept_bytes: 0,
+            gradients: Vec::new(),
+        }
+    }
+
+    fn rules<'r>(&self, stack: &Stack, input: Option<&'r TrainedRows>) -> Rules<'r> {
+        let causal = stack.spec().attention.causal;
+        Rules { blocks: self.has_updates, shortcuts: self.shortcuts, ..Rules::new(input, causal) }
+    }
+
+    /// A decoder or a masked language model.
+    fn one_stack(
+        &mut self,
+        batch: &RaggedBatch,
+        updates: Option<&[BlockUpdates]>,
+        mut cached: Option<CachedExamples<'_>>,
+    ) -> Result<LabelLosses> {
+        let (model, trained) = (self.model, self.rows.input_rows());
+        let is_known = |sequence| cached.as_ref().is_some_and(|c| c.is_known(sequence));
+        let plan = self.stack_plan(batch, None, is_known);
+        let known = plan.known.iter().map(|c| known_constants(cached.as_ref(), c.sequence));
+        let known = known.collect::<Result<Vec<_>>>()?;
+        let mut record = room_for(model, &plan, cached.as_ref());
+        let run = StackRun { model, stack: model.stack(), trained, updates, plan: &plan, crossing: None };
+        let pull = self.pulls(&plan) && !plan.depending.labelled.is_empty();
+        let forward = self.forward(run, &MemoryRows::default(), pull, &known, &mut record)?;
+        let constant = Hidden { part: &plan.constant, rows: &forward.constant };
+        let mut losses = self.constant_losses(&plan, constant, &known, &mut record);
+        drop(known);
+        if let Some(cached) = &mut cached {
+            for (of, constants) in plan.computed.iter().zip(record) {
+                if let Some(constants) = constants {
+                    cached.cache.insert(cached.examples[of.sequence], constants)?;
+                }
+            }
+        }
+        let (more, upstream) =
+            self.head(Hidden { part: &plan.depending, rows: &forward.depending }, pull);
+        losses.extend(more);
+        if let Some(upstream) = upstream {
+            let finite = losses.iter().all(|(_, loss)| loss.is_finite());
+            if finite {
+                self.pull(run, forward.trace, upstream, &MemoryRows::default(), &mut [], self.rows.input)?;
+            }
+        }
+        Ok(losses)
+    }
+
+    /// The encoder's rows that are computed, with the sequences of the batch whose encoder rows depend.
+    fn encoder_plan(
+        &self,
+        encoder: &Stack,
+        batch: &RaggedBatch,
+        inputs: &RaggedRows,
+    ) -> (Plan, Vec<bool>) {
+        let is_wanted = |rows: Range<usize>| {
+            !self.shortcuts || batch.targets[rows].iter().any(Option::is_some)
+        };
+        let wanted: Vec<bool> = batch.sequences().map(is_wanted).collect();
+        let inputs = RaggedBatch {
+            ids: inputs.ids.clone(),
+            starts: inputs.starts.clone(),
+            targets: vec![None; inputs.ids.len()],
+            encoder: None,
+        };
+        let rules = Rules { wanted: Some(&wanted), ..self.rules(encoder, self.rows.encoder_rows()) };
+        let plan = Plan::new(&inputs, &rules, |_| false);
+        let mut depends = vec![false; wanted.len()];
+        plan.depending.sequences.iter().for_each(|&sequence| depends[sequence] = true);
+        (plan, depends)
+    }
+
+    /// The rows of the stack that are computed; `memory` says whose encoder rows depend.
+    fn stack_plan(
+        &self,
+        batch: &RaggedBatch,
+        memory: Option<&[bool]>,
+        known: impl Fn(usize) -> bool,
+    ) -> Plan {
+        let wanted = vec![true; batch.sequences().len()];
+        // pairs have no labels: every sequence of them is wanted
+        let wanted = (self.model.kind() == ModelKind::SentencePairs).then_some(&wanted[..]);
+        let rules = Rules { memory, wanted, ..self.rules(self.model.stack(), self.rows.input_rows()) };
+        Plan::new(batch, &rules, known)
+    }
+
+    /// An encoder-decoder: the encoder's rows first, then the decoder's over them, and back in the other order.
+    fn encoder_decoder(
+        &mut self,
+        encoder: &'a Stack,
+        batch: &RaggedBatch,
+        inputs: &RaggedRows,
+        (of_encoder, of_stack): (Option<&[BlockUpdates]>, Option<&[BlockUpdates]>),
+    ) -> Result<LabelLosses> {
+        let (model, trained) = (self.model, self.rows.encoder_rows());
+        let (plan, depends) = self.encoder_plan(encoder, batch, inputs);
+        let run =
+            StackRun { model, stack: encoder, trained, updates: of_encoder, plan: &plan, crossing: None };
+        let pull_encoder = self.pulls(&plan);
+        let none = MemoryRows::default();
+        let ahead = self.forward(run, &none, pull_encoder, &[], &mut [])?;
+        let mut memory = MemoryRows {
+            depending: encoder.end().run(ahead.depending.clone()),
+            constant: encoder.end().run(ahead.constant),
+            tensors: None,
+        };
+        if !self.on_host {
+            let d = encoder.spec().hidden_size;
+            let tensor = |x: &[f32]| Tensor::from_slice(x, (x.len() / d.max(1), d), model.device());
+            memory.tensors =
+                Some(Memory { depending: tensor(&memory.depending)?, constant: tensor(&memory.constant)? });
+        }
+
+        let of_decoder = self.rows.input_rows();
+        let decoder_plan = self.stack_plan(batch, Some(&depends), |_| false);
+        let crossing = Crossing::new(&plan, &decoder_plan);
+        let decoder_run = StackRun {
+            model,
+            stack: model.stack(),
+            trained: of_decoder,
+            updates: of_stack,
+            plan: &decoder_plan,
+            crossing: Some(&crossing),
+        };
+        let depending = &decoder_plan.depending;
+        let pull = self.backward && !depending.labelled.is_empty() && (pull_encoder || self.pulls(&decoder_plan));
+        let forward = self.forward(decoder_run, &memory, pull, &[], &mut [])?;
+        let constant = Hidden { part: &decoder_plan.constant, rows: &forward.constant };
+        let mut losses = self.constant_losses(&decoder_plan, constant, &[], &mut []);
+        let (more, upstream) = self.head(Hidden { part: depending, rows: &forward.depending }, pull);
+        losses.extend(more);
+        let Some(upstream) = upstream.filter(|_| losses.iter().all(|(_, loss)| loss.is_finite())) else {
+            return Ok(losses);
+        };
+        let mut dmemory = vec![0f32; memory.depending.len()];
+        self.pull(decoder_run, forward.trace, upstream, &memory, &mut dmemory, self.rows.input)?;
+        if pull_encoder {
+            let upstream = encoder.end().pull(&ahead.depending, dmemory);
+            self.pull(run, ahead.trace, upstream, &none, &mut [], self.rows.encoder)?;
+        }
+        Ok(losses)
+    }
+
+    /// Whether something below the depending rows of `plan` is trained.
+    fn pulls(&self, plan: &Plan) -> bool {
+        // without a trained input token or update there is nothing to pull through the blocks
+        self.backward && !plan.depending.ids.is_empty() && (self.rows.acts_on_inputs() || self.has_updates)
+    }
+
+    fn forward(
+        &self,
+        run: StackRun<'_>,
+        memory: &MemoryRows,
+        pull: bool,
+        known: &[Cow<'_, Constants>],
+        record: &mut [Option<Constants>],
+    ) -> Result<Forward> {
+        if self.on_host {
+            let levels = || kept::levels(run.stack.blocks(), run.plan.depending.ids.len(), self.kept_bytes);
+            let keep = pull.then(levels);
+            let (trace, constant, depending) =
+                pass::forward(run, memory.on_host(), keep.as_deref(), known, record)?;
+            return Ok(Forward { trace: Trace::Host(trace), constant, depending });
+        }
+        let (trace, constant, depending) = graph::forward(run, memory.tensors.as_ref(), pull)?;
+        Ok(Forward { trace: Trace::Graph(trace), constant, depending })
+    }
+
+    /// Pulls the gradient `upstream` of the last hidden rows of `run` to the bottom, and adds it to the rows of the trained
+    /// layer `layer` that embeds its tokens.
+    fn pull(
+        &mut self,
+        run: StackRun<'_>,
+        trace: Trace,
+        upstream: Vec<f32>,
+        memory: &MemoryRows,
+        dmemory: &mut [f32],
+        layer: Option<usize>,
+    ) -> Result<()> {
+        let rows = trace.rows().clone();
         let dx = match trace {
-            Trace::Host(trace) => pass::pull(model, trace, upstream),
+            Trace::Host(trace) => pass::pull(run.stack, trace, upstream, memory.on_host(), dmemory),
             Trace::Graph(trace) => {
+                let (rows, gradients) = (self.rows, &mut self.gradients);
                 let add = |index, part: usize, gradient: Vec<f32>| {
                     let sums = &mut gradients[rows.place_of_update(index) + part];
                     sums.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
                 };
-                graph::pull(model, updates.as_deref(), trace, upstream, add)?
+                graph::pull(run, trace, upstream, memory.tensors.as_ref(), dmemory, add)?
             }
         };
-        if let Some(at) = rows.input {
-            add_to_rows(model, rows.input_rows(), &plan.depending.ids, &dx, &mut gradients[at]);
+        match layer {
+            Some(layer) => self.add_to_rows(run, &rows, &dx, layer),
+            None => Ok(()),
         }
     }
-    Ok(StepOutput { losses, gradients })
+
+    /// Adds the gradient of the embedded rows to that of the tokens they are.
+    fn add_to_rows(&mut self, run: StackRun<'_>, rows: &RowsOfBatch, dx: &[f32], layer: usize) -> Result<()> {
+        let Some(trained) = run.trained else { return Ok(()) };
+        let (ids, d) = (&run.plan.depending.ids, run.stack.spec().hidden_size);
+        let (chosen, places): (Vec<usize>, Vec<usize>) = ids
+            .iter()
+            .enumerate()
+            .filter_map(|(row, &id)| Some((row, trained.position(id)?)))
+            .unzip();
+        let dx: Vec<f32> = chosen.iter().flat_map(|&row| &dx[row * d..][..d]).copied().collect();
+        let table = self.model.embedding().table(run.trained);
+        let dtokens = run.stack.pull_embedding(ids, rows, &chosen, &table, dx)?;
+        let places: Vec<(usize, usize)> = places.into_iter().enumerate().collect();
+        let (scale, width) = (run.stack.spec().embedding.scale, trained.width());
+        let sums = &mut self.gradients[layer];
+        profile::time(profile::Part::Embedding, 0, || {
+            toktune_kernels::embedding::scatter_add(&dtokens, &places, scale, width, sums);
+        });
+        Ok(())
+    }
 }
 
 fn known_constants<'a>(
@@ -156,13 +420,14 @@ fn known_constants<'a>(
 }
 
 /// Empty constants to be recorded for each computed sequence that the cache has room for.
-fn room_for(model: &CausalLm, plan: &Plan, cached: Option<&CachedExamples<'_>>) -> Vec<Option<Constants>> {
-    let spec = model.spec();
-    let row = 2 * model.blocks().len() * spec.kv_heads * spec.head_dim;
+fn room_for(model: &PretrainedModel, plan: &Plan, cached: Option<&CachedExamples<'_>>) -> Vec<Option<Constants>> {
+    let spec = model.stack().spec();
+    let row = 2 * model.blocks().len() * spec.attention.kv_heads * spec.attention.head_dim;
+    let width = spec.embedding.width;
     let mut floats = 0;
     let sizes = plan.computed.iter().map(|of| {
         let key_values = if of.has_depending { of.rows.len() * row } else { 0 };
-        key_values + of.labelled.len() * (spec.hidden_size + 2)
+        key_values + of.labelled.len() * (width + 2)
     });
     sizes
         .map(|size| {
@@ -173,112 +438,7 @@ fn room_for(model: &CausalLm, plan: &Plan, cached: Option<&CachedExamples<'_>>) 
         .collect()
 }
 
-/// The losses of the constant labelled rows, in the order of their sequences. What does not change of them is recorded;
-/// the head's own trained rows get their gradient in `gradients`.
-fn constant_losses(
-    model: &CausalLm,
-    rows: ActiveRows<'_>,
-    plan: &Plan,
-    x: &[f32],
-    known: &[Cow<'_, Constants>],
-    record: &mut [Option<Constants>],
-    gradients: Option<&mut Vec<Vec<f32>>>,
-) -> LabelLosses {
-    let d = model.spec().hidden_size;
-    let table = model.head().table(rows.output_rows());
-    let precision = model.head().frozen().precision();
-    let computed = final_rows(model, &labelled_rows(&plan.constant, x, d));
-    let flops = 2 * computed.len() * table.rows();
-    let frozen = profile::time(profile::Part::Head, flops, || {
-        frozen_parts(&computed, &table, &plan.constant.targets, precision)
-    });
-    let mut parts = Vec::new();
-    for (of, record) in plan.computed.iter().zip(record) {
-        let (hidden, frozen): (&[f32], &[FrozenPart]) =
-            (&computed[of.labelled.start * d..of.labelled.end * d], &frozen[of.labelled.clone()]);
-        if let Some(record) = record {
-            (record.hidden, record.frozen) = (hidden.to_vec(), frozen.to_vec());
-        }
-        parts.push((of.sequence, hidden, frozen, &plan.constant.targets[of.labelled.clone()]));
-    }
-    for (of, known) in plan.known.iter().zip(known) {
-        parts.push((of.sequence, &known.hidden, &known.frozen, &plan.known_targets[of.labelled.clone()]));
-    }
-    // one order, whatever is known: sums of gradients depend on it to the last bit
-    parts.sort_by_key(|part| part.0);
-    let hidden: Vec<f32> = parts.iter().flat_map(|part| part.1).copied().collect();
-    let frozen: Vec<FrozenPart> = parts.iter().flat_map(|part| part.2).copied().collect();
-    let targets: Vec<u32> = parts.iter().flat_map(|part| part.3).copied().collect();
-    let mut losses = vec![0f32; targets.len()];
-    let trained = gradients.and_then(|g| rows.output.map(|at| g[at].as_mut_slice()));
-    profile::time(profile::Part::Head, 0, || {
-        with_trained_entries(&hidden, &table, &targets, &frozen, &mut losses, trained);
-    });
-    targets.into_iter().zip(losses).collect()
-}
-
-/// The rows of `x [rows, d]` that have labels.
-fn labelled_rows(part: &Part, x: &[f32], d: usize) -> Vec<f32> {
-    part.labelled.iter().flat_map(|&row| &x[row as usize * d..][..d]).copied().collect()
-}
-
-/// Rows after the final norm.
-fn final_rows(model: &CausalLm, x: &[f32]) -> Vec<f32> {
-    let mut hidden = vec![0f32; x.len()];
-    model.final_norm_rows().run(x, &mut hidden);
-    hidden
-}
-
-/// The losses of a part's labelled rows, and, when `pull`, the gradient of its hidden rows `x [rows, d]`. The head's own
-/// trained rows get their gradient when `train`.
-fn head(
-    model: &CausalLm,
-    rows: ActiveRows<'_>,
-    part: &Part,
-    x: &[f32],
-    pull: bool,
-    train: bool,
-    gradients: &mut [Vec<f32>],
-) -> (LabelLosses, Option<Vec<f32>>) {
-    if part.targets.is_empty() {
-        return (Vec::new(), None);
-    }
-    let (d, norm) = (model.spec().hidden_size, model.final_norm_rows());
-    let labelled = labelled_rows(part, x, d);
-    let mut hidden = final_rows(model, &labelled);
-    let table = model.head().table(rows.output_rows());
-    let precision = model.head().frozen().precision();
-    let mut losses = vec![0f32; part.targets.len()];
-    let mut dh = pull.then(|| vec![0f32; hidden.len()]);
-    let trained = rows.output.filter(|_| train).map(|at| gradients[at].as_mut_slice());
-    let flops = 2 * hidden.len() * table.rows() * if pull { 2 } else { 1 };
-    profile::time(profile::Part::Head, flops, || {
-        let wanted = Gradients { hidden: dh.as_deref_mut(), trained };
-        cross_entropy(&hidden, &table, &part.targets, &mut losses, wanted, precision);
-    });
-    let upstream = dh.map(|dh| {
-        norm.pull(&labelled, &dh, Write::Over, &mut hidden);
-        let mut upstream = vec![0f32; x.len()];
-        for (row, dx) in part.labelled.iter().zip(hidden.chunks_exact(d)) {
-            upstream[*row as usize * d..][..d].copy_from_slice(dx);
-        }
-        upstream
-    });
-    (part.targets.iter().copied().zip(losses).collect(), upstream)
-}
-
-/// Adds the gradient of the embedded rows to that of the tokens they are.
-fn add_to_rows(model: &CausalLm, trained: Option<&TrainedRows>, ids: &[u32], dx: &[f32], sums: &mut [f32]) {
-    let Some(trained) = trained else { return };
-    let places: Vec<(usize, usize)> =
-        ids.iter().enumerate().filter_map(|(row, &id)| Some((row, trained.position(id)?))).collect();
-    let (scale, width) = (model.spec().embed_scale, trained.width());
-    profile::time(profile::Part::Embedding, 0, || {
-        toktune_kernels::embedding::scatter_add(dx, &places, scale, width, sums);
-    });
-}
-
-fn not_finite(model: &CausalLm, target: u32, loss: f32) -> Error {
+fn not_finite(model: &PretrainedModel, target: u32, loss: f32) -> Error {
     let what = match model.first_non_finite() {
         Some((name, row)) => format!("{name}.weight, row {row}"),
         None => format!("the loss of label {target} is {loss}"),

@@ -7,7 +7,6 @@ use super::evaluate::{Evaluation, evaluate};
 use super::log::{LogFile, StepLog, peak_memory_bytes};
 use super::memory::{MemoryPlanner, held_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
-use super::plan::Plan;
 use super::schedule::Schedule;
 use super::step::{StepOptions, Wanted, run};
 use crate::data::{Dataset, RaggedBatch, Sampler};
@@ -239,8 +238,8 @@ impl<'a> Trainer<'a> {
             });
             let (model, active) = (self.model.base(), self.model.active());
             let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
-            let plan = Plan::new(&batch, active.input_rows(), active.has_updates(), true, |_| false);
-            let options = StepOptions { kept_bytes: planner.kept_bytes(&plan), constants: cached };
+            let options =
+                StepOptions { kept_bytes: planner.kept_bytes(active, &batch), constants: cached };
             let active = active.with_dropout(self.dropout_seed(optimizer.step, micro_step));
             let output = run(model, active, &batch, Wanted::Gradients, options)?;
             loss += output.loss_sum();
@@ -321,7 +320,7 @@ impl<'a> Trainer<'a> {
         let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
             let indices = sampler.next_batch().indices;
             let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            planner.peak(&Plan::new(&batch, active.input_rows(), active.has_updates(), true, |_| false))
+            planner.peak(active, &batch)
         });
         Ok(peaks.max().unwrap_or(0))
     }

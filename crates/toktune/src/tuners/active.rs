@@ -4,15 +4,17 @@ use super::base::{BaseModel, no_such_layer};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::error::Result;
-use crate::models::{BlockUpdates, CausalLm, Dropout, LinearUpdate, TrainedRows};
+use crate::models::{BlockUpdates, PretrainedModel, Dropout, LinearUpdate, TrainedRows};
 use candle_core::Tensor;
 
 /// The trained values that a forward pass uses, by where they act.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ActiveRows<'a> {
     pub(super) layers: &'a [TrainableTokensLayer],
-    /// Which layer replaces rows of the input embedding.
+    /// Which layer replaces rows of the input embedding; the decoder's in an encoder-decoder.
     pub input: Option<usize>,
+    /// Which layer replaces rows of the encoder's embedding in an encoder-decoder.
+    pub encoder: Option<usize>,
     /// Which layer replaces rows of the head; the same one when they are tied.
     pub output: Option<usize>,
     pub(super) lora: &'a [LoraLayer],
@@ -21,15 +23,28 @@ pub struct ActiveRows<'a> {
 }
 
 impl<'a> ActiveRows<'a> {
-    /// What `layers` and `lora` do to a model with this embedding and head.
+    /// What `layers` and `lora` do to `model`.
     pub(super) fn new(
         layers: &'a [TrainableTokensLayer],
         lora: &'a [LoraLayer],
-        embedding: &str,
-        head: &str,
+        model: &PretrainedModel,
     ) -> Self {
         let acting_on = |module: &str| layers.iter().position(|layer| layer.modules().any(|m| m == module));
-        Self { layers, input: acting_on(embedding), output: acting_on(head), lora, dropout: None }
+        let [encoder, input] = match model.encoder_and_decoder_embedding() {
+            Some(modules) => modules.map(acting_on),
+            None => [None, acting_on(model.embedding_name())],
+        };
+        Self { layers, input, encoder, output: acting_on(model.head_name()), lora, dropout: None }
+    }
+
+    /// Whether an embedding has trained rows.
+    pub(crate) fn acts_on_inputs(&self) -> bool {
+        self.input.is_some() || self.encoder.is_some()
+    }
+
+    /// The rows over the encoder's embedding.
+    pub fn encoder_rows(&self) -> Option<&'a TrainedRows> {
+        self.encoder.map(|at| self.layers[at].rows())
     }
 
     /// The rows over the input embedding.
@@ -57,16 +72,16 @@ impl<'a> ActiveRows<'a> {
         !self.lora.is_empty()
     }
 
-    /// The updates of linear layers as the blocks of `model` take them; nothing without LoRA.
+    /// The updates of linear layers as [`PretrainedModel::all_blocks`] take them; nothing without LoRA.
     ///
     /// # Errors
     /// The model has no such layer, or its device refuses.
-    pub fn updates(&self, model: &CausalLm) -> Result<Option<Vec<BlockUpdates>>> {
+    pub fn updates(&self, model: &PretrainedModel) -> Result<Option<Vec<BlockUpdates>>> {
         if self.lora.is_empty() {
             return Ok(None);
         }
         let places = model.linear_places();
-        let mut blocks = vec![BlockUpdates::default(); model.blocks().len()];
+        let mut blocks = vec![BlockUpdates::default(); model.all_blocks().count()];
         for (index, layer) in self.lora.iter().enumerate() {
             let place = places.iter().find(|(name, ..)| name == layer.name());
             let Some(&(_, block, slot)) = place else {

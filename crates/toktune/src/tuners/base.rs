@@ -3,7 +3,7 @@
 use super::TunerError;
 use super::lora::LoraLayer;
 use crate::error::{Result, nearest};
-use crate::models::{CausalLm, TokenMatrix, TrainedRows};
+use crate::models::{PretrainedModel, TokenMatrix, TrainedRows};
 use crate::weights::FrozenMatrix;
 use std::fmt::Debug;
 
@@ -49,7 +49,7 @@ pub struct TiedLayer {
 
 /// A frozen model as adapters see it.
 ///
-/// [`CausalLm`] is one. A model of your own becomes one by the shorter [`CandleModel`](super::CandleModel).
+/// [`PretrainedModel`] is one. A model of your own becomes one by the shorter [`CandleModel`](super::CandleModel).
 pub trait BaseModel {
     /// A layer's weight as it was before a merge.
     type Kept: Clone + Debug;
@@ -133,7 +133,7 @@ pub(super) fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::Error {
     TunerError::NoSuchLayer { layer: name.into(), nearest }.into()
 }
 
-/// A weight of a [`CausalLm`] as it was before a merge. Unmerged weights are shared, not copied.
+/// A weight of a [`PretrainedModel`] as it was before a merge. Unmerged weights are shared, not copied.
 #[derive(Clone, Debug)]
 pub enum KeptWeight {
     /// Of the embedding or the head.
@@ -142,48 +142,48 @@ pub enum KeptWeight {
     Linear(FrozenMatrix),
 }
 
-impl CausalLm {
+impl PretrainedModel {
     fn token_matrix(&self, layer: &str) -> Option<&TokenMatrix> {
-        let names = self.family().names;
-        match layer {
-            name if name == names.embed => Some(self.embedding()),
-            name if name == names.head => Some(self.head()),
-            _ => None,
+        if self.embedding_modules().any(|name| name == layer) {
+            return Some(self.embedding());
         }
+        (self.has_head() && layer == self.head_name()).then(|| self.head())
     }
 
-    /// The name under which a layer's weight is held: the embedding's for a tied head.
+    /// The name under which a layer's weight is held: the embedding's for a tied head, and for modules that use it too.
     fn holder<'a>(&'a self, layer: &'a str) -> &'a str {
-        let names = self.family().names;
-        if self.is_tied() && layer == names.head { names.embed } else { layer }
+        let is_head = self.is_tied() && layer == self.head_name();
+        if is_head || self.embedding_modules().any(|name| name == layer) { self.embedding_name() } else { layer }
     }
 }
 
-impl BaseModel for CausalLm {
+impl BaseModel for PretrainedModel {
     type Kept = KeptWeight;
 
     fn named_layers(&self) -> Vec<NamedLayer> {
-        let names = self.family().names;
         let of = |name: &str, kind, rows, cols| NamedLayer { name: name.into(), kind, rows, cols };
         let tokens = |name, kind, matrix: &TokenMatrix| of(name, kind, matrix.rows(), matrix.width());
-        let mut layers = vec![tokens(names.embed, LayerKind::Embedding, self.embedding())];
+        let embedding = |name| tokens(name, LayerKind::Embedding, self.embedding());
+        let mut layers: Vec<NamedLayer> = self.embedding_modules().map(embedding).collect();
+        let linears = self.linear_sizes();
         layers.extend(
-            self.linear_layers()
-                .into_iter()
-                .map(|(name, matrix)| of(&name, LayerKind::Linear, matrix.rows(), matrix.cols())),
+            linears.iter().map(|(name, inputs, outputs)| of(name, LayerKind::Linear, *outputs, *inputs)),
         );
-        layers.push(tokens(names.head, LayerKind::Head, self.head()));
+        if self.has_head() {
+            layers.push(tokens(self.head_name(), LayerKind::Head, self.head()));
+        }
         layers
     }
 
     fn input_embedding(&self) -> Option<String> {
-        Some(self.family().names.embed.into())
+        Some(self.embedding_name().into())
     }
 
     fn tied_layers(&self) -> Vec<TiedLayer> {
-        let names = self.family().names;
-        let tied = self.is_tied().then(|| TiedLayer { layer: names.head.into(), source: names.embed.into() });
-        tied.into_iter().collect()
+        let aliases = self.embedding_modules().skip(1);
+        let head = self.is_tied().then(|| self.head_name());
+        let tied = |layer: &str| TiedLayer { layer: layer.into(), source: self.embedding_name().into() };
+        aliases.chain(head).map(tied).collect()
     }
 
     fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -226,7 +226,7 @@ impl BaseModel for CausalLm {
     }
 
     fn num_parameters(&self) -> u64 {
-        CausalLm::num_parameters(self)
+        PretrainedModel::num_parameters(self)
     }
 
     fn keep(&self, layer: &str) -> Result<KeptWeight> {
@@ -260,8 +260,12 @@ impl BaseModel for CausalLm {
 
     fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<()> {
         let layers = self.named_layers();
+        let by_columns = self.stores_columns();
         let weight = self.linear_mut(layer).ok_or_else(|| no_such_layer(&layers, layer))?;
-        *weight = weight.map_rows(|row, values| update.add_row(row, values))?;
+        *weight = match by_columns {
+            false => weight.map_rows(|row, values| update.add_row(row, values))?,
+            true => weight.map_rows(|row, values| update.add_column(row, values))?,
+        };
         Ok(())
     }
 }

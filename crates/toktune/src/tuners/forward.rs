@@ -3,7 +3,7 @@
 use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
-use crate::ops::Span;
+use crate::models::TokenRows;
 use candle_core::Tensor;
 
 impl PeftModel {
@@ -14,7 +14,7 @@ impl PeftModel {
     /// together, so that a mixed batch costs what its parts do.
     ///
     /// # Errors
-    /// A sequence has an id past the vocabulary; there is another number of names than of sequences, or no such adapter,
+    /// The model is an encoder-decoder, or has no head; a sequence has an id past the vocabulary; there is another number of names than of sequences, or no such adapter,
     /// or some are merged.
     pub fn forward(&self, sequences: &[&[u32]], adapter_names: Option<&[&str]>) -> Result<Vec<Tensor>> {
         let Some(names) = adapter_names else {
@@ -36,6 +36,11 @@ impl PeftModel {
 
     fn logits(&self, sequences: &[&[u32]], rows: ActiveRows<'_>) -> Result<Vec<Tensor>> {
         let model = &self.base;
+        if !model.has_head() {
+            let expected = crate::models::ModelKind::Causal.auto_class();
+            let (path, found) = (model.path().to_path_buf(), model.kind().auto_class());
+            return Err(Error::WrongModelKind { path, found, expected });
+        }
         if sequences.iter().any(|ids| ids.is_empty()) {
             return Err(Error::EmptyPrompt);
         }
@@ -48,15 +53,9 @@ impl PeftModel {
             *end += ids.len();
             Some(*end)
         }));
-        let spans = starts.windows(2).map(|w| Span { rows: w[0]..w[1], past: 0..0 }).collect();
-        let batch = model.rows_of(spans);
-        let mut x = model.embed(&ids, rows.input_rows())?;
         let updates = rows.updates(model)?;
-        for (i, block) in model.blocks().iter().enumerate() {
-            let updates = updates.as_ref().map(|blocks| &blocks[i]);
-            x = block.forward_with(&x, &batch, None, updates)?.0;
-        }
-        let hidden = model.final_norm(&x)?;
+        let tokens = TokenRows { ids: &ids, starts: &starts, trained: rows.input_rows() };
+        let hidden = model.before_head(&model.hidden(tokens, None, updates.as_deref())?)?;
         starts
             .windows(2)
             .map(|w| {

@@ -98,6 +98,18 @@ impl LoraLayer {
             *value += self.scaling * sum as f32;
         }
     }
+
+    /// Adds column `col` of the update to `values` (`[out]`): a row of a weight that is stored as `[in, out]`.
+    ///
+    /// Panics when the column is not there or `values` has another length.
+    pub(crate) fn add_column(&self, col: usize, values: &mut [f32]) {
+        assert_eq!(values.len(), self.outputs, "a column of {}", self.name);
+        let a: Vec<f32> = self.a.chunks_exact(self.inputs.max(1)).map(|a| a[col]).collect();
+        for (value, b) in values.iter_mut().zip(self.b.chunks_exact(self.r.max(1))) {
+            let sum: f64 = b.iter().zip(&a).map(|(b, a)| f64::from(*b) * f64::from(*a)).sum();
+            *value += self.scaling * sum as f32;
+        }
+    }
 }
 
 #[cfg(test)]

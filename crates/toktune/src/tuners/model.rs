@@ -9,13 +9,13 @@ use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::config::PeftConfig;
 use crate::error::{Result, nearest};
-use crate::models::CausalLm;
+use crate::models::PretrainedModel;
 use std::io::Write;
 use std::sync::OnceLock;
 
 /// A frozen model and its adapters, of which some are active.
 #[derive(Debug)]
-pub struct PeftModel<M: BaseModel = CausalLm> {
+pub struct PeftModel<M: BaseModel = PretrainedModel> {
     pub(super) base: M,
     pub(super) adapters: Vec<Adapter>,
     pub(super) active: Vec<String>,
@@ -296,8 +296,7 @@ impl PeftModel {
         if !self.enabled || !self.merged.is_empty() {
             return ActiveRows::default();
         }
-        let names = self.base.family().names;
-        ActiveRows::new(self.layers(), self.lora_layers(), names.embed, names.head)
+        ActiveRows::new(self.layers(), self.lora_layers(), &self.base)
     }
 
     /// The values of one adapter, active or not, by where they act.
@@ -305,19 +304,19 @@ impl PeftModel {
     /// # Errors
     /// There is no adapter of this name.
     pub fn rows_of_adapter(&self, name: &str) -> Result<ActiveRows<'_>> {
-        let (adapter, names) = (self.adapter(name)?, self.base.family().names);
-        Ok(ActiveRows::new(&adapter.tokens, &adapter.lora, names.embed, names.head))
+        let adapter = self.adapter(name)?;
+        Ok(ActiveRows::new(&adapter.tokens, &adapter.lora, &self.base))
     }
 
     /// Starts the rows of `tokens`, those of them that the active adapter trains, anew.
     pub fn init_rows(&mut self, tokens: &[u32], init: RowInit) {
-        let names = self.base.family().names;
         self.joined.take();
         let Some(name) = self.active.first() else { return };
         let (base, adapters) = (&self.base, &mut self.adapters);
         let Some(adapter) = adapters.iter_mut().find(|adapter| adapter.name == *name) else { return };
         for layer in &mut adapter.tokens {
-            let matrix = if layer.name() == names.embed { base.embedding() } else { base.head() };
+            let is_head = layer.name() == base.head_name();
+            let matrix = if is_head { base.head() } else { base.embedding() };
             let width = matrix.width();
             let statistics = (init != RowInit::Base).then(|| matrix.statistics());
             let rows = layer.rows_mut();

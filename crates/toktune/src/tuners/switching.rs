@@ -5,7 +5,7 @@ use super::adapter::{BASE_ADAPTER, overlap};
 use super::base::BaseModel;
 use super::model::PeftModel;
 use crate::error::Result;
-use crate::models::CausalLm;
+use crate::models::PretrainedModel;
 use std::ops::Deref;
 
 impl<M: BaseModel> PeftModel<M> {
@@ -91,7 +91,7 @@ pub(super) fn unique(names: &[&str]) -> Vec<String> {
 
 /// A [`PeftModel`] whose adapters do nothing for as long as this lives.
 #[derive(Debug)]
-pub struct DisabledAdapter<'a, M: BaseModel = CausalLm> {
+pub struct DisabledAdapter<'a, M: BaseModel = PretrainedModel> {
     model: &'a mut PeftModel<M>,
     was_enabled: bool,
     /// The merged weights that wait to be put back.

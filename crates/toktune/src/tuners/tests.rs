@@ -9,7 +9,7 @@ mod tying;
 
 use super::*;
 use crate::config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
-use crate::models::{AutoModelForCausalLM, CausalLm};
+use crate::models::{AutoModelForCausalLM, PretrainedModel};
 use crate::random::Random;
 use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,13 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn base(name: &str) -> CausalLm {
+fn base(name: &str) -> PretrainedModel {
     AutoModelForCausalLM::from_pretrained(fixture(name), &Device::Cpu).expect("a model")
+}
+
+/// The rows of one sequence.
+fn rows_of(model: &PretrainedModel, count: usize) -> crate::models::RowsOfBatch {
+    model.rows_of(vec![crate::ops::Span::new(0..count, 0..0)])
 }
 
 fn names(list: &[&str]) -> Option<TargetModules> {
@@ -70,7 +75,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().and_then(|x| x.to_vec1()).expect("numbers")
 }
 
-fn base_logits(model: CausalLm, ids: &[u32]) -> Vec<f32> {
+fn base_logits(model: PretrainedModel, ids: &[u32]) -> Vec<f32> {
     logits(&PeftModel::without_adapter(model), ids)
 }
 

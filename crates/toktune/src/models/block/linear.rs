@@ -26,7 +26,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// Width of its inputs.
-    pub(super) fn inputs(&self) -> usize {
+    pub(crate) fn inputs(&self) -> usize {
         self.stored.sizes(&self.weight).0
     }
 

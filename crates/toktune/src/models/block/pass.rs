@@ -6,7 +6,7 @@
 
 use super::attention::{Attended, Attention, Past, Place};
 use super::mlp::KeptMlp;
-use super::{Block, Norm, Sublayer, Work, own_place};
+use super::{Block, Sublayer, Work, own_place};
 use crate::models::RowsOfBatch;
 use crate::models::buffers::{Buffer, Buffers};
 use toktune_kernels::matmul::Write;

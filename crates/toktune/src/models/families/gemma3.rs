@@ -66,23 +66,11 @@ fn ropes(config: &ModelConfig, head_dim: usize) -> Result<Vec<RopeSpec>> {
             let section = parameters
                 .section(key)
                 .ok_or_else(|| config.error("rope_parameters", format!("no {key}")))?;
-<<<<<<< HEAD
             read(Some(&section), theta)
-=======
-            RopeSpec::read(config, Some(&section), Some(theta), head_dim)
->>>>>>> inputs
         };
         return Ok(vec![of("full_attention", 1_000_000.0)?, of("sliding_attention", 10_000.0)?]);
     }
     let theta = config.optional_number("rope_theta")?.unwrap_or(1_000_000.0);
     let local = config.optional_number("rope_local_base_freq")?.unwrap_or(10_000.0);
-<<<<<<< HEAD
     Ok(vec![read(config.section("rope_scaling").as_ref(), theta)?, read(None, local)?])
-=======
-    let scaling = config.section("rope_scaling");
-    Ok(vec![
-        RopeSpec::read(config, scaling.as_ref(), Some(theta), head_dim)?,
-        RopeSpec::read(config, None, Some(local), head_dim)?,
-    ])
->>>>>>> inputs
 }

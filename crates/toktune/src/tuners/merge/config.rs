@@ -2,11 +2,11 @@
 
 use super::MergedType;
 use crate::error::{Error, Result};
-use crate::models::CausalLm;
+use crate::models::PretrainedModel;
 use serde_json::{Map, Value};
 
 /// The configuration of a model whose embedding was given more rows: everything else as it was.
-pub(super) fn resized(model: &CausalLm) -> Result<String> {
+pub(super) fn resized(model: &PretrainedModel) -> Result<String> {
     let mut object = model.config().object().clone();
     let rows = Value::from(model.vocabulary());
     let nested = object.get_mut("text_config").and_then(Value::as_object_mut);
@@ -18,7 +18,7 @@ pub(super) fn resized(model: &CausalLm) -> Result<String> {
 }
 
 /// A configuration for a model from a GGUF file, for transformers 5 and 4.
-pub(super) fn from_metadata(model: &CausalLm, dtype: MergedType) -> Result<String> {
+pub(super) fn from_metadata(model: &PretrainedModel, dtype: MergedType) -> Result<String> {
     let mut object = model.config().object().clone();
     object.entry("architectures").or_insert_with(|| vec![model.family().architecture].into());
     object.insert("vocab_size".into(), model.vocabulary().into());

@@ -18,12 +18,11 @@ enum Part<'a> {
 
 pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>) -> Result<()> {
     let base = model.base();
-    let names = base.family().names;
     let merged = dtype.unwrap_or_else(|| natural_type(base.checkpoint()));
     let dtype = merged.weight_type();
     let weight = |module: &str| format!("{module}.weight");
-    let mut parts = vec![(weight(names.embed), Part::Token(MergedMatrix::embedding(model)))];
-    parts.extend(base.frozen_tensors()?.into_iter().map(|(name, tensor)| {
+    let mut parts = vec![(weight(base.embedding_name()), Part::Token(MergedMatrix::embedding(model)))];
+    parts.extend(base.frozen_tensors().into_iter().map(|(name, tensor)| {
         let part = match tensor {
             FrozenTensor::Vector(values) => Part::Vector(values),
             FrozenTensor::Matrix(weight) => {
@@ -33,7 +32,7 @@ pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>)
         (name, part)
     }));
     if !base.is_tied() {
-        parts.push((weight(names.head), Part::Token(MergedMatrix::head(model))));
+        parts.push((weight(base.head_name()), Part::Token(MergedMatrix::head(model))));
     }
     let headers = parts
         .iter()

@@ -14,7 +14,7 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
     let base = model.base();
     let checkpoint = base.checkpoint();
     // the head of a tied model is the embedding's storage in such a file, and in safetensors a copy
-    let tied = base.is_tied().then(|| format!("{}.weight", base.family().names.head));
+    let tied = base.is_tied().then(|| format!("{}.weight", base.head_name()));
     let names: Vec<&str> = checkpoint.names().filter(|name| Some(*name) != tied.as_deref()).collect();
     names.iter().try_for_each(|name| check(checkpoint, name))?;
     write_tensors(checkpoint, &changed(model), Map::new(), &names, &output.join(SINGLE))?;

@@ -119,7 +119,7 @@ pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
     let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
     let mut matrices = vec![(embedding.matrix.frozen().name().to_owned(), embedding)];
     // some files hold the head of a tied model too: it stays equal to the embedding
-    let stored_head = format!("{}.weight", base.family().names.head);
+    let stored_head = format!("{}.weight", base.head_name());
     if !base.is_tied() {
         matrices.push((head.matrix.frozen().name().to_owned(), head));
     } else if base.checkpoint().shape(&stored_head) == base.checkpoint().shape(&matrices[0].0) {

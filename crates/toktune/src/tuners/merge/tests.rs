@@ -4,8 +4,7 @@ mod lora;
 
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
-use crate::models::{AutoModelForCausalLM, CausalLm};
-use crate::ops::Span;
+use crate::models::{AutoModelForCausalLM, PretrainedModel, TokenRows};
 use crate::tuners::get_peft_model;
 use crate::weights::RowOrder;
 use crate::weights::testing::{GgufBytes, Random, TorchFile, array, text};
@@ -24,7 +23,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn load(path: &Path) -> CausalLm {
+fn load(path: &Path) -> PretrainedModel {
     AutoModelForCausalLM::from_pretrained(path, &Device::Cpu).expect("a model")
 }
 
@@ -33,7 +32,7 @@ fn with_adapter(path: &Path, fixture_name: &str) -> PeftModel {
 }
 
 /// The model with random rows for `ids` in every matrix that it has of its own.
-fn with_random_rows(base: CausalLm, ids: &[u32]) -> PeftModel {
+fn with_random_rows(base: PretrainedModel, ids: &[u32]) -> PeftModel {
     let mut config = TrainableTokensConfig::new(ids.to_vec());
     if !base.is_tied() {
         config.target_modules = Some(TargetModules::Names(vec!["embed_tokens".into(), "lm_head".into()]));
@@ -48,18 +47,14 @@ fn with_random_rows(base: CausalLm, ids: &[u32]) -> PeftModel {
 }
 
 /// The logits of a text with every token of `0..rows` in it, some positions of it past Gemma's window.
-fn logits(model: &CausalLm, rows: Option<&PeftModel>) -> Vec<f32> {
+fn logits(model: &PretrainedModel, rows: Option<&PeftModel>) -> Vec<f32> {
     let active = rows.map(PeftModel::active).unwrap_or_default();
     let ids: Vec<u32> = (0..model.vocabulary() as u32).collect();
-    let spans = (0..ids.len()).step_by(20).map(|start| start..(start + 20).min(ids.len()));
-    let rows = model.rows_of(spans.map(|rows| Span { rows, past: 0..0 }).collect());
-    let mut x = model.embed(&ids, active.input_rows()).expect("embedded");
+    let starts: Vec<usize> = (0..ids.len()).step_by(20).chain([ids.len()]).collect();
     let updates = active.updates(model).expect("updates");
-    for (i, block) in model.blocks().iter().enumerate() {
-        let updates = updates.as_ref().map(|blocks| &blocks[i]);
-        x = block.forward_with(&x, &rows, None, updates).expect("a block").0;
-    }
-    let logits = model.logits(&model.final_norm(&x).expect("a norm"), active.output_rows());
+    let tokens = TokenRows { ids: &ids, starts: &starts, trained: active.input_rows() };
+    let x = model.hidden(tokens, None, updates.as_deref()).expect("hidden rows");
+    let logits = model.logits(&model.before_head(&x).expect("rows"), active.output_rows());
     logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
 }
 
@@ -350,7 +345,7 @@ fn a_stored_copy_of_a_tied_head_stays_equal_to_the_embedding() {
 fn gguf(name: &str, kind: GgmlDType) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let model = load(&fixture(name));
-    let (spec, gemma) = (model.spec(), name == "gemma3");
+    let (spec, gemma) = (model.stack().spec(), name == "gemma3");
     let arch = if gemma { "gemma3" } else { "llama" };
     let vocabulary: Vec<u8> = (0..model.vocabulary()).flat_map(|i| text(format!("t{i}"))).collect();
     let number = |x: usize| (x as u32).to_le_bytes();
@@ -360,18 +355,18 @@ fn gguf(name: &str, kind: GgmlDType) -> TempDir {
         .pair("tokenizer.ggml.eos_token_id", 4, &number(2));
     for (key, value) in [
         ("embedding_length", spec.hidden_size),
-        ("feed_forward_length", spec.intermediate_size),
+        ("feed_forward_length", spec.mlp.inner),
         ("block_count", spec.layers.len()),
         ("context_length", 64),
-        ("attention.head_count", spec.heads),
-        ("attention.head_count_kv", spec.kv_heads),
-        ("attention.key_length", spec.head_dim),
+        ("attention.head_count", spec.attention.heads),
+        ("attention.head_count_kv", spec.attention.kv_heads),
+        ("attention.key_length", spec.attention.head_dim),
         ("attention.sliding_window", 8),
     ] {
         file = file.pair(format!("{arch}.{key}"), 4, &number(value));
     }
     for (key, value) in [
-        ("attention.layer_norm_rms_epsilon", spec.norm_eps),
+        ("attention.layer_norm_rms_epsilon", spec.norm.eps),
         ("rope.freq_base", 500.0),
         ("rope.scaling.factor", if gemma { 4.0 } else { 1.0 }),
     ] {
@@ -382,7 +377,7 @@ fn gguf(name: &str, kind: GgmlDType) -> TempDir {
             values.iter_mut().for_each(|w| *w += 1.0);
         }
         if !gemma && (name.contains("q_proj") || name.contains("k_proj")) {
-            values = interleaved(&values, shape[1], spec.head_dim);
+            values = interleaved(&values, shape[1], spec.attention.head_dim);
         }
         let quantised = shape.len() == 2 && shape[1].is_multiple_of(kind.block_size());
         let kind = if quantised { kind } else { GgmlDType::F32 };

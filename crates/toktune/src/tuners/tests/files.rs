@@ -111,7 +111,7 @@ fn lora_tensors_have_pefts_names_and_shapes() {
 }
 
 /// Saves, and loads over a base that was made anew.
-fn round_trip(model: &PeftModel, whole: SaveEmbeddingLayers, base: CausalLm) -> PeftModel {
+fn round_trip(model: &PeftModel, whole: SaveEmbeddingLayers, base: PretrainedModel) -> PeftModel {
     let folder = tempfile::tempdir().expect("a folder");
     model.save_pretrained(folder.path(), whole).expect("saved");
     PeftModel::from_pretrained(base, folder.path()).expect("loaded")

@@ -11,7 +11,7 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 }
 
 /// The bits of every weight that merging could change.
-fn bits(model: &CausalLm) -> Vec<u32> {
+fn bits(model: &PretrainedModel) -> Vec<u32> {
     let mut all: Vec<f32> = model.embedding().gather(&(0..model.vocabulary() as u32).collect::<Vec<_>>());
     all.extend(model.head().gather(&(0..model.vocabulary() as u32).collect::<Vec<_>>()));
     for (_, weight) in model.linear_layers() {

@@ -6,7 +6,7 @@ use crate::config::{LoraConfig, TrainableTokenIndices};
 const TARGETS: [&str; 3] = ["k_proj", "o_proj", "down_proj"];
 
 /// LoRA on some layers, all values of it far from a fresh adapter's, and two tokens.
-fn with_updates(base: CausalLm) -> PeftModel {
+fn with_updates(base: PretrainedModel) -> PeftModel {
     let config = LoraConfig {
         r: 3,
         target_modules: Some(TargetModules::Names(TARGETS.map(String::from).to_vec())),

@@ -1,0 +1,135 @@
+//! Sentences in pairs: in-batch negatives over mean-pooled, normalised outputs (MultipleNegativesRankingLoss of
+//! sentence-transformers, with its scale of 20).
+//!
+//! ```text
+//! e = normalise(mean of the rows),   s_ij = 20 a_i · p_j,   loss_i = ln Σ_j e^(s_ij) - s_ii
+//! ```
+
+use super::super::pass::StackRun;
+use super::{LabelLosses, MemoryRows, Step};
+use crate::data::RaggedBatch;
+use crate::error::Result;
+use crate::models::BlockUpdates;
+
+/// Stands for a label that is no token: a pair has a loss, and no label.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// Factor on the cosines.
+const SCALE: f64 = 20.0;
+
+/// Norms below are taken as this, as torch's `normalize` does.
+const LEAST_NORM: f64 = 1e-12;
+
+impl Step<'_> {
+    /// The losses of the pairs of `batch`, whose sequences `2i` and `2i + 1` belong together.
+    pub(super) fn sentence_pairs(
+        &mut self,
+        batch: &RaggedBatch,
+        updates: Option<&[BlockUpdates]>,
+    ) -> Result<LabelLosses> {
+        let (model, trained, count) = (self.model, self.rows.input_rows(), batch.sequences().len());
+        let plan = self.stack_plan(batch, None, |_| false);
+        let run = StackRun { model, stack: model.stack(), trained, updates, plan: &plan, crossing: None };
+        let pull = self.pulls(&plan);
+        let none = MemoryRows::default();
+        let forward = self.forward(run, &none, pull, &[], &mut [])?;
+        let (stack, d) = (model.stack(), model.stack().spec().embedding.width);
+        let constant = stack.end().run(forward.constant);
+        let last = stack.end().run(forward.depending.clone());
+        let mut means = vec![Vec::new(); count];
+        for (part, rows) in [(&plan.constant, &constant), (&plan.depending, &last)] {
+            for (span, &sequence) in part.spans.iter().zip(&part.sequences) {
+                means[sequence] = mean(&rows[span.rows.start * d..span.rows.end * d], d);
+            }
+        }
+        let (losses, dmeans) = ranking(&means);
+        let labelled = losses.into_iter().map(|loss| (NO_TOKEN, loss as f32)).collect();
+        if pull {
+            let mut dlast = vec![0f32; last.len()];
+            for (span, &sequence) in plan.depending.spans.iter().zip(&plan.depending.sequences) {
+                let share = 1.0 / span.rows.len() as f64;
+                for row in dlast[span.rows.start * d..span.rows.end * d].chunks_exact_mut(d) {
+                    row.iter_mut().zip(&dmeans[sequence]).for_each(|(x, g)| *x = (g * share) as f32);
+                }
+            }
+            let upstream = stack.end().pull(&forward.depending, dlast);
+            self.pull(run, forward.trace, upstream, &none, &mut [], self.rows.input)?;
+        }
+        Ok(labelled)
+    }
+}
+
+fn mean(rows: &[f32], d: usize) -> Vec<f64> {
+    let mut sum = vec![0f64; d];
+    for row in rows.chunks_exact(d.max(1)) {
+        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    let count = (rows.len() / d.max(1)).max(1) as f64;
+    sum.into_iter().map(|x| x / count).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The loss of each pair, and the gradient of their sum with respect to every mean.
+fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let norms: Vec<f64> = means.iter().map(|x| dot(x, x).sqrt().max(LEAST_NORM)).collect();
+    let of = |(x, norm): (&Vec<f64>, &f64)| x.iter().map(|x| x / norm).collect::<Vec<f64>>();
+    let units: Vec<Vec<f64>> = means.iter().zip(&norms).map(of).collect();
+    let mut dunits: Vec<Vec<f64>> = means.iter().map(|x| vec![0f64; x.len()]).collect();
+    let pairs = means.len() / 2;
+    let mut losses = Vec::new();
+    for i in 0..pairs {
+        let scores: Vec<f64> =
+            (0..pairs).map(|j| SCALE * dot(&units[2 * i], &units[2 * j + 1])).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        losses.push(top + total.ln() - scores[i]);
+        for (j, score) in scores.iter().enumerate() {
+            let weight = SCALE * ((score - top).exp() / total - if i == j { 1.0 } else { 0.0 });
+            for (from, to) in [(2 * j + 1, 2 * i), (2 * i, 2 * j + 1)] {
+                dunits[to].iter_mut().zip(&units[from]).for_each(|(g, x)| *g += weight * x);
+            }
+        }
+    }
+    // through the normalisation: what lies along the unit vector is lost
+    let dmeans = units.iter().zip(&dunits).zip(&norms).map(|((unit, g), norm)| {
+        let along = dot(unit, g);
+        unit.iter().zip(g).map(|(u, g)| (g - along * u) / norm).collect()
+    });
+    (losses, dmeans.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        let means: Vec<Vec<f64>> = (0..6)
+            .map(|i| (0..4).map(|j| ((i * 7 + j * 3) as f64 * 0.9).sin() + 0.1 * j as f64).collect())
+            .collect();
+        let (losses, gradients) = ranking(&means);
+        assert_eq!(losses.len(), 3);
+        let total = |means: &[Vec<f64>]| ranking(means).0.iter().sum::<f64>();
+        for (i, gradient) in gradients.iter().enumerate() {
+            for (j, gradient) in gradient.iter().enumerate() {
+                let shifted = |by: f64| {
+                    let mut means = means.clone();
+                    means[i][j] += by;
+                    total(&means)
+                };
+                let expected = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+                assert!((gradient - expected).abs() < 1e-6, "{i} {j}: {gradient} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_pair_has_nothing_to_be_told_from() {
+        let (losses, gradients) = ranking(&[vec![1.0, 2.0], vec![0.5, -1.0]]);
+        assert!(losses[0].abs() < 1e-12 && gradients.iter().flatten().all(|g| g.abs() < 1e-12));
+        assert!(ranking(&[]).0.is_empty());
+    }
+}
