@@ -47,35 +47,56 @@ pub struct Shape {
     pub soft_cap: Option<f32>,
 }
 
-/// What is added to a score by the distance of its key from its query: ALiBi's slopes, T5's buckets.
+/// What is added to the score of a query head and a key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RelativeBias {
-    radius: usize,
-    /// `[heads, 2 radius + 1]`.
+pub struct ScoreBias {
+    by: BiasBy,
+    heads: usize,
+    /// The longest sequence it is for.
+    length: usize,
+    /// `[heads, length]` by position, `[heads, 2 length - 1]` by distance.
     values: Vec<f32>,
 }
 
-impl RelativeBias {
-    /// `of(head, distance)` for every distance of key and query (`key - query`) below `length`.
-    pub fn new(heads: usize, length: usize, of: impl Fn(usize, isize) -> f32) -> Self {
-        let radius = length.saturating_sub(1);
-        let distances = -(radius as isize)..=radius as isize;
-        let values = (0..heads).flat_map(|h| distances.clone().map(move |d| (h, d))).map(|(h, d)| of(h, d));
-        Self { radius, values: values.collect() }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BiasBy {
+    Distance,
+    Key,
+}
+
+impl ScoreBias {
+    /// `of(head, distance)` for the distance of key and query (`key - query`), in sequences of up to `length` (T5's
+    /// buckets).
+    pub fn by_distance(heads: usize, length: usize, of: impl Fn(usize, isize) -> f32) -> Self {
+        let length = length.max(1);
+        let reach = length as isize - 1;
+        let values = (0..heads).flat_map(|h| (-reach..=reach).map(move |d| (h, d))).map(|(h, d)| of(h, d));
+        Self { by: BiasBy::Distance, heads, length, values: values.collect() }
+    }
+
+    /// `of(head, key)` for the position of the key, in sequences of up to `length` (ALiBi, where only differences count).
+    pub fn by_key(heads: usize, length: usize, of: impl Fn(usize, usize) -> f32) -> Self {
+        let length = length.max(1);
+        let values = (0..heads).flat_map(|h| (0..length).map(move |k| (h, k))).map(|(h, k)| of(h, k));
+        Self { by: BiasBy::Key, heads, length, values: values.collect() }
+    }
+
+    /// Where the value of a query at `at` and a key stands.
+    fn place(&self, head: usize, at: usize, key: usize) -> usize {
+        match self.by {
+            BiasBy::Distance => head * (2 * self.length - 1) + self.length - 1 + key - at,
+            BiasBy::Key => head * self.length + key,
+        }
     }
 
     /// What is added to the scores of the query at `at` with `n` keys from position `key` on.
     fn line(&self, head: usize, at: usize, key: usize, n: usize) -> &[f32] {
-        &self.values[head * (2 * self.radius + 1) + self.radius + key - at..][..n]
+        &self.values[self.place(head, at, key)..][..n]
     }
 
-    /// What is added for a query head and a distance `key - query`.
-    pub fn get(&self, head: usize, distance: isize) -> f32 {
-        self.values[head * (2 * self.radius + 1)..][self.radius.wrapping_add_signed(distance)]
-    }
-
-    fn heads(&self) -> usize {
-        self.values.len() / (2 * self.radius + 1)
+    /// What is added to the score of the query at `at` with a key.
+    pub fn get(&self, head: usize, at: usize, key: usize) -> f32 {
+        self.values[self.place(head, at, key)]
     }
 }
 
@@ -116,7 +137,7 @@ pub struct Inputs<'a> {
     /// Values of past rows.
     pub past_v: &'a [f32],
     /// What is added to the scores, for every query head; of the length of the longest sequence at least.
-    pub bias: Option<&'a RelativeBias>,
+    pub bias: Option<&'a ScoreBias>,
 }
 
 impl Shape {
@@ -169,7 +190,7 @@ impl Shape {
             assert!(!self.causal || span.keys.len() == span.rows.len(), "as many keys as rows in causal attention");
             if let Some(bias) = x.bias {
                 let longest = span.total().max(span.past.len() + span.rows.len());
-                assert!(bias.heads() == self.heads && longest <= bias.radius + 1, "a bias for every distance");
+                assert!(bias.heads == self.heads && longest <= bias.length, "a bias for every key");
             }
             (next, next_key) = (span.rows.end, span.keys.end.max(next_key));
         }

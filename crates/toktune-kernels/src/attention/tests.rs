@@ -29,7 +29,7 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
                     .map(|&j| {
                         let product = (0..hd).map(|d| q[d] as f64 * of(j, x.k, x.past_k, d)).sum::<f64>();
                         let score = product * shape.scale as f64;
-                        let bias = x.bias.map_or(0.0, |b| b.get(head, j as isize - at as isize) as f64);
+                        let bias = x.bias.map_or(0.0, |b| b.get(head, at, j) as f64);
                         shape.soft_cap.map_or(score, |c| c as f64 * (score / c as f64).tanh()) + bias
                     })
                     .collect();
@@ -74,7 +74,7 @@ fn crossing(lengths: &[(usize, usize, usize)]) -> Vec<Span> {
 }
 
 /// An attention over some sequences, with a bias or without.
-type Case = (Shape, Vec<Span>, Option<RelativeBias>);
+type Case = (Shape, Vec<Span>, Option<ScoreBias>);
 
 /// Lengths below, on and above both tiles, empty sequences, past rows, and more sequences than are cut into tiles; windows
 /// shorter and longer; then each variant.
@@ -108,10 +108,14 @@ fn cases() -> Vec<Case> {
     }
     cases.push((Shape { heads: 1, kv_heads: 1, head_dim: 3, ..base }, spans(&[(70, 0)]), None));
     for l in [&[(3, 2), (5, 0)][..], &[(TILE_QUERIES + 3, TILE_KEYS), (4, 1)], lengths[7]] {
-        let bias = || RelativeBias::new(4, 2 * TILE_KEYS + 4, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
+        let longest = 2 * TILE_KEYS + 4;
+        let by_distance =
+            || ScoreBias::by_distance(4, longest, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
+        let by_key = || ScoreBias::by_key(4, longest, |h, k| 0.3 * (k as f32 * 0.7 + h as f32).cos());
         for causal in [true, false] {
             let shape = Shape { causal, ..base };
-            cases.push((shape, spans(l), Some(bias())));
+            cases.push((shape, spans(l), Some(by_distance())));
+            cases.push((shape, spans(l), Some(by_key())));
             cases.push((Shape { soft_cap: Some(0.4), ..shape }, spans(l), None));
             cases.push((Shape { soft_cap: Some(0.4), window: Some(3), ..shape }, spans(l), None));
         }

@@ -1,6 +1,6 @@
 //! Tiles of keys, and the scores of a tile of queries with one of them.
 
-use super::{Inputs, RelativeBias, Shape, Span, TILE_KEYS};
+use super::{Inputs, ScoreBias, Shape, Span, TILE_KEYS};
 use crate::gemm::{Right, View};
 use crate::math::{axpy, scale, tanh};
 use crate::shared::pieces;
@@ -91,7 +91,7 @@ pub(super) fn tasks(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn masked_scores(
     shape: &Shape,
-    bias: Option<&RelativeBias>,
+    bias: Option<&ScoreBias>,
     (span, head): (&Span, usize),
     q: View<'_>,
     positions: &Range<usize>,

@@ -121,6 +121,11 @@ impl ModelConfig {
         self.required(key, value)
     }
 
+    /// Whether the key is there, even as `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     /// A flag, `default` when missing.
     ///
     /// # Errors

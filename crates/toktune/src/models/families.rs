@@ -1,9 +1,25 @@
 //! The families of models that are supported, one small file each.
 
+mod bloom;
+mod cohere;
 mod decoder;
-mod gemma;
+mod falcon;
+mod gemma2;
 mod gemma3;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod mistral;
+mod olmo2;
+mod opt;
+mod phi3;
+mod phi;
+mod qwen;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use super::config::ModelConfig;
 use super::spec::ModelSpec;
@@ -51,7 +67,28 @@ impl fmt::Debug for Family {
 }
 
 /// Every supported family.
-pub const FAMILIES: &[&Family] = &[&llama::LLAMA, &gemma::GEMMA, &gemma3::GEMMA3];
+pub const FAMILIES: &[&Family] = &[
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &opt::OPT,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &phi::PHI,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &granite::GRANITE,
+    &olmo2::OLMO2,
+    &smollm3::SMOLLM3,
+    &cohere::COHERE,
+    &starcoder2::STARCODER2,
+    &falcon::FALCON,
+    &bloom::BLOOM,
+];
 
 /// The family of a `model_type`.
 ///

@@ -74,9 +74,8 @@ impl PretrainedModel {
             // a GGUF file says by its tensors whether the head is the embedding
             spec.tied = !checkpoint.contains(&format!("{}.weight", stored.head));
         }
-        let token_matrix = |stored: &str, module: &str| -> Result<TokenMatrix> {
-            let tensor = format!("{stored}.weight");
-            let tensor = naming.find(&checkpoint, &tensor);
+        let token_matrix = |names: &[&str], module: &str| -> Result<TokenMatrix> {
+            let tensor = find_first(&checkpoint, &naming, names);
             // the matrix may have more rows than `vocab_size` says, never fewer: padding rows are there to be used
             let rows = checkpoint.shape(&tensor).and_then(|s| s.first().copied()).unwrap_or(spec.vocab_size);
             if rows < spec.vocab_size {
@@ -86,10 +85,17 @@ impl PretrainedModel {
             let width = spec.stack.embedding.width;
             Ok(TokenMatrix::new(module, checkpoint.matrix(&tensor, rows, width, RowOrder::Plain)?))
         };
-        let embedding = token_matrix(stored.embed, spec.names.embed)?;
+        let embed_names = [&[stored.embed], stored.embed_files].concat();
+        let head_names = [&[stored.head], stored.head_files].concat();
+        let embedding = token_matrix(&embed_names, spec.names.embed)?;
         let has_head = spec.kind != ModelKind::SentencePairs;
+        if spec.tied && !is_gguf {
+            // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
+            let tensor = find_first(&checkpoint, &naming, &head_names);
+            spec.tied = !checkpoint.contains(&tensor) || same_rows(&checkpoint, embedding.frozen().name(), &tensor);
+        }
         let head = match has_head && !spec.tied {
-            true => Some(token_matrix(stored.head, spec.names.head)?),
+            true => Some(token_matrix(&head_names, spec.names.head)?),
             false => None,
         };
         let head_bias = match spec.head.bias && has_head {
@@ -424,6 +430,30 @@ impl PretrainedModel {
             .or_else(|| self.head.as_ref().and_then(|h| of(self.head_name(), h.frozen())))
             .or_else(|| self.linears().find_map(|(_, linear)| of(linear.module(), linear.weight())))
     }
+}
+
+/// The name of the first of these tensors that there is; of the first, if there is none.
+fn find_first(checkpoint: &Checkpoint, naming: &Naming, names: &[&str]) -> String {
+    let tensors = names.iter().map(|name| format!("{name}.weight"));
+    let found: Vec<String> = tensors.map(|tensor| naming.find(checkpoint, &tensor).into_owned()).collect();
+    let first = found.iter().find(|tensor| checkpoint.contains(tensor));
+    first.or(found.first()).cloned().unwrap_or_default()
+}
+
+/// Pieces that are compared; matrices that were trained apart differ everywhere.
+const COMPARED_PIECES: usize = 64;
+
+/// Whether two tensors hold the same, judged by pieces from all over them.
+fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
+    let (Some(x), Some(y)) = (checkpoint.stored_bytes(a), checkpoint.stored_bytes(b)) else { return false };
+    let piece = (x.len() / COMPARED_PIECES).clamp(1, 4096);
+    let starts = (0..COMPARED_PIECES).map(|i| i * x.len().saturating_sub(piece) / COMPARED_PIECES);
+    x.len() == y.len()
+        && checkpoint.type_name(a) == checkpoint.type_name(b)
+        && starts.chain([x.len().saturating_sub(piece)]).all(|at| {
+            let end = (at + piece).min(x.len());
+            x[at..end] == y[at..end]
+        })
 }
 
 /// What a caller asked for another kind of model than there is.

@@ -12,6 +12,10 @@ pub struct ModelNames {
     pub embed: &'static str,
     /// Output head; empty where there is none.
     pub head: &'static str,
+    /// Names that the tensor of the head may have in a checkpoint instead.
+    pub head_files: &'static [&'static str],
+    /// Names that the tensor of the embedding may have in a checkpoint instead.
+    pub embed_files: &'static [&'static str],
     /// The linear layer before the head.
     pub transform: &'static str,
     /// The norm after that layer's activation.
@@ -109,6 +113,8 @@ pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
     prefix: "model.",
     embed: "model.embed_tokens",
     head: "lm_head",
+    head_files: &[],
+    embed_files: &[],
     transform: "",
     transform_norm: "",
     head_bias: "lm_head.bias",

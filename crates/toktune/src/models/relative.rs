@@ -1,14 +1,16 @@
 //! What attention scores get by the distance of query and key.
 
-use crate::ops::RelativeBias;
+use crate::ops::ScoreBias;
+use half::bf16;
 
 /// A bias by distance, as data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RelativeSpec {
-    /// A slope a head (Press et al. 2022), as BLOOM takes them; `scale` multiplies them (Falcon divides by the root of the
-    /// head's width).
-    Alibi {
-        /// Factor on the slopes.
+    /// A slope a head times the position of the key (Press et al. 2022), as BLOOM has it.
+    Alibi,
+    /// The same as Falcon has it: slopes and their products rounded to bf16, then scaled as the scores are.
+    RoundedAlibi {
+        /// Factor on the products.
         scale: f32,
     },
     /// Learnt values for buckets of distances (T5).
@@ -24,14 +26,21 @@ pub enum RelativeSpec {
 
 impl RelativeSpec {
     /// The bias for sequences of up to `length` rows; `learnt [buckets, heads]` holds the values of buckets.
-    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> RelativeBias {
+    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> ScoreBias {
         match *self {
-            RelativeSpec::Alibi { scale } => {
+            RelativeSpec::Alibi => {
                 let slopes = alibi_slopes(heads);
-                RelativeBias::new(heads, length, |head, distance| slopes[head] * distance as f32 * scale)
+                ScoreBias::by_key(heads, length, |head, key| slopes[head] * key as f32)
+            }
+            RelativeSpec::RoundedAlibi { scale } => {
+                let slopes: Vec<bf16> = alibi_slopes(heads).into_iter().map(bf16::from_f32).collect();
+                let product = |head: usize, key: usize| slopes[head].to_f32() * bf16::from_f32(key as f32).to_f32();
+                ScoreBias::by_key(heads, length, |head, key| {
+                    bf16::from_f32(product(head, key)).to_f32() * scale
+                })
             }
             RelativeSpec::Buckets { buckets, max_distance, bidirectional } => {
-                RelativeBias::new(heads, length, |head, distance| {
+                ScoreBias::by_distance(heads, length, |head, distance| {
                     learnt[bucket(distance, buckets, max_distance, bidirectional) * heads + head]
                 })
             }

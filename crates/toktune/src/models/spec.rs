@@ -108,6 +108,8 @@ pub enum Positions {
         offset: usize,
         /// In which way the frequencies run.
         kind: Sinusoids,
+        /// M2M100's way: positions count the tokens that are not padding, and padding gets nothing.
+        padding: Option<u32>,
     },
 }
 

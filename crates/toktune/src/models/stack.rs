@@ -191,7 +191,9 @@ impl Stack {
             }
             (Positions::Sinusoidal { kind, .. }, _) => {
                 for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
-                    add_sinusoids(kind, position, x);
+                    if position != NO_POSITION {
+                        add_sinusoids(kind, position, x);
+                    }
                 }
             }
             _ => {}
@@ -200,24 +202,27 @@ impl Stack {
 
     /// The row of positions that each row of the batch takes.
     fn position_rows(&self, ids: &[u32], rows: &RowsOfBatch) -> Result<Vec<usize>> {
+        let counted = |offset: usize, padding: u32, of_padding: usize| {
+            let mut found = Vec::with_capacity(ids.len());
+            for span in rows.sequences.spans.iter() {
+                let mut seen = 0;
+                for &id in &ids[span.rows.clone()] {
+                    found.push(if id == padding { of_padding } else { offset + seen });
+                    seen += usize::from(id != padding);
+                }
+            }
+            found
+        };
+        let plain = |offset: usize| rows.positions.iter().map(|p| *p as usize + offset).collect();
         let found: Vec<usize> = match self.spec.embedding.positions {
             Positions::None => return Ok(Vec::new()),
-            Positions::Sinusoidal { offset, .. } => {
-                return Ok(rows.positions.iter().map(|p| *p as usize + offset).collect());
+            Positions::Sinusoidal { offset, padding: None, .. } => return Ok(plain(offset)),
+            Positions::Sinusoidal { offset, padding: Some(padding), .. } => {
+                return Ok(counted(offset, padding, NO_POSITION));
             }
-            Positions::Learned { offset, padding: None, .. } => {
-                rows.positions.iter().map(|p| *p as usize + offset).collect()
-            }
+            Positions::Learned { offset, padding: None, .. } => plain(offset),
             Positions::Learned { offset, padding: Some(padding), .. } => {
-                let mut found = Vec::with_capacity(ids.len());
-                for span in rows.sequences.spans.iter() {
-                    let mut seen = 0;
-                    for &id in &ids[span.rows.clone()] {
-                        found.push(if id == padding { offset.saturating_sub(1) } else { offset + seen });
-                        seen += usize::from(id != padding);
-                    }
-                }
-                found
+                counted(offset, padding, offset.saturating_sub(1))
             }
         };
         let learnt = self.positions.as_ref().map_or(usize::MAX, FrozenMatrix::rows);
@@ -259,6 +264,9 @@ impl Stack {
         Ok(self.before_positions.pull(&x, dsum))
     }
 }
+
+/// The position of a row that gets none.
+const NO_POSITION: usize = usize::MAX;
 
 /// Adds the sines and cosines of a position, as transformers rounds them.
 fn add_sinusoids(kind: Sinusoids, position: usize, x: &mut [f32]) {

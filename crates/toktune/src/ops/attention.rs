@@ -6,19 +6,19 @@ use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tenso
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use toktune_kernels::attention::{
-    Inputs, RelativeBias, Saved, Shape as AttentionShape, Span, backward, forward,
+    Inputs, ScoreBias, Saved, Shape as AttentionShape, Span, backward, forward,
 };
 
 /// The sequences of a batch.
 pub type Spans = Arc<Vec<Span>>;
 
-/// The sequences of a batch, with what their scores get by the distance of query and key.
+/// The sequences of a batch, with what their scores get by query and key.
 #[derive(Clone, Debug)]
 pub struct Sequences {
     /// Where their rows lie.
     pub spans: Spans,
     /// What is added to the scores.
-    pub bias: Option<Arc<RelativeBias>>,
+    pub bias: Option<Arc<ScoreBias>>,
 }
 
 impl Sequences {
@@ -161,7 +161,7 @@ fn added(
     let (heads, m) = (if sequences.bias.is_some() { shape.heads } else { 1 }, positions.len());
     let of = |head: usize, at: usize, key: usize| match &sequences.bias {
         _ if !shape.visible(at, total).contains(&key) => f32::NEG_INFINITY,
-        Some(bias) => bias.get(head, key as isize - at as isize),
+        Some(bias) => bias.get(head, at, key),
         None => 0.0,
     };
     let values: Vec<f32> = (0..heads)
@@ -271,7 +271,7 @@ mod tests {
             Span { rows: 5..9, past: 2..4, keys: 2..6 },
         ];
         let past = KeyValues { k: random((9, 6), 1)?, v: random((9, 6), 2)? };
-        let bias = Arc::new(RelativeBias::new(4, 12, |head, d| 0.1 * head as f32 + 0.2 * d as f32));
+        let bias = Arc::new(ScoreBias::by_distance(4, 12, |head, d| 0.1 * head as f32 + 0.2 * d as f32));
         for (spans, keys, causal, soft_cap, window, bias) in [
             (&own, 9, true, None, None, None),
             (&own, 9, true, None, Some(3), None),

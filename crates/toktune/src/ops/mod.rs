@@ -29,6 +29,6 @@ pub use norm::rms_norm;
 pub use rotary::{RotaryRows, rotary};
 pub use vjp::{vjp, vjp_with};
 
-pub use toktune_kernels::attention::{RelativeBias, Shape as AttentionShape, Span};
+pub use toktune_kernels::attention::{ScoreBias, Shape as AttentionShape, Span};
 pub use toktune_kernels::gated::Activation;
 pub use toktune_kernels::rotary::{Heads, Pairing};

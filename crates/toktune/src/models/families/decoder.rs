@@ -49,6 +49,46 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
     })
 }
 
+/// A decoder of a family that has its own keys: causal attention without rotation and a plain MLP, both with biases, layer
+/// norms. Families change what they have otherwise.
+pub(super) fn plain(
+    (vocab_size, hidden_size, layers): (usize, usize, usize),
+    (heads, kv_heads): (usize, usize),
+    mlp: MlpSpec,
+    norm_eps: f64,
+    (names, stack): (ModelNames, StackNames),
+) -> ModelSpec {
+    let attention = AttentionSpec::causal(heads, kv_heads, hidden_size / heads.max(1));
+    ModelSpec {
+        kind: ModelKind::Causal,
+        vocab_size,
+        tied: true,
+        stack: StackSpec {
+            hidden_size,
+            embedding: EmbeddingSpec::plain(hidden_size),
+            attention: AttentionSpec { qkv_bias: true, output_bias: true, ..attention },
+            mlp,
+            norm: NormSpec::layer(norm_eps),
+            parallel: false,
+            residual_scale: 1.0,
+            max_positions: None,
+            relative: None,
+            layers: vec![LayerSpec::default(); layers.min(MOST_LAYERS)],
+            ropes: Vec::new(),
+            names: stack,
+        },
+        encoder: None,
+        head: HeadSpec::default(),
+        names,
+    }
+}
+
+/// A size under the first of `keys` that is there.
+pub(super) fn size_of(config: &ModelConfig, keys: &[&str]) -> Result<usize> {
+    let key = keys.iter().find(|key| config.get(key).is_some()).or(keys.first());
+    config.size(key.copied().unwrap_or_default())
+}
+
 /// The rotary embedding of a model that has one for all layers: `rope_parameters` since transformers 5, `rope_theta` with
 /// `rope_scaling` before.
 pub(super) fn rope(config: &ModelConfig, head_dim: usize) -> Result<RopeSpec> {
@@ -80,6 +120,36 @@ pub(super) fn activation(config: &ModelConfig, key: &str, default: Activation) -
             Err(config.error(key, format!("expected {expected}, found {other}")))
         }
     }
+}
+
+/// The window that all layers have, if there is one.
+pub(super) fn one_window(config: &ModelConfig, spec: &mut ModelSpec, default: Option<usize>) -> Result<()> {
+    let window = match config.get("sliding_window") {
+        Some(_) => config.optional_size("sliding_window")?,
+        None if config.has("sliding_window") => None,
+        None => default,
+    };
+    spec.stack.layers.iter_mut().for_each(|layer| layer.window = window);
+    Ok(())
+}
+
+/// Biases of the attention's projections under `attention_bias`, and of the MLP under `mlp_bias`.
+pub(super) fn biases(config: &ModelConfig, spec: &mut ModelSpec) -> Result<()> {
+    let bias = config.flag("attention_bias", false)?;
+    (spec.stack.attention.qkv_bias, spec.stack.attention.output_bias) = (bias, bias);
+    spec.stack.mlp.bias = config.flag("mlp_bias", false)?;
+    Ok(())
+}
+
+/// The windows of Qwen's layers: with `use_sliding_window`, those from `max_window_layers` on.
+pub(super) fn late_windows(config: &ModelConfig, spec: &mut ModelSpec) -> Result<()> {
+    let window = match config.flag("use_sliding_window", false)? {
+        true => config.optional_size("sliding_window")?.or(Some(4096)),
+        false => None,
+    };
+    let first = config.optional_number("max_window_layers")?.unwrap_or(28.0) as usize;
+    spec.stack.layers = layer_types(config, window, |layer| layer >= first, |_| Some(0))?;
+    Ok(())
 }
 
 /// The layers, of which those that slide have the window: `layer_types` says which since transformers 4.52, before it

@@ -1,6 +1,6 @@
 //! Llama and what shares its `model_type`: Llama 2, 3, SmolLM2, TinyLlama.
 
-use super::{Family, GgufFamily};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, LLAMA_STACK};
@@ -17,9 +17,7 @@ pub(super) const LLAMA: Family = Family {
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
-    let mut spec = super::decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
-    let bias = config.flag("attention_bias", false)?;
-    (spec.stack.attention.qkv_bias, spec.stack.attention.output_bias) = (bias, bias);
-    spec.stack.mlp.bias = config.flag("mlp_bias", false)?;
+    let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
+    decoder::biases(config, &mut spec)?;
     Ok(spec)
 }

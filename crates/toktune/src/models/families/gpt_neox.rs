@@ -1,0 +1,77 @@
+//! GPT-NeoX, and so Pythia: a fused projection, rotation of a part of each head, parallel halves of a block.
+
+use super::{Family, decoder};
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::rope::{RopeSpec, RopeVariant};
+use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
+use crate::ops::Activation;
+
+pub(super) const GPT_NEOX: Family = Family {
+    name: "GPT-NeoX",
+    model_types: &["gpt_neox"],
+    architecture: "GPTNeoXForCausalLM",
+    examples: &["EleutherAI/pythia-160m", "EleutherAI/pythia-410m"],
+    gguf: None,
+    columns: false,
+    spec,
+};
+
+const MODEL: ModelNames = ModelNames {
+    prefix: "gpt_neox.",
+    embed: "gpt_neox.embed_in",
+    // the module was `embed_out` until transformers 5, and the tensor still is
+    head_files: &["embed_out"],
+    ..LLAMA_MODEL
+};
+
+const STACK: StackNames = StackNames {
+    block: "gpt_neox.layers.{}",
+    final_norm: Some("gpt_neox.final_layer_norm"),
+    attention: AttentionNames {
+        q: "attention.query_key_value",
+        k: "",
+        v: "",
+        o: "attention.dense",
+        ..LLAMA_STACK.attention
+    },
+    mlp: MlpNames {
+        gate: None,
+        up: "mlp.dense_h_to_4h",
+        down: "mlp.dense_4h_to_h",
+        norms: HalfNorms::before("post_attention_layernorm"),
+    },
+    ..LLAMA_STACK
+};
+
+fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+    let (hidden_size, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let mlp = MlpSpec {
+        inner: config.size("intermediate_size")?,
+        activation: decoder::activation(config, "hidden_act", Activation::Gelu)?,
+        bias: true,
+        fused: false,
+    };
+    let eps = config.optional_number("layer_norm_eps")?.unwrap_or(1e-5);
+    let sizes = (config.size("vocab_size")?, hidden_size, config.size("num_hidden_layers")?);
+    let mut spec = decoder::plain(sizes, (heads, heads), mlp, eps, (MODEL, STACK));
+    spec.tied = config.flag("tie_word_embeddings", false)?;
+    let bias = config.flag("attention_bias", true)?;
+    let of = &mut spec.stack;
+    (of.attention.qkv_bias, of.attention.output_bias) = (bias, bias);
+    of.attention.layout = QkvLayout::Groups;
+    of.parallel = config.flag("use_parallel_residual", true)?;
+    of.max_positions = config.optional_size("max_position_embeddings")?;
+    of.layers.fill(LayerSpec { window: None, rope: Some(0) });
+    let head_dim = of.attention.head_dim;
+    // `rotary_pct` and `rotary_emb_base` until transformers 5
+    let share = config.optional_number("rotary_pct")?.unwrap_or(0.25);
+    of.ropes = vec![match config.optional_number("rotary_emb_base")? {
+        Some(theta) if config.section("rope_parameters").is_none() && config.section("rope_scaling").is_none() => {
+            RopeSpec { theta, dim: (head_dim as f64 * share) as usize, variant: RopeVariant::Default }
+        }
+        _ => decoder::partial_rope(config, head_dim, share)?,
+    }];
+    Ok(spec)
+}
