@@ -142,16 +142,21 @@ fn what_cannot_be_had_is_told() {
     let work = Work::new();
     let mut all = files(&work);
     all.remove("model.safetensors");
-    all.insert("pytorch_model.bin".into(), vec![1]);
+    all.insert("tf_model.h5".into(), vec![1]);
     let hub = Hub::start(all);
     let told = |id: &str| call(&work, &hub.address, &["inspect", id]);
-    told("tiny/llama").fails(1, &["tiny/llama: it has neither model.safetensors nor", "pytorch_model.bin"]);
+    told("tiny/llama")
+        .fails(1, &["tiny/llama: it has neither model.safetensors nor", "there is tf_model.h5"]);
     told("tiny/other").fails(1, &["tiny/other: there is no such model"]);
     told("gated/llama").fails(1, &["gated/llama: no access", "HF_TOKEN"]);
     told("no-such-folder")
         .fails(1, &["no-such-folder: there is no such folder or file", "ORGANISATION/NAME"]);
-    hub.files.lock().expect("files").remove("config.json");
+    let config = hub.files.lock().expect("files").remove("config.json").expect("was there");
     told("tiny/llama").fails(1, &["it has no config.json"]);
     let offline = call(&work, "http://127.0.0.1:9", &["inspect", "tiny/llama"]);
     offline.fails(1, &["tiny/llama: cannot reach the Hub", "the cache in", "give --model a folder"]);
+    // what is there in torch's own form is fetched, and then found to be no such file
+    let torch = ("pytorch_model.bin".to_string(), b"not a zip".to_vec());
+    hub.files.lock().expect("files").extend([torch, ("config.json".into(), config)]);
+    told("tiny/llama").fails(1, &["pytorch_model.bin: it begins with 'not ' instead of 'PK'"]);
 }

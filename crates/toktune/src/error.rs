@@ -217,7 +217,7 @@ pub enum Error {
         /// What does not fit.
         source: toktune_kernels::WeightError,
     },
-    /// A safetensors index names a file outside of its own folder.
+    /// An index of shards names a file outside of its own folder.
     #[error(
         "{path}: tensor '{tensor}' is said to be in '{file}', which is not inside the folder of the index"
     )]
@@ -229,7 +229,7 @@ pub enum Error {
         /// The file it names.
         file: String,
     },
-    /// A safetensors index names a file that is not there.
+    /// An index of shards names a file that is not there.
     #[error("{path}: tensor '{tensor}' is said to be in '{file}', and there is no such file")]
     MissingShard {
         /// The index.
@@ -239,7 +239,7 @@ pub enum Error {
         /// The file it names.
         file: String,
     },
-    /// A safetensors index names a tensor that its file does not hold.
+    /// An index of shards names a tensor that its file does not hold.
     #[error("{path}: tensor '{tensor}' is said to be in '{file}', which does not hold it")]
     MissingInShard {
         /// The index.
@@ -248,6 +248,36 @@ pub enum Error {
         tensor: String,
         /// The file it names.
         file: String,
+    },
+    /// A file named `.bin` is no archive of `torch.save`.
+    #[error(
+        "{path}: it begins with '{found}' instead of 'PK', so it is no file of torch 1.6 or later; if an earlier torch \
+         wrote it, convert it: python -c \"import torch; f = 'pytorch_model.bin'; torch.save(torch.load(f, \
+         map_location='cpu', weights_only=True), f)\""
+    )]
+    PytorchFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, escaped.
+        found: String,
+    },
+    /// An archive of `torch.save` is damaged or holds something else than a dictionary of tensors.
+    #[error("{path}: {problem}")]
+    PytorchArchive {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The program that builds a dictionary of tensors is damaged or does something else.
+    #[error("{path}: data.pkl, byte {at}: {problem}")]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Where the instruction begins.
+        at: u64,
+        /// What was found.
+        problem: String,
     },
     /// A file named `.gguf` is something else.
     #[error("{path}: not a GGUF file: it begins with '{found}' instead of 'GGUF'")]

@@ -14,8 +14,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// Weights, the best kind first: a single file, the index of several, how those end.
+const WEIGHTS: [(&str, &str, &str); 2] = [
+    ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
+];
 /// What is fetched beside configuration and weights, where it is there.
 const BESIDE: [&str; 5] = [
     "generation_config.json",
@@ -39,7 +42,7 @@ pub fn is_id(name: &str) -> bool {
 /// file before.
 ///
 /// # Errors
-/// The Hub cannot be reached, knows no such model or does not open it, or the model has no safetensors.
+/// The Hub cannot be reached, knows no such model or does not open it, or the model has no weights that are read.
 pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let cache = Cache::from_env();
     let repo = Repo::model(id.to_string());
@@ -64,20 +67,24 @@ pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     for name in BESIDE.into_iter().filter(|name| there.contains(name)) {
         fetch(name)?;
     }
-    if there.contains(WEIGHTS) {
-        fetch(WEIGHTS)?;
-    } else if there.contains(INDEX) {
-        for shard in shards(&fetch(INDEX)?)? {
-            if !there.contains(shard.as_str()) {
-                return Err(fault(format!("{INDEX} names {shard}, which is not there")));
+    match WEIGHTS.into_iter().find(|(single, index, _)| there.contains(single) || there.contains(index)) {
+        Some((single, _, _)) if there.contains(single) => drop(fetch(single)?),
+        Some((_, index, ending)) => {
+            for shard in shards(&fetch(index)?, ending)? {
+                if !there.contains(shard.as_str()) {
+                    return Err(fault(format!("{index} names {shard}, which is not there")));
+                }
+                fetch(&shard)?;
             }
-            fetch(&shard)?;
         }
-    } else {
-        let weights: Vec<&str> =
-            there.iter().copied().filter(|n| n.ends_with(".bin") || n.ends_with(".gguf")).collect();
-        let found = if weights.is_empty() { "no weights at all".to_string() } else { weights.join(", ") };
-        return Err(fault(format!("it has neither {WEIGHTS} nor {INDEX}; there is {found}")));
+        None => {
+            let weights =
+                |name: &&str| [".bin", ".gguf", ".h5", ".msgpack"].iter().any(|e| name.ends_with(e));
+            let weights: Vec<&str> = there.iter().copied().filter(weights).collect();
+            let found = if weights.is_empty() { "no weights at all".to_string() } else { weights.join(", ") };
+            let wanted = WEIGHTS.map(|(single, _, _)| single).join(" nor ");
+            return Err(fault(format!("it has neither {wanted}, whole or in parts; there is {found}")));
+        }
     }
     let config = fetch(CONFIG)?;
     Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
@@ -88,15 +95,18 @@ fn in_cache(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
     let files = cache.repo(repo.clone());
     let folder = files.get(CONFIG)?.parent()?.to_path_buf();
     files.get("tokenizer.json")?;
-    match files.get(INDEX) {
-        _ if files.get(WEIGHTS).is_some() => Some(folder),
-        Some(index) => shards(&index).ok()?.iter().all(|shard| folder.join(shard).exists()).then_some(folder),
-        None => None,
-    }
+    let whole = |(single, index, ending): (&str, &str, &str)| match files.get(index) {
+        _ if files.get(single).is_some() => true,
+        Some(index) => {
+            shards(&index, ending).is_ok_and(|shards| shards.iter().all(|shard| folder.join(shard).exists()))
+        }
+        None => false,
+    };
+    WEIGHTS.into_iter().any(whole).then_some(folder)
 }
 
-/// The files that an index names, all of them in its own folder.
-fn shards(index: &Path) -> Result<BTreeSet<String>> {
+/// The files that an index names, all of them in its own folder and of this ending.
+fn shards(index: &Path, ending: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read(index).map_err(Error::io(index))?;
     let value: Value = serde_json::from_slice(&text).map_err(|source| Error::Json {
         path: index.to_path_buf(),
@@ -107,7 +117,7 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let mut shards = BTreeSet::new();
     for (tensor, file) in map.into_iter().flatten() {
         let file = file.as_str().unwrap_or_default();
-        if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
+        if file.contains(['/', '\\']) || !file.ends_with(ending) {
             let (path, tensor, file) = (index.to_path_buf(), tensor.clone(), file.to_string());
             return Err(Error::ShardOutside { path, tensor, file });
         }
@@ -182,13 +192,16 @@ mod tests {
     #[test]
     fn an_index_cannot_name_files_elsewhere() {
         let folder = tempfile::tempdir().expect("a folder");
-        let index = folder.path().join(INDEX);
+        let index = folder.path().join(WEIGHTS[0].1);
         let write = |text: &str| std::fs::write(&index, text).expect("written");
         write(r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors"}}"#);
-        assert_eq!(shards(&index).expect("sound").len(), 2);
+        assert_eq!(shards(&index, ".safetensors").expect("sound").len(), 2);
         write(r#"{"weight_map": {"a": "../x.safetensors"}}"#);
-        assert!(matches!(shards(&index), Err(Error::ShardOutside { .. })));
+        assert!(matches!(shards(&index, ".safetensors"), Err(Error::ShardOutside { .. })));
+        write(r#"{"weight_map": {"a": "x.bin"}}"#);
+        assert!(matches!(shards(&index, ".safetensors"), Err(Error::ShardOutside { .. })));
+        assert!(shards(&index, ".bin").is_ok());
         write("[");
-        assert!(matches!(shards(&index), Err(Error::Json { .. })));
+        assert!(matches!(shards(&index, ".safetensors"), Err(Error::Json { .. })));
     }
 }

@@ -4,12 +4,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
-use toktune::weights::{Bytes, Checkpoint, Gguf, RowOrder, Safetensors};
+use toktune::weights::{Bytes, Checkpoint, Gguf, Pytorch, RowOrder, Safetensors};
 
 #[path = "../src/weights/testing.rs"]
 #[allow(dead_code, missing_docs)]
 mod testing;
-use testing::{GgufBytes, Random, array, safetensors_f32, text};
+use testing::{GgufBytes, Random, TorchFile, array, safetensors_f32, text};
 
 /// The system's allocator, which notes the largest request of each thread.
 struct Noting;
@@ -135,4 +135,20 @@ fn damaged_safetensors_files() {
     survive(&sound, 6000, |bytes| {
         Safetensors::from_bytes(Path::new("m.safetensors"), bytes).map(Checkpoint::Safetensors)
     });
+}
+
+#[test]
+fn damaged_torch_files() {
+    let sound = TorchFile::new()
+        .f32("model.embed_tokens.weight", &[4, 2], &[1.0; 8])
+        .tensor("lm_head.weight", "FloatStorage", 0, 0, &[4, 2], &[2, 1])
+        .tensor("transposed", "FloatStorage", 0, 2, &[2, 3], &[1, 2])
+        .tensor("repeated", "FloatStorage", 0, 0, &[9, 2], &[0, 1])
+        .storage(&[0; 16])
+        .tensor("half", "HalfStorage", 1, 4, &[3], &[1])
+        .tensor("position_ids", "LongStorage", 1, 0, &[1, 2], &[2, 1])
+        .tensor("other", "ComplexFloatStorage", 1, 0, &[2], &[1])
+        .value("step", b"K\x01")
+        .build();
+    survive(&sound, 12000, |bytes| Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch));
 }

@@ -15,8 +15,8 @@ use std::path::Path;
 pub struct AutoModelForCausalLM;
 
 impl AutoModelForCausalLM {
-    /// Opens the model in `path`: a folder with `config.json` and safetensors, or a GGUF file. The weights are mapped,
-    /// not read; every tensor is checked for its presence, shape and type.
+    /// Opens the model in `path`: a folder with `config.json` and safetensors or `pytorch_model.bin`, or a GGUF file. The
+    /// weights are mapped, not read; every tensor is checked for its presence, shape and type.
     ///
     /// # Errors
     /// The files are missing, damaged or of an unsupported kind; see [`crate::Error`].

@@ -5,6 +5,7 @@
 
 mod config;
 mod from_gguf;
+mod from_pytorch;
 mod from_safetensors;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,9 @@ use super::lora::LoraLayer;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
 use crate::models::{TokenMatrix, TrainedRows};
-use crate::weights::{FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically};
+use crate::weights::{
+    Checkpoint, FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically,
+};
 use std::io::Write;
 use std::path::Path;
 use toktune_kernels::{Matrix, TokenTable, weight::encode};
@@ -32,7 +35,7 @@ pub enum MergedType {
 /// What a merged folder is to be like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeOptions {
-    /// The type of the tensors when the source is a GGUF file; safetensors keep theirs, tensor by tensor.
+    /// The type of the tensors when the source is a GGUF file; others keep theirs, tensor by tensor.
     ///
     /// `None` takes the type of a file that is not quantised (`float32`, `float16` or `bfloat16`), so that
     /// nothing is lost, and `bfloat16` for a quantised one: models are published in it, and its rounding
@@ -48,7 +51,8 @@ pub struct MergeOptions {
 /// From a folder of safetensors everything else is copied as it stands: other tensors byte for byte, each in
 /// its type and its shard, `config.json` (with a new `vocab_size` when rows were appended), and the files
 /// that belong to a model (`generation_config.json`, the tokenizer's, code, cards and licences; no other
-/// weights, hidden files or folders). From a GGUF file the tensors are decoded, renamed and reordered as
+/// weights, hidden files or folders). The tensors of `pytorch_model.bin`, sharded or not, go as they are stored into
+/// one `model.safetensors`, the rest is copied likewise. From a GGUF file the tensors are decoded, renamed and reordered as
 /// transformers has them, into one `model.safetensors` beside a `config.json` made from the metadata. A
 /// tokenizer that was changed, or that is inside the GGUF file, is the caller's to save.
 ///
@@ -66,9 +70,10 @@ pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) 
     {
         return Err(Error::MergeOntoSource { path: folder.to_path_buf() });
     }
-    write_folder_atomically(folder, |output| match checkpoint.as_gguf() {
-        Some(_) => from_gguf::write(model, output, options.gguf_type),
-        None => from_safetensors::write(model, source, output),
+    write_folder_atomically(folder, |output| match checkpoint {
+        Checkpoint::Gguf(_) => from_gguf::write(model, output, options.gguf_type),
+        Checkpoint::Pytorch(_) => from_pytorch::write(model, source, output),
+        Checkpoint::Safetensors(_) => from_safetensors::write(model, source, output),
     })
 }
 

@@ -4,7 +4,7 @@
 //! they are called in each format.
 
 use super::table::{StoredTensor, TensorTable};
-use super::{FrozenMatrix, Gguf, Safetensors};
+use super::{FrozenMatrix, Gguf, Pytorch, Safetensors};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use toktune_kernels::{RowOrder, WeightType};
@@ -15,6 +15,10 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// The file that names the others of a model that has several.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// The same as `torch.save` writes them.
+const PYTORCH: &str = "pytorch_model.bin";
+const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
+
 /// How many entries of a folder a message lists.
 const LISTED: usize = 12;
 
@@ -23,13 +27,16 @@ const LISTED: usize = 12;
 pub enum Checkpoint {
     /// One safetensors file, or several with an index.
     Safetensors(Safetensors),
+    /// One file of `torch.save`, or several with an index.
+    Pytorch(Pytorch),
     /// A GGUF file.
     Gguf(Gguf),
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` or `.gguf` file, or a folder with `model.safetensors`,
-    /// `model.safetensors.index.json` or (where there is neither) exactly one `.gguf` file.
+    /// Opens a `.safetensors`, `.bin` or `.gguf` file or an index, or a folder with the first there is of
+    /// `model.safetensors`, `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json` and
+    /// exactly one `.gguf` file.
     ///
     /// # Errors
     /// Nothing of that is there (the message says what is), or the file is not sound.
@@ -44,12 +51,19 @@ impl Checkpoint {
         if has_extension(path, "safetensors") {
             return Safetensors::open(path).map(Self::Safetensors);
         }
-        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".safetensors.index.json")) {
+        if has_extension(path, "bin") {
+            return Pytorch::open(path).map(Self::Pytorch);
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        if name.ends_with(".safetensors.index.json") {
             return Safetensors::open_index(path).map(Self::Safetensors);
+        }
+        if name.ends_with(".bin.index.json") {
+            return Pytorch::open_index(path).map(Self::Pytorch);
         }
         Err(Error::NoCheckpoint {
             path: path.to_path_buf(),
-            wanted: "a .safetensors file, a .safetensors.index.json file, a .gguf file or a folder",
+            wanted: "a .safetensors, .bin or .gguf file, an index of the first two (.index.json) or a folder",
             found: "a file of another kind".to_owned(),
         })
     }
@@ -60,6 +74,12 @@ impl Checkpoint {
         }
         if folder.join(INDEX).is_file() {
             return Safetensors::open_index(&folder.join(INDEX)).map(Self::Safetensors);
+        }
+        if folder.join(PYTORCH).is_file() {
+            return Pytorch::open(&folder.join(PYTORCH)).map(Self::Pytorch);
+        }
+        if folder.join(PYTORCH_INDEX).is_file() {
+            return Pytorch::open_index(&folder.join(PYTORCH_INDEX)).map(Self::Pytorch);
         }
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -72,7 +92,8 @@ impl Checkpoint {
             [one] => Gguf::open(one).map(Self::Gguf),
             _ => Err(Error::NoCheckpoint {
                 path: folder.to_path_buf(),
-                wanted: "model.safetensors, model.safetensors.index.json or exactly one .gguf file",
+                wanted: "model.safetensors, pytorch_model.bin, an index of either (.index.json) or exactly one \
+                         .gguf file",
                 found: listing(&entries),
             }),
         }
@@ -81,6 +102,7 @@ impl Checkpoint {
     fn table(&self) -> &TensorTable {
         match self {
             Checkpoint::Safetensors(safetensors) => safetensors.table(),
+            Checkpoint::Pytorch(pytorch) => pytorch.table(),
             Checkpoint::Gguf(gguf) => gguf.table(),
         }
     }
@@ -89,7 +111,7 @@ impl Checkpoint {
         self.table().tensors()
     }
 
-    /// The file that was opened: the safetensors file or its index, or the GGUF file.
+    /// The file that was opened: the weights or their index.
     pub fn path(&self) -> &Path {
         self.table().path()
     }
@@ -149,7 +171,7 @@ impl Checkpoint {
     /// The GGUF file, for its metadata.
     pub fn as_gguf(&self) -> Option<&Gguf> {
         match self {
-            Checkpoint::Safetensors(_) => None,
+            Checkpoint::Safetensors(_) | Checkpoint::Pytorch(_) => None,
             Checkpoint::Gguf(gguf) => Some(gguf),
         }
     }
@@ -161,7 +183,9 @@ impl Checkpoint {
 
     /// Entries of all tensors.
     pub fn total_parameters(&self) -> u64 {
-        self.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
+        let entries = self.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64);
+        // a tensor whose type is unknown, or whose entries share bytes, may be said to have any number of them
+        entries.fold(0, u64::saturating_add)
     }
 }
 
@@ -182,7 +206,7 @@ fn listing(entries: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::testing::{GgufBytes, safetensors_f32};
+    use crate::weights::testing::{GgufBytes, TorchFile, safetensors_f32};
     use std::fs;
 
     /// Names and contents.
@@ -213,7 +237,15 @@ mod tests {
         let (safetensors, gguf) = (small_safetensors(), small_gguf());
         let index = br#"{"weight_map":{"model.norm.weight":"part.safetensors"}}"#;
         let index: (&str, &[u8]) = (INDEX, index);
-        let cases: [(Files<'_>, &str, usize); 7] = [
+        let torch = TorchFile::new().f32("model.norm.weight", &[1], &[1.0]).build();
+        let torch_index = br#"{"weight_map":{"model.norm.weight":"part.bin"}}"#;
+        let torch_index: (&str, &[u8]) = (PYTORCH_INDEX, torch_index);
+        let cases: [(Files<'_>, &str, usize); 12] = [
+            (&[(SINGLE, &safetensors), (PYTORCH, &torch)], "", 2),
+            (&[(PYTORCH, &torch), ("a.gguf", &gguf), torch_index], "", 1),
+            (&[("part.bin", &torch), ("a.gguf", &gguf), torch_index], "", 1),
+            (&[("part.bin", &torch), torch_index], PYTORCH_INDEX, 1),
+            (&[("part.bin", &torch)], "part.bin", 1),
             (&[(SINGLE, &safetensors), ("a.gguf", &gguf), index], "", 2),
             (&[("part.safetensors", &safetensors), index, ("a.gguf", &gguf)], "", 1),
             (&[("part.safetensors", &safetensors), index], INDEX, 1),
@@ -238,7 +270,7 @@ mod tests {
         let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
         let cases: [(Files<'_>, &str); 4] = [
             (&[], "there is nothing"),
-            (&[("pytorch_model.bin", b"")], "there is pytorch_model.bin"),
+            (&[("tf_model.h5", b"")], "there is tf_model.h5"),
             (&[("a.gguf", &gguf), ("b.gguf", &gguf)], "there is a.gguf, b.gguf"),
             (&many, "file11 and 8 more"),
         ];
@@ -247,13 +279,10 @@ mod tests {
             let error = Checkpoint::open(folder.path()).expect_err("no model");
             let message = error.to_string();
             assert!(matches!(error, Error::NoCheckpoint { .. }), "{message}");
-            assert!(
-                message.contains(expected) && message.contains("model.safetensors.index.json"),
-                "{message}"
-            );
+            assert!(message.contains(expected) && message.contains("pytorch_model.bin"), "{message}");
         }
-        let folder = folder(&[("pytorch_model.bin", b"")]);
-        let error = Checkpoint::open(&folder.path().join("pytorch_model.bin")).expect_err("another kind");
+        let folder = folder(&[("tf_model.h5", b"")]);
+        let error = Checkpoint::open(&folder.path().join("tf_model.h5")).expect_err("another kind");
         assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
         let error = Checkpoint::open(&folder.path().join("none")).expect_err("nothing there");
         assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("none"), "{error}");

@@ -12,14 +12,17 @@
 mod atomic;
 mod checkpoint;
 mod gguf;
+mod index;
 mod mapped;
 mod matrix;
+mod pytorch;
 mod safetensors;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writer;
 
+pub use self::pytorch::Pytorch;
 pub use self::safetensors::Safetensors;
 pub use atomic::write_atomically;
 pub(crate) use atomic::write_folder_atomically;

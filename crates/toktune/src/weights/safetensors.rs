@@ -1,27 +1,22 @@
 //! Safetensors checkpoints: one file, or several named by an index.
 //!
-//! Owns the header, the index and their checks. The header is parsed here and not by the `safetensors` crate
+//! Owns the header and its checks. The header is parsed here and not by the `safetensors` crate
 //! since that one keeps the last of two entries of the same name in silence and its errors name no file.
 
 use super::Bytes;
+use super::index::{self, EntriesVisitor, check_header_length};
 use super::table::{StoredTensor, TensorTable, unsupported};
 use crate::{Error, Result};
 use ::safetensors::Dtype;
+use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
-use serde::de::{IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt;
-use std::marker::PhantomData;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 use toktune_kernels::WeightType;
 
 #[cfg(test)]
 mod tests;
-
-/// The longest header or index that is read; the reference implementation has the same limit.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The types whose tensors can be used. A file may hold others (BERT's `position_ids` are `I64`) as long as
 /// nobody asks for them.
@@ -50,26 +45,7 @@ impl Safetensors {
     /// The index is malformed, names a file outside its folder, a file that is missing or a tensor that its
     /// file lacks, or one of the files is not sound.
     pub fn open_index(path: &Path) -> Result<Self> {
-        let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        check_header_length(path, length)?;
-        let text = std::fs::read(path).map_err(Error::io(path))?;
-        let index: Index = serde_json::from_slice(&text).map_err(|source| Error::Json {
-            path: path.to_path_buf(),
-            what: "the index",
-            source,
-        })?;
-        let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let mut seen = HashSet::new();
-        for (tensor, file) in index.weight_map.0 {
-            if !seen.insert(tensor.clone()) {
-                return Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor });
-            }
-            shards.entry(file).or_default().insert(tensor);
-        }
-        let mut table = TensorTable::new(path, SUPPORTED);
-        for (file, wanted) in shards {
-            read_shard(&mut table, &file, wanted)?;
-        }
+        let table = index::read(path, SUPPORTED, |shard| Ok(Self::open(shard)?.table))?;
         Ok(Self { table })
     }
 
@@ -110,39 +86,6 @@ impl Safetensors {
     }
 }
 
-/// Adds the `wanted` tensors of one file to the table of an index.
-fn read_shard(table: &mut TensorTable, file: &str, wanted: BTreeSet<String>) -> Result<()> {
-    let index = table.path().clone();
-    let path = index.with_file_name(file);
-    let first = || wanted.first().cloned().unwrap_or_default();
-    let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
-    if !inside || file.is_empty() {
-        return Err(Error::ShardOutside {
-            path: index.to_path_buf(),
-            tensor: first(),
-            file: file.to_owned(),
-        });
-    }
-    if !path.is_file() {
-        return Err(Error::MissingShard {
-            path: index.to_path_buf(),
-            tensor: first(),
-            file: file.to_owned(),
-        });
-    }
-    let shard = Safetensors::open(&path)?;
-    if let Some(tensor) = wanted.iter().find(|name| shard.table.get(name).is_none()) {
-        let (path, tensor) = (index.to_path_buf(), tensor.clone());
-        return Err(Error::MissingInShard { path, tensor, file: file.to_owned() });
-    }
-    for tensor in shard.table.into_tensors() {
-        if wanted.contains(&*tensor.name) {
-            table.insert(tensor)?;
-        }
-    }
-    Ok(())
-}
-
 /// The header's text and the data behind it.
 pub(super) fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Bytes)> {
     let available = bytes.len() as u64;
@@ -154,18 +97,11 @@ pub(super) fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Byte
     };
     let length = u64::from_le_bytes(*length);
     check_header_length(path, length)?;
-    let end = 8 + length as usize; // at most MAX_HEADER_BYTES: no overflow
+    let end = 8 + length as usize; // at most 100 MB: no overflow
     match (bytes.get(8..end), bytes.slice(end..bytes.len())) {
         (Some(header), Some(data)) => Ok((header, data)),
         _ => truncated("the header", length, available - 8),
     }
-}
-
-fn check_header_length(path: &Path, found: u64) -> Result<()> {
-    if found > MAX_HEADER_BYTES {
-        return Err(Error::HeaderTooLarge { path: path.to_path_buf(), found, limit: MAX_HEADER_BYTES });
-    }
-    Ok(())
 }
 
 /// The format allows no holes: bytes that no tensor owns could hide another file.
@@ -220,50 +156,11 @@ struct Info {
     data_offsets: [usize; 2],
 }
 
-/// The index: only the map is used.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: Entries<String>,
-}
-
 /// The header's tensors; the free-form `__metadata__` is left out.
 struct Header(Vec<(String, Info)>);
 
-/// The members of a JSON object, in order, with members of the same name kept.
-struct Entries<T>(Vec<(String, T)>);
-
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(EntriesVisitor::<Info>(Some("__metadata__"), PhantomData)).map(Header)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(EntriesVisitor(None, PhantomData)).map(Entries)
-    }
-}
-
-/// Collects members, but for the one of the given name.
-struct EntriesVisitor<T>(Option<&'static str>, PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
-    type Value = Vec<(String, T)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if Some(name.as_str()) == self.0 {
-                map.next_value::<serde::de::IgnoredAny>()?;
-            } else {
-                let value = map.next_value()?;
-                entries.push((name, value));
-            }
-        }
-        Ok(entries)
+        deserializer.deserialize_map(EntriesVisitor::<Info>::without("__metadata__")).map(Header)
     }
 }

@@ -86,6 +86,136 @@ pub fn safetensors_f32(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
     safetensors(&format!("{{{}}}", entries.join(",")), &data)
 }
 
+/// A file as `torch.save` writes it.
+pub struct TorchFile {
+    /// The pickle up to what ends it.
+    pub program: Vec<u8>,
+    /// The zip archive's files, by name.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Compression method of the archive's files.
+    pub method: u16,
+}
+
+impl TorchFile {
+    pub fn new() -> Self {
+        let program = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec();
+        Self { program, files: vec![("m/byteorder".into(), b"little".to_vec())], method: 0 }
+    }
+
+    /// Adds a storage; tensors call it by the number of those before it.
+    pub fn storage(mut self, bytes: &[u8]) -> Self {
+        let number = self.files.len() - 1;
+        self.files.push((format!("m/data/{number}"), bytes.to_vec()));
+        self
+    }
+
+    /// Adds a tensor in a storage that is there, of one of torch's classes of storages.
+    pub fn tensor(
+        mut self,
+        name: &str,
+        class: &str,
+        key: usize,
+        offset: u64,
+        shape: &[u64],
+        strides: &[u64],
+    ) -> Self {
+        let out = &mut self.program;
+        push_text(out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        push_text(out, "storage");
+        out.extend(format!("ctorch\n{class}\n").as_bytes());
+        push_text(out, &key.to_string());
+        push_text(out, "cpu");
+        push_number(out, 0);
+        out.extend(b"tQ");
+        push_number(out, offset);
+        for numbers in [shape, strides] {
+            out.push(b'(');
+            numbers.iter().for_each(|number| push_number(out, *number));
+            out.push(b't');
+        }
+        out.extend(b"\x89h\x00)RtR");
+        self
+    }
+
+    /// Adds a tensor with a storage of its own.
+    pub fn f32(self, name: &str, shape: &[u64], values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let strides: Vec<u64> = (0..shape.len()).map(|at| shape[at + 1..].iter().product()).collect();
+        let key = self.files.len() - 1;
+        self.storage(&bytes).tensor(name, "FloatStorage", key, 0, shape, &strides)
+    }
+
+    /// Adds a value that is no tensor, by its instructions.
+    pub fn value(mut self, name: &str, instructions: &[u8]) -> Self {
+        push_text(&mut self.program, name);
+        self.program.extend(instructions);
+        self
+    }
+
+    /// The file.
+    pub fn build(self) -> Vec<u8> {
+        let program = [&self.program[..], b"u."].concat();
+        self.build_with(&program)
+    }
+
+    /// The file with another program.
+    pub fn build_with(mut self, program: &[u8]) -> Vec<u8> {
+        self.files.insert(0, ("m/data.pkl".into(), program.to_vec()));
+        zip(&self.files, self.method)
+    }
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'X');
+    out.extend((text.len() as u32).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn push_number(out: &mut Vec<u8>, number: u64) {
+    out.extend(*b"\x8a\x08");
+    out.extend(number.to_le_bytes());
+}
+
+/// A zip archive of files that are stored as they are, whatever `method` says.
+pub fn zip(files: &[(String, Vec<u8>)], method: u16) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in files {
+        let sizes = [bytes.len() as u32, bytes.len() as u32];
+        // version, flags, method, time, date, checksum
+        let mut common = Vec::new();
+        for number in [20, 0, method, 0, 0, 0, 0] {
+            common.extend(number.to_le_bytes());
+        }
+        sizes.iter().for_each(|size| common.extend(size.to_le_bytes()));
+        common.extend((name.len() as u16).to_le_bytes());
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(&common);
+        directory.extend([0; 12]);
+        directory.extend((out.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        out.extend(b"PK\x03\x04");
+        out.extend(&common);
+        // torch fills up with such fields, so that each file begins at a multiple of 64
+        let padding = 63 - (out.len() + 2 + name.len() + 4 + 63) % 64;
+        out.extend((padding as u16 + 4).to_le_bytes());
+        out.extend(name.as_bytes());
+        out.extend(*b"FB");
+        out.extend((padding as u16).to_le_bytes());
+        out.extend(vec![b'Z'; padding]);
+        out.extend(bytes);
+    }
+    let (start, count) = (out.len() as u32, files.len() as u16);
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend(count.to_le_bytes());
+    out.extend(count.to_le_bytes());
+    out.extend((directory.len() as u32).to_le_bytes());
+    out.extend(start.to_le_bytes());
+    out.extend([0; 2]);
+    out
+}
+
 /// Numbers that look random and are the same for the same seed (xorshift64*).
 pub struct Random(u64);
 

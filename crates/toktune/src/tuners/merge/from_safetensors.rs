@@ -7,7 +7,7 @@ use crate::weights::{
     Checkpoint, FrozenMatrix, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata,
     write_safetensors,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ const COPIED_NAMES: [&str; 3] = ["LICENSE", "NOTICE", "USE_POLICY"];
 const LEFT_OUT: [&str; 4] = ["config.json", "adapter_config.json", "trainer_state.json", "all_results.json"];
 
 /// A tensor that is not as it is stored.
-enum ChangedTensor<'a> {
+pub(super) enum ChangedTensor<'a> {
     Tokens(MergedMatrix<'a>),
     Linear(MergedLinear<'a>),
 }
 
 /// The changed tensors by their names.
-type Changed<'a> = BTreeMap<String, ChangedTensor<'a>>;
+pub(super) type Changed<'a> = BTreeMap<String, ChangedTensor<'a>>;
 
 impl ChangedTensor<'_> {
     fn frozen(&self) -> &FrozenMatrix {
@@ -89,7 +89,7 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
             fs::create_dir_all(parent).map_err(Error::io(parent))?;
         }
         if names.iter().any(|name| changed.contains_key(*name)) {
-            write_changed(checkpoint, &changed, file, &names, &target)?;
+            write_tensors(checkpoint, &changed, read_metadata(file)?, &names, &target)?;
         } else {
             copy(file, &target)?;
         }
@@ -97,7 +97,12 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
     if sharded {
         write_index(checkpoint, &changed, &output.join(INDEX))?;
     }
-    let embedding = model.base().embedding();
+    write_beside(model, source, output)
+}
+
+/// The configuration and whatever else belongs to the model beside its weights.
+pub(super) fn write_beside(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
+    let (checkpoint, embedding) = (model.base().checkpoint(), model.base().embedding());
     let resized = Some(embedding.rows()) != checkpoint.shape(embedding.frozen().name()).map(|shape| shape[0]);
     let config = output.join("config.json");
     if resized {
@@ -108,7 +113,8 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
     copy_companions(source, output)
 }
 
-fn changed(model: &PeftModel) -> Changed<'_> {
+/// The tensors that are not to be written as they are stored.
+pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
     let base = model.base();
     let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
     let mut matrices = vec![(embedding.matrix.frozen().name().to_owned(), embedding)];
@@ -138,14 +144,14 @@ fn stored_bytes(checkpoint: &Checkpoint, name: &str) -> u64 {
     checkpoint.stored_bytes(name).map_or(0, <[u8]>::len) as u64
 }
 
-fn write_changed(
+/// Writes the tensors `names` into one file, the changed ones as they are now.
+pub(super) fn write_tensors(
     checkpoint: &Checkpoint,
     changed: &Changed<'_>,
-    source: &Path,
+    mut metadata: Map<String, Value>,
     names: &[&str],
     target: &Path,
 ) -> Result<()> {
-    let mut metadata = read_metadata(source)?;
     // transformers refuses a file that does not say which framework wrote it
     metadata.entry("format").or_insert_with(|| "pt".into());
     let mut headers = Vec::new();

@@ -7,8 +7,8 @@ use crate::config::{TargetModules, TrainableTokensConfig};
 use crate::models::{AutoModelForCausalLM, CausalLm};
 use crate::ops::Span;
 use crate::tuners::get_peft_model;
-use crate::weights::testing::{GgufBytes, Random, array, text};
-use crate::weights::{Checkpoint, RowOrder};
+use crate::weights::RowOrder;
+use crate::weights::testing::{GgufBytes, Random, TorchFile, array, text};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -193,6 +193,77 @@ fn shards_and_the_files_of_the_model_keep_their_names_and_bytes() {
     }
     let metadata = crate::weights::read_metadata(&folder.join(first)).expect("metadata");
     assert_eq!(metadata.get("by"), Some(&json!("us")), "metadata is kept");
+}
+
+/// Tensors as torch would save them, each with a storage of its own.
+fn torch_file(tensors: &[Named]) -> TorchFile {
+    tensors.iter().fold(TorchFile::new(), |file, (name, shape, values)| {
+        let shape: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
+        file.f32(name, &shape, values)
+    })
+}
+
+#[test]
+fn files_of_torch_become_one_safetensors_file() {
+    for name in FIXTURES {
+        let all = tensors(&fixture(name));
+        let (first, second) = all.split_at(all.len() / 2);
+        let (a, b) = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin");
+        let map: serde_json::Map<String, Value> = (first.iter().map(|t| (t.0.clone(), a.into())))
+            .chain(second.iter().map(|t| (t.0.clone(), b.into())))
+            .collect();
+        let index = json!({"metadata": {}, "weight_map": map}).to_string().into_bytes();
+        for (files, extra) in [
+            (vec![("pytorch_model.bin", torch_file(&all).build())], 0),
+            (
+                vec![
+                    (a, torch_file(first).build()),
+                    (b, torch_file(second).build()),
+                    ("pytorch_model.bin.index.json", index),
+                ],
+                2,
+            ),
+        ] {
+            let source = source(name, &files);
+            let mut base = load(source.path());
+            base.resize_token_embeddings(base.vocabulary() + extra);
+            let model = with_random_rows(base, &[5, 44]);
+            let (_top, folder) = merge(&model, MergeOptions::default());
+            assert_same_logits(&model, &folder);
+            assert_eq!(file_names(&folder), ["config.json", "model.safetensors"]);
+            let merged = Checkpoint::open(&folder).expect("a checkpoint");
+            for tensor in merged.names() {
+                let (old, new) =
+                    (model.base().checkpoint().stored_bytes(tensor), merged.stored_bytes(tensor));
+                let is_trained = model.layers().iter().any(|layer| tensor.starts_with(layer.name()));
+                assert!(is_trained || old == new, "{name}: {tensor}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tied_head_of_torch_is_left_out_and_an_unknown_type_refused() {
+    let all = tensors(&fixture("llama_tied"));
+    let (at, embedding) =
+        all.iter().enumerate().find(|(_, t)| t.0.contains("embed_tokens")).expect("an embedding");
+    let shape: Vec<u64> = embedding.1.iter().map(|dim| *dim as u64).collect();
+    let tied = |class| {
+        let file = torch_file(&all).tensor("lm_head.weight", "FloatStorage", at, 0, &shape, &[shape[1], 1]);
+        source("llama_tied", &[("pytorch_model.bin", file.tensor("other", class, at, 0, &[1], &[1]).build())])
+    };
+    let source = tied("LongStorage");
+    let model = with_random_rows(load(source.path()), &[3]);
+    let (_top, folder) = merge(&model, MergeOptions::default());
+    assert_same_logits(&model, &folder);
+    let merged = Checkpoint::open(&folder).expect("a checkpoint");
+    assert!(!merged.contains("lm_head.weight") && merged.type_name("other") == Some("I64"));
+    let source = tied("QInt8Storage");
+    let model = with_random_rows(load(source.path()), &[3]);
+    let top = tempfile::tempdir().expect("a folder");
+    let error = merge_to_folder(&model, &top.path().join("merged"), MergeOptions::default());
+    let error = error.expect_err("no such type").to_string();
+    assert!(error.contains("'other' is stored as QInt8Storage"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,35 @@
+//! Merging from PyTorch's own files: the tensors go, as they are stored, into one safetensors file.
+
+use super::from_safetensors::{changed, write_beside, write_tensors};
+use crate::error::{Error, Result};
+use crate::tuners::PeftModel;
+use crate::weights::{Checkpoint, SINGLE};
+use serde_json::Map;
+use std::path::Path;
+
+/// The types that a safetensors file can hold, of those that [`Checkpoint::type_name`] names.
+const TYPES: [&str; 10] = ["F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL"];
+
+pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
+    let base = model.base();
+    let checkpoint = base.checkpoint();
+    // the head of a tied model is the embedding's storage in such a file, and in safetensors a copy
+    let tied = base.is_tied().then(|| format!("{}.weight", base.family().names.head));
+    let names: Vec<&str> = checkpoint.names().filter(|name| Some(*name) != tied.as_deref()).collect();
+    names.iter().try_for_each(|name| check(checkpoint, name))?;
+    write_tensors(checkpoint, &changed(model), Map::new(), &names, &output.join(SINGLE))?;
+    write_beside(model, source, output)
+}
+
+fn check(checkpoint: &Checkpoint, name: &str) -> Result<()> {
+    let found = checkpoint.type_name(name).unwrap_or_default();
+    if TYPES.contains(&found) {
+        return Ok(());
+    }
+    Err(Error::UnsupportedType {
+        path: checkpoint.file(name).unwrap_or(checkpoint.path()).to_path_buf(),
+        tensor: name.to_owned(),
+        found: found.to_owned(),
+        supported: TYPES.join(", "),
+    })
+}

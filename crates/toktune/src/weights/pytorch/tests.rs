@@ -1,0 +1,177 @@
+//! Files of torch and files made by hand, sound and unsound.
+
+use super::*;
+use crate::weights::testing::{TorchFile, zip};
+
+fn read(bytes: Vec<u8>) -> Result<Pytorch> {
+    Pytorch::from_bytes(Path::new("m.bin"), Bytes::owned(bytes))
+}
+
+fn refused(bytes: Vec<u8>) -> String {
+    read(bytes).expect_err("unsound").to_string()
+}
+
+fn written(name: &str) -> Pytorch {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/torch");
+    Pytorch::open(&folder.join(name)).expect("a file that torch wrote")
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+#[test]
+fn what_torch_writes_is_read() {
+    // made by tools/fixtures/make_torch_files.py
+    let file = written("model.bin");
+    let table = file.table();
+    let matrix = |name: &str, rows, cols| {
+        let matrix = table.matrix(name, rows, cols, toktune_kernels::RowOrder::Plain).expect(name);
+        matrix.decode_rows(0..rows)
+    };
+    assert_eq!(matrix("base", 2, 3), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(matrix("transposed", 3, 2), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    assert_eq!(table.vector("row", 3).expect("a view"), [3.0, 4.0, 5.0]);
+    assert_eq!(table.vector("half", 2).expect("f16"), [1.5, -2.0]);
+    assert_eq!(table.vector("bfloat", 2).expect("bf16"), [1.5, -2.0]);
+    assert_eq!(table.vector("parameter", 1).expect("a parameter"), [7.0]);
+    assert!(matrix("empty", 0, 3).is_empty());
+    let get = |name: &str| table.get(name).expect(name);
+    assert_eq!(get("tied").bytes.as_ptr(), get("base").bytes.as_ptr(), "tied weights are mapped once");
+    assert!(get("scalar").shape.is_empty() && get("scalar").bytes.len() == 4);
+    for (name, shape, kind) in [
+        ("position_ids", vec![2], "I64"),
+        ("float8", vec![2], "float8_e4m3fn"),
+        ("every_second", vec![2, 2], "F32 with the strides [3, 2]"),
+    ] {
+        assert_eq!((&get(name).shape, get(name).type_name.as_str()), (&shape, kind));
+        let error = match shape.as_slice() {
+            [len] => table.vector(name, *len).map(drop),
+            _ => table.matrix(name, 2, 2, toktune_kernels::RowOrder::Plain).map(drop),
+        };
+        let error = error.expect_err("cannot be used").to_string();
+        assert!(
+            error.contains(&format!("'{name}' is stored as {kind}; supported are F32, F16, BF16")),
+            "{error}"
+        );
+    }
+    assert!(table.get("step").is_none(), "a number is no tensor");
+    let state = written("protocol4.bin");
+    assert_eq!(state.table().vector("bias", 1).expect("a vector"), [0.0]);
+    assert_eq!(state.table().tensors().len(), 2);
+}
+
+#[test]
+fn a_tensor_must_lie_in_its_storage() {
+    let with = |offset, shape: &[u64], strides: &[u64]| {
+        TorchFile::new()
+            .storage(&f32s(&[1.0; 6]))
+            .tensor("w", "FloatStorage", 0, offset, shape, strides)
+            .build()
+    };
+    read(with(0, &[2, 3], &[3, 1])).expect("all of it");
+    read(with(2, &[2, 2], &[2, 1])).expect("the end of it");
+    read(with(6, &[0, 5], &[5, 1])).expect("nothing");
+    read(with(0, &[1, 6], &[99, 1])).expect("a stride that is never taken");
+    for (offset, shape, strides) in
+        [(1, [2, 3], [3, 1]), (0, [3, 3], [3, 1]), (0, [2, 3], [4, 1]), (1 << 60, [2, 3], [3, 1])]
+    {
+        let error = read(with(offset, &shape, &strides)).expect_err("outside");
+        assert!(matches!(error, Error::TensorOffsets { available: 24, .. }), "{error}");
+    }
+    let half = u64::MAX / 2;
+    for (offset, shape, strides) in
+        [(half, [2, 3], [3, 1]), (0, [half, 3], [3, 1]), (0, [2, 3], [half, 1]), (0, [1, 3], [1, half])]
+    {
+        let error = read(with(offset, &shape, &strides)).expect_err("an overflow");
+        assert!(matches!(error, Error::ShapeOverflow { .. }), "{error}");
+    }
+    let error = read(with(0, &[1; 17], &[1; 17])).expect_err("too many");
+    assert!(matches!(error, Error::TensorDimensions { found: 17, limit: 16, .. }), "{error}");
+    let missing = TorchFile::new().tensor("w", "FloatStorage", 0, 0, &[1], &[1]).build();
+    assert!(refused(missing).ends_with("'m/data/0', the storage of 'w', is missing"));
+    let twice = TorchFile::new().f32("w", &[1], &[0.0]).f32("w", &[1], &[0.0]).build();
+    assert!(refused(twice).ends_with("tensor 'w' is listed twice"));
+}
+
+#[test]
+fn transposed_tensors_cannot_fill_the_memory() {
+    let values: Vec<f32> = (0..70 * 40).map(|x| x as f32).collect();
+    let file = TorchFile::new().storage(&f32s(&values));
+    let file = file.tensor("t", "FloatStorage", 0, 0, &[40, 70], &[1, 40]).build();
+    let file = read(file).expect("one");
+    let matrix = file.table().matrix("t", 40, 70, toktune_kernels::RowOrder::Plain).expect("a matrix");
+    let expected: Vec<f32> = (0..70).map(|col| (col * 40 + 33) as f32).collect();
+    assert_eq!(matrix.decode_rows(33..34), expected);
+    let many = (0..40).fold(TorchFile::new().storage(&f32s(&values)), |file, i| {
+        file.tensor(&format!("t{i}"), "FloatStorage", 0, 0, &[40, 70], &[1, 40])
+    });
+    assert!(refused(many.build()).contains("take more memory than the file"));
+}
+
+#[test]
+fn other_files_are_told_apart() {
+    for (bytes, found) in [(&b"\x80\x02\x8a\nl\xfc"[..], "\\x80\\x02\\x8a\\n"), (b"", ""), (b"GGUF", "GGUF")]
+    {
+        let message = refused(bytes.to_vec());
+        assert!(message.contains(&format!("begins with '{found}'")), "{message}");
+        assert!(message.contains("torch.save(torch.load(f"), "{message}");
+    }
+    let entry = |name: &str| (name.to_owned(), vec![]);
+    let cases = [
+        (zip(&[entry("x")], 0), "it holds no 'data.pkl'"),
+        (zip(&[entry("a/data.pkl"), entry("b/data.pkl")], 0), "more than one 'data.pkl'"),
+        (zip(&[entry("a"), entry("a")], 0), "'a' is there twice"),
+        (b"PK\x03\x04".to_vec(), "the directory at the end is missing"),
+        (TorchFile { method: 8, ..TorchFile::new() }.build(), "'m/byteorder' is compressed"),
+        (TorchFile::new().build(), "its dictionary holds no tensors but nothing"),
+        (
+            TorchFile::new().value("epoch", b"K\x01").value("model", b"}").build(),
+            "epoch (1), model (a dictionary)",
+        ),
+        (
+            TorchFile::new().value("w", b"cos\nsystem\n)R").build(),
+            "'w' is a call of os.system, which is not read",
+        ),
+    ];
+    for (bytes, expected) in cases {
+        let message = refused(bytes);
+        assert!(message.starts_with("m.bin: ") && message.contains(expected), "{message}");
+    }
+    let mut big = TorchFile::new().f32("w", &[1], &[0.0]);
+    big.files[0].1 = b"big".to_vec();
+    assert!(refused(big.build()).contains("its numbers are big-endian"));
+    let sound = TorchFile::new().f32("w", &[1], &[0.0]).build();
+    assert!(refused(sound[..sound.len() - 30].to_vec()).contains("directory"));
+}
+
+#[test]
+fn a_program_that_does_something_else_is_refused_where_it_does() {
+    let cases: [(&[u8], &str); 12] = [
+        (b"", "byte 0: 1 bytes are needed, 0 are left"),
+        (b"\x80\x02.", "byte 2: the stack is empty"),
+        (b"i", "byte 0: instruction 0x69"),
+        (b"X\xff\xff\xff\xffa", "byte 0: 4294967295 bytes are needed, 1 are left"),
+        (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffa", "byte 0: 18446744073709551615 bytes are needed"),
+        (b"X\x01\0\0\0\xff", "not valid UTF-8"),
+        (b"K\x01\x86", "byte 2: the stack is empty"),
+        (b"K\x01(\x85", "byte 3: the stack is empty"),
+        (b"u", "there is no mark"),
+        (b"}(K\x01u", "a key without a value"),
+        (b"h\x00", "value 0 was not remembered"),
+        (b"cos\nsystem", "a line without an end"),
+    ];
+    for (program, expected) in cases {
+        let message = refused(TorchFile::new().build_with(program));
+        assert!(message.contains("data.pkl, ") && message.contains(expected), "{message}");
+    }
+    assert!(refused(TorchFile::new().build_with(b"K\x01.")).contains("something else than a dictionary"));
+    // each step would double what candle's reader holds
+    let doubling = [&b"]q\0"[..], &b"h\0h\0\x86q\0".repeat(1000), b"."].concat();
+    assert!(refused(TorchFile::new().build_with(&doubling)).contains("something else than a dictionary"));
+    // nested so deep that dropping it by recursion would end the process
+    let deep = [&b")"[..], &b"\x85".repeat(1 << 20), b"."].concat();
+    assert!(refused(TorchFile::new().build_with(&deep)).contains("something else than a dictionary"));
+    let error = read(TorchFile::new().build_with(&vec![b'N'; (1 << 24) + 1])).expect_err("too long");
+    assert!(matches!(error, Error::HeaderTooLarge { .. }), "{error}");
+}
