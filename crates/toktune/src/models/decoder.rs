@@ -4,6 +4,7 @@ use super::block::{Block, Loader, Norm};
 use super::config::ModelConfig;
 use super::families::Family;
 use super::precision::PrecisionMode;
+use super::rope::Frequencies;
 use super::spec::{DecoderSpec, GGUF_NAMES};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use super::update::Slot;
@@ -31,7 +32,7 @@ pub struct CausalLm {
     head: Option<TokenMatrix>,
     blocks: Vec<Block>,
     final_norm: Norm,
-    frequencies: Vec<Vec<f32>>,
+    frequencies: Vec<Frequencies>,
 }
 
 /// Where the rows of a batch stand: its sequences and the rotations of their positions.
@@ -97,7 +98,7 @@ impl CausalLm {
         let blocks =
             spec.layers.iter().enumerate().map(|(i, of)| loader.block(i, of)).collect::<Result<_>>()?;
         let final_norm = loader.norm(names.final_norm, spec.hidden_size)?;
-        let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
+        let frequencies = spec.ropes.iter().map(|r| r.frequencies(0)).collect();
         Ok(Self {
             path: path.to_path_buf(),
             family,
@@ -243,7 +244,8 @@ impl CausalLm {
             .iter()
             .flat_map(|s| (s.past.len()..s.past.len() + s.rows.len()).map(|p| p as u32))
             .collect();
-        let rotary = self.frequencies.iter().map(|f| RotaryRows::new(&positions, f, 1.0)).collect();
+        let rotary =
+            self.frequencies.iter().map(|f| RotaryRows::new(&positions, &f.values, f.scale)).collect();
         RowsOfBatch { spans: Arc::new(spans), rotary }
     }
 

@@ -123,8 +123,9 @@ fn llama3(path: &Path, divisors: &[f32], theta: f64) -> Result<Value> {
     let config =
         |value: &Value| ModelConfig::from_object(path, value.as_object().cloned().unwrap_or_default());
     let dim = 2 * divisors.len();
-    let plain = RopeSpec { theta, dim, variant: RopeVariant::Default }.frequencies();
-    let scaled = RopeSpec::read(Some(&config(&rope)), None, dim)?.frequencies();
+    let plain = RopeSpec { theta, dim, variant: RopeVariant::Default }.frequencies(0).values;
+    let section = config(&rope);
+    let scaled = RopeSpec::read(&section, Some(&section), None, dim)?.frequencies(0).values;
     let same = plain.iter().zip(&scaled).zip(divisors).all(|((p, s), d)| (p / s - d).abs() <= 1e-3 * d);
     if same {
         Ok(rope)

@@ -24,7 +24,7 @@ pub use config::ModelConfig;
 pub use decoder::{CausalLm, RowsOfBatch};
 pub use families::{FAMILIES, Family};
 pub use precision::PrecisionMode;
-pub use rope::{RopeSpec, RopeVariant};
+pub use rope::{Frequencies, RopeSpec, RopeVariant};
 pub use spec::{DecoderSpec, LayerSpec, TensorNames};
 pub use tensors::FrozenTensor;
 pub use token_matrix::{TokenMatrix, TrainedRows};

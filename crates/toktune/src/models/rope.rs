@@ -1,7 +1,8 @@
-//! Rotary frequencies and their scaling, as `transformers/modeling_rope_utils.py` defines them.
+//! Rotary frequencies and their scaling, as `transformers/modeling_rope_utils.py` (5.23) defines them.
 
-use super::config::ModelConfig;
-use crate::error::Result;
+mod parameters;
+#[cfg(test)]
+mod tests;
 
 /// One rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,13 @@ pub enum RopeVariant {
         /// The factor.
         factor: f64,
     },
+    /// Sequences longer than the model was made for have a larger base (NTK-aware scaling).
+    Dynamic {
+        /// How fast the base grows with the length.
+        factor: f64,
+        /// Positions the model was made for.
+        max_positions: f64,
+    },
     /// Llama 3.1: low frequencies divided, high ones kept, those between interpolated.
     Llama3 {
         /// Divisor of low frequencies.
@@ -35,119 +43,117 @@ pub enum RopeVariant {
         /// Positions of the pretraining.
         original: f64,
     },
+    /// Yarn: pairs that turn often in the pretraining's context are kept, those that turn seldom divided, and
+    /// between them there is a ramp over the pairs.
+    Yarn {
+        /// Divisor of pairs that turn seldom.
+        factor: f64,
+        /// Turns from which on a pair is kept.
+        beta_fast: f64,
+        /// Turns up to which a pair is divided.
+        beta_slow: f64,
+        /// Positions of the pretraining.
+        original: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+    /// LongRoPE: each pair has a divisor of its own, another one in sequences longer than the pretraining's.
+    Longrope {
+        /// Divisors in sequences of up to `original` positions.
+        short_factor: Vec<f32>,
+        /// Divisors in longer sequences.
+        long_factor: Vec<f32>,
+        /// Positions of the pretraining.
+        original: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+}
+
+/// The angles of one rotary embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frequencies {
+    /// The angle per position of each pair, `[dim / 2]`.
+    pub values: Vec<f32>,
+    /// Factor on cosines and sines.
+    pub scale: f32,
 }
 
 impl RopeSpec {
-    /// Reads one rotary embedding from the section that describes it (`rope_parameters` since transformers 5,
-    /// `rope_scaling` before), with `theta` where the section has none.
+    /// Whether [`Self::frequencies`] are others for another length.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self.variant, RopeVariant::Dynamic { .. } | RopeVariant::Longrope { .. })
+    }
+
+    /// The angles in a sequence of `length` positions, rounded to `f32` at the steps where transformers rounds.
     ///
-    /// # Errors
-    /// The type is not one of `default`, `linear`, `llama3`, or a parameter is missing or no positive number.
-    pub fn read(section: Option<&ModelConfig>, theta: Option<f64>, dim: usize) -> Result<Self> {
-        let Some(section) = section else {
-            return Ok(Self { theta: theta.unwrap_or(10_000.0), dim, variant: RopeVariant::Default });
+    /// transformers takes the length of the longest sequence of a batch, and `dynamic` keeps the largest base it
+    /// ever needed until a sequence is short again; here a sequence's angles are those that it has alone.
+    pub fn frequencies(&self, length: usize) -> Frequencies {
+        let pairs = 0..self.dim / 2;
+        // base ^ (2j / dim)
+        let powers = |theta: f64| {
+            pairs.clone().map(move |j| theta.powf(((2 * j) as f32 / self.dim as f32) as f64) as f32)
         };
-        let kind = match section.optional_text("rope_type")? {
-            Some(kind) => kind,
-            None => section.optional_text("type")?.unwrap_or_else(|| "default".into()),
-        };
-        let positive = |key: &str| {
-            let value = section.number(key)?;
-            if value > 0.0 {
-                Ok(value)
-            } else {
-                Err(section.error(key, format!("expected more than 0, found {value}")))
+        let plain = || powers(self.theta).map(|power| 1.0 / power);
+        let (values, scale) = match &self.variant {
+            RopeVariant::Default => (plain().collect(), 1.0),
+            RopeVariant::Linear { factor } => (plain().map(|f| f / *factor as f32).collect(), 1.0),
+            RopeVariant::Dynamic { factor, max_positions } => {
+                let (length, dim) = ((length as f64).max(*max_positions), self.dim as f64);
+                let growth = (factor * length / max_positions - (factor - 1.0)).powf(dim / (dim - 2.0));
+                (powers(self.theta * growth).map(|power| 1.0 / power).collect(), 1.0)
             }
-        };
-        let variant = match kind.as_str() {
-            "default" => RopeVariant::Default,
-            "linear" => RopeVariant::Linear { factor: positive("factor")? },
-            "llama3" => RopeVariant::Llama3 {
-                factor: positive("factor")?,
-                low_freq_factor: positive("low_freq_factor")?,
-                high_freq_factor: positive("high_freq_factor")?,
-                original: positive("original_max_position_embeddings")?,
-            },
-            other => {
-                let problem = format!("'{other}' is not supported; supported: default, linear, llama3");
-                return Err(section.error("rope_type", problem));
-            }
-        };
-        let theta = section.optional_number("rope_theta")?.or(theta).unwrap_or(10_000.0);
-        Ok(Self { theta, dim, variant })
-    }
-
-    /// The angle per position of each pair `[dim / 2]`, rounded to `f32` at the steps where transformers rounds.
-    pub fn frequencies(&self) -> Vec<f32> {
-        (0..self.dim / 2)
-            .map(|j| {
-                let exponent = (2 * j) as f32 / self.dim as f32;
-                let frequency = 1.0 / (self.theta.powf(exponent as f64) as f32);
-                self.scaled(frequency)
-            })
-            .collect()
-    }
-
-    fn scaled(&self, frequency: f32) -> f32 {
-        match self.variant {
-            RopeVariant::Default => frequency,
-            RopeVariant::Linear { factor } => frequency / factor as f32,
             RopeVariant::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
-                let wavelength = std::f64::consts::TAU as f32 / frequency;
-                if wavelength < (original / high_freq_factor) as f32 {
-                    frequency
-                } else if wavelength > (original / low_freq_factor) as f32 {
-                    frequency / factor as f32
-                } else {
-                    let smooth = (original as f32 / wavelength - low_freq_factor as f32)
-                        / (high_freq_factor - low_freq_factor) as f32;
-                    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
-                }
+                let scaled = |f| llama3(f, *factor, *low_freq_factor, *high_freq_factor, *original);
+                (plain().map(scaled).collect(), 1.0)
             }
-        }
+            RopeVariant::Yarn { factor, attention_factor, .. } => {
+                let (low, high) = self.ramp();
+                let kept = |j: usize| 1.0 - ((j as f32 - low) / (high - low)).clamp(0.0, 1.0);
+                let values = powers(self.theta).enumerate().map(|(j, power)| {
+                    let (divided, kept) = (1.0 / (*factor as f32 * power), kept(j));
+                    divided * (1.0 - kept) + 1.0 / power * kept
+                });
+                (values.collect(), *attention_factor)
+            }
+            RopeVariant::Longrope { short_factor, long_factor, original, attention_factor } => {
+                let divisors = if length as f64 > *original { long_factor } else { short_factor };
+                let values = powers(self.theta).zip(divisors).map(|(power, divisor)| 1.0 / (divisor * power));
+                (values.collect(), *attention_factor)
+            }
+        };
+        Frequencies { values, scale: scale as f32 }
+    }
+
+    /// Between which pairs Yarn's ramp lies; both are 0 for other variants.
+    fn ramp(&self) -> (f32, f32) {
+        let RopeVariant::Yarn { beta_fast, beta_slow, original, truncate, .. } = self.variant else {
+            return (0.0, 0.0);
+        };
+        let dim = self.dim as f64;
+        // the pair that turns so often in the pretraining's context
+        let pair =
+            |turns: f64| dim * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln());
+        let (low, high) = (pair(beta_fast), pair(beta_slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        (low as f32, if low == high { high + 0.001 } else { high } as f32)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn read(value: Value) -> Result<RopeSpec> {
-        let Value::Object(object) = value else { panic!("an object") };
-        RopeSpec::read(Some(&ModelConfig::from_object("config.json", object)), Some(500.0), 16)
-    }
-
-    #[test]
-    fn llama3_keeps_high_divides_low_and_blends_between() {
-        let plain = RopeSpec { theta: 500.0, dim: 16, variant: RopeVariant::Default }.frequencies();
-        let scaled = read(json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 64}))
-        .expect("a known type")
-        .frequencies();
-        let ratio: Vec<f32> = plain.iter().zip(&scaled).map(|(p, s)| p / s).collect();
-        assert_eq!(ratio[0], 1.0);
-        assert_eq!(ratio[7], 8.0);
-        assert!(ratio.iter().any(|r| *r > 1.0 && *r < 8.0), "{ratio:?}");
-        assert!(ratio.is_sorted());
-    }
-
-    #[test]
-    fn both_spellings_and_the_given_theta_are_read() {
-        assert_eq!(
-            read(json!({"type": "linear", "factor": 2})).expect("old spelling").variant,
-            RopeVariant::Linear { factor: 2.0 }
-        );
-        assert_eq!(read(json!({"rope_type": "default"})).expect("plain").theta, 500.0);
-        assert_eq!(read(json!({"rope_theta": 7.0})).expect("plain").theta, 7.0);
-    }
-
-    #[test]
-    fn an_unknown_type_and_a_missing_factor_are_refused() {
-        let message = read(json!({"rope_type": "yarn"})).expect_err("not supported").to_string();
-        assert!(message.contains("yarn") && message.contains("llama3"), "{message}");
-        let message = read(json!({"rope_type": "linear"})).expect_err("no factor").to_string();
-        assert!(message.contains("factor") && message.contains("missing"), "{message}");
-        assert!(read(json!({"rope_type": "linear", "factor": 0})).is_err());
+/// One frequency as Llama 3.1 scales it.
+fn llama3(frequency: f32, factor: f64, low_freq_factor: f64, high_freq_factor: f64, original: f64) -> f32 {
+    let wavelength = std::f64::consts::TAU as f32 / frequency;
+    if wavelength < (original / high_freq_factor) as f32 {
+        frequency
+    } else if wavelength > (original / low_freq_factor) as f32 {
+        frequency / factor as f32
+    } else {
+        let smooth = (original as f32 / wavelength - low_freq_factor as f32)
+            / (high_freq_factor - low_freq_factor) as f32;
+        (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
     }
 }

@@ -110,7 +110,7 @@ fn ropes(config: &ModelConfig, head_dim: usize) -> Result<Vec<RopeSpec>> {
             let section = parameters
                 .section(key)
                 .ok_or_else(|| config.error("rope_parameters", format!("no {key}")))?;
-            RopeSpec::read(Some(&section), Some(theta), head_dim)
+            RopeSpec::read(config, Some(&section), Some(theta), head_dim)
         };
         return Ok(vec![of("full_attention", 1_000_000.0)?, of("sliding_attention", 10_000.0)?]);
     }
@@ -118,7 +118,7 @@ fn ropes(config: &ModelConfig, head_dim: usize) -> Result<Vec<RopeSpec>> {
     let local = config.optional_number("rope_local_base_freq")?.unwrap_or(10_000.0);
     let scaling = config.section("rope_scaling");
     Ok(vec![
-        RopeSpec::read(scaling.as_ref(), Some(theta), head_dim)?,
-        RopeSpec::read(None, Some(local), head_dim)?,
+        RopeSpec::read(config, scaling.as_ref(), Some(theta), head_dim)?,
+        RopeSpec::read(config, None, Some(local), head_dim)?,
     ])
 }

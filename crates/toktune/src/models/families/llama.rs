@@ -42,7 +42,7 @@ fn spec(config: &ModelConfig) -> Result<DecoderSpec> {
     let (hidden_size, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     let head_dim = config.optional_size("head_dim")?.unwrap_or(hidden_size / heads);
     let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
-    let rope = RopeSpec::read(section.as_ref(), config.optional_number("rope_theta")?, head_dim)?;
+    let rope = RopeSpec::read(config, section.as_ref(), config.optional_number("rope_theta")?, head_dim)?;
     let bias = config.flag("attention_bias", false)?;
     match config.optional_text("hidden_act")?.as_deref() {
         None | Some("silu" | "swish") => {}
