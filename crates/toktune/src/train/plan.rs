@@ -148,6 +148,7 @@ mod tests {
             ids: vec![1, 2, 9, 3, 4, 5, 6, 9, 1, 9, 7],
             starts: vec![0, 5, 7, 9, 11],
             targets: [None, Some(9), None, Some(4), None, Some(6), None, None, None, Some(7), None].to_vec(),
+            encoder: None,
         };
         let plan = Plan::new(&batch, Some(&trained), false, true, |_| false);
         assert_eq!(plan.constant.ids, [1, 2, 5]);

@@ -10,7 +10,7 @@ use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 use super::plan::Plan;
 use super::schedule::Schedule;
 use super::step::{StepOptions, Wanted, run};
-use crate::data::{Dataset, RaggedBatch, Sampler};
+use crate::data::{Dataset, Sampler};
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::random::Random;
@@ -234,8 +234,8 @@ impl<'a> Trainer<'a> {
             sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
         for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let (batch, indices) = profile::time(profile::Part::Data, 0, || {
-                let indices = sampler.next_batch().indices;
-                (RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i])), indices)
+                let next = sampler.next_batch();
+                (self.train.batch(&next.indices, next.epoch), next.indices)
             });
             let (model, active) = (self.model.base(), self.model.active());
             let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
@@ -319,8 +319,8 @@ impl<'a> Trainer<'a> {
         let batches =
             self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
         let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
-            let indices = sampler.next_batch().indices;
-            let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
+            let next = sampler.next_batch();
+            let batch = self.train.batch(&next.indices, next.epoch);
             planner.peak(&Plan::new(&batch, active.input_rows(), active.has_updates(), true, |_| false))
         });
         Ok(peaks.max().unwrap_or(0))
