@@ -4,7 +4,7 @@ use crate::args::{DataArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
-use toktune::data::{DataError, DataOptions, Dataset};
+use toktune::data::{Collator, DataError, DataOptions, Dataset};
 use toktune::models::{AutoModelForCausalLM, PretrainedModel};
 use toktune::text::{AutoTokenizer, TextError};
 use toktune::tuners::{ActiveRows, PeftModel};
@@ -149,9 +149,21 @@ impl Loaded {
     }
 }
 
-/// Reads data for `model`.
-pub fn data(files: &[PathBuf], tokenizer: &Tokenizer, args: &DataArgs, model: &PretrainedModel) -> Outcome<Dataset> {
+/// What makes the batches of `model`.
+pub fn collator(_model: &PretrainedModel) -> Collator {
+    Collator::Causal
+}
+
+/// Reads data for `model`, to be made into batches by `collator`.
+pub fn data(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    args: &DataArgs,
+    model: &PretrainedModel,
+    collator: &Collator,
+) -> Outcome<Dataset> {
     let options = DataOptions {
+        collator: collator.clone(),
         loss_on: args.loss_on,
         max_length: args.max_length,
         max_positions: model.stack().spec().max_positions,
@@ -162,7 +174,7 @@ pub fn data(files: &[PathBuf], tokenizer: &Tokenizer, args: &DataArgs, model: &P
 
 /// Reads data to look at, longer rows than the model can take among them.
 pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &PretrainedModel) -> Outcome<Dataset> {
-    read(files, tokenizer, &DataOptions::new(model.vocabulary()))
+    read(files, tokenizer, &DataOptions { collator: collator(model), ..DataOptions::new(model.vocabulary()) })
 }
 
 fn read(files: &[PathBuf], tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {

@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::Device;
-use common::fixtures;
+use common::{decoders, fixture};
 use std::path::Path;
 use toktune::Error;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
@@ -53,7 +53,7 @@ fn every_step_equals_the_computation_from_scratch() {
     let greedy = GenerationConfig { max_new_tokens: 30, ..GenerationConfig::default() };
     // left to itself a tiny random model repeats one token
     let varied = GenerationConfig { do_sample: true, temperature: 3.0, ..greedy.clone() };
-    for folder in fixtures() {
+    for folder in decoders() {
         let model = with_adapter(&folder);
         for (prompt, config) in [(&PROMPT[..], &greedy), (&PROMPT, &varied), (&PROMPT[..1], &varied)] {
             let mut ids = prompt.to_vec();
@@ -79,7 +79,7 @@ fn every_step_equals_the_computation_from_scratch() {
 #[test]
 fn trained_rows_change_the_text() {
     let config = GenerationConfig { max_new_tokens: 30, ..GenerationConfig::default() };
-    let changed = fixtures().into_iter().filter(|folder| {
+    let changed = decoders().into_iter().filter(|folder| {
         let model = with_adapter(folder);
         let plain = text(model.base(), ActiveRows::default(), &config);
         assert_eq!(plain, text(&base(folder), ActiveRows::default(), &config));
@@ -96,7 +96,7 @@ fn trained_rows_change_the_text() {
 
 #[test]
 fn a_seed_fixes_the_text_and_another_changes_it() {
-    let model = with_adapter(&fixtures()[0]);
+    let model = with_adapter(&fixture("gemma3"));
     let of = |seed| {
         let config =
             GenerationConfig { do_sample: true, seed, max_new_tokens: 24, ..GenerationConfig::default() };
@@ -108,7 +108,7 @@ fn a_seed_fixes_the_text_and_another_changes_it() {
 
 #[test]
 fn the_end_token_is_given_and_nothing_after_it() {
-    let model = base(&fixtures()[0]);
+    let model = base(&fixture("gemma3"));
     // a tiny random model repeats itself; the penalty makes it say different tokens
     let mut config =
         GenerationConfig { max_new_tokens: 20, repetition_penalty: 3.0, ..GenerationConfig::default() };
@@ -125,7 +125,7 @@ fn the_end_token_is_given_and_nothing_after_it() {
 
 #[test]
 fn no_token_and_all_positions() {
-    let model = base(&fixtures()[0]);
+    let model = base(&fixture("gemma3"));
     let mut config = GenerationConfig { max_new_tokens: 0, ..GenerationConfig::default() };
     let mut stream = tokens(&model, ActiveRows::default(), &config, &PROMPT);
     assert!(stream.next().is_none() && stream.logits().is_empty());
@@ -142,7 +142,7 @@ fn no_token_and_all_positions() {
 
 #[test]
 fn prompts_that_cannot_be_run_are_refused() {
-    let model = base(&fixtures()[0]);
+    let model = base(&fixture("gemma3"));
     let generator =
         Generator::new(&model, ActiveRows::default(), GenerationConfig::default()).expect("valid");
     let refused = |prompt: &[u32]| generator.generate(prompt).expect_err("no usable prompt");
@@ -157,6 +157,6 @@ fn prompts_that_cannot_be_run_are_refused() {
 
 #[test]
 fn the_model_says_its_end_token() {
-    let config = GenerationConfig::of_model(&base(&fixtures()[0])).expect("a configuration");
+    let config = GenerationConfig::of_model(&base(&fixture("gemma3"))).expect("a configuration");
     assert_eq!(config.eos_token_ids, [1]);
 }

@@ -5,6 +5,7 @@ use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::config::{LoraConfig, TargetModules};
+use toktune::data::Collator;
 use toktune::train::{CacheConstants, CacheLocation, LrScheduler, TrainingArguments};
 use toktune::tuners::SaveEmbeddingLayers;
 
@@ -43,6 +44,8 @@ pub struct TrainArgs {
     pub steps: StepArgs,
     #[command(flatten)]
     pub options: DataArgs,
+    #[command(flatten)]
+    pub masks: MaskArgs,
     #[command(flatten)]
     pub run: RunArgs,
     #[command(flatten)]
@@ -187,6 +190,47 @@ pub struct StepArgs {
     pub seed: u64,
 }
 
+/// Which tokens of a text are to be guessed.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Masked language models")]
+pub struct MaskArgs {
+    /// The probability that a token is chosen [default: 0.15]
+    #[arg(long, value_name = "X")]
+    pub mlm_probability: Option<f64>,
+    /// Choose the trained tokens wherever they are [default: false]
+    #[arg(
+        long, value_name = "true|false", action = clap::ArgAction::Set, value_parser = clap::value_parser!(bool),
+        hide_possible_values = true
+    )]
+    pub mask_trained_tokens: Option<bool>,
+}
+
+impl MaskArgs {
+    /// The flag that was given, if any.
+    fn given(&self) -> Option<&'static str> {
+        match (self.mlm_probability, self.mask_trained_tokens) {
+            (Some(_), _) => Some("--mlm-probability"),
+            (None, Some(_)) => Some("--mask-trained-tokens"),
+            (None, None) => None,
+        }
+    }
+
+    /// Puts the flags into what makes a model's batches; `trained` are the tokens that are trained.
+    pub fn apply(&self, collator: &mut Collator, trained: &[u32]) -> Result<(), String> {
+        match (collator, self.given()) {
+            (Collator::MaskedLm(masking), _) => {
+                masking.probability = self.mlm_probability.unwrap_or(masking.probability);
+                if self.mask_trained_tokens == Some(true) {
+                    masking.always.extend(trained);
+                }
+                Ok(())
+            }
+            (_, None) => Ok(()),
+            (other, Some(flag)) => Err(format!("{flag}: the model is {}, which masks nothing", other.kind())),
+        }
+    }
+}
+
 /// What is measured, written and kept on the way.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Run")]
@@ -265,6 +309,42 @@ impl TrainArgs {
                 },
                 limit: run.cache_limit,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use toktune::data::Masking;
+
+    #[test]
+    fn masks_are_for_masked_models() {
+        let masking = Masking {
+            mask_token: 4,
+            probability: Masking::PROBABILITY,
+            special: [4].into(),
+            always: Default::default(),
+            vocab_size: 10,
+            seed: 0,
+        };
+        let applied = |args: MaskArgs| {
+            let mut collator = Collator::MaskedLm(masking.clone());
+            args.apply(&mut collator, &[7, 8]).expect("for such a model");
+            let Collator::MaskedLm(masking) = collator else { panic!("another kind") };
+            (masking.probability, masking.always.len())
+        };
+        let of = |mlm_probability, mask_trained_tokens| MaskArgs { mlm_probability, mask_trained_tokens };
+        assert_eq!(applied(of(None, None)), (0.15, 0));
+        assert_eq!(applied(of(Some(0.3), Some(false))), (0.3, 0));
+        assert_eq!(applied(of(None, Some(true))), (0.15, 2));
+        let mut causal = Collator::Causal;
+        assert_eq!(of(None, None).apply(&mut causal, &[]), Ok(()));
+        for (args, flag) in
+            [(of(Some(0.3), None), "--mlm-probability"), (of(None, Some(false)), "--mask-trained-tokens")]
+        {
+            let problem = args.apply(&mut causal, &[]).expect_err("nothing is masked");
+            assert_eq!(problem, format!("{flag}: the model is a causal language model, which masks nothing"));
         }
     }
 }

@@ -118,14 +118,21 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
         .collect();
     let mut table = vec![row("rows", report::count(found.rows as u64)), row("kinds", kinds.join(", "))];
     if found.labelled > 0 {
-        table.push(row("labels", format!("{} with their own", report::plural(found.labelled, "row"))));
+        let apart = match found.labels_apart {
+            0 => String::new(),
+            rows => format!(
+                ", {} of them as many as an encoder-decoder model alone takes",
+                report::count(rows as u64)
+            ),
+        };
+        table.push(row("labels", format!("{} with their own{apart}", report::plural(found.labelled, "row"))));
     }
     if found.messages > 0 {
         table.push(row("messages", report::count(found.messages as u64)));
     }
     let mut json = json!({
         "kind": "data", "rows": found.rows, "kinds": found.kinds, "labelled_rows": found.labelled,
-        "messages": found.messages,
+        "rows_with_labels_apart": found.labels_apart, "messages": found.messages,
     });
     match model {
         Some(name) => {
@@ -141,7 +148,8 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
 
 fn lengths(path: &Path, model: &PretrainedModel, tokenizer: &Tokenizer) -> Outcome<(Vec<(String, String)>, Value)> {
     let data: Dataset = load::any_length(&[path.to_path_buf()], tokenizer, model)?;
-    let mut lengths: Vec<usize> = data.examples.iter().map(|e| e.input_ids.len()).collect();
+    let sequences = data.examples.iter().flat_map(|e| [&e.input_ids, &e.second]);
+    let mut lengths: Vec<usize> = sequences.map(Vec::len).filter(|length| *length > 0).collect();
     lengths.sort_unstable();
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));

@@ -34,16 +34,18 @@ pub fn run(args: &TrainArgs) -> Outcome {
     arguments.check_output()?;
     let mut machine = Machine::new(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    let mut collator = load::collator(&base);
     machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
     };
     model.set_base_name(&load::base_name(&args.model));
-    let train = load::data(&args.data, &tokenizer, &args.options, model.base())?;
+    args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
+    let train = load::data(&args.data, &tokenizer, &args.options, model.base(), &collator)?;
     let eval = match args.run.eval_data.as_slice() {
         [] => None,
-        files => Some(load::data(files, &tokenizer, &args.options, model.base())?),
+        files => Some(load::data(files, &tokenizer, &args.options, model.base(), &collator)?),
     };
     let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
     let tokenizer = tokenizer.as_ref().ok();
@@ -185,7 +187,7 @@ fn beside_lora(
 
 /// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
 fn audited(data: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
-    let uses = audit(&data.examples, ids);
+    let uses = audit(data, ids);
     let name = |id: u32| match spelling(tokenizer, id) {
         Some(token) => format!("'{token}' (id {id})"),
         None => format!("{id}"),

@@ -144,7 +144,7 @@ fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
     ]
 }
 
-fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a RelativeBias>) -> Inputs<'a> {
+fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a ScoreBias>) -> Inputs<'a> {
     Inputs { q: &data[0], k: &data[1], v: &data[2], past_k: &data[3], past_v: &data[4], bias }
 }
 

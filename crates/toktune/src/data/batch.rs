@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::Example;
+use super::{DecoderInputs, Example, Masking};
 
 /// Sequences laid end to end, one row a token.
 #[derive(Clone, Debug, Default)]
 pub struct RaggedBatch {
-    /// Token ids of all sequences, one after the other.
+    /// Token ids of all sequences, one after the other; those of the decoder where there is an encoder too.
     pub ids: Vec<u32>,
     /// Where each sequence starts, and the number of rows at the end.
     pub starts: Vec<usize>,
@@ -28,23 +28,77 @@ pub struct RaggedRows {
 }
 
 impl RaggedBatch {
+    fn empty() -> Self {
+        RaggedBatch { starts: vec![0], ..RaggedBatch::default() }
+    }
+
+    /// Adds a sequence; `targets` has an entry for each of its rows.
+    fn push(&mut self, ids: impl IntoIterator<Item = u32>, targets: impl IntoIterator<Item = Option<u32>>) {
+        self.ids.extend(ids);
+        self.targets.extend(targets);
+        debug_assert_eq!(self.targets.len(), self.ids.len(), "a target, or none, for each row");
+        self.starts.push(self.ids.len());
+    }
+
     /// A batch for a decoder: row `i` is to predict the label of row `i + 1` of the same sequence, and the
     /// last row of a sequence nothing, as transformers shifts labels inside its models.
     pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
-        let mut batch = RaggedBatch { starts: vec![0], ..RaggedBatch::default() };
+        let mut batch = RaggedBatch::empty();
         for example in examples {
-            batch.ids.extend(&example.input_ids);
-            batch
-                .targets
-                .extend(example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len()));
-            batch.starts.push(batch.ids.len());
+            let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
+            batch.push(example.input_ids.iter().copied(), targets);
         }
         batch
     }
 
-    /// The number of rows: real tokens, since there is no padding.
+    /// A batch for a masked language model: labels are targets of their own rows. Examples without labels are
+    /// masked as their places in the data and the epoch have it; tokens drawn lie below `rows`.
+    pub fn masked<'e>(
+        examples: impl IntoIterator<Item = (usize, &'e Example)>,
+        masking: &Masking,
+        epoch: u64,
+        rows: usize,
+    ) -> Self {
+        let mut batch = RaggedBatch::empty();
+        for (index, example) in examples {
+            if example.labels.is_empty() {
+                let masked = masking.masked(example, index, epoch, rows);
+                batch.push(masked.ids, masked.targets);
+            } else {
+                batch.push(example.input_ids.iter().copied(), example.labels.iter().copied());
+            }
+        }
+        batch
+    }
+
+    /// A batch for an encoder-decoder model: the encoder reads the inputs, the decoder its own targets shifted by
+    /// one row, so that each row's label is its target as it stands.
+    pub fn seq2seq<'e>(examples: impl IntoIterator<Item = &'e Example>, inputs: DecoderInputs) -> Self {
+        let (mut batch, mut encoder) =
+            (RaggedBatch::empty(), RaggedRows { starts: vec![0], ..Default::default() });
+        for example in examples {
+            batch.push(inputs.of(&example.labels), example.labels.iter().copied());
+            encoder.ids.extend(&example.input_ids);
+            encoder.starts.push(encoder.ids.len());
+        }
+        batch.encoder = Some(encoder);
+        batch
+    }
+
+    /// A batch of pairs: sequences `2i` and `2i + 1` belong together. No row predicts anything.
+    pub fn pairs<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
+        let mut batch = RaggedBatch::empty();
+        for example in examples {
+            for ids in [&example.input_ids, &example.second] {
+                batch.push(ids.iter().copied(), ids.iter().map(|_| None));
+            }
+        }
+        batch
+    }
+
+    /// The number of rows, the encoder's among them: real tokens, since there is no padding.
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.ids.len() + self.encoder.as_ref().map_or(0, |encoder| encoder.ids.len())
     }
 
     /// The number of rows that predict something: the loss is the mean over them.
@@ -54,6 +108,17 @@ impl RaggedBatch {
 
     /// The rows of each sequence.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
-        self.starts.windows(2).map(|bounds| bounds[0]..bounds[1])
+        sequences(&self.starts)
     }
+}
+
+impl RaggedRows {
+    /// The rows of each sequence.
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
+        sequences(&self.starts)
+    }
+}
+
+fn sequences(starts: &[usize]) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
+    starts.windows(2).map(|bounds| bounds[0]..bounds[1])
 }

@@ -1,14 +1,19 @@
 //! Rows to examples: tokenising, labels, lengths.
 //!
+//! For a causal language model:
 //! - `text`: the tokenizer's own frame (`bos` where it adds one), then `eos` unless the text ends with it.
 //! - `prompt` and `completion`: tokenised apart and put together, as TRL and PEFT's examples do, so that the
 //!   prompt's
 //!   tokens are those of generation; `bos` before, `eos` after.
 //! - `messages`: rendered by the chat template, tokenised as one text without further special tokens.
+//!
+//! Other kinds of models are in [`framed`].
+
+mod framed;
 
 use super::chat::ChatEncoder;
 use super::row::Row;
-use super::{DataError, Example, Source};
+use super::{Collator, DataError, Example, ModelKind, Source};
 use crate::Result;
 use crate::text::AutoTokenizer;
 
@@ -25,7 +30,7 @@ pub enum LossOn {
 #[derive(Debug, Clone)]
 pub struct DataOptions {
     /// Which tokens are learnt; when absent, the completion of rows that have one and everything of the
-    /// others. Rows with `labels` are learnt as these say.
+    /// others. Rows with `labels` are learnt as these say. For causal language models.
     pub loss_on: Option<LossOn>,
     /// Longer rows are cut at the end.
     pub max_length: Option<usize>,
@@ -33,12 +38,20 @@ pub struct DataOptions {
     pub max_positions: Option<usize>,
     /// The model's number of rows: ids must lie below.
     pub vocab_size: usize,
+    /// The kind of model, with what its batches need.
+    pub collator: Collator,
 }
 
 impl DataOptions {
-    /// Options for a model with this many rows, without limits on the length.
+    /// Options for a causal language model with this many rows, without limits on the length.
     pub fn new(vocab_size: usize) -> Self {
-        DataOptions { loss_on: None, max_length: None, max_positions: None, vocab_size }
+        DataOptions {
+            loss_on: None,
+            max_length: None,
+            max_positions: None,
+            vocab_size,
+            collator: Collator::Causal,
+        }
     }
 }
 
@@ -48,6 +61,8 @@ pub(super) struct Encoder<'e> {
     tokenizer: Option<&'e AutoTokenizer>,
     /// What the tokenizer puts before a text.
     before: Vec<u32>,
+    /// How many tokens it puts behind one.
+    behind: usize,
     chat: Option<ChatEncoder<'e>>,
 }
 
@@ -56,39 +71,63 @@ impl<'e> Encoder<'e> {
         if options.max_length == Some(0) {
             return Err(DataError::MaxLength { found: 0 }.into());
         }
-        let before = tokenizer.map_or(Ok(Vec::new()), AutoTokenizer::frame_before)?;
-        Ok(Encoder { options, tokenizer, before, chat: None })
+        options.collator.check(options.vocab_size)?;
+        let (before, behind) = tokenizer.map_or(Ok(Default::default()), AutoTokenizer::frame_around)?;
+        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None })
     }
 
     pub(super) fn encode(&mut self, row: Row, at: Source) -> Result<Example> {
         let key = row.key();
-        let (input_ids, labels) = self.tokens(row, &at)?;
-        if input_ids.is_empty() {
-            return Err(DataError::EmptyRow { at, key }.into());
+        let example = match self.options.collator.kind() {
+            ModelKind::Causal => self.causal(row, at)?,
+            ModelKind::MaskedLm => self.masked(row, at)?,
+            ModelKind::Seq2Seq => self.seq2seq(row, at)?,
+            ModelKind::SentencePairs => self.pair(row, at)?,
+        };
+        let at = || example.source.clone();
+        if example.input_ids.is_empty() {
+            return Err(DataError::EmptyRow { at: at(), key }.into());
         }
-        if let Some(&id) = input_ids.iter().find(|id| **id as usize >= self.options.vocab_size) {
+        let vocab_size = self.options.vocab_size;
+        let labels = example.labels.iter().flatten();
+        let mut ids = example.input_ids.iter().chain(&example.second).chain(&example.cut).chain(labels);
+        if let Some(&id) = ids.find(|id| **id as usize >= vocab_size) {
             let token = self.tokenizer.and_then(|tokenizer| tokenizer.id_to_token(id)).unwrap_or_default();
-            let vocab_size = self.options.vocab_size;
-            return Err(DataError::TokenBeyondModel { at, token, id, vocab_size }.into());
+            return Err(DataError::TokenBeyondModel { at: at(), token, id, vocab_size }.into());
         }
-        let mut example = Example { input_ids, labels, cut: Vec::new(), source: at };
-        let length = self.options.max_length.unwrap_or(usize::MAX);
-        if example.input_ids.len() > length {
-            example.cut = example.input_ids.split_off(length);
-            example.labels.truncate(length);
-        }
-        let tokens = example.input_ids.len();
+        let tokens = example.input_ids.len().max(example.second.len()).max(example.labels.len());
         if let Some(max_positions) = self.options.max_positions.filter(|most| tokens > *most) {
-            return Err(DataError::TooLong { at: example.source, tokens, max_positions }.into());
+            return Err(DataError::TooLong { at: at(), tokens, max_positions }.into());
         }
         Ok(example)
+    }
+
+    /// A row for a causal language model.
+    fn causal(&mut self, row: Row, at: Source) -> Result<Example> {
+        let (mut input_ids, mut labels) = self.tokens(row, &at)?;
+        let cut = self.cut(&mut input_ids, 0);
+        labels.truncate(input_ids.len());
+        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+    }
+
+    /// Cuts a sequence that is too long, but for its last `kept` tokens; what was cut.
+    fn cut(&self, ids: &mut Vec<u32>, kept: usize) -> Vec<u32> {
+        let most = self.options.max_length.unwrap_or(usize::MAX);
+        if ids.len() <= most {
+            return Vec::new();
+        }
+        let kept = if kept < most { kept } else { 0 };
+        ids.drain(most - kept..ids.len() - kept).collect()
     }
 
     /// The row's tokens and their labels.
     fn tokens(&mut self, row: Row, at: &Source) -> Result<(Vec<u32>, Vec<Option<u32>>)> {
         let key = row.key();
         let row = match row {
-            Row::Ids { input_ids, labels: Some(labels) } => return Ok((input_ids, labels)),
+            Row::Ids { input_ids, labels: Some(labels) } => {
+                same_length(&input_ids, &labels, at)?;
+                return Ok((input_ids, labels));
+            }
             Row::Ids { input_ids, labels: None } => {
                 self.refuse_completion(key, at)?;
                 let labels = learn(&input_ids);
@@ -96,9 +135,10 @@ impl<'e> Encoder<'e> {
             }
             other => other,
         };
-        let Some(tokenizer) = self.tokenizer else {
-            return Err(DataError::NoTokenizer { at: at.clone(), key }.into());
-        };
+        if matches!(row, Row::Pair { .. }) {
+            return Err(self.wrong_kind(key, at).into());
+        }
+        let tokenizer = self.tokenizer(key, at)?;
         match row {
             Row::Messages { messages, tools, documents, variables } => {
                 let chat = match self.chat.take() {
@@ -135,7 +175,16 @@ impl<'e> Encoder<'e> {
             }
             // Handled above; without a tokenizer these rows are as complete as with one.
             Row::Ids { input_ids, .. } => Ok((input_ids.clone(), learn(&input_ids))),
+            Row::Pair { .. } => Err(self.wrong_kind(key, at).into()),
         }
+    }
+
+    fn tokenizer(&self, key: &'static str, at: &Source) -> Result<&'e AutoTokenizer, DataError> {
+        self.tokenizer.ok_or_else(|| DataError::NoTokenizer { at: at.clone(), key })
+    }
+
+    fn wrong_kind(&self, key: &'static str, at: &Source) -> DataError {
+        DataError::WrongKind { at: at.clone(), key, kind: self.options.collator.kind() }
     }
 
     fn refuse_completion(&self, key: &'static str, at: &Source) -> Result<(), DataError> {
@@ -143,6 +192,15 @@ impl<'e> Encoder<'e> {
             Some(LossOn::Completion) => Err(DataError::NoCompletion { at: at.clone(), key }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Labels in the places of the ids must be as many.
+fn same_length(input_ids: &[u32], labels: &[Option<u32>], at: &Source) -> Result<(), DataError> {
+    let (labels, inputs) = (labels.len(), input_ids.len());
+    match labels == inputs {
+        true => Ok(()),
+        false => Err(DataError::LabelLength { at: at.clone(), labels, inputs }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Source;
+use super::{ModelKind, Source};
 
 /// A fault in a data file; every message begins with the file and the line.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +148,32 @@ pub enum DataError {
         /// The key.
         key: &'static str,
     },
+    /// A row that a model of this kind cannot learn from.
+    #[error("{at}: a row with `{key}` is not for {kind}; expected {}", .kind.rows())]
+    WrongKind {
+        /// The line.
+        at: Source,
+        /// The key that the row is known by.
+        key: &'static str,
+        /// The kind of the model.
+        kind: ModelKind,
+    },
+    /// A share of tokens to mask that is none.
+    #[error("--mlm-probability is {found}, expected more than 0 and at most 1")]
+    MaskProbability {
+        /// The share.
+        found: f64,
+    },
+    /// A token that batches are made with, and no row for it.
+    #[error("the {what} has id {id}, but the model has {rows} rows")]
+    NoSuchRow {
+        /// Which token.
+        what: &'static str,
+        /// Its id.
+        id: u32,
+        /// The number of rows.
+        rows: usize,
+    },
     /// A row beyond the model's positions.
     #[error(
         "{at}: {tokens} tokens, but the model has {max_positions} positions; cut rows by --max-length \
@@ -217,7 +243,7 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
 
 fn explain_cut(cut_rows: usize) -> String {
     match cut_rows {
-        0 => " (every label is -100, or every row has one token, which has no next one)".to_owned(),
+        0 => " (every label is -100, or every row has a single token or special ones alone)".to_owned(),
         rows => format!(" ({rows} rows were cut by --max-length before their first label)"),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::encode::Encoder;
 use super::row::Row;
-use super::{DataError, DataOptions};
+use super::{Collator, DataError, DataOptions, RaggedBatch};
 use crate::text::AutoTokenizer;
 use crate::{Error, Result};
 
@@ -30,22 +30,20 @@ impl fmt::Display for Source {
 /// A tokenised row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The tokens.
+    /// The tokens: of an encoder-decoder model the encoder's, of a pair the first sequence's.
     pub input_ids: Vec<u32>,
+    /// The second sequence of a pair; empty for every other row.
+    pub second: Vec<u32>,
     /// What each position is labelled, in the position's own place: for a decoder the shift comes later.
     /// `None` (Python's -100) is not learnt.
+    ///
+    /// An encoder-decoder model's are its decoder's targets, of a length of their own. A masked language model's
+    /// are empty when the tokens to guess are chosen anew in every epoch, and those of a pair always are.
     pub labels: Vec<Option<u32>>,
-    /// Tokens behind the end that `max_length` cut off.
+    /// Tokens that `max_length` cut off.
     pub cut: Vec<u32>,
     /// The row it comes from.
     pub source: Source,
-}
-
-impl Example {
-    /// The number of labels that a decoder learns from: the first position's label has nothing before it.
-    pub fn label_tokens(&self) -> usize {
-        self.labels.iter().skip(1).flatten().count()
-    }
 }
 
 /// All examples in file order.
@@ -53,6 +51,10 @@ impl Example {
 pub struct Dataset {
     /// The examples.
     pub examples: Vec<Example>,
+    /// What is made of them.
+    pub collator: Collator,
+    /// Rows of the model: ids lie below.
+    pub vocab_size: usize,
 }
 
 impl Dataset {
@@ -89,8 +91,9 @@ impl Dataset {
                 return Err(DataError::EmptyFile { path: path.to_owned() }.into());
             }
         }
-        let dataset = Dataset { examples };
-        if dataset.label_tokens() == 0 {
+        let (collator, vocab_size) = (options.collator.clone(), options.vocab_size);
+        let dataset = Dataset { examples, collator, vocab_size };
+        if dataset.rows_without_labels() == dataset.len() {
             let (rows, cut_rows) = (dataset.examples.len(), dataset.cut_rows());
             return Err(DataError::NoLabels { rows, cut_rows }.into());
         }
@@ -107,14 +110,23 @@ impl Dataset {
         self.examples.is_empty()
     }
 
-    /// The number of tokens in all examples.
-    pub fn tokens(&self) -> usize {
-        self.examples.iter().map(|example| example.input_ids.len()).sum()
+    /// The batch of the examples `indices`, as epoch `epoch` has it: for evaluation always the same one, 0.
+    ///
+    /// Panics when an index is not there: it is the caller's to check.
+    pub fn batch(&self, indices: &[usize], epoch: u64) -> RaggedBatch {
+        let examples = indices.iter().map(|&index| (index, &self.examples[index]));
+        self.collator.batch(examples, epoch, self.vocab_size)
     }
 
-    /// The number of labels a decoder learns from in one pass.
+    /// The number of tokens that the model reads in one pass over all examples.
+    pub fn tokens(&self) -> usize {
+        self.examples.iter().map(|example| self.collator.inputs(example).count()).sum()
+    }
+
+    /// The number of labels the model learns from in one pass: in the first, where tokens are masked anew in each.
     pub fn label_tokens(&self) -> usize {
-        self.examples.iter().map(Example::label_tokens).sum()
+        let of = |(index, example)| self.collator.label_tokens(example, index, 0, self.vocab_size);
+        self.examples.iter().enumerate().map(of).sum()
     }
 
     /// How many examples were cut by `max_length`.
@@ -124,7 +136,7 @@ impl Dataset {
 
     /// How many examples leave nothing to learn.
     pub fn rows_without_labels(&self) -> usize {
-        self.examples.iter().filter(|example| example.label_tokens() == 0).count()
+        self.examples.iter().filter(|example| !self.collator.can_learn(example)).count()
     }
 }
 

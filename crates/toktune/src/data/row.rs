@@ -7,17 +7,34 @@ use crate::Result;
 use crate::error::nearest;
 
 /// The kinds of rows, for messages.
-const EXPECTED: &str = "`input_ids` (and `labels`), `text`, `prompt` with `completion`, or `messages`";
+const EXPECTED: &str =
+    "`input_ids` (and `labels`), `text`, `prompt` with `completion`, `messages`, or `anchor` with `positive`";
 /// The keys that tell a row's kind, with the kind's number.
-const KEYS: [(&str, usize); 6] =
-    [("input_ids", 0), ("labels", 0), ("text", 1), ("prompt", 2), ("completion", 2), ("messages", 3)];
+const KEYS: [(&str, usize); 8] = [
+    ("input_ids", 0),
+    ("labels", 0),
+    ("text", 1),
+    ("prompt", 2),
+    ("completion", 2),
+    ("messages", 3),
+    ("anchor", 4),
+    ("positive", 4),
+];
+/// Keys that need another one.
+const NEEDED: [(&str, &str); 5] = [
+    ("labels", "input_ids"),
+    ("prompt", "completion"),
+    ("completion", "prompt"),
+    ("anchor", "positive"),
+    ("positive", "anchor"),
+];
 /// The label of a position that is not learnt, as in torch.
 const IGNORED: i64 = -100;
 
 /// A row as the file has it; nothing is tokenised yet.
 #[derive(Debug, PartialEq)]
 pub(super) enum Row {
-    /// Ids as they stand. `labels` is as long as `input_ids`; `None` in it is not learnt.
+    /// Ids as they stand. `None` in `labels` is not learnt; whether they must be as many as the ids is the model's.
     Ids { input_ids: Vec<u32>, labels: Option<Vec<Option<u32>>> },
     /// A text to learn as a whole.
     Text(String),
@@ -30,6 +47,15 @@ pub(super) enum Row {
         documents: Option<Value>,
         variables: Map<String, Value>,
     },
+    /// Two sequences that belong together.
+    Pair { anchor: Sequence, positive: Sequence },
+}
+
+/// A sequence of a pair.
+#[derive(Debug, PartialEq)]
+pub(super) enum Sequence {
+    Text(String),
+    Ids(Vec<u32>),
 }
 
 impl Row {
@@ -49,7 +75,11 @@ impl Row {
             2 => {
                 Ok(Row::Prompt { prompt: reader.string("prompt")?, completion: reader.string("completion")? })
             }
-            _ => reader.messages(),
+            3 => reader.messages(),
+            _ => Ok(Row::Pair {
+                anchor: reader.sequence("anchor", vocab_size)?,
+                positive: reader.sequence("positive", vocab_size)?,
+            }),
         }
     }
 
@@ -60,6 +90,7 @@ impl Row {
             Row::Text(_) => "text",
             Row::Prompt { .. } => "prompt",
             Row::Messages { .. } => "messages",
+            Row::Pair { .. } => "anchor",
         }
     }
 }
@@ -90,8 +121,7 @@ impl Reader<'_> {
         if let Some(&(second, _)) = known.iter().find(|(_, other)| *other != kind) {
             return Err(DataError::MixedKeys { at: self.at(), first, second, expected: EXPECTED });
         }
-        for (found, missing) in [("labels", "input_ids"), ("prompt", "completion"), ("completion", "prompt")]
-        {
+        for (found, missing) in NEEDED {
             if self.fields.contains_key(found) && !self.fields.contains_key(missing) {
                 return Err(DataError::MissingKey { at: self.at(), found, missing });
             }
@@ -137,27 +167,37 @@ impl Reader<'_> {
         })
     }
 
-    fn ids(&self, vocab_size: usize) -> Result<Row, DataError> {
-        let given = self.integers("input_ids")?;
+    /// A list of ids that is not empty.
+    fn some_ids(&self, key: &'static str, vocab_size: usize) -> Result<Vec<u32>, DataError> {
+        let given = self.integers(key)?;
         if given.is_empty() {
-            return Err(DataError::EmptyRow { at: self.at(), key: "input_ids" });
+            return Err(DataError::EmptyRow { at: self.at(), key });
         }
-        let check = |(index, id): (usize, &i64)| self.id("input_ids", index, *id, vocab_size);
-        let input_ids: Vec<u32> = given.iter().enumerate().map(check).collect::<Result<_, _>>()?;
+        given.iter().enumerate().map(|(index, id)| self.id(key, index, *id, vocab_size)).collect()
+    }
+
+    fn ids(&self, vocab_size: usize) -> Result<Row, DataError> {
+        let input_ids = self.some_ids("input_ids", vocab_size)?;
         if !self.fields.contains_key("labels") {
             return Ok(Row::Ids { input_ids, labels: None });
         }
         let labels = self.integers("labels")?;
-        if labels.len() != input_ids.len() {
-            let (labels, inputs) = (labels.len(), input_ids.len());
-            return Err(DataError::LabelLength { at: self.at(), labels, inputs });
-        }
         let check = |(index, label): (usize, &i64)| match *label {
             IGNORED => Ok(None),
             label => self.id("labels", index, label, vocab_size).map(Some),
         };
         let labels = labels.iter().enumerate().map(check).collect::<Result<_, _>>()?;
         Ok(Row::Ids { input_ids, labels: Some(labels) })
+    }
+
+    /// A text, or a list of ids.
+    fn sequence(&self, key: &'static str, vocab_size: usize) -> Result<Sequence, DataError> {
+        match self.fields.get(key) {
+            Some(Value::String(text)) if text.is_empty() => Err(DataError::EmptyRow { at: self.at(), key }),
+            Some(Value::String(text)) => Ok(Sequence::Text(text.clone())),
+            Some(Value::Array(_)) => self.some_ids(key, vocab_size).map(Sequence::Ids),
+            other => Err(self.wrong(key, other, "a string or a list of ids")),
+        }
     }
 
     fn messages(&self) -> Result<Row, DataError> {

@@ -19,11 +19,13 @@ pub struct Survey {
     pub kinds: BTreeMap<&'static str, usize>,
     /// How many rows bring labels of their own.
     pub labelled: usize,
+    /// How many of these have another number of labels than of ids, as an encoder-decoder model alone takes them.
+    pub labels_apart: usize,
     /// Messages in all conversations.
     pub messages: usize,
 }
 
-/// Counts the rows of a JSONL file by their kind, after the same checks that reading it for training makes.
+/// Counts the rows of a JSONL file by their kind, after the checks that reading it for any model makes.
 ///
 /// # Errors
 /// The first fault of the first faulty line; a file without rows.
@@ -35,7 +37,10 @@ pub fn survey(path: impl AsRef<Path>) -> Result<Survey> {
         survey.rows += 1;
         *survey.kinds.entry(row.key()).or_default() += 1;
         match row {
-            Row::Ids { labels: Some(_), .. } => survey.labelled += 1,
+            Row::Ids { input_ids, labels: Some(labels) } => {
+                survey.labelled += 1;
+                survey.labels_apart += usize::from(labels.len() != input_ids.len());
+            }
             Row::Messages { messages, .. } => survey.messages += messages.len(),
             _ => {}
         }
@@ -58,11 +63,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("rows.jsonl");
         let rows = "{\"input_ids\": [1], \"labels\": [1]}\n{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n\
+                    {\"input_ids\": [1], \"labels\": [1, 2]}\n{\"anchor\": \"a\", \"positive\": [1, 2]}\n\
                     {\"messages\": [{\"role\": \"user\"}, {\"role\": \"assistant\"}]}\n";
         std::fs::write(&path, rows).expect("written");
         let found = survey(&path).expect("sound");
-        assert_eq!((found.rows, found.labelled, found.messages), (4, 1, 2));
-        assert_eq!(found.kinds, BTreeMap::from([("input_ids", 1), ("messages", 1), ("text", 2)]));
+        assert_eq!((found.rows, found.labelled, found.labels_apart, found.messages), (6, 2, 1, 2));
+        let kinds = [("anchor", 1), ("input_ids", 2), ("messages", 1), ("text", 2)];
+        assert_eq!(found.kinds, BTreeMap::from(kinds));
         std::fs::write(&path, "\n{\"text\": 1}\n").expect("written");
         let message = survey(&path).expect_err("no string").to_string();
         assert!(message.contains("rows.jsonl:2") && message.contains("`text` is 1"), "{message}");

@@ -1,10 +1,12 @@
 //! Tests of reading, tokenising, batching and counting on tiny files and a tiny tokenizer.
 
+mod kinds;
+
 use std::path::Path;
 
 use serde_json::json;
 
-use super::{DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
+use super::{Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
 use crate::text::gguf::tests::byte_level;
 use crate::text::{AutoTokenizer, GgufTokenizer};
 
@@ -220,7 +222,12 @@ fn a_token_the_model_has_no_row_for_is_named() {
 
 fn example(input_ids: &[u32], labels: &[Option<u32>], cut: &[u32]) -> Example {
     let source = Source { file: Path::new("x").into(), line: 1 };
-    Example { input_ids: input_ids.to_vec(), labels: labels.to_vec(), cut: cut.to_vec(), source }
+    let (input_ids, labels, cut) = (input_ids.to_vec(), labels.to_vec(), cut.to_vec());
+    Example { input_ids, second: Vec::new(), labels, cut, source }
+}
+
+fn dataset(examples: impl Into<Vec<Example>>, collator: Collator) -> Dataset {
+    Dataset { examples: examples.into(), collator, vocab_size: 1000 }
 }
 
 #[test]
@@ -244,7 +251,7 @@ fn a_causal_batch_shifts_inside_each_sequence() {
 fn the_audit_counts_what_training_sees() {
     let examples =
         [example(&[7, 1, 7], &[Some(7), Some(1), Some(7)], &[8, 8]), example(&[9, 7], &[None, None], &[])];
-    let found = audit(&examples, &[7, 8, 9, 7]);
+    let found = audit(&dataset(examples, Collator::Causal), &[7, 8, 9, 7]);
     let expected = |id, inputs, labels, cut| TokenUse { id, inputs, labels, cut };
     assert_eq!(
         found,

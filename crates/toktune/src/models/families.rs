@@ -1,25 +1,33 @@
 //! The families of models that are supported, one small file each.
 
+mod bart;
+mod bert;
 mod bloom;
 mod cohere;
 mod decoder;
+mod distilbert;
+mod electra;
+mod encoder;
 mod falcon;
+mod gemma;
 mod gemma2;
 mod gemma3;
-mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
+mod modernbert;
 mod olmo2;
 mod opt;
-mod phi3;
 mod phi;
+mod phi3;
 mod qwen;
+mod roberta;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod t5;
 
 use super::config::ModelConfig;
 use super::spec::ModelSpec;
@@ -88,6 +96,18 @@ pub const FAMILIES: &[&Family] = &[
     &starcoder2::STARCODER2,
     &falcon::FALCON,
     &bloom::BLOOM,
+    &bert::BERT,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
+    &electra::ELECTRA,
+    &modernbert::MODERNBERT,
+    &t5::T5,
+    &t5::MT5,
+    &bart::BART,
+    &bart::MBART,
+    &bart::MARIAN,
+    &bart::PEGASUS,
+    &bart::M2M100,
 ];
 
 /// The family of a `model_type`.

@@ -2,6 +2,7 @@
 
 use super::block::Memory;
 use super::model::PretrainedModel;
+use super::pooling::{mean, normalised};
 use super::stack::Stack;
 use super::token_matrix::TrainedRows;
 use super::update::BlockUpdates;
@@ -59,6 +60,18 @@ impl PretrainedModel {
         let cross = tokens.rows().zip(inputs.rows()).map(|(rows, keys)| Span { rows, past: 0..0, keys });
         let cross = (memory, Sequences::new(cross.collect()));
         self.through(self.stack(), tokens, Some(&cross), of_stack)
+    }
+
+    /// A vector for each sequence, `[sequences, d]`: the mean of its last hidden rows, of length 1.
+    ///
+    /// # Errors
+    /// As [`PretrainedModel::hidden`].
+    pub fn sentence_embeddings(&self, tokens: TokenRows<'_>) -> Result<Tensor> {
+        let last = self.stack().end().run(self.hidden(tokens, None, None)?.flatten_all()?.to_vec1()?);
+        let d = last.len() / tokens.ids.len().max(1);
+        let of = |rows: std::ops::Range<usize>| normalised(&mean(&last[rows.start * d..rows.end * d], d)).0;
+        let vectors: Vec<f32> = tokens.rows().flat_map(of).map(|x| x as f32).collect();
+        Ok(Tensor::from_vec(vectors, (tokens.rows().count(), d), self.device())?)
     }
 
     fn through(

@@ -1,9 +1,12 @@
 //! What a model is for.
 
+use std::fmt;
+
 /// What a model computes from a sequence, and so what its rows of data mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ModelKind {
     /// The next token from those before it (`...ForCausalLM`).
+    #[default]
     Causal,
     /// Tokens that are hidden, from all others (`...ForMaskedLM`).
     MaskedLm,
@@ -22,5 +25,16 @@ impl ModelKind {
             Self::Seq2Seq => "AutoModelForSeq2SeqLM",
             Self::SentencePairs => "AutoModel",
         }
+    }
+}
+
+impl fmt::Display for ModelKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            ModelKind::Causal => "a causal language model",
+            ModelKind::MaskedLm => "a masked language model",
+            ModelKind::Seq2Seq => "an encoder-decoder model",
+            ModelKind::SentencePairs => "a model of sentence pairs",
+        })
     }
 }

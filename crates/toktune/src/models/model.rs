@@ -99,10 +99,15 @@ impl PretrainedModel {
             false => None,
         };
         let head_bias = match spec.head.bias && has_head {
-            true => checkpoint.vector(
-                &naming.find(&checkpoint, stored.head_bias),
-                head.as_ref().unwrap_or(&embedding).rows(),
-            )?,
+            true => {
+                let rows = head.as_ref().unwrap_or(&embedding).rows();
+                let name = naming.find(&checkpoint, stored.head_bias);
+                // BART and its kin keep it as a matrix of one row
+                match checkpoint.shape(&name) {
+                    Some([1, _]) => checkpoint.matrix(&name, 1, rows, RowOrder::Plain)?.decode_rows(0..1),
+                    _ => checkpoint.vector(&name, rows)?,
+                }
+            }
             false => Vec::new(),
         };
         let stack = Stack::load(spec.stack.clone(), &checkpoint, &naming, device)?;

@@ -1,5 +1,6 @@
 //! A model described by plain data: what a family file fills in and the generic stack of blocks runs.
 
+use super::decoder_inputs::DecoderInputs;
 use super::kind::ModelKind;
 use super::names::{ModelNames, StackNames};
 use super::relative::RelativeSpec;
@@ -19,6 +20,8 @@ pub struct ModelSpec {
     pub stack: StackSpec,
     /// The encoder of an encoder-decoder; its stack is the decoder.
     pub encoder: Option<StackSpec>,
+    /// What the decoder of an encoder-decoder reads where its targets do not say it.
+    pub decoder_inputs: Option<DecoderInputs>,
     /// Between the stack and the vocabulary.
     pub head: HeadSpec,
     /// The names of its token matrices.
@@ -111,6 +114,16 @@ pub enum Positions {
         /// M2M100's way: positions count the tokens that are not padding, and padding gets nothing.
         padding: Option<u32>,
     },
+}
+
+impl Positions {
+    /// The token that positions do not count.
+    pub fn padding(self) -> Option<u32> {
+        match self {
+            Positions::None => None,
+            Positions::Learned { padding, .. } | Positions::Sinusoidal { padding, .. } => padding,
+        }
+    }
 }
 
 /// The ways in which sinusoidal positions are laid out.
@@ -249,6 +262,8 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Index into [`StackSpec::ropes`]; `None` rotates nothing.
     pub rope: Option<usize>,
+    /// The attention reads the block's input as it is, whatever the names say (ModernBERT's first layer).
+    pub no_attention_norm: bool,
 }
 
 impl EmbeddingSpec {

@@ -41,6 +41,8 @@ pub struct RowsOfBatch {
     pub rotary: Vec<RotaryRows>,
     /// The position of each row in its sequence.
     pub positions: Vec<u32>,
+    /// For each sequence, the tokens of padding among its past rows, where positions do not count them; empty for none.
+    pub uncounted: Vec<usize>,
 }
 
 /// Names in GGUF of the parts that have other names there.
@@ -151,7 +153,7 @@ impl Stack {
             Arc::new(relative.bias(self.spec.attention.heads, longest, &self.relative))
         });
         let sequences = Sequences { spans: Arc::new(spans), bias };
-        RowsOfBatch { sequences, cross: None, rotary, positions }
+        RowsOfBatch { sequences, cross: None, rotary, positions, uncounted: Vec::new() }
     }
 
     /// The embedded rows of `ids`, `[ids, d]`, from the rows of `table`.
@@ -184,13 +186,13 @@ impl Stack {
         match (self.spec.embedding.positions, &self.positions) {
             (Positions::Learned { .. }, Some(matrix)) => {
                 let mut line = vec![0f32; width];
-                for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
+                for (x, &position) in x.chunks_exact_mut(width.max(1)).zip(positions) {
                     matrix.view().decode(position..position + 1, 0..width, &mut line);
                     x.iter_mut().zip(&line).for_each(|(x, p)| *x += p);
                 }
             }
             (Positions::Sinusoidal { kind, .. }, _) => {
-                for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
+                for (x, &position) in x.chunks_exact_mut(width.max(1)).zip(positions) {
                     if position != NO_POSITION {
                         add_sinusoids(kind, position, x);
                     }
@@ -204,8 +206,8 @@ impl Stack {
     fn position_rows(&self, ids: &[u32], rows: &RowsOfBatch) -> Result<Vec<usize>> {
         let counted = |offset: usize, padding: u32, of_padding: usize| {
             let mut found = Vec::with_capacity(ids.len());
-            for span in rows.sequences.spans.iter() {
-                let mut seen = 0;
+            for (i, span) in rows.sequences.spans.iter().enumerate() {
+                let mut seen = span.past.len() - rows.uncounted.get(i).copied().unwrap_or(0);
                 for &id in &ids[span.rows.clone()] {
                     found.push(if id == padding { of_padding } else { offset + seen });
                     seen += usize::from(id != padding);

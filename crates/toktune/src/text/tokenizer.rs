@@ -62,11 +62,21 @@ impl AutoTokenizer {
         Ok(ids)
     }
 
-    /// What the tokenizer puts before a text: the frame is not stated anywhere, so it is read off an example.
-    pub(crate) fn frame_before(&self) -> Result<Vec<u32>> {
-        let (bare, framed) = (self.encode("a", false)?, self.encode("a", true)?);
-        let start = framed.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
-        Ok(framed[..start].to_vec())
+    /// What the tokenizer puts before a text.
+    fn frame_before(&self) -> Result<Vec<u32>> {
+        Ok(self.frame_around()?.0)
+    }
+
+    /// What the tokenizer puts before and behind a text: the frame is not stated anywhere, so it is read off an
+    /// example.
+    pub(crate) fn frame_around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let (bare, mut framed) = (self.encode("a", false)?, self.encode("a", true)?);
+        let Some(start) = framed.windows(bare.len().max(1)).position(|window| window == bare) else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        let behind = framed.split_off(start + bare.len());
+        framed.truncate(start);
+        Ok((framed, behind))
     }
 
     /// The ids of a text, each with the end of its piece as a byte offset into the text.
@@ -114,6 +124,16 @@ impl AutoTokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
         added.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// The ids of all special tokens: the named ones, and those that are left out by `skip_special_tokens`.
+    pub fn special_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let mut ids: Vec<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        ids.extend(self.special.iter().filter_map(|(_, token)| self.token_to_id(token)));
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// Adds ordinary tokens: matched whole in the text before anything else, and shown when decoding.
@@ -245,6 +265,11 @@ impl AutoTokenizer {
         self.special.get("unk_token")
     }
 
+    /// The token that stands for a hidden one in a masked language model.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.special.get("mask_token")
+    }
+
     /// The id of [`bos_token`](Self::bos_token).
     pub fn bos_token_id(&self) -> Option<u32> {
         self.token_to_id(self.bos_token()?)
@@ -263,6 +288,11 @@ impl AutoTokenizer {
     /// The id of [`unk_token`](Self::unk_token).
     pub fn unk_token_id(&self) -> Option<u32> {
         self.token_to_id(self.unk_token()?)
+    }
+
+    /// The id of [`mask_token`](Self::mask_token).
+    pub fn mask_token_id(&self) -> Option<u32> {
+        self.token_to_id(self.mask_token()?)
     }
 
     /// Every id that ends a generated text: `eos_token`, then what generation_config.json or the GGUF file

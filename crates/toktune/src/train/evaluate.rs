@@ -1,7 +1,7 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
 use super::step::{StepOptions, Wanted, run};
-use crate::data::{Dataset, RaggedBatch};
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::models::PretrainedModel;
 use crate::tuners::ActiveRows;
@@ -46,9 +46,11 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let (mut sum, mut labels) = (0f64, 0usize);
     let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
-    for examples in data.examples.chunks(batch_size.max(1)) {
-        let output =
-            run(model, rows, &RaggedBatch::causal(examples), Wanted::Losses, StepOptions::default())?;
+    let indices: Vec<usize> = (0..data.len()).collect();
+    for indices in indices.chunks(batch_size.max(1)) {
+        // always the tokens that the first epoch would mask, so that evaluations can be compared
+        let batch = data.batch(indices, 0);
+        let output = run(model, rows, &batch, Wanted::Losses, StepOptions::default())?;
         for (label, loss) in output.losses {
             sum += loss as f64;
             labels += 1;

@@ -29,6 +29,7 @@ impl StackRun<'_> {
         let mut rows = self.stack.rows_of(part.spans.clone(), Some(&part.lengths));
         let of = |c: &Crossing| if is_depending { c.depending.clone() } else { c.constant.clone() };
         rows.cross = self.crossing.map(of);
+        rows.uncounted.clone_from(&part.uncounted);
         rows
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Rules<'a> {
     pub(super) wanted: Option<&'a [bool]>,
     /// The sequences whose encoder rows depend.
     pub(super) memory: Option<&'a [bool]>,
+    /// The token that positions do not count.
+    pub(super) padding: Option<u32>,
 }
 
 /// Some rows of a batch that are computed together.
@@ -40,13 +42,24 @@ pub(super) struct Part {
     pub(super) sequences: Vec<usize>,
     /// How long these sequences are as a whole.
     pub(super) lengths: Vec<usize>,
+    /// Tokens of padding before the rows of each, where positions do not count them.
+    pub(super) uncounted: Vec<usize>,
     /// The rows that have a label, and the labels.
     pub(super) labelled: Vec<u32>,
     pub(super) targets: Vec<u32>,
 }
 
 impl Part {
-    fn push(&mut self, batch: &RaggedBatch, sequence: usize, rows: Range<usize>, past: Range<usize>) {
+    fn push(
+        &mut self,
+        batch: &RaggedBatch,
+        sequence: usize,
+        rows: Range<usize>,
+        past: Range<usize>,
+        padding: Option<u32>,
+    ) {
+        let before = &batch.ids[batch.starts[sequence]..rows.start];
+        self.uncounted.push(before.iter().filter(|id| Some(**id) == padding).count());
         let start = self.ids.len();
         self.ids.extend_from_slice(&batch.ids[rows.clone()]);
         self.spans.push(Span::new(start..self.ids.len(), past));
@@ -90,7 +103,7 @@ pub(super) struct Plan {
 impl<'a> Rules<'a> {
     /// What decides where nothing but rows of the embedding is trained.
     pub(super) fn new(input: Option<&'a TrainedRows>, causal: bool) -> Self {
-        Self { input, blocks: false, shortcuts: true, causal, wanted: None, memory: None }
+        Self { input, blocks: false, shortcuts: true, causal, wanted: None, memory: None, padding: None }
     }
 
     /// The rows of a sequence that are computed, and the first of them that depends.
@@ -142,7 +155,7 @@ impl Plan {
                 let rows = plan.constant.ids.len()..plan.constant.ids.len() + count;
                 let labels = plan.constant.targets.len();
                 if count > 0 {
-                    plan.constant.push(batch, sequence, start..first, 0..0);
+                    plan.constant.push(batch, sequence, start..first, 0..0, rules.padding);
                     let labelled = labels..plan.constant.targets.len();
                     plan.computed.push(ConstantRows {
                         sequence,
@@ -154,7 +167,8 @@ impl Plan {
                 rows
             };
             if has_depending {
-                plan.depending.push(batch, sequence, first..end, past);
+                let past = if count == 0 { 0..0 } else { past };
+                plan.depending.push(batch, sequence, first..end, past, rules.padding);
             }
         }
         plan
@@ -209,7 +223,7 @@ mod tests {
         assert_eq!((plan.constant.labelled, plan.constant.targets), (vec![1, 2], vec![9, 6]));
         assert_eq!(plan.depending.ids, [9, 3, 9]);
         assert_eq!((plan.depending.labelled, plan.depending.targets), (vec![1, 2], vec![4, 7]));
-        assert_eq!(plan.depending.spans, [Span::new(0..2, 0..2), Span::new(2..3, 3..3)]);
+        assert_eq!(plan.depending.spans, [Span::new(0..2, 0..2), Span::new(2..3, 0..0)]);
         let all = Plan::new(&batch, &Rules { shortcuts: false, ..rules }, |_| false);
         assert!(all.constant.ids.is_empty() && all.depending.ids == batch.ids);
 
@@ -218,6 +232,8 @@ mod tests {
         let plan = Plan::new(&batch, &Rules { memory: Some(&memory), ..rules }, |_| false);
         assert_eq!((plan.depending.ids, plan.depending.sequences), (vec![9, 3, 5, 9], vec![0, 1, 3]));
         assert_eq!(plan.depending.lengths, [5, 2, 2]);
+        let plan = Plan::new(&batch, &Rules { padding: Some(2), ..rules }, |_| false);
+        assert_eq!((plan.constant.uncounted, plan.depending.uncounted), (vec![0, 0], vec![1, 0]));
 
         // where rows see the whole sequence
         let plan = Plan::new(&batch, &Rules { causal: false, ..rules }, |_| false);
@@ -235,7 +251,7 @@ mod tests {
         // the first sequence is known: its past rows come after the one that is computed
         let plan = Plan::new(&batch, &rules, |sequence| sequence == 0);
         assert_eq!((plan.constant.ids, plan.constant.targets), (vec![5], vec![6]));
-        assert_eq!(plan.depending.spans, [Span::new(0..2, 1..3), Span::new(2..3, 1..1)]);
+        assert_eq!(plan.depending.spans, [Span::new(0..2, 1..3), Span::new(2..3, 0..0)]);
         let of =
             |sequence, rows, has_depending| ConstantRows { sequence, rows, labelled: 0..1, has_depending };
         assert_eq!(plan.computed, [of(1, 0..1, false)]);

@@ -198,8 +198,8 @@ impl<'a> Step<'a> {
     }
 
     fn rules<'r>(&self, stack: &Stack, input: Option<&'r TrainedRows>) -> Rules<'r> {
-        let causal = stack.spec().attention.causal;
-        Rules { blocks: self.has_updates, shortcuts: self.shortcuts, ..Rules::new(input, causal) }
+        let (causal, padding) = (stack.spec().attention.causal, stack.spec().embedding.positions.padding());
+        Rules { blocks: self.has_updates, shortcuts: self.shortcuts, padding, ..Rules::new(input, causal) }
     }
 
     /// A decoder or a masked language model.

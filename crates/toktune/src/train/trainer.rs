@@ -9,7 +9,7 @@ use super::memory::{MemoryPlanner, held_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 use super::schedule::Schedule;
 use super::step::{StepOptions, Wanted, run};
-use crate::data::{Dataset, RaggedBatch, Sampler};
+use crate::data::{Dataset, Sampler};
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::random::Random;
@@ -233,8 +233,8 @@ impl<'a> Trainer<'a> {
             sampler.position().offset.div_ceil(self.arguments.per_device_train_batch_size) % per_epoch;
         for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let (batch, indices) = profile::time(profile::Part::Data, 0, || {
-                let indices = sampler.next_batch().indices;
-                (RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i])), indices)
+                let next = sampler.next_batch();
+                (self.train.batch(&next.indices, next.epoch), next.indices)
             });
             let (model, active) = (self.model.base(), self.model.active());
             let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
@@ -318,9 +318,8 @@ impl<'a> Trainer<'a> {
         let batches =
             self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
         let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
-            let indices = sampler.next_batch().indices;
-            let batch = RaggedBatch::causal(indices.iter().map(|&i| &self.train.examples[i]));
-            planner.peak(active, &batch)
+            let next = sampler.next_batch();
+            planner.peak(active, &self.train.batch(&next.indices, next.epoch))
         });
         Ok(peaks.max().unwrap_or(0))
     }

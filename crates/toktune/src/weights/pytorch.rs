@@ -204,8 +204,9 @@ impl<'a> Reader<'_, 'a> {
             }
             _ => return None,
         }
-        let (offset, shape, strides) =
-            (values.number(offset)?, values.numbers(shape)?, values.numbers(strides)?);
+        // one more than is allowed is enough to be refused
+        let numbers = |id| values.numbers(id, MAX_DIMENSIONS + 1);
+        let (offset, shape, strides) = (values.number(offset)?, numbers(shape)?, numbers(strides)?);
         let key = values.text(key)?;
         (shape.len() == strides.len()).then_some(Rebuilt { kind, size, key, offset, shape, strides })
     }

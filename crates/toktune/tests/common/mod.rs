@@ -16,9 +16,20 @@ pub fn fixtures() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut all: Vec<PathBuf> =
         std::fs::read_dir(folder).expect("the fixtures").map(|e| e.expect("an entry").path()).collect();
+    all.retain(|folder| folder.join("expected.json").is_file());
     all.sort();
-    assert!(all.len() >= 5, "fixtures are missing: {all:?}");
+    assert!(all.len() >= 50, "fixtures are missing: {all:?}");
     all
+}
+
+/// The folders of the committed decoders.
+pub fn decoders() -> Vec<PathBuf> {
+    let is_decoder = |folder: &PathBuf| {
+        let expected = std::fs::read_to_string(folder.join("expected.json")).expect("expected.json");
+        let expected: serde_json::Value = serde_json::from_str(&expected).expect("JSON");
+        expected.get("kind").is_none_or(|kind| kind == "causal")
+    };
+    fixtures().into_iter().filter(is_decoder).collect()
 }
 
 /// The training rows of a committed model.

@@ -46,11 +46,12 @@ struct Module {
 }
 
 impl Naming {
-    /// The name of a tensor in `checkpoint`: as it is, without the prefix, or as it was once called.
+    /// The name of a tensor in `checkpoint`: as it is, without the prefix or with it, or as it was once called.
     pub(crate) fn find<'n>(&self, checkpoint: &Checkpoint, name: &'n str) -> Cow<'n, str> {
-        let bare = name.strip_prefix(self.prefix).filter(|_| !self.prefix.is_empty());
-        for candidate in [Some(name), bare].into_iter().flatten() {
-            if checkpoint.contains(candidate) {
+        let bare = name.strip_prefix(self.prefix).map(String::from);
+        let prefixed = Some(format!("{}{name}", self.prefix));
+        for candidate in [Some(name.to_string()), bare, prefixed].into_iter().flatten() {
+            if checkpoint.contains(&candidate) {
                 return candidate.into();
             }
             for (ending, former) in FORMER {
@@ -148,9 +149,14 @@ impl Loader<'_> {
         let reader = BlockReader { loader: self, layer, slots: Cell::new(0) };
         let mut sublayers = Vec::new();
         let attention = reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
-        sublayers.push(reader.sublayer(&own.attention.norms, &stored.attention.norms, Work::Own(attention))?);
+        let norms = |norms: &HalfNorms| HalfNorms {
+            before: norms.before.filter(|_| !of.no_attention_norm),
+            ..*norms
+        };
+        let (own_norms, stored_norms) = (norms(&own.attention.norms), norms(&stored.attention.norms));
+        sublayers.push(reader.sublayer(&own_norms, &stored_norms, Work::Own(attention))?);
         if let (Some(cross), Some(stored)) = (&own.cross, &stored.cross) {
-            let all = LayerSpec { window: None, rope: None };
+            let all = LayerSpec::default();
             let attention = reader.attention(cross, stored, &all, false)?;
             sublayers.push(reader.sublayer(&cross.norms, &stored.norms, Work::Cross(attention))?);
         }

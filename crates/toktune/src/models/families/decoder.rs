@@ -19,7 +19,7 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
     let (hidden_size, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     let head_dim = config.optional_size("head_dim")?.unwrap_or(hidden_size / heads);
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
-    let layer = LayerSpec { window: None, rope: Some(0) };
+    let layer = LayerSpec { rope: Some(0), ..LayerSpec::default() };
     Ok(ModelSpec {
         kind: ModelKind::Causal,
         vocab_size: config.size("vocab_size")?,
@@ -44,6 +44,7 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
             names: stack,
         },
         encoder: None,
+        decoder_inputs: None,
         head: HeadSpec::default(),
         names,
     })
@@ -78,6 +79,7 @@ pub(super) fn plain(
             names: stack,
         },
         encoder: None,
+        decoder_inputs: None,
         head: HeadSpec::default(),
         names,
     }
@@ -109,16 +111,21 @@ pub(super) fn partial_rope(config: &ModelConfig, head_dim: usize, share: f64) ->
 
 /// The activation under `key`, by its name in transformers.
 pub(super) fn activation(config: &ModelConfig, key: &str, default: Activation) -> Result<Activation> {
-    match config.optional_text(key)?.as_deref() {
-        None => Ok(default),
-        Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
-        Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
-        Some("relu") => Ok(Activation::Relu),
-        Some(other) => {
-            let expected = "silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu";
-            Err(config.error(key, format!("expected {expected}, found {other}")))
-        }
+    let Some(name) = config.optional_text(key)? else { return Ok(default) };
+    activation_named(&name).ok_or_else(|| {
+        let expected = "silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu";
+        config.error(key, format!("expected {expected}, found {name}"))
+    })
+}
+
+/// An activation by its name in transformers.
+pub(super) fn activation_named(name: &str) -> Option<Activation> {
+    match name {
+        "silu" | "swish" => Some(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_python_tanh" => Some(Activation::GeluTanh),
+        "gelu" | "gelu_python" => Some(Activation::Gelu),
+        "relu" => Some(Activation::Relu),
+        _ => None,
     }
 }
 
@@ -161,7 +168,11 @@ pub(super) fn layer_types(
     rope: impl Fn(bool) -> Option<usize>,
 ) -> Result<Vec<LayerSpec>> {
     let count = config.size("num_hidden_layers")?.min(MOST_LAYERS);
-    let layer = |slides: bool| LayerSpec { window: window.filter(|_| slides), rope: rope(slides) };
+    let layer = |slides: bool| LayerSpec {
+        window: window.filter(|_| slides),
+        rope: rope(slides),
+        no_attention_norm: false,
+    };
     let Some(types) = config.get("layer_types") else {
         return Ok((0..count).map(|i| layer(slides(i))).collect());
     };

@@ -78,7 +78,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     if config.flag("alibi", false)? {
         of.relative = Some(RelativeSpec::RoundedAlibi { scale: of.attention.scale });
     } else {
-        of.layers.fill(LayerSpec { window: None, rope: Some(0) });
+        of.layers.fill(LayerSpec { rope: Some(0), ..LayerSpec::default() });
         of.ropes = vec![decoder::rope(config, of.attention.head_dim)?];
     }
     Ok(spec)

@@ -63,7 +63,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     of.attention.layout = QkvLayout::Groups;
     of.parallel = config.flag("use_parallel_residual", true)?;
     of.max_positions = config.optional_size("max_position_embeddings")?;
-    of.layers.fill(LayerSpec { window: None, rope: Some(0) });
+    of.layers.fill(LayerSpec { rope: Some(0), ..LayerSpec::default() });
     let head_dim = of.attention.head_dim;
     // `rotary_pct` and `rotary_emb_base` until transformers 5
     let share = config.optional_number("rotary_pct")?.unwrap_or(0.25);

@@ -46,7 +46,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let of = &mut spec.stack;
     of.parallel = true;
     of.max_positions = config.optional_size("max_position_embeddings")?;
-    of.layers.fill(LayerSpec { window: None, rope: Some(0) });
+    of.layers.fill(LayerSpec { rope: Some(0), ..LayerSpec::default() });
     of.ropes = vec![decoder::partial_rope(config, of.attention.head_dim, 0.5)?];
     if config.flag("qk_layernorm", false)? {
         of.names.attention.q_norm = Some("self_attn.q_layernorm");

@@ -27,11 +27,11 @@ fn with(section: &Value, more: Value) -> Value {
     object.into()
 }
 
-fn assert_frequencies(spec: &RopeSpec, length: usize, values: &[f32], scale: f64) {
+fn assert_frequencies(spec: &RopeSpec, length: usize, values: &[f64], scale: f64) {
     let found = spec.frequencies(length);
     assert_eq!(found.values.len(), values.len());
     for (found, expected) in found.values.iter().zip(values) {
-        assert!((found - expected).abs() <= 1e-6 * expected, "{spec:?}: {found}, not {expected}");
+        assert!((*found as f64 - expected).abs() <= 1e-6 * expected, "{spec:?}: {found}, not {expected}");
     }
     assert!((found.scale as f64 - scale).abs() < 1e-6, "{spec:?}: {}, not {scale}", found.scale);
 }

@@ -10,15 +10,13 @@ use super::{LabelLosses, MemoryRows, Step};
 use crate::data::RaggedBatch;
 use crate::error::Result;
 use crate::models::BlockUpdates;
+use crate::models::pooling::{mean, normalised};
 
 /// Stands for a label that is no token: a pair has a loss, and no label.
 pub const NO_TOKEN: u32 = u32::MAX;
 
 /// Factor on the cosines.
 const SCALE: f64 = 20.0;
-
-/// Norms below are taken as this, as torch's `normalize` does.
-const LEAST_NORM: f64 = 1e-12;
 
 impl Step<'_> {
     /// The losses of the pairs of `batch`, whose sequences `2i` and `2i + 1` belong together.
@@ -59,24 +57,13 @@ impl Step<'_> {
     }
 }
 
-fn mean(rows: &[f32], d: usize) -> Vec<f64> {
-    let mut sum = vec![0f64; d];
-    for row in rows.chunks_exact(d.max(1)) {
-        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
-    }
-    let count = (rows.len() / d.max(1)).max(1) as f64;
-    sum.into_iter().map(|x| x / count).collect()
-}
-
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The loss of each pair, and the gradient of their sum with respect to every mean.
 fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let norms: Vec<f64> = means.iter().map(|x| dot(x, x).sqrt().max(LEAST_NORM)).collect();
-    let of = |(x, norm): (&Vec<f64>, &f64)| x.iter().map(|x| x / norm).collect::<Vec<f64>>();
-    let units: Vec<Vec<f64>> = means.iter().zip(&norms).map(of).collect();
+    let (units, norms): (Vec<Vec<f64>>, Vec<f64>) = means.iter().map(|x| normalised(x)).unzip();
     let mut dunits: Vec<Vec<f64>> = means.iter().map(|x| vec![0f64; x.len()]).collect();
     let pairs = means.len() / 2;
     let mut losses = Vec::new();

@@ -77,9 +77,9 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// A tuple of such numbers.
-    pub fn numbers(&self, id: Id) -> Option<Vec<u64>> {
-        self.tuple(id)?.iter().map(|id| self.number(*id)).collect()
+    /// A tuple of such numbers, the first `most` of them: many values may share a tuple of any length.
+    pub fn numbers(&self, id: Id, most: usize) -> Option<Vec<u64>> {
+        self.tuple(id)?.iter().take(most).map(|id| self.number(*id)).collect()
     }
 
     /// The value in words, for a message.

@@ -12,7 +12,7 @@ fn refused(bytes: Vec<u8>) -> String {
 }
 
 fn written(name: &str) -> Pytorch {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/torch");
     Pytorch::open(&folder.join(name)).expect("a file that torch wrote")
 }
 

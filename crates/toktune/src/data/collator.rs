@@ -1,0 +1,94 @@
+//! Examples to batches, for each kind of model.
+
+use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch};
+
+/// What batches are made for, with what that needs beside the examples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Collator {
+    /// A causal language model.
+    #[default]
+    Causal,
+    /// A masked language model.
+    MaskedLm(Masking),
+    /// An encoder-decoder model.
+    Seq2Seq(DecoderInputs),
+    /// A model of sentence pairs.
+    SentencePairs,
+}
+
+impl Collator {
+    /// The kind of model.
+    pub fn kind(&self) -> ModelKind {
+        match self {
+            Collator::Causal => ModelKind::Causal,
+            Collator::MaskedLm(_) => ModelKind::MaskedLm,
+            Collator::Seq2Seq(_) => ModelKind::Seq2Seq,
+            Collator::SentencePairs => ModelKind::SentencePairs,
+        }
+    }
+
+    /// Checks the settings against a model with `rows` rows.
+    pub(super) fn check(&self, rows: usize) -> Result<(), DataError> {
+        match self {
+            Collator::MaskedLm(masking) => masking.check(rows),
+            Collator::Seq2Seq(inputs) => inputs
+                .tokens()
+                .find(|(_, id)| *id as usize >= rows)
+                .map_or(Ok(()), |(what, id)| Err(DataError::NoSuchRow { what, id, rows })),
+            Collator::Causal | Collator::SentencePairs => Ok(()),
+        }
+    }
+
+    /// A batch of examples with their places in the data, as epoch `epoch` has them; the model has `rows` rows.
+    pub(super) fn batch<'e>(
+        &self,
+        examples: impl Iterator<Item = (usize, &'e Example)>,
+        epoch: u64,
+        rows: usize,
+    ) -> RaggedBatch {
+        let plain = |examples| std::iter::Iterator::map(examples, |(_, example)| example);
+        match self {
+            Collator::Causal => RaggedBatch::causal(plain(examples)),
+            Collator::MaskedLm(masking) => RaggedBatch::masked(examples, masking, epoch, rows),
+            Collator::Seq2Seq(inputs) => RaggedBatch::seq2seq(plain(examples), *inputs),
+            Collator::SentencePairs => RaggedBatch::pairs(plain(examples)),
+        }
+    }
+
+    /// Every token that the model reads of an example.
+    pub fn inputs<'e>(&self, example: &'e Example) -> Box<dyn Iterator<Item = u32> + 'e> {
+        let read = example.input_ids.iter().chain(&example.second).copied();
+        match self {
+            Collator::Seq2Seq(inputs) => Box::new(read.chain(inputs.of(&example.labels))),
+            _ => Box::new(read),
+        }
+    }
+
+    /// Every token of an example that can be a target: of one that is masked anew in every epoch, each that can be
+    /// chosen.
+    pub fn targets<'e>(&'e self, example: &'e Example) -> Box<dyn Iterator<Item = u32> + 'e> {
+        match self {
+            // the first position's label has nothing before it
+            Collator::Causal => Box::new(example.labels.iter().skip(1).flatten().copied()),
+            Collator::MaskedLm(masking) if example.labels.is_empty() => {
+                Box::new(example.input_ids.iter().copied().filter(|id| masking.may_choose(*id)))
+            }
+            _ => Box::new(example.labels.iter().flatten().copied()),
+        }
+    }
+
+    /// Whether anything can be learnt from an example.
+    pub(super) fn can_learn(&self, example: &Example) -> bool {
+        self.kind() == ModelKind::SentencePairs || self.targets(example).next().is_some()
+    }
+
+    /// The targets of example `index` in epoch `epoch`.
+    pub(super) fn label_tokens(&self, example: &Example, index: usize, epoch: u64, rows: usize) -> usize {
+        match self {
+            Collator::MaskedLm(masking) if example.labels.is_empty() => {
+                masking.masked(example, index, epoch, rows).targets.iter().flatten().count()
+            }
+            _ => self.targets(example).count(),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rows for models with an encoder: texts in the tokenizer's own frame.
+//!
+//! - a masked language model: `text`, or `input_ids`; without `labels` the tokens to guess are chosen later.
+//! - an encoder-decoder model: `prompt` for the encoder, `completion` and `eos` for the decoder; or `input_ids` and
+//!   `labels` of a length of their own.
+//! - sentence pairs: `anchor` and `positive`, texts or lists of ids.
+//!
+//! What the tokenizer puts behind a text stays when `max_length` cuts the text, as transformers truncates.
+
+use super::{Encoder, end, learn, same_length};
+use crate::Result;
+use crate::data::row::{Row, Sequence};
+use crate::data::{DataError, Example, Source};
+
+impl Encoder<'_> {
+    /// A row for a masked language model.
+    pub(super) fn masked(&self, row: Row, at: Source) -> Result<Example> {
+        let key = row.key();
+        self.refuse_completion(key, &at)?;
+        let (mut input_ids, mut labels, behind) = match row {
+            Row::Ids { input_ids, labels } => {
+                if let Some(labels) = &labels {
+                    same_length(&input_ids, labels, &at)?;
+                }
+                (input_ids, labels.unwrap_or_default(), 0)
+            }
+            Row::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
+            _ => return Err(self.wrong_kind(key, &at).into()),
+        };
+        let cut = self.cut(&mut input_ids, behind);
+        labels.truncate(input_ids.len());
+        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+    }
+
+    /// A row for an encoder-decoder model.
+    pub(super) fn seq2seq(&self, row: Row, at: Source) -> Result<Example> {
+        let key = row.key();
+        let (mut input_ids, mut labels, behind) = match row {
+            Row::Ids { input_ids, labels: Some(labels) } if !labels.is_empty() => (input_ids, labels, 0),
+            Row::Ids { labels: Some(_), .. } => return Err(DataError::EmptyRow { at, key: "labels" }.into()),
+            Row::Ids { labels: None, .. } => {
+                return Err(DataError::MissingKey { at, found: key, missing: "labels" }.into());
+            }
+            Row::Prompt { prompt, completion } => {
+                let tokenizer = self.tokenizer(key, &at)?;
+                let mut target = tokenizer.encode(&completion, true)?;
+                end(&mut target, tokenizer);
+                (self.framed(&prompt, key, &at)?, learn(&target), self.behind)
+            }
+            _ => return Err(self.wrong_kind(key, &at).into()),
+        };
+        let mut cut = self.cut(&mut input_ids, behind);
+        if let Some(most) = self.options.max_length.filter(|most| labels.len() > *most) {
+            // a target that is cut does not end there: its `eos` goes
+            cut.extend(labels.split_off(most).into_iter().flatten());
+        }
+        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+    }
+
+    /// A pair.
+    pub(super) fn pair(&self, row: Row, at: Source) -> Result<Example> {
+        let key = row.key();
+        let Row::Pair { anchor, positive } = row else { return Err(self.wrong_kind(key, &at).into()) };
+        let (mut cut, mut sequences) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for ((key, sequence), ids) in
+            [("anchor", anchor), ("positive", positive)].into_iter().zip(&mut sequences)
+        {
+            let behind = match sequence {
+                Sequence::Ids(given) => {
+                    *ids = given;
+                    0
+                }
+                Sequence::Text(text) => {
+                    *ids = self.framed(&text, key, &at)?;
+                    self.behind
+                }
+            };
+            cut.extend(self.cut(ids, behind));
+        }
+        let [input_ids, second] = sequences;
+        Ok(Example { input_ids, second, labels: Vec::new(), cut, source: at })
+    }
+
+    /// A text in the tokenizer's own frame.
+    fn framed(&self, text: &str, key: &'static str, at: &Source) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer(key, at)?;
+        if text.is_empty() {
+            return Err(DataError::EmptyRow { at: at.clone(), key }.into());
+        }
+        tokenizer.encode(text, true)
+    }
+}

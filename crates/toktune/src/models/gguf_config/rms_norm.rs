@@ -1,0 +1,127 @@
+//! Decoders with root mean square norms: Llama and its kin, Qwen, OLMo 2, Phi 3.
+
+use super::{Source, object};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+
+/// Llama, and Mistral, which has no architecture of its own.
+pub(super) fn llama(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("llama", "LlamaForCausalLM")?;
+    config.extend(object(json!({"hidden_act": "silu", "rope_parameters": source.llama_rope()?})));
+    Ok(config)
+}
+
+/// Granite: Llama with four factors.
+pub(super) fn granite(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("granite", "GraniteForCausalLM")?;
+    // the converter leaves a factor out when the configuration has none: transformers' default is 1
+    for (key, stored) in [
+        ("attention_multiplier", "attention.scale"),
+        ("embedding_multiplier", "embedding_scale"),
+        ("residual_multiplier", "residual_scale"),
+        ("logits_scaling", "logit_scale"),
+    ] {
+        config.insert(key.into(), source.get::<f64>(stored)?.unwrap_or(1.0).into());
+    }
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "mlp_bias": source.has("blk.0.ffn_up.bias"),
+        "rope_parameters": source.llama_rope()?,
+    })));
+    Ok(config)
+}
+
+/// SmolLM 3: Llama with a layer without rotation after every three with it, which llama.cpp fixes.
+pub(super) fn smollm3(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("smollm3", "SmolLM3ForCausalLM")?;
+    // transformers writes 1 for a layer that is rotated
+    let rotated: Vec<u8> = (1..=source.layers()?.min(1 << 16)).map(|i| u8::from(i % 4 != 0)).collect();
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "no_rope_layers": rotated,
+        "no_rope_layer_interval": 4,
+        "rope_parameters": source.llama_rope()?,
+    })));
+    Ok(config)
+}
+
+/// Qwen 2 and 2.5. Biases of query, key and value need no key in transformers either. A window
+/// (`use_sliding_window`), which no released model turns on, is not in the file.
+pub(super) fn qwen2(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("qwen2", "Qwen2ForCausalLM")?;
+    config.extend(object(json!({"hidden_act": "silu", "rope_parameters": source.rope(10_000.0)?})));
+    Ok(config)
+}
+
+/// Qwen 3: norms on the heads of queries and keys, a width of heads of its own.
+pub(super) fn qwen3(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("qwen3", "Qwen3ForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "rope_parameters": source.rope(10_000.0)?,
+    })));
+    Ok(config)
+}
+
+/// OLMo 2: norms behind attention (`post_attention_norm`) and MLP (`post_ffw_norm`), none before; those of queries
+/// and keys are over their whole width.
+///
+/// OLMo 3 has the same architecture and a window, and its scaling is that of the layers without one: it is refused.
+pub(super) fn olmo2(source: &Source<'_>) -> Result<Map<String, Value>> {
+    if source.get::<u64>("attention.sliding_window")?.is_some() {
+        let problem = "OLMo 3, which has a window, is not supported; OLMo 2 is";
+        return Err(source.error("attention.sliding_window", problem));
+    }
+    let mut config = source.rms_norm("olmo2", "Olmo2ForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "rope_parameters": source.rope(10_000.0)?,
+    })));
+    Ok(config)
+}
+
+/// Phi 3, 3.5 and 4. Query, key and value lie in one tensor `attn_qkv`, gate and up projection in one `ffn_up`, as
+/// in transformers' own `qkv_proj` and `gate_up_proj`.
+///
+/// A window of 0 is none. Files of before August 2024 do not have the key, and no window then: that of
+/// Phi-3-mini-4k, 2047, is lost.
+pub(super) fn phi3(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("phi3", "Phi3ForCausalLM")?;
+    let head_dim = source.head_dim()?;
+    let rotated = source.get::<u64>("rope.dimension_count")?.unwrap_or(head_dim);
+    let context: Option<u64> = source.get("context_length")?;
+    let original = source.get::<u64>("rope.scaling.original_context_length")?.or(context);
+    let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
+    let mut rope = match source.checkpoint.shape(long) {
+        // the two sets of divisors are tensors; the type may be `longrope` or nothing at all
+        Some(shape) => {
+            let pairs = shape.iter().product();
+            let mut rope = object(json!({
+                "rope_type": "longrope",
+                "rope_theta": source.get::<f64>("rope.freq_base")?.unwrap_or(10_000.0),
+                "long_factor": source.checkpoint.vector(long, pairs)?,
+                "short_factor": source.checkpoint.vector(short, pairs)?,
+                "original_max_position_embeddings": original,
+            }));
+            if let Some(factor) = source.get::<f64>("rope.scaling.attn_factor")? {
+                rope.insert("attention_factor".into(), factor.into());
+            }
+            rope
+        }
+        None => object(source.rope(10_000.0)?),
+    };
+    if rotated != head_dim {
+        rope.insert("partial_rotary_factor".into(), (rotated as f64 / head_dim.max(1) as f64).into());
+    }
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "original_max_position_embeddings": original,
+        "sliding_window": source.get::<u64>("attention.sliding_window")?.filter(|window| *window > 0),
+        "rope_parameters": rope,
+    })));
+    Ok(config)
+}
