@@ -4,8 +4,8 @@ use crate::args::{DataArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
-use toktune::data::{Collator, DataError, DataOptions, Dataset};
-use toktune::models::{AutoModelForCausalLM, PretrainedModel};
+use toktune::data::{Collator, DataError, DataOptions, Dataset, Masking, ModelKind};
+use toktune::models::{AutoModel, PretrainedModel};
 use toktune::text::{AutoTokenizer, TextError};
 use toktune::tuners::{ActiveRows, PeftModel};
 use toktune::{Device, Error};
@@ -55,7 +55,7 @@ pub fn base_name(model: &str) -> String {
 
 /// Opens the model that `--model` names, and its tokenizer.
 pub fn model(name: &str, device: &Device) -> Outcome<(PretrainedModel, Tokenizer)> {
-    let model = AutoModelForCausalLM::from_pretrained(locate(name)?, device)?;
+    let model = AutoModel::from_pretrained(locate(name)?, device)?;
     let tokenizer = model.tokenizer().map_err(|e| e.to_string());
     Ok((model, tokenizer))
 }
@@ -149,9 +149,17 @@ impl Loaded {
     }
 }
 
-/// What makes the batches of `model`.
-pub fn collator(_model: &PretrainedModel) -> Collator {
-    Collator::Causal
+/// What makes the batches of `model`; `seed` is that of the masks of a masked language model.
+pub fn collator(model: &PretrainedModel, tokenizer: &Tokenizer, seed: u64) -> Collator {
+    match (model.kind(), model.spec().decoder_inputs) {
+        (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
+        (ModelKind::SentencePairs, _) => Collator::SentencePairs,
+        (ModelKind::MaskedLm, _) => Collator::MaskedLm(match tokenizer {
+            Ok(tokenizer) => Masking::of(tokenizer, seed),
+            Err(_) => Masking::none(),
+        }),
+        _ => Collator::Causal,
+    }
 }
 
 /// Reads data for `model`, to be made into batches by `collator`.
@@ -174,7 +182,11 @@ pub fn data(
 
 /// Reads data to look at, longer rows than the model can take among them.
 pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &PretrainedModel) -> Outcome<Dataset> {
-    read(files, tokenizer, &DataOptions { collator: collator(model), ..DataOptions::new(model.vocabulary()) })
+    read(
+        files,
+        tokenizer,
+        &DataOptions { collator: collator(model, tokenizer, 0), ..DataOptions::new(model.vocabulary()) },
+    )
 }
 
 fn read(files: &[PathBuf], tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {

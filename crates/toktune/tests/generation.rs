@@ -81,10 +81,12 @@ fn trained_rows_change_the_text() {
     let config = GenerationConfig { max_new_tokens: 30, ..GenerationConfig::default() };
     let changed = decoders().into_iter().filter(|folder| {
         let model = with_adapter(folder);
+        let mut prompt = PROMPT;
+        prompt[3] = model.token_indices()[0];
         let plain = text(model.base(), ActiveRows::default(), &config);
         assert_eq!(plain, text(&base(folder), ActiveRows::default(), &config));
-        let mut with_rows = tokens(model.base(), model.active(), &config, &PROMPT);
-        let mut without = tokens(model.base(), ActiveRows::default(), &config, &PROMPT);
+        let mut with_rows = tokens(model.base(), model.active(), &config, &prompt);
+        let mut without = tokens(model.base(), ActiveRows::default(), &config, &prompt);
         for stream in [&mut with_rows, &mut without] {
             stream.next().expect("a first token").expect("a token");
         }

@@ -8,7 +8,6 @@ use candle_core::Device;
 use common::{fixtures, rows_file};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::{Collator, DataOptions, Dataset, Masking, ModelKind, RaggedBatch};
@@ -91,14 +90,7 @@ fn collator(model: &PretrainedModel) -> Collator {
         ModelKind::Causal => Collator::Causal,
         ModelKind::SentencePairs => Collator::SentencePairs,
         ModelKind::Seq2Seq => Collator::Seq2Seq(model.spec().decoder_inputs.expect("a decoder's inputs")),
-        ModelKind::MaskedLm => Collator::MaskedLm(Masking {
-            mask_token: 0,
-            probability: 0.15,
-            special: HashSet::new(),
-            always: HashSet::new(),
-            vocab_size: model.vocabulary(),
-            seed: 0,
-        }),
+        ModelKind::MaskedLm => Collator::MaskedLm(Masking::none()),
     }
 }
 

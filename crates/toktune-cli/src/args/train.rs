@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn masks_are_for_masked_models() {
         let masking = Masking {
-            mask_token: 4,
+            mask_token: Some(4),
             probability: Masking::PROBABILITY,
             special: [4].into(),
             always: Default::default(),

@@ -31,7 +31,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
         return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
     }
-    let collator = load::collator(model.base());
+    let collator = load::collator(model.base(), &tokenizer, 0);
     let data = load::data(&args.data, &tokenizer, &args.options, model.base(), &collator)?;
     let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);
     let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };

@@ -34,7 +34,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     arguments.check_output()?;
     let mut machine = Machine::new(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
-    let mut collator = load::collator(&base);
+    let mut collator = load::collator(&base, &tokenizer, args.steps.seed);
     machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
@@ -174,8 +174,7 @@ fn beside_lora(
             let names = base.module_names();
             let found = target.matching(&names)?;
             if found.is_empty() {
-                let matrices =
-                    [base.embedding_name(), base.head_name()].map(String::from).to_vec();
+                let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
                 return Err(Error::NoTarget { target: target.to_string(), matrices }.into());
             }
             let map = found.into_iter().map(|name| (name.to_string(), ids.to_vec())).collect();

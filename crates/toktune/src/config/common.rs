@@ -10,6 +10,9 @@ use std::path::Path;
 /// The name of the configuration's file in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 
+/// PEFT's `task_type` for causal language models, which a fresh configuration has.
+pub(crate) const CAUSAL_LM: &str = "CAUSAL_LM";
+
 /// The fields that PEFT gives every method.
 ///
 /// Fields of `adapter_config.json` that are not known here are kept and written back.
@@ -38,7 +41,7 @@ pub struct CommonConfig {
 impl CommonConfig {
     /// For a causal language model, as PEFT's `task_type="CAUSAL_LM"`.
     pub(super) fn causal_lm() -> Self {
-        Self { task_type: Some("CAUSAL_LM".into()), ..Self::default() }
+        Self { task_type: Some(CAUSAL_LM.into()), ..Self::default() }
     }
 }
 

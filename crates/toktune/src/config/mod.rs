@@ -7,6 +7,7 @@ mod lora;
 mod target_modules;
 mod trainable_tokens;
 
+pub(crate) use common::CAUSAL_LM;
 pub use common::{CONFIG_FILE, CommonConfig, PeftConfig, check_tokens};
 pub use lora::{LoraConfig, TrainableTokenIndices};
 pub use target_modules::TargetModules;

@@ -164,6 +164,16 @@ pub enum DataError {
         /// The share.
         found: f64,
     },
+    /// A row without labels for a masked language model, and nothing to hide its tokens with.
+    #[error(
+        "{at}: a row with `{key}` and no labels is learnt by hiding some of its tokens, but the tokenizer has no mask token"
+    )]
+    NoMaskToken {
+        /// Where.
+        at: Source,
+        /// The row's key.
+        key: &'static str,
+    },
     /// A token that batches are made with, and no row for it.
     #[error("the {what} has id {id}, but the model has {rows} rows")]
     NoSuchRow {

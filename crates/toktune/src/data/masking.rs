@@ -16,8 +16,8 @@ const REPLACED: f64 = 0.1;
 /// How tokens are chosen and hidden.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Masking {
-    /// What stands in the place of a hidden token.
-    pub mask_token: u32,
+    /// What stands in the place of a hidden token; without one, rows must bring their own labels.
+    pub mask_token: Option<u32>,
     /// The probability that a token is chosen.
     pub probability: f64,
     /// Tokens that are never chosen: those that frame a text.
@@ -42,16 +42,28 @@ impl Masking {
     /// The probability that transformers, and BERT before it, take.
     pub const PROBABILITY: f64 = 0.15;
 
-    /// The masking of a tokenizer; `None` when it has no mask token.
-    pub fn of(tokenizer: &AutoTokenizer, seed: u64) -> Option<Self> {
-        Some(Self {
-            mask_token: tokenizer.mask_token_id()?,
+    /// For rows that bring their own labels.
+    pub fn none() -> Self {
+        Self {
+            mask_token: None,
+            probability: Self::PROBABILITY,
+            special: HashSet::new(),
+            always: HashSet::new(),
+            vocab_size: 0,
+            seed: 0,
+        }
+    }
+
+    /// The masking of a tokenizer.
+    pub fn of(tokenizer: &AutoTokenizer, seed: u64) -> Self {
+        Self {
+            mask_token: tokenizer.mask_token_id(),
             probability: Self::PROBABILITY,
             special: tokenizer.special_ids().into_iter().collect(),
             always: HashSet::new(),
             vocab_size: tokenizer.vocab_size(),
             seed,
-        })
+        }
     }
 
     /// Checks the settings against a model with `rows` rows.
@@ -59,8 +71,8 @@ impl Masking {
         if !(self.probability > 0.0 && self.probability <= 1.0) {
             return Err(DataError::MaskProbability { found: self.probability });
         }
-        if self.mask_token as usize >= rows {
-            return Err(DataError::NoSuchRow { what: "mask token", id: self.mask_token, rows });
+        if let Some(id) = self.mask_token.filter(|id| *id as usize >= rows) {
+            return Err(DataError::NoSuchRow { what: "mask token", id, rows });
         }
         // a tokenizer may know more tokens than the model; those are then not drawn
         Ok(())
@@ -84,7 +96,7 @@ impl Masking {
             }
             *target = Some(*id);
             match random.uniform() {
-                share if share < MASKED => *id = self.mask_token,
+                share if share < MASKED => *id = self.mask_token.unwrap_or(*id),
                 share if share < MASKED + REPLACED => {
                     *id = random.below(self.vocab_size.min(rows).max(1) as u64) as u32;
                 }
@@ -111,7 +123,7 @@ mod tests {
 
     fn masking() -> Masking {
         Masking {
-            mask_token: 3,
+            mask_token: Some(3),
             probability: Masking::PROBABILITY,
             special: [1, 2, 3].into(),
             always: HashSet::new(),

@@ -4,8 +4,8 @@ use super::cache::KeyValueCache;
 use super::config::GenerationConfig;
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
-use crate::models::{BlockUpdates, PretrainedModel};
-use crate::ops::Span;
+use crate::models::{BlockUpdates, DecoderStart, Memory, ModelKind, PretrainedModel, TokenRows, wrong_kind};
+use crate::ops::{Sequences, Span};
 use crate::tuners::ActiveRows;
 
 /// A model that continues prompts.
@@ -36,6 +36,8 @@ pub struct Tokens<'a> {
     model: &'a PretrainedModel,
     rows: ActiveRows<'a>,
     updates: Option<Vec<BlockUpdates>>,
+    /// The encoder's rows of the prompt, with an encoder-decoder.
+    memory: Option<Memory>,
     config: GenerationConfig,
     sampler: Sampler,
     cache: KeyValueCache,
@@ -57,11 +59,13 @@ impl<'a> Generator<'a> {
         Ok(Self { model, rows, config })
     }
 
-    /// Continues `prompt`, which the tokenizer has given its beginning-of-text token if it wants one. Nothing
-    /// is computed before the first token is asked for.
+    /// Continues `prompt`, which the tokenizer has given its beginning-of-text token if it wants one; an encoder-decoder
+    /// reads the prompt with its encoder and begins a text of its own. Of a decoder nothing is computed before the first
+    /// token is asked for.
     ///
     /// # Errors
-    /// The prompt is empty, holds an id that has no row, or has more tokens than the model has positions.
+    /// The model is no model of text that goes on; the prompt is empty, holds an id that has no row, or has more tokens than
+    /// the model has positions.
     pub fn generate(&self, prompt: &[u32]) -> Result<Tokens<'a>> {
         let (model, rows) = (self.model, self.model.vocabulary());
         if prompt.is_empty() {
@@ -73,14 +77,28 @@ impl<'a> Generator<'a> {
         if let Some(limit) = model.stack().spec().max_positions.filter(|&limit| prompt.len() > limit) {
             return Err(Error::PromptTooLong { found: prompt.len(), limit });
         }
+        let updates = self.rows.updates(model)?;
+        let (memory, first) = match (model.kind(), model.spec().decoder_inputs) {
+            (ModelKind::Causal, _) => (None, prompt.to_vec()),
+            (ModelKind::Seq2Seq, Some(inputs)) => {
+                let trained = self.rows.encoder_rows();
+                let tokens = TokenRows { ids: prompt, starts: &[0, prompt.len()], trained };
+                let DecoderStart::Token(start) = inputs.start else {
+                    return Err(Error::NoDecoderStart { path: model.path().to_path_buf() });
+                };
+                (Some(model.encode(tokens, updates.as_deref())?), vec![start])
+            }
+            _ => return Err(wrong_kind(model, ModelKind::Causal)),
+        };
         Ok(Tokens {
             model,
-            updates: self.rows.updates(model)?,
+            updates,
+            memory,
             rows: self.rows,
             sampler: Sampler::new(&self.config, prompt)?,
             config: self.config.clone(),
             cache: KeyValueCache::new(model.blocks().len()),
-            pending: prompt.to_vec(),
+            pending: first,
             logits: Vec::new(),
             generated: 0,
             finished: None,
@@ -103,11 +121,17 @@ impl Tokens<'_> {
     /// Runs the pending tokens; the logits of the last of them.
     fn advance(&mut self) -> Result<Vec<f32>> {
         let (model, new) = (self.model, self.pending.len());
-        let rows = model.rows_of(vec![Span::new(0..new, 0..self.cache.len())]);
+        let mut rows = model.rows_of(vec![Span::new(0..new, 0..self.cache.len())]);
+        rows.cross = self.memory.as_ref().map(|memory| {
+            let keys = 0..memory.depending.dims().first().copied().unwrap_or(0);
+            Sequences::new(vec![Span { rows: 0..new, past: 0..0, keys }])
+        });
+        let updates = model.stack_updates(self.updates.as_deref());
         let mut x = model.embed(&self.pending, &rows, self.rows.input_rows())?;
         for (layer, block) in model.blocks().iter().enumerate() {
-            let updates = self.updates.as_ref().map(|blocks| &blocks[layer]);
-            let (next, key_values) = block.forward_with(&x, &rows, self.cache.layer(layer), None, updates)?;
+            let (past, memory) = (self.cache.layer(layer), self.memory.as_ref());
+            let updates = updates.map(|blocks| &blocks[layer]);
+            let (next, key_values) = block.forward_with(&x, &rows, past, memory, updates)?;
             self.cache.append(layer, &key_values)?;
             x = next;
         }

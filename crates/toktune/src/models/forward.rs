@@ -38,28 +38,39 @@ impl PretrainedModel {
         encoder: Option<TokenRows<'_>>,
         updates: Option<&[BlockUpdates]>,
     ) -> Result<Tensor> {
-        let Some(stack) = self.encoder() else {
-            return match encoder {
-                None => self.through(self.stack(), tokens, None, updates),
-                Some(_) => Err(Error::WrongBatch { expected: self.kind().auto_class() }),
-            };
-        };
-        let inputs = encoder.ok_or(Error::WrongBatch { expected: self.kind().auto_class() })?;
-        let (of_encoder, of_stack) = match updates {
-            Some(updates) => {
-                let (encoder, stack) = updates.split_at(stack.blocks().len());
-                (Some(encoder), Some(stack))
+        let expected = self.kind().auto_class();
+        let cross = match (self.encoder(), encoder) {
+            (None, None) => None,
+            (Some(_), Some(inputs)) => {
+                let spans =
+                    tokens.rows().zip(inputs.rows()).map(|(rows, keys)| Span { rows, past: 0..0, keys });
+                Some((self.encode(inputs, updates)?, Sequences::new(spans.collect())))
             }
-            None => (None, None),
+            _ => return Err(Error::WrongBatch { expected }),
         };
-        let last = self.through(stack, inputs, None, of_encoder)?;
-        let d = stack.spec().hidden_size;
-        let rows = stack.end().run(last.flatten_all()?.to_vec1()?);
+        self.through(self.stack(), tokens, cross.as_ref(), self.stack_updates(updates))
+    }
+
+    /// What the decoder of an encoder-decoder attends to for the encoder's tokens.
+    ///
+    /// # Errors
+    /// An id is past the vocabulary, or there is no encoder.
+    pub fn encode(&self, inputs: TokenRows<'_>, updates: Option<&[BlockUpdates]>) -> Result<Memory> {
+        let encoder = self.encoder().ok_or(Error::WrongBatch { expected: self.kind().auto_class() })?;
+        let updates = updates.map(|updates| &updates[..encoder.blocks().len()]);
+        let last = self.through(encoder, inputs, None, updates)?;
+        let d = encoder.spec().hidden_size;
+        let rows = encoder.end().run(last.flatten_all()?.to_vec1()?);
         let depending = Tensor::from_vec(rows, (inputs.ids.len(), d), self.device())?;
-        let memory = Memory { constant: Tensor::zeros((0, d), depending.dtype(), self.device())?, depending };
-        let cross = tokens.rows().zip(inputs.rows()).map(|(rows, keys)| Span { rows, past: 0..0, keys });
-        let cross = (memory, Sequences::new(cross.collect()));
-        self.through(self.stack(), tokens, Some(&cross), of_stack)
+        Ok(Memory { constant: Tensor::zeros((0, d), depending.dtype(), self.device())?, depending })
+    }
+
+    /// Those of the updates of all blocks that are for the stack.
+    pub(crate) fn stack_updates<'u>(
+        &self,
+        updates: Option<&'u [BlockUpdates]>,
+    ) -> Option<&'u [BlockUpdates]> {
+        updates.map(|updates| &updates[self.encoder().map_or(0, |encoder| encoder.blocks().len())..])
     }
 
     /// A vector for each sequence, `[sequences, d]`: the mean of its last hidden rows, of length 1.

@@ -92,7 +92,8 @@ impl PretrainedModel {
         if spec.tied && !is_gguf {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
             let tensor = find_first(&checkpoint, &naming, &head_names);
-            spec.tied = !checkpoint.contains(&tensor) || same_rows(&checkpoint, embedding.frozen().name(), &tensor);
+            spec.tied =
+                !checkpoint.contains(&tensor) || same_rows(&checkpoint, embedding.frozen().name(), &tensor);
         }
         let head = match has_head && !spec.tied {
             true => Some(token_matrix(&head_names, spec.names.head)?),
@@ -130,12 +131,7 @@ impl PretrainedModel {
         })
     }
 
-    fn to_head(
-        spec: &ModelSpec,
-        checkpoint: &Checkpoint,
-        naming: &Naming,
-        device: &Device,
-    ) -> Result<Chain> {
+    fn to_head(spec: &ModelSpec, checkpoint: &Checkpoint, naming: &Naming, device: &Device) -> Result<Chain> {
         let mut chain = Chain::default();
         if let Some(activation) = spec.head.transform {
             let loader = super::block::Loader { checkpoint, naming, spec: &spec.stack, device };
@@ -462,7 +458,7 @@ fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
 }
 
 /// What a caller asked for another kind of model than there is.
-pub(super) fn wrong_kind(model: &PretrainedModel, wanted: ModelKind) -> Error {
+pub(crate) fn wrong_kind(model: &PretrainedModel, wanted: ModelKind) -> Error {
     Error::WrongModelKind {
         path: model.path.clone(),
         found: model.kind().auto_class(),

@@ -34,7 +34,8 @@ impl RelativeSpec {
             }
             RelativeSpec::RoundedAlibi { scale } => {
                 let slopes: Vec<bf16> = alibi_slopes(heads).into_iter().map(bf16::from_f32).collect();
-                let product = |head: usize, key: usize| slopes[head].to_f32() * bf16::from_f32(key as f32).to_f32();
+                let product =
+                    |head: usize, key: usize| slopes[head].to_f32() * bf16::from_f32(key as f32).to_f32();
                 ScoreBias::by_key(heads, length, |head, key| {
                     bf16::from_f32(product(head, key)).to_f32() * scale
                 })

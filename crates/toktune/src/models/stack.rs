@@ -149,9 +149,10 @@ impl Stack {
             longest = longest.max(end);
             positions.extend(own);
         }
-        let bias = self.spec.relative.map(|relative| {
-            Arc::new(relative.bias(self.spec.attention.heads, longest, &self.relative))
-        });
+        let bias = self
+            .spec
+            .relative
+            .map(|relative| Arc::new(relative.bias(self.spec.attention.heads, longest, &self.relative)));
         let sequences = Sequences { spans: Arc::new(spans), bias };
         RowsOfBatch { sequences, cross: None, rotary, positions, uncounted: Vec::new() }
     }
@@ -229,7 +230,9 @@ impl Stack {
         };
         let learnt = self.positions.as_ref().map_or(usize::MAX, FrozenMatrix::rows);
         match found.iter().max() {
-            Some(&position) if position >= learnt => Err(Error::PositionOutOfRange { position, rows: learnt }),
+            Some(&position) if position >= learnt => {
+                Err(Error::PositionOutOfRange { position, rows: learnt })
+            }
             _ => Ok(found),
         }
     }
@@ -252,8 +255,7 @@ impl Stack {
         }
         let positions = self.position_rows(ids, rows)?;
         let ids: Vec<u32> = chosen.iter().map(|&row| ids[row]).collect();
-        let positions: Vec<usize> =
-            chosen.iter().filter_map(|&row| positions.get(row).copied()).collect();
+        let positions: Vec<usize> = chosen.iter().filter_map(|&row| positions.get(row).copied()).collect();
         let dsum = match self.after_positions.0.is_empty() {
             true => dx,
             false => self.after_positions.pull(&self.sums(&ids, &positions, table), dx),

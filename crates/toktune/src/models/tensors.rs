@@ -21,7 +21,9 @@ impl PretrainedModel {
         let of = move |(name, tensor)| match tensor {
             BlockTensor::Matrix(matrix) => (name, FrozenTensor::Matrix(matrix)),
             BlockTensor::Bias(bias) => (name, FrozenTensor::Vector(bias.to_vec())),
-            BlockTensor::Norm(norm) => (name, FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect())),
+            BlockTensor::Norm(norm) => {
+                (name, FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect()))
+            }
         };
         self.tensors().into_iter().map(of).collect()
     }

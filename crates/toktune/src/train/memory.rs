@@ -72,9 +72,8 @@ impl<'a> MemoryPlanner<'a> {
     /// Peak memory of a step over `batch`.
     pub(super) fn peak(&self, active: ActiveRows<'_>, batch: &RaggedBatch) -> u64 {
         let plans = plans(self.model, active, batch);
-        let everything = |(stack, plan): &(&Stack, Plan)| {
-            kept::everything(stack.blocks(), plan.depending.ids.len())
-        };
+        let everything =
+            |(stack, plan): &(&Stack, Plan)| kept::everything(stack.blocks(), plan.depending.ids.len());
         self.least(&plans) + self.kept(&plans).min(plans.iter().map(everything).sum())
     }
 }

@@ -4,7 +4,7 @@ use super::TunerError;
 use super::model::PeftModel;
 use crate::config::{CONFIG_FILE, PeftConfig};
 use crate::error::{Error, Result};
-use crate::models::AutoModelForCausalLM;
+use crate::models::AutoModel;
 use crate::text::{AutoTokenizer, TextError};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug)]
 pub struct AutoPeftModel;
 
-/// PEFT's name for causal language models, which are the models that are here.
+/// PEFT's name for causal language models; models of every kind are opened in the same way.
 pub type AutoPeftModelForCausalLM = AutoPeftModel;
+
+/// PEFT's name for encoder-decoders.
+pub type AutoPeftModelForSeq2SeqLM = AutoPeftModel;
+
+/// PEFT's name for models without a head.
+pub type AutoPeftModelForFeatureExtraction = AutoPeftModel;
 
 impl AutoPeftModel {
     /// Opens the base that `adapter_config.json` in `folder` names (a folder, a file, or with the feature `hub` an id of
@@ -22,10 +28,10 @@ impl AutoPeftModel {
     ///
     /// # Errors
     /// The configuration names no base, or one that is not there; as
-    /// [`AutoModelForCausalLM::from_pretrained`] and [`PeftModel::from_pretrained`].
+    /// [`AutoModel::from_pretrained`] and [`PeftModel::from_pretrained`].
     pub fn from_pretrained(folder: impl AsRef<Path>, device: &Device) -> Result<PeftModel> {
         let folder = folder.as_ref();
-        let mut base = AutoModelForCausalLM::from_pretrained(base_of(folder)?, device)?;
+        let mut base = AutoModel::from_pretrained(base_of(folder)?, device)?;
         match AutoTokenizer::from_pretrained(folder) {
             Ok(tokenizer) => base.resize_token_embeddings(tokenizer.vocab_size()),
             Err(Error::Text(TextError::NoTokenizerFile { .. })) => {}

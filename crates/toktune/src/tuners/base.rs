@@ -2,8 +2,9 @@
 
 use super::TunerError;
 use super::lora::LoraLayer;
+use crate::config::CAUSAL_LM;
 use crate::error::{Result, nearest};
-use crate::models::{PretrainedModel, TokenMatrix, TrainedRows};
+use crate::models::{ModelKind, PretrainedModel, TokenMatrix, TrainedRows};
 use crate::weights::FrozenMatrix;
 use std::fmt::Debug;
 
@@ -56,6 +57,11 @@ pub trait BaseModel {
 
     /// All embeddings and linear layers, in the model's order; tied ones too.
     fn named_layers(&self) -> Vec<NamedLayer>;
+
+    /// PEFT's `task_type` of such a model; `None` where PEFT has no name for it.
+    fn task_type(&self) -> Option<&'static str> {
+        Some(CAUSAL_LM)
+    }
 
     /// The embedding that is meant when a configuration names none.
     fn input_embedding(&self) -> Option<String>;
@@ -153,7 +159,11 @@ impl PretrainedModel {
     /// The name under which a layer's weight is held: the embedding's for a tied head, and for modules that use it too.
     fn holder<'a>(&'a self, layer: &'a str) -> &'a str {
         let is_head = self.is_tied() && layer == self.head_name();
-        if is_head || self.embedding_modules().any(|name| name == layer) { self.embedding_name() } else { layer }
+        if is_head || self.embedding_modules().any(|name| name == layer) {
+            self.embedding_name()
+        } else {
+            layer
+        }
     }
 }
 
@@ -173,6 +183,15 @@ impl BaseModel for PretrainedModel {
             layers.push(tokens(self.head_name(), LayerKind::Head, self.head()));
         }
         layers
+    }
+
+    fn task_type(&self) -> Option<&'static str> {
+        match self.kind() {
+            ModelKind::Causal => Some(CAUSAL_LM),
+            ModelKind::Seq2Seq => Some("SEQ_2_SEQ_LM"),
+            ModelKind::SentencePairs => Some("FEATURE_EXTRACTION"),
+            ModelKind::MaskedLm => None,
+        }
     }
 
     fn input_embedding(&self) -> Option<String> {

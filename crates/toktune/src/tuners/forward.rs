@@ -3,7 +3,7 @@
 use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::error::{Error, Result};
-use crate::models::TokenRows;
+use crate::models::{ModelKind, TokenRows, wrong_kind};
 use candle_core::Tensor;
 
 impl PeftModel {
@@ -37,9 +37,7 @@ impl PeftModel {
     fn logits(&self, sequences: &[&[u32]], rows: ActiveRows<'_>) -> Result<Vec<Tensor>> {
         let model = &self.base;
         if !model.has_head() {
-            let expected = crate::models::ModelKind::Causal.auto_class();
-            let (path, found) = (model.path().to_path_buf(), model.kind().auto_class());
-            return Err(Error::WrongModelKind { path, found, expected });
+            return Err(wrong_kind(model, ModelKind::Causal));
         }
         if sequences.iter().any(|ids| ids.is_empty()) {
             return Err(Error::EmptyPrompt);

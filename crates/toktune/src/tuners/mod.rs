@@ -33,7 +33,9 @@ mod tests;
 
 pub use active::ActiveRows;
 pub use adapter::{Adapter, BASE_ADAPTER, DEFAULT_ADAPTER};
-pub use auto::{AutoPeftModel, AutoPeftModelForCausalLM};
+pub use auto::{
+    AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, AutoPeftModelForSeq2SeqLM,
+};
 pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer};
 pub use candle::{CandleAdapters, CandleLayer, CandleModel};
 pub use error::TunerError;

@@ -7,7 +7,7 @@ use super::base::BaseModel;
 use super::inject::{self, normal};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
-use crate::config::PeftConfig;
+use crate::config::{CAUSAL_LM, PeftConfig};
 use crate::error::{Result, nearest};
 use crate::models::PretrainedModel;
 use std::io::Write;
@@ -91,6 +91,11 @@ impl<M: BaseModel> PeftModel<M> {
         // a fresh adapter copies rows of the base, which are not in it now
         self.refuse_merged("adding an adapter")?;
         config.common_mut().inference_mode = false;
+        // what a fresh configuration says is meant for causal language models
+        let task_type = &mut config.common_mut().task_type;
+        if task_type.as_deref() == Some(CAUSAL_LM) {
+            *task_type = self.base.task_type().map(String::from);
+        }
         let adapter = inject::adapter(&self.base, name.to_string(), config)?;
         self.joined.take();
         self.adapters.push(adapter);

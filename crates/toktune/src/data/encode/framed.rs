@@ -10,7 +10,7 @@
 use super::{Encoder, end, learn, same_length};
 use crate::Result;
 use crate::data::row::{Row, Sequence};
-use crate::data::{DataError, Example, Source};
+use crate::data::{Collator, DataError, Example, Masking, Source};
 
 impl Encoder<'_> {
     /// A row for a masked language model.
@@ -27,6 +27,11 @@ impl Encoder<'_> {
             Row::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
             _ => return Err(self.wrong_kind(key, &at).into()),
         };
+        if let (true, Collator::MaskedLm(Masking { mask_token: None, .. })) =
+            (labels.is_empty(), &self.options.collator)
+        {
+            return Err(DataError::NoMaskToken { at, key }.into());
+        }
         let cut = self.cut(&mut input_ids, behind);
         labels.truncate(input_ids.len());
         Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })

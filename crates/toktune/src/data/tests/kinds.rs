@@ -13,7 +13,7 @@ fn framing() -> AutoTokenizer {
 }
 
 fn masking() -> Masking {
-    Masking::of(&framing(), 5).expect("a mask token")
+    Masking::of(&framing(), 5)
 }
 
 fn collators() -> [Collator; 4] {
@@ -240,7 +240,7 @@ fn what_batches_need_is_checked_first() {
     for (collator, expected) in [
         (Collator::MaskedLm(Masking { probability: 0.0, ..masking() }), "--mlm-probability is 0".to_owned()),
         (
-            Collator::MaskedLm(Masking { mask_token: size, ..masking() }),
+            Collator::MaskedLm(Masking { mask_token: Some(size), ..masking() }),
             format!("the mask token has id {size}"),
         ),
         (seq2seq(size, 0), format!("the decoder start token has id {size}, but the model has {size} rows")),
@@ -249,6 +249,11 @@ fn what_batches_need_is_checked_first() {
         let error = read_for(&collator, &[json!({"input_ids": [1], "labels": [1]})]).unwrap_err();
         assert!(error.contains(&expected), "{error}");
     }
-    assert!(Masking::of(&tokenizer(), 0).is_none(), "no mask token");
-    assert!(masking().special.contains(&masking().mask_token), "the mask token itself is never chosen");
+    let mask_token = masking().mask_token.expect("a mask token");
+    assert!(masking().special.contains(&mask_token), "the mask token itself is never chosen");
+    // without one, rows must bring their labels
+    let without = Collator::MaskedLm(Masking::of(&tokenizer(), 0));
+    assert!(read_for(&without, &[json!({"input_ids": [1], "labels": [1]})]).is_ok());
+    let error = read_for(&without, &[json!({"input_ids": [1]})]).unwrap_err();
+    assert!(error.contains("`input_ids`") && error.contains("no mask token"), "{error}");
 }

@@ -107,7 +107,13 @@ impl Loader<'_> {
     }
 
     /// A matrix whose rows are looked up.
-    pub(crate) fn table(&self, own: &str, gguf: Option<&str>, rows: usize, cols: usize) -> Result<FrozenMatrix> {
+    pub(crate) fn table(
+        &self,
+        own: &str,
+        gguf: Option<&str>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<FrozenMatrix> {
         let stored = if self.naming.gguf.is_some() { gguf.unwrap_or(own) } else { own };
         let name = format!("{stored}.weight");
         self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)
@@ -148,7 +154,8 @@ impl Loader<'_> {
         let stored = self.naming.gguf.as_ref().unwrap_or(own);
         let reader = BlockReader { loader: self, layer, slots: Cell::new(0) };
         let mut sublayers = Vec::new();
-        let attention = reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
+        let attention =
+            reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
         let norms = |norms: &HalfNorms| HalfNorms {
             before: norms.before.filter(|_| !of.no_attention_norm),
             ..*norms
@@ -177,10 +184,7 @@ impl BlockReader<'_> {
     fn module(&self, own: &str, stored: &str) -> Module {
         let names = &self.loader.spec.names;
         let stored_names = self.loader.naming.gguf.as_ref().unwrap_or(names);
-        Module {
-            own: names.in_block(self.layer, own),
-            stored: stored_names.in_block(self.layer, stored),
-        }
+        Module { own: names.in_block(self.layer, own), stored: stored_names.in_block(self.layer, stored) }
     }
 
     fn linear(

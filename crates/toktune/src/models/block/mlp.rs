@@ -88,10 +88,7 @@ impl Mlp {
         let updated = updates.is_some_and(|u| self.linears().into_iter().any(|l| u.reach(l.slot)));
         if let Some((gate, up)) = self.bare_gate_and_up().filter(|_| !updated) {
             let (down, activation) = (&self.down.weight, self.activation);
-            return Ok(ops::gated_mlp(
-                x,
-                &ops::GatedMlpWeights { gate: &gate, up: &up, down, activation },
-            )?);
+            return Ok(ops::gated_mlp(x, &ops::GatedMlpWeights { gate: &gate, up: &up, down, activation })?);
         }
         let inner = match &self.up {
             Up::Plain(up) => ops::activation(&up.forward(x, updates)?, self.activation)?,
@@ -205,7 +202,8 @@ impl Mlp {
             _ => None,
         };
         let chunk = CHUNK_ROWS * d.max(1);
-        for (i, ((x, dy), dx)) in x.chunks(chunk).zip(dy.chunks(chunk)).zip(dx.chunks_mut(chunk)).enumerate() {
+        for (i, ((x, dy), dx)) in x.chunks(chunk).zip(dy.chunks(chunk)).zip(dx.chunks_mut(chunk)).enumerate()
+        {
             let rows = x.len() / d.max(1);
             if let Up::Plain(up) = &self.up {
                 let hidden = match kept {

@@ -57,7 +57,12 @@ pub(super) const BERT_KEYS: Keys = Keys {
 };
 
 /// An encoder with BERT's layout: learnt positions, norms after the residual sums, a masked language model's head.
-pub(super) fn read(config: &ModelConfig, keys: &Keys, names: ModelNames, stack: StackNames) -> Result<ModelSpec> {
+pub(super) fn read(
+    config: &ModelConfig,
+    keys: &Keys,
+    names: ModelNames,
+    stack: StackNames,
+) -> Result<ModelSpec> {
     let (hidden_size, heads) = (config.size(keys.hidden_size)?, config.size(keys.heads)?);
     let positions = config.size("max_position_embeddings")?;
     let activation = activation(config, keys.activation, Activation::Gelu)?;
