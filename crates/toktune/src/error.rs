@@ -424,13 +424,18 @@ pub enum Error {
         problem: String,
     },
     /// The model belongs to no supported family.
-    #[error("{path}: {found} is not supported{}; supported: {}", did_you_mean(.nearest), .supported.join(", "))]
+    #[error(
+        "{path}: {found} is not supported{}; supported: {}",
+        why_not(.missing, .nearest), .supported.join(", ")
+    )]
     UnsupportedModel {
         /// The configuration or GGUF file.
         path: PathBuf,
         /// What the file says it is.
         found: String,
-        /// The nearest supported name.
+        /// What such a model needs that is not here, where that is known.
+        missing: Option<&'static str>,
+        /// The nearest supported name: in what it is where that is known, else by its spelling.
         nearest: Option<String>,
         /// Every supported name.
         supported: Vec<String>,
@@ -611,6 +616,18 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { path, source }
+    }
+}
+
+/// What keeps a model from being supported, and what is nearest to it.
+fn why_not(missing: &Option<&'static str>, nearest: &Option<String>) -> String {
+    match (missing, nearest) {
+        (Some(missing), Some(nearest)) => format!(": it needs {missing}; the nearest is '{nearest}'"),
+        (Some(missing), None) => format!(": it needs {missing}"),
+        (None, _) => {
+            let described = ": no family file describes it (docs/adding-a-family.md)";
+            format!("{described}{}", did_you_mean(nearest))
+        }
     }
 }
 

@@ -77,12 +77,16 @@ fn model(name: &str) -> Outcome<Found> {
         (Err(reason), _) => format!("{} rows; no tokenizer: {reason}", count(rows)),
         _ => count(rows),
     };
-    let target = match model.is_tied() {
-        true => format!("{embedding} (the head {head} is tied to it)"),
-        false => format!("{embedding}, {head} (not tied)"),
+    let modules: Vec<&str> = model.embedding_modules().collect();
+    let embeddings = modules.join(", ");
+    let target = match (model.has_head(), model.is_tied()) {
+        (false, _) => format!("{embeddings} (no head)"),
+        (true, true) => format!("{embeddings} (the head {head} is tied to it)"),
+        (true, false) => format!("{embeddings}, {head} (not tied)"),
     };
     let table = vec![
         row("family", format!("{} ({})", model.family().name, model.config().model_type())),
+        row("kind", format!("{} ({})", model.kind(), model.kind().auto_class())),
         row("parameters", report::count(model.num_parameters())),
         row("on disk", format!("{}, embedding as {dtype}", report::bytes(checkpoint.total_bytes()))),
         row("sizes", sizes),
@@ -97,6 +101,7 @@ fn model(name: &str) -> Outcome<Found> {
             ),
         ),
         row("target", target),
+        row("constant", model.kind().shortcuts()),
     ];
     let json = json!({
         "kind": "model", "family": model.family().name, "model_type": model.config().model_type(),
@@ -105,6 +110,7 @@ fn model(name: &str) -> Outcome<Found> {
         "vocabulary_rows": rows, "tokenizer_size": tokens,
         "unused_rows": tokens.map(|tokens| rows.saturating_sub(tokens)),
         "tied": model.is_tied(), "embedding_rms": rms, "embedding": embedding, "head": head,
+        "embedding_modules": modules, "auto_class": model.kind().auto_class(),
     });
     Ok(Found { title: "model", rows: table, json })
 }

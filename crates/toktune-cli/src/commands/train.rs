@@ -15,7 +15,7 @@ use toktune::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
 use toktune::data::{Dataset, TokenUse, audit};
-use toktune::models::PretrainedModel;
+use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
 use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
 use toktune::tuners::{PeftModel, RowInit, get_peft_model};
@@ -40,6 +40,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
     };
+    let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
     args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
     let train = load::data(&args.data, &tokenizer, &args.options, model.base(), &collator)?;
@@ -72,7 +73,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let result = trainer.train(&mut progress);
     progress.finish();
     let output = result?;
-    close(args, &progress, &output, tokenizer);
+    close(args, kind, &progress, &output, tokenizer);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
     }
@@ -112,7 +113,7 @@ fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokeni
     }
     let target_modules = match &flags.target_modules {
         Some(target) => Some(own_matrices(TargetModules::parse(target), &base)?),
-        None if !base.is_tied() && !chosen.added.is_empty() => {
+        None if base.has_head() && !base.is_tied() && !chosen.added.is_empty() => {
             let (embedding, head) = (base.embedding_name(), base.head_name());
             report::note(&format!(
                 "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens \
@@ -259,7 +260,13 @@ fn header(
 }
 
 /// Tells what the run came to.
-fn close(args: &TrainArgs, progress: &Progress<'_>, output: &TrainOutput, tokenizer: Option<&AutoTokenizer>) {
+fn close(
+    args: &TrainArgs,
+    kind: ModelKind,
+    progress: &Progress<'_>,
+    output: &TrainOutput,
+    tokenizer: Option<&AutoTokenizer>,
+) {
     let speed = output.tokens as f64 / output.seconds.max(f64::MIN_POSITIVE);
     let memory = toktune::train::peak_memory_bytes();
     let evaluation = |of: &Option<_>| of.as_ref().map(|e| report::evaluation_json(e, tokenizer));
@@ -301,16 +308,19 @@ fn close(args: &TrainArgs, progress: &Progress<'_>, output: &TrainOutput, tokeni
     }
     let folder = args.output.display();
     rows.push(("adapter", folder.to_string()));
-    rows.push((
-        "try it",
-        format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model),
-    ));
+    if matches!(kind, ModelKind::Causal | ModelKind::Seq2Seq) {
+        let command = format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model);
+        rows.push(("try it", command));
+    }
     // transformers needs a folder beneath the adapter
-    rows.push(match args.model.to_lowercase().ends_with(".gguf") {
-        true => {
+    rows.push(match (args.model.to_lowercase().ends_with(".gguf"), kind.auto_peft_class()) {
+        (true, _) => {
             ("for Python", format!("toktune merge --model {} --adapter {folder} --output merged", args.model))
         }
-        false => ("in Python", format!("AutoPeftModelForCausalLM.from_pretrained(\"{folder}\")")),
+        (false, Some(class)) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
+        (false, None) => {
+            ("in Python", format!("PeftModel.from_pretrained({}..., \"{folder}\")", kind.auto_class()))
+        }
     });
     let rows: Vec<(String, String)> =
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();

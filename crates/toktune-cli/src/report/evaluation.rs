@@ -23,26 +23,34 @@ pub fn evaluation_table(
         std::iter::once(name).chain(values).chain([count(labels as u64)]).collect::<Vec<String>>()
     };
     let loss = |loss: Option<f64>| loss.map_or("-".to_string(), |loss| format!("{loss:.4}"));
-    let mut rows = vec![
-        row("loss".into(), &|e| loss(Some(e.loss)), first.labels),
-        row("perplexity".into(), &|e| number(e.perplexity), first.labels),
-    ];
-    if !first.tokens.is_empty() {
-        let labels = first.tokens.iter().map(|token| token.labels).sum();
+    let mut rows = vec![row("loss".into(), &|e| loss(Some(e.loss)), first.labels)];
+    // pairs have no labels that are tokens
+    let of_tokens = if first.nearest.is_some() { &[][..] } else { &first.tokens[..] };
+    match first.nearest {
+        Some(_) => {
+            let share =
+                |e: &Evaluation| e.nearest.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
+            rows.push(row("nearest is its own".into(), &share, first.labels));
+        }
+        None => rows.push(row("perplexity".into(), &|e| number(e.perplexity), first.labels)),
+    }
+    if !of_tokens.is_empty() {
+        let labels = of_tokens.iter().map(|token| token.labels).sum();
         rows.push(row("loss at the tokens".into(), &|e| loss(e.token_loss), labels));
     }
-    for (at, token) in first.tokens.iter().enumerate().take(LISTED) {
+    for (at, token) in of_tokens.iter().enumerate().take(LISTED) {
         let name = match spelling(tokenizer, token.id) {
             Some(name) => format!("  {name} ({})", token.id),
             None => format!("  {}", token.id),
         };
         rows.push(row(name, &|e| loss(e.tokens[at].loss), token.labels));
     }
-    let headings: Vec<&str> =
-        std::iter::once("").chain(evaluations.iter().map(|(name, _)| *name)).chain(["labels"]).collect();
+    let counted = if first.nearest.is_some() { "pairs" } else { "labels" };
+    let names = evaluations.iter().map(|(name, _)| *name);
+    let headings: Vec<&str> = std::iter::once("").chain(names).chain([counted]).collect();
     let mut lines = columns(&headings, &rows, style);
-    if first.tokens.len() > LISTED {
-        lines.push(style.dim(&format!("  and {}", plural(first.tokens.len() - LISTED, "more token"))));
+    if of_tokens.len() > LISTED {
+        lines.push(style.dim(&format!("  and {}", plural(of_tokens.len() - LISTED, "more token"))));
     }
     lines
 }
@@ -54,11 +62,15 @@ pub fn evaluation_json(evaluation: &Evaluation, tokenizer: Option<&AutoTokenizer
         .iter()
         .map(|t| json!({"id": t.id, "token": spelling(tokenizer, t.id), "labels": t.labels, "loss": t.loss}))
         .collect();
-    json!({
+    let mut object = json!({
         "loss": evaluation.loss,
         "perplexity": evaluation.perplexity,
         "labels": evaluation.labels,
         "token_loss": evaluation.token_loss,
         "tokens": tokens,
-    })
+    });
+    if let Some(nearest) = evaluation.nearest {
+        object["nearest"] = nearest.into();
+    }
+    object
 }

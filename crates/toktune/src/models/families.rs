@@ -28,11 +28,13 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 mod t5;
+pub(super) mod unsupported;
 
 use super::config::ModelConfig;
 use super::spec::ModelSpec;
 use crate::error::{Error, Result, nearest};
 use std::fmt;
+use std::path::Path;
 
 /// What a family file says of its models. It holds no maths.
 pub struct Family {
@@ -113,16 +115,29 @@ pub const FAMILIES: &[&Family] = &[
 /// The family of a `model_type`.
 ///
 /// # Errors
-/// No family has it; the error lists those there are.
+/// No family has it; the error lists those there are, and says what is missing where that is known.
 pub(super) fn of_model_type(config: &ModelConfig) -> Result<&'static Family> {
     let model_type = config.model_type();
     let known = || FAMILIES.iter().flat_map(|f| f.model_types).copied();
-    FAMILIES.iter().copied().find(|f| f.model_types.contains(&model_type)).ok_or_else(|| {
-        Error::UnsupportedModel {
-            path: config.path().to_path_buf(),
-            found: format!("model_type '{model_type}'"),
-            nearest: nearest(model_type, known()).map(str::to_string),
-            supported: known().map(str::to_string).collect(),
-        }
-    })
+    let found = FAMILIES.iter().copied().find(|f| f.model_types.contains(&model_type));
+    found.ok_or_else(|| unsupported(config.path(), format!("model_type '{model_type}'"), model_type, known()))
+}
+
+/// The error for a model of no family: `name` among the names `known`.
+pub(super) fn unsupported(
+    path: &Path,
+    found: String,
+    name: &str,
+    known: impl Iterator<Item = &'static str> + Clone,
+) -> Error {
+    let (missing, like) = unsupported::needs(name).unzip();
+    let nearest = like.flatten().or_else(|| nearest(name, known.clone()).filter(|_| missing.is_none()));
+    let supported = known.map(str::to_string).collect();
+    Error::UnsupportedModel {
+        path: path.into(),
+        found,
+        missing,
+        nearest: nearest.map(str::to_string),
+        supported,
+    }
 }

@@ -9,9 +9,9 @@
 //! the converter for `llama`, `granite` and `smollm3`, and for no other architecture here.
 
 use super::config::ModelConfig;
-use super::families::FAMILIES;
+use super::families::{FAMILIES, unsupported};
 use super::rope::{RopeSpec, RopeVariant};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, FromValue, Gguf, Metadata};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -52,13 +52,8 @@ pub(super) fn from_metadata(path: &Path, checkpoint: &Checkpoint, gguf: &Gguf) -
     let metadata = gguf.metadata();
     let architecture: &str = metadata.require("general.architecture")?;
     let Some((_, translate)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
-        let known = || FAMILIES.iter().filter_map(|f| f.gguf).map(|gguf| gguf.architecture);
-        return Err(Error::UnsupportedModel {
-            path: path.to_path_buf(),
-            found: format!("GGUF architecture '{architecture}'"),
-            nearest: nearest(architecture, known()).map(str::to_string),
-            supported: known().map(str::to_string).collect(),
-        });
+        let known = FAMILIES.iter().filter_map(|f| f.gguf).map(|gguf| gguf.architecture);
+        return Err(unsupported(path, format!("GGUF architecture '{architecture}'"), architecture, known));
     };
     let mut object = translate(&Source { path, checkpoint, metadata, architecture })?;
     for (key, stored) in [

@@ -28,6 +28,32 @@ impl ModelKind {
     }
 }
 
+impl ModelKind {
+    /// What of a batch is not computed, or computed forward only, because it cannot depend on trained rows.
+    pub fn shortcuts(self) -> &'static str {
+        match self {
+            Self::Causal => {
+                "rows before the first trained token are constant; rows after the last label are not computed"
+            }
+            Self::MaskedLm | Self::SentencePairs => "sequences without a trained token are constant",
+            Self::Seq2Seq => {
+                "the encoder's rows are constant without a trained token in them; then the decoder's are, before its first"
+            }
+        }
+    }
+
+    /// The class of PEFT that opens an adapter with its base; `None` where there is none, and
+    /// `PeftModel.from_pretrained` takes the base and the adapter.
+    pub fn auto_peft_class(self) -> Option<&'static str> {
+        match self {
+            Self::Causal => Some("AutoPeftModelForCausalLM"),
+            Self::MaskedLm => None,
+            Self::Seq2Seq => Some("AutoPeftModelForSeq2SeqLM"),
+            Self::SentencePairs => Some("AutoPeftModelForFeatureExtraction"),
+        }
+    }
+}
+
 impl fmt::Display for ModelKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {

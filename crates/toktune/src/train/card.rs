@@ -100,8 +100,20 @@ fn card(
             "```sh\ntoktune merge --model {base} --adapter path/to/this/folder --output merged\n```"
         )?;
     } else {
-        writeln!(text, "\n```python\nfrom peft import AutoPeftModelForCausalLM\n")?;
-        writeln!(text, "model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/folder\")\n```")?;
+        writeln!(text, "\n```python")?;
+        match model.base().kind().auto_peft_class() {
+            Some(class) => {
+                writeln!(text, "from peft import {class}\n")?;
+                writeln!(text, "model = {class}.from_pretrained(\"path/to/this/folder\")")?;
+            }
+            None => {
+                let class = model.base().kind().auto_class();
+                writeln!(text, "from peft import PeftModel\nfrom transformers import {class}\n")?;
+                writeln!(text, "base = {class}.from_pretrained({base:?})")?;
+                writeln!(text, "model = PeftModel.from_pretrained(base, \"path/to/this/folder\")")?;
+            }
+        }
+        writeln!(text, "```")?;
     }
     Ok(text)
 }

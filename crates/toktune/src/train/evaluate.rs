@@ -14,8 +14,11 @@ pub struct Evaluation {
     pub loss: f64,
     /// `e^loss`.
     pub perplexity: f64,
-    /// How many labels.
+    /// How many labels; of sentence pairs, how many pairs.
     pub labels: usize,
+    /// Of sentence pairs: the share of anchors whose own positive is the nearest of their batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<f64>,
     /// Over the labels that are chosen tokens; `None` when there is none.
     pub token_loss: Option<f64>,
     /// For each chosen token.
@@ -44,13 +47,14 @@ pub fn evaluate(
     batch_size: usize,
     chosen: &[u32],
 ) -> Result<Evaluation> {
-    let (mut sum, mut labels) = (0f64, 0usize);
+    let (mut sum, mut labels, mut nearest) = (0f64, 0usize, None);
     let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
     let indices: Vec<usize> = (0..data.len()).collect();
     for indices in indices.chunks(batch_size.max(1)) {
         // always the tokens that the first epoch would mask, so that evaluations can be compared
         let batch = data.batch(indices, 0);
         let output = run(model, rows, &batch, Wanted::Losses, StepOptions::default())?;
+        nearest = output.nearest.map(|hits| hits + nearest.unwrap_or(0));
         for (label, loss) in output.losses {
             sum += loss as f64;
             labels += 1;
@@ -68,5 +72,6 @@ pub fn evaluate(
         .map(|(&id, &of)| TokenEvaluation { id, labels: of.1, loss: mean(of) })
         .collect();
     let all = of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
-    Ok(Evaluation { loss, perplexity: loss.exp(), labels, token_loss: mean(all), tokens })
+    let nearest = nearest.map(|hits| hits as f64 / labels.max(1) as f64);
+    Ok(Evaluation { loss, perplexity: loss.exp(), labels, nearest, token_loss: mean(all), tokens })
 }

@@ -51,6 +51,8 @@ pub struct StepOutput {
     /// The gradient of the *sum* of the losses, one for each trained layer, `[k, d]`, then for `A` and `B` of each
     /// LoRA update; zeros where only losses were wanted. Divide by the number of labels of the whole optimizer step.
     pub gradients: Vec<Vec<f32>>,
+    /// Of pairs: how many anchors have their own positive as the nearest of the batch; `None` for other models.
+    pub nearest: Option<usize>,
 }
 
 impl StepOutput {
@@ -115,7 +117,7 @@ pub fn run(
     if let Some(&(target, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
         return Err(not_finite(model, target, loss));
     }
-    Ok(StepOutput { losses, gradients: step.gradients })
+    Ok(StepOutput { losses, gradients: step.gradients, nearest: step.nearest })
 }
 
 /// One pass over a micro-batch.
@@ -129,6 +131,8 @@ struct Step<'a> {
     kept_bytes: u64,
     /// One for everything that is trained.
     gradients: Vec<Vec<f32>>,
+    /// Of pairs, once they have passed.
+    nearest: Option<usize>,
 }
 
 /// What a forward pass left, by the way it ran.
@@ -196,6 +200,7 @@ impl<'a> Step<'a> {
             has_updates: rows.has_updates(),
             kept_bytes: 0,
             gradients: Vec::new(),
+            nearest: None,
         }
     }
 

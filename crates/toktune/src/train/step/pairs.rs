@@ -40,7 +40,8 @@ impl Step<'_> {
                 means[sequence] = mean(&rows[span.rows.start * d..span.rows.end * d], d);
             }
         }
-        let (losses, dmeans) = ranking(&means);
+        let (losses, nearest, dmeans) = ranking(&means);
+        self.nearest = Some(nearest);
         let labelled = losses.into_iter().map(|loss| (NO_TOKEN, loss as f32)).collect();
         if pull {
             let mut dlast = vec![0f32; last.len()];
@@ -61,17 +62,19 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The loss of each pair, and the gradient of their sum with respect to every mean.
-fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
+/// The loss of each pair, how many anchors are nearest to their own positive, and the gradient of the losses' sum with
+/// respect to every mean.
+fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, usize, Vec<Vec<f64>>) {
     let (units, norms): (Vec<Vec<f64>>, Vec<f64>) = means.iter().map(|x| normalised(x)).unzip();
     let mut dunits: Vec<Vec<f64>> = means.iter().map(|x| vec![0f64; x.len()]).collect();
     let pairs = means.len() / 2;
-    let mut losses = Vec::new();
+    let (mut losses, mut nearest) = (Vec::new(), 0);
     for i in 0..pairs {
         let scores: Vec<f64> = (0..pairs).map(|j| SCALE * dot(&units[2 * i], &units[2 * j + 1])).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
         losses.push(top + total.ln() - scores[i]);
+        nearest += usize::from(scores.iter().enumerate().all(|(j, score)| j == i || *score < scores[i]));
         for (j, score) in scores.iter().enumerate() {
             let weight = SCALE * ((score - top).exp() / total - if i == j { 1.0 } else { 0.0 });
             for (from, to) in [(2 * j + 1, 2 * i), (2 * i, 2 * j + 1)] {
@@ -84,7 +87,7 @@ fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
         let along = dot(unit, g);
         unit.iter().zip(g).map(|(u, g)| (g - along * u) / norm).collect()
     });
-    (losses, dmeans.collect())
+    (losses, nearest, dmeans.collect())
 }
 
 #[cfg(test)]
@@ -96,8 +99,8 @@ mod tests {
         let means: Vec<Vec<f64>> = (0..6)
             .map(|i| (0..4).map(|j| ((i * 7 + j * 3) as f64 * 0.9).sin() + 0.1 * j as f64).collect())
             .collect();
-        let (losses, gradients) = ranking(&means);
-        assert_eq!(losses.len(), 3);
+        let (losses, nearest, gradients) = ranking(&means);
+        assert!(losses.len() == 3 && nearest <= 3);
         let total = |means: &[Vec<f64>]| ranking(means).0.iter().sum::<f64>();
         for (i, gradient) in gradients.iter().enumerate() {
             for (j, gradient) in gradient.iter().enumerate() {
@@ -113,9 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn an_anchor_is_nearest_to_one_positive_at_most() {
+        let (a, b) = (vec![1.0, 0.0], vec![0.0, 1.0]);
+        let near = |means: [&Vec<f64>; 4]| ranking(&means.map(Clone::clone)).1;
+        assert_eq!([near([&a, &a, &b, &b]), near([&a, &b, &b, &b]), near([&a, &b, &b, &a])], [2, 0, 0]);
+        assert_eq!(near([&a, &a, &b, &a]), 0, "a tie is no hit");
+    }
+
+    #[test]
     fn one_pair_has_nothing_to_be_told_from() {
-        let (losses, gradients) = ranking(&[vec![1.0, 2.0], vec![0.5, -1.0]]);
-        assert!(losses[0].abs() < 1e-12 && gradients.iter().flatten().all(|g| g.abs() < 1e-12));
+        let (losses, nearest, gradients) = ranking(&[vec![1.0, 2.0], vec![0.5, -1.0]]);
+        assert!(
+            nearest == 1 && losses[0].abs() < 1e-12 && gradients.iter().flatten().all(|g| g.abs() < 1e-12)
+        );
         assert!(ranking(&[]).0.is_empty());
     }
 }

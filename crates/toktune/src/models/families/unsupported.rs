@@ -1,0 +1,64 @@
+//! What well-known models that are not supported would need, for the message that refuses them.
+
+/// A `model_type` (or a GGUF architecture), what it needs, and the nearest that is supported.
+type Entry = (&'static str, &'static str, Option<&'static str>);
+
+const SHARED_EXPERT: &str = "an expert that every token passes through beside the chosen ones";
+const STATE_SPACE: &str = "state-space layers";
+const LATENT: &str = "attention over compressed keys and values (MLA)";
+const IMAGES: &str = "images beside text";
+const SPARSE: &str = "attention to chosen positions far away";
+
+const KNOWN: &[Entry] = &[
+    ("albert", "layers that share one set of weights", Some("bert")),
+    ("mpnet", "a bias by distance in an encoder with learnt positions", Some("bert")),
+    ("deberta", "positions inside the attention as the first DeBERTa had them", Some("bert")),
+    ("xlnet", "attention to permuted positions", Some("bert")),
+    ("longformer", SPARSE, Some("roberta")),
+    ("big_bird", SPARSE, Some("bert")),
+    ("led", SPARSE, Some("bart")),
+    ("gpt_bigcode", "GPT-2 with one key head", Some("gpt2")),
+    ("gpt_neo", "scores that are not scaled, and windows in every other layer", Some("gpt2")),
+    ("gptj", "one norm before both halves, and neighbours that rotate together", Some("gpt_neox")),
+    ("codegen", "one norm before both halves, and a projection of a layout of its own", Some("gpt_neox")),
+    ("mpt", "ALiBi with norms that have no bias", Some("bloom")),
+    ("olmo", "norms without weights", Some("olmo2")),
+    ("qwen2_moe", SHARED_EXPERT, Some("qwen3_moe")),
+    ("deepseek_v2", LATENT, Some("mixtral")),
+    ("deepseek_v3", LATENT, Some("mixtral")),
+    ("gpt_oss", "attention sinks", Some("mixtral")),
+    ("llama4", SHARED_EXPERT, Some("llama")),
+    ("mamba", STATE_SPACE, None),
+    ("mamba2", STATE_SPACE, None),
+    ("falcon_mamba", STATE_SPACE, None),
+    ("falcon_h1", STATE_SPACE, Some("llama")),
+    ("jamba", STATE_SPACE, Some("mixtral")),
+    ("rwkv", "recurrent layers", None),
+    ("gemma3", IMAGES, Some("gemma3_text")),
+    ("llava", IMAGES, Some("llama")),
+    ("qwen2_vl", IMAGES, Some("qwen2")),
+    ("qwen2_5_vl", IMAGES, Some("qwen2")),
+    ("paligemma", IMAGES, Some("gemma")),
+    ("whisper", "audio beside text", Some("bart")),
+];
+
+/// What a model of this name needs, and the nearest that is supported.
+pub(in crate::models) fn needs(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    let normal = name.replace('-', "_");
+    KNOWN.iter().find(|entry| entry.0 == normal).map(|&(_, missing, nearest)| (missing, nearest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::FAMILIES;
+    use super::KNOWN;
+
+    #[test]
+    fn the_nearest_are_supported_and_the_others_are_not() {
+        let supported = |name: &str| FAMILIES.iter().any(|family| family.model_types.contains(&name));
+        for (name, missing, nearest) in KNOWN {
+            assert!(!supported(name) && !missing.is_empty(), "{name}");
+            assert!(nearest.is_none_or(supported), "{name}: {nearest:?}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `docs/families.md` is what the code says of the families. To write it anew:
+//!
+//! ```sh
+//! TOKTUNE_WRITE_DOCS=1 cargo test --workspace --test families_page
+//! ```
+
+mod common;
+
+use common::{fixture, fixtures};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use toktune::models::{FAMILIES, Family, ModelConfig, ModelKind};
+
+const HEAD: &str = "\
+# Model families
+
+This page is written by `crates/toktune/tests/families_page.rs` from the code. Every family is compared with PEFT itself: a
+small random model of it is committed in `crates/toktune/tests/fixtures`, and six steps of training, the first gradients, the
+trained rows and the outputs agree with PEFT's to 1e-5 ([tools/fixtures](../tools/fixtures/README.md) makes them).
+
+`target_modules` are the names that PEFT and transformers have for the modules; without one the first is trained. *Tied* says
+whether the head is the embedding where the configuration says nothing of it; a file with a head of its own that differs
+from the embedding is not tied, whatever its configuration says. *GGUF* is the architecture in files of llama.cpp.
+
+`toktune inspect MODEL` says the same of a model at hand. A model that no family describes is refused with the nearest one and,
+for well-known models, with what is missing. [adding-a-family.md](adding-a-family.md) says how to add one.
+
+## What is not computed
+
+| kind | loaded in transformers by | exact shortcut |
+| --- | --- | --- |
+";
+
+const TAIL: &str = "\
+## What stands in the way of others
+
+| model | why |
+| --- | --- |
+| Marian with `share_encoder_decoder_embeddings: false` | the two sides have embeddings of their own, and toktune holds one; refused |
+| GPT-2 with `scale_attn_by_inverse_layer_idx` or cross-attention, BLOOM with `apply_residual_connection_post_layernorm`, OPT with norms without weights | no released model of a common size has them; refused by the name of the key |
+| a length-dependent rope (`dynamic`, `longrope`) | transformers takes the length of the longest row of a batch, toktune that of each row: as if it were alone |
+| a trained token that is the padding token | PEFT gives it no gradient from the embedding (`padding_idx`), toktune does |
+| a tied head with a bias (BERT and its kin, Phi with a trained head) | PEFT drops the bias where it wraps the head, toktune keeps it as the model has it |
+| untied T5 and mT5 in transformers 5 | PEFT overwrites rows of the head because the configuration says that it is tied; toktune trains the rows that `shared` has |
+| Marian in PEFT 0.21 | PEFT fails to wrap the embedding twice; toktune trains `model.shared` |
+";
+
+/// The committed models of a family.
+fn fixtures_of(family: &Family) -> Vec<PathBuf> {
+    let is_of = |folder: &PathBuf| {
+        ModelConfig::read(folder).is_ok_and(|config| family.model_types.contains(&config.model_type()))
+    };
+    fixtures().into_iter().filter(is_of).collect()
+}
+
+fn row(family: &Family) -> (ModelKind, String) {
+    let models = fixtures_of(family);
+    assert!(!models.is_empty(), "{} has no committed model", family.name);
+    let config = ModelConfig::read(&models[0]).expect("a configuration");
+    // what holds where the configuration says nothing
+    let mut object = config.object().clone();
+    for key in ["tie_word_embeddings", "scale_decoder_outputs"] {
+        object.remove(key);
+    }
+    let spec = (family.spec)(&ModelConfig::from_object(config.path(), object)).expect("a description");
+    let code = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let embeddings = [&[spec.names.embed], spec.names.embed_aliases].concat();
+    let committed: Vec<String> =
+        models.iter().map(|m| m.file_name().expect("a name").to_string_lossy().into_owned()).collect();
+    let tied = if spec.tied { "yes" } else { "no" };
+    let gguf = family.gguf.map_or("-".into(), |gguf| format!("`{}`", gguf.architecture));
+    let text = format!(
+        "| {} | {} | {} | {} | {} | {tied} | {gguf} | {} |\n",
+        family.name,
+        code(family.model_types),
+        family.examples.join(", "),
+        code(&embeddings),
+        code(&[spec.names.head]),
+        committed.join(", "),
+    );
+    (spec.kind, text)
+}
+
+fn page() -> String {
+    let mut page = HEAD.to_string();
+    let kinds = [ModelKind::Causal, ModelKind::MaskedLm, ModelKind::SentencePairs, ModelKind::Seq2Seq];
+    for kind in kinds {
+        writeln!(page, "| {kind} | `{}` | {} |", kind.auto_class(), kind.shortcuts()).expect("written");
+    }
+    page.push_str(
+        "\nWith LoRA every row depends. An encoder without its head is a model of sentence pairs.\n",
+    );
+    let rows: Vec<_> = FAMILIES.iter().map(|family| row(family)).collect();
+    for (kind, title) in [
+        (ModelKind::Causal, "Decoders"),
+        (ModelKind::MaskedLm, "Encoders"),
+        (ModelKind::Seq2Seq, "Encoder-decoders"),
+    ] {
+        let heading =
+            "| family | `model_type` | for example | embedding | head | tied | GGUF | committed models |";
+        write!(page, "\n## {title}\n\n{heading}\n{}|\n", "| --- ".repeat(8)).expect("written");
+        rows.iter().filter(|row| row.0 == kind).for_each(|row| page.push_str(&row.1));
+    }
+    page.push('\n');
+    page.push_str(TAIL);
+    page
+}
+
+#[test]
+fn the_page_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/families.md");
+    let expected = page();
+    if std::env::var_os("TOKTUNE_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &expected).expect("written");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == expected, "docs/families.md is not what the code says; see {}", file!());
+}
+
+#[test]
+fn a_model_of_no_family_says_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["model.safetensors", "config.json"] {
+        std::fs::copy(fixture("llama_tied").join(name), folder.path().join(name)).expect("copied");
+    }
+    for (model_type, expected) in [
+        ("albert", "needs layers that share one set of weights; the nearest is 'bert'"),
+        ("mamba", "needs state-space layers; supported"),
+        ("mistrall", "did you mean 'mistral'?"),
+        ("zzzzzzzzzz", "no family file describes it (docs/adding-a-family.md); supported"),
+    ] {
+        let config = std::fs::read_to_string(fixture("llama_tied").join("config.json")).expect("read");
+        let config =
+            config.replace("\"model_type\": \"llama\"", &format!("\"model_type\": \"{model_type}\""));
+        std::fs::write(folder.path().join("config.json"), config).expect("written");
+        let error = toktune::models::AutoModel::from_pretrained(folder.path(), &toktune::Device::Cpu);
+        let message = error.expect_err("unsupported").to_string();
+        assert!(message.contains(&format!("'{model_type}'")) && message.contains(expected), "{message}");
+    }
+}
