@@ -58,8 +58,10 @@ def write(path, templates):
 
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "train.jsonl", TRAIN)
     write(folder / "heldout.jsonl", HELD_OUT)
+    # the arguments of `toktune train` that make tokens of the names
     print(" ".join(f"--add-token {name}" for name in MEDICINES))
 
 

@@ -180,10 +180,12 @@ impl TrainerCallback for Progress<'_> {
         }
         let at_tokens =
             evaluation.token_loss.map_or(String::new(), |loss| format!("  loss at the tokens {loss:.4}"));
-        let (loss, perplexity) = (evaluation.loss, number(evaluation.perplexity));
-        self.lines(&[format!(
-            "held out after step {step}: loss {loss:.4}  perplexity {perplexity}{at_tokens}"
-        )]);
+        let quality = match evaluation.nearest {
+            Some(share) => format!("nearest is its own {:.1} %", 100.0 * share),
+            None => format!("perplexity {}", number(evaluation.perplexity)),
+        };
+        let loss = evaluation.loss;
+        self.lines(&[format!("held out after step {step}: loss {loss:.4}  {quality}{at_tokens}")]);
     }
 
     fn on_save(&mut self, folder: &Path) {
