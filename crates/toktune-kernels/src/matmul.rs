@@ -11,14 +11,20 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of activations that share one packed panel: packing costs a few operations per weight, the product two per
-/// weight and row. As many rows of activations as this, a panel deep, about fill a second-level cache.
-const TILE_ROWS: usize = 384;
+/// weight and row. They stream through, so that they need not fit into a cache.
+const TILE_ROWS: usize = 768;
+
+/// Fewest rows that tiles are cut down to, so that every thread has some.
+const LEAST_ROWS: usize = 192;
+
+/// Tasks a thread at least: with fewer, one that is late keeps the others waiting.
+const TASKS_PER_THREAD: usize = 2;
 
 /// Rows of the activations in bf16 start at blocks of two tiles.
 const ROW_UNIT: usize = 32;
 
 /// Columns of the result in one task. Enough to share the reading of the rows, few enough for the packed panel to stay
-/// in the second-level cache beside them.
+/// in the second-level cache.
 const TILE_COLS: usize = 96;
 
 /// With fewer rows than this [`stream`] is faster than [`forward`].
@@ -67,10 +73,16 @@ fn height((x, k): (usize, usize), (y, n): (usize, usize)) -> usize {
     m
 }
 
-/// The rectangles of an `[m, n]` result that are computed together.
+/// The rectangles of an `[m, n]` result that are computed together. How the rows are cut depends on the number of threads,
+/// and no sum does: each is one row's alone.
 pub(crate) fn tasks(m: usize, n: usize, unit: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let columns = aligned_pieces(n, TILE_COLS, unit);
-    aligned_pieces(m, TILE_ROWS, ROW_UNIT)
+    let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
+    let mut tile = TILE_ROWS;
+    while tile > LEAST_ROWS && m.div_ceil(tile) * columns.len() < wanted {
+        tile /= 2;
+    }
+    aligned_pieces(m, tile, ROW_UNIT)
         .into_iter()
         .flat_map(|rows| columns.iter().map(move |cols| (rows.clone(), cols.clone())))
         .collect()

@@ -210,8 +210,9 @@ unsafe fn tile_of_rows<V: Vector, const ROWS: usize, const N: usize>(
     }
 }
 
-/// The whole product in tiles of at most `ROWS` rows and `VECTORS` vectors. A panel of the right operand stays in the
-/// first-level cache while the rows of the left one pass by.
+/// The whole product in tiles of at most `ROWS` rows and `VECTORS` vectors. A few rows of the left operand stay in the
+/// first-level cache while the panels of the right one, which fit into the second, pass by: each row is read once, however
+/// far away it lies.
 ///
 /// # Safety
 /// As [`multiply`].
@@ -219,10 +220,10 @@ unsafe fn tile_of_rows<V: Vector, const ROWS: usize, const N: usize>(
 unsafe fn multiply_with<V: Vector, const ROWS: usize, const VECTORS: usize>(of: &Operands) {
     const { assert!(ROWS <= MOST.0 && VECTORS * V::LEN <= MOST.1 && VECTORS <= 3) }
     let panel_cols = VECTORS * V::LEN;
-    for col in (0..of.n).step_by(panel_cols) {
-        let width = panel_cols.min(of.n - col);
-        for row in (0..of.m).step_by(ROWS) {
-            let rows = ROWS.min(of.m - row);
+    for row in (0..of.m).step_by(ROWS) {
+        let rows = ROWS.min(of.m - row);
+        for col in (0..of.n).step_by(panel_cols) {
+            let width = panel_cols.min(of.n - col);
             // SAFETY: the tile lies inside the operands.
             unsafe {
                 let (a, b) = (of.a.add(row * of.a_row), of.b.add(col * of.k));

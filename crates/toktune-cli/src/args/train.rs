@@ -255,7 +255,7 @@ pub struct RunArgs {
     )]
     pub save_embedding_layers: SaveEmbeddingLayers,
     /// Keep activations up to this much memory of the process, as 900MB or 2GB, and compute the rest again; results do
-    /// not depend on it [default: a quarter of what the weights take, beside what is needed in any case]
+    /// not depend on it [default: two fifths of what the weights take, beside what is needed in any case]
     #[arg(long, value_name = "SIZE", value_parser = size())]
     pub memory_budget: Option<u64>,
     /// Keep what does not depend on the trained rows from one epoch to the next: in memory, or in a temporary file in

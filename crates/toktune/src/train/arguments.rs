@@ -45,7 +45,7 @@ pub struct TrainingArguments {
     /// Whether whole embeddings are stored with the adapter; the rows alone need none of it.
     pub save_embedding_layers: SaveEmbeddingLayers,
     /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
-    /// again; `None` keeps a quarter as much as the weights take. Results do not depend on it.
+    /// again; `None` keeps two fifths of what the weights take. Results do not depend on it.
     pub memory_budget: Option<u64>,
     /// Keep what does not depend on the trained rows from one epoch to the next. Results do not depend on it.
     pub cache_constants: Option<CacheConstants>,

@@ -13,7 +13,7 @@ use toktune_kernels::gated_mlp::CHUNK_ROWS;
 
 /// Without a budget, activations are kept up to this share of the weights' bytes: it saves a part of the recomputation,
 /// and is little beside what is there anyway.
-const DEFAULT_SHARE: f64 = 0.25;
+const DEFAULT_SHARE: f64 = 0.4;
 
 /// Estimates the memory of passes over batches of one model.
 #[derive(Clone, Copy, Debug)]
