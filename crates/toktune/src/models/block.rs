@@ -251,14 +251,3 @@ impl Linear {
         [weight].into_iter().chain(bias).collect()
     }
 }
-
-impl Norm {
-    pub(super) fn tensors(&self) -> Vec<(String, BlockTensor<'_>)> {
-        let (weight, bias) = &*self.host;
-        let mut tensors = vec![(format!("{}.weight", self.module), BlockTensor::Norm(weight))];
-        if !bias.is_empty() {
-            tensors.push((format!("{}.bias", self.module), BlockTensor::Bias(bias)));
-        }
-        tensors
-    }
-}

@@ -205,6 +205,9 @@ pub enum QkNorm {
     Head,
     /// All heads together.
     Width,
+    /// Each head on its own, with a weight of its own and no bias: one tensor a head where its number `{}` is in the names
+    /// (StableLM), a matrix `[heads, head_dim]` otherwise (Cohere).
+    EachHead,
 }
 
 /// An MLP.

@@ -3,7 +3,7 @@
 use super::attention::{Attention, Projections};
 use super::linear::Linear;
 use super::mlp::{Mlp, Up};
-use super::norm::Norm;
+use super::norm::{HeadWeights, Norm};
 use super::{Block, Sublayer, Work};
 use crate::error::Result;
 use crate::models::names::{AttentionNames, HalfNorms, MlpNames, StackNames};
@@ -97,6 +97,40 @@ impl Loader<'_> {
             bias: (!bias.is_empty()).then(|| tensor(&bias)).transpose()?,
             host: Arc::new((weight, bias)),
             eps: spec.eps,
+            of_heads: None,
+        })
+    }
+
+    /// A norm of heads that have weights of their own.
+    fn read_head_norms(&self, module: &Module, heads: usize, width: usize) -> Result<Norm> {
+        let tensor = |stored: &str| format!("{stored}.weight");
+        let mut weights = Vec::with_capacity(heads * width);
+        if module.stored.contains("{}") {
+            for head in 0..heads {
+                let name = tensor(&module.stored.replace("{}", &head.to_string()));
+                weights.extend(self.checkpoint.vector(&self.find(&name), width)?);
+            }
+        } else {
+            let name = tensor(&module.stored);
+            let matrix = self.checkpoint.matrix(&self.find(&name), heads, width, RowOrder::Plain)?;
+            weights = matrix.decode_rows(0..heads);
+        }
+        let ones = vec![1f32; width];
+        Ok(Norm {
+            module: module.own.clone(),
+            // Neither family has a bias here, even where its other norms do.
+            kind: match self.spec.norm.kind {
+                NormKind::Rms => NormKind::Rms,
+                NormKind::Layer { .. } => NormKind::Layer { bias: false },
+            },
+            weight: Tensor::from_slice(&ones, width, self.device)?,
+            bias: None,
+            host: Arc::new((ones, Vec::new())),
+            eps: self.spec.norm.eps,
+            of_heads: Some(HeadWeights {
+                weight: Tensor::from_slice(&weights, heads * width, self.device)?,
+                host: Arc::new(weights),
+            }),
         })
     }
 
@@ -107,7 +141,13 @@ impl Loader<'_> {
     }
 
     /// A matrix whose rows are looked up.
-    pub(crate) fn table(&self, own: &str, gguf: Option<&str>, rows: usize, cols: usize) -> Result<FrozenMatrix> {
+    pub(crate) fn table(
+        &self,
+        own: &str,
+        gguf: Option<&str>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<FrozenMatrix> {
         let stored = if self.naming.gguf.is_some() { gguf.unwrap_or(own) } else { own };
         let name = format!("{stored}.weight");
         self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)
@@ -148,7 +188,8 @@ impl Loader<'_> {
         let stored = self.naming.gguf.as_ref().unwrap_or(own);
         let reader = BlockReader { loader: self, layer, slots: Cell::new(0) };
         let mut sublayers = Vec::new();
-        let attention = reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
+        let attention =
+            reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
         let norms = |norms: &HalfNorms| HalfNorms {
             before: norms.before.filter(|_| !of.no_attention_norm),
             ..*norms
@@ -177,10 +218,7 @@ impl BlockReader<'_> {
     fn module(&self, own: &str, stored: &str) -> Module {
         let names = &self.loader.spec.names;
         let stored_names = self.loader.naming.gguf.as_ref().unwrap_or(names);
-        Module {
-            own: names.in_block(self.layer, own),
-            stored: stored_names.in_block(self.layer, stored),
-        }
+        Module { own: names.in_block(self.layer, own), stored: stored_names.in_block(self.layer, stored) }
     }
 
     fn linear(
@@ -199,6 +237,12 @@ impl BlockReader<'_> {
     fn norm(&self, own: Option<&str>, stored: Option<&str>, width: usize) -> Result<Option<Norm>> {
         let (Some(own), Some(stored)) = (own, stored) else { return Ok(None) };
         self.loader.read_norm(&self.module(own, stored), width, self.loader.spec.norm).map(Some)
+    }
+
+    fn head_norms(&self, own: Option<&str>, stored: Option<&str>, heads: usize) -> Result<Option<Norm>> {
+        let (Some(own), Some(stored)) = (own, stored) else { return Ok(None) };
+        let width = self.loader.spec.attention.head_dim;
+        self.loader.read_head_norms(&self.module(own, stored), heads, width).map(Some)
     }
 
     fn sublayer(&self, own: &HalfNorms, stored: &HalfNorms, work: Work) -> Result<Sublayer> {
@@ -237,15 +281,16 @@ impl BlockReader<'_> {
                 Projections::Fused(fused, layout)
             }
         };
-        let [q_width, k_width] = match spec.qk_norm {
-            QkNorm::Head => [spec.head_dim; 2],
-            QkNorm::Width => [q, kv],
+        let qk_norm = |own, stored, heads| match spec.qk_norm {
+            QkNorm::Head => self.norm(own, stored, spec.head_dim),
+            QkNorm::Width => self.norm(own, stored, heads * spec.head_dim),
+            QkNorm::EachHead => self.head_norms(own, stored, heads),
         };
         Ok(Attention {
             projections,
             output: self.linear((own.o, stored.o), (d, q), RowOrder::Plain, spec.output_bias)?,
-            q_norm: self.norm(own.q_norm, stored.q_norm, q_width)?,
-            k_norm: self.norm(own.k_norm, stored.k_norm, k_width)?,
+            q_norm: qk_norm(own.q_norm, stored.q_norm, spec.heads)?,
+            k_norm: qk_norm(own.k_norm, stored.k_norm, spec.kv_heads)?,
             shape: AttentionShape {
                 heads: spec.heads,
                 kv_heads: spec.kv_heads,
