@@ -17,12 +17,14 @@ mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod modernbert;
 mod olmo2;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen_moe;
 mod roberta;
 mod smollm3;
 mod stablelm;
@@ -78,8 +80,10 @@ impl fmt::Debug for Family {
 pub const FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
+    &mixtral::MIXTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen_moe::QWEN3_MOE,
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,

@@ -92,7 +92,8 @@ impl PretrainedModel {
         if spec.tied && !is_gguf {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
             let tensor = find_first(&checkpoint, &naming, &head_names);
-            spec.tied = !checkpoint.contains(&tensor) || same_rows(&checkpoint, embedding.frozen().name(), &tensor);
+            spec.tied =
+                !checkpoint.contains(&tensor) || same_rows(&checkpoint, embedding.frozen().name(), &tensor);
         }
         let head = match has_head && !spec.tied {
             true => Some(token_matrix(&head_names, spec.names.head)?),
@@ -130,12 +131,7 @@ impl PretrainedModel {
         })
     }
 
-    fn to_head(
-        spec: &ModelSpec,
-        checkpoint: &Checkpoint,
-        naming: &Naming,
-        device: &Device,
-    ) -> Result<Chain> {
+    fn to_head(spec: &ModelSpec, checkpoint: &Checkpoint, naming: &Naming, device: &Device) -> Result<Chain> {
         let mut chain = Chain::default();
         if let Some(activation) = spec.head.transform {
             let loader = super::block::Loader { checkpoint, naming, spec: &spec.stack, device };
@@ -283,7 +279,12 @@ impl PretrainedModel {
         tokens.chain(linears).chain(head.map(String::from)).collect()
     }
 
-    /// The linear layers with the number of their block among all.
+    /// The linear layers of the blocks, those of experts and their routers too.
+    fn all_linears(&self) -> impl Iterator<Item = &Linear> {
+        self.all_blocks().flat_map(Block::all_linears)
+    }
+
+    /// The linear layers that can have updates, with the number of their block among all.
     fn linears(&self) -> impl Iterator<Item = (usize, &Linear)> {
         self.all_blocks().enumerate().flat_map(|(i, block)| block.linears().map(move |linear| (i, linear)))
     }
@@ -371,7 +372,7 @@ impl PretrainedModel {
 
     /// Whether some products with frozen weights are taken in bf16.
     pub fn uses_bf16(&self) -> bool {
-        let matrices = self.linears().map(|(_, linear)| linear.weight());
+        let matrices = self.all_linears().map(Linear::weight);
         matrices.chain([self.head().frozen()]).any(|matrix| matrix.precision() == Precision::Bf16)
     }
 
@@ -433,7 +434,7 @@ impl PretrainedModel {
         };
         of(self.embedding_name(), self.embedding.frozen())
             .or_else(|| self.head.as_ref().and_then(|h| of(self.head_name(), h.frozen())))
-            .or_else(|| self.linears().find_map(|(_, linear)| of(linear.module(), linear.weight())))
+            .or_else(|| self.all_linears().find_map(|linear| of(linear.module(), linear.weight())))
     }
 }
 

@@ -51,6 +51,8 @@ pub struct StackNames {
     pub cross: Option<AttentionNames>,
     /// In a block: the MLP.
     pub mlp: MlpNames,
+    /// In a block: the experts in its place, in the layers that have them.
+    pub experts: Option<ExpertNames>,
 }
 
 /// The norms around one half of a block.
@@ -108,6 +110,19 @@ pub struct MlpNames {
     pub norms: HalfNorms,
 }
 
+/// The names of a mixture of experts, `{}` being the number of an expert. The norms are those of the MLP.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertNames {
+    /// The router.
+    pub router: &'static str,
+    /// Gate projection of an expert.
+    pub gate: &'static str,
+    /// Up projection of an expert.
+    pub up: &'static str,
+    /// Down projection of an expert.
+    pub down: &'static str,
+}
+
 /// The names that most decoders have followed since Llama.
 pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
     prefix: "model.",
@@ -147,6 +162,7 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
         down: "mlp.down_proj",
         norms: HalfNorms::before("post_attention_layernorm"),
     },
+    experts: None,
 };
 
 impl StackNames {
@@ -211,6 +227,7 @@ impl StackNames {
                     sum: None,
                 },
             },
+            experts: None,
         }
     }
 }

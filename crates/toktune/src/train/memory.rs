@@ -48,7 +48,12 @@ impl<'a> MemoryPlanner<'a> {
             traces += blocks * (depending * d + constant * 2 * kv);
             // of one block: the graph of the backward pass with the gradients in flight
             let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
-            let mlp = 2 * inner * CHUNK_ROWS.min(depending.max(constant));
+            let mut mlp = 2 * inner;
+            for of in spec.layers.iter().filter_map(|layer| layer.experts) {
+                // the gathered rows in and out, forward and backward, and what is inside
+                mlp = mlp.max(4 * of.inner + 3 * d);
+            }
+            let mlp = mlp * CHUNK_ROWS.min(depending.max(constant));
             let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
             most = most.max(block + mlp).max(head);
         }
@@ -72,9 +77,8 @@ impl<'a> MemoryPlanner<'a> {
     /// Peak memory of a step over `batch`.
     pub(super) fn peak(&self, active: ActiveRows<'_>, batch: &RaggedBatch) -> u64 {
         let plans = plans(self.model, active, batch);
-        let everything = |(stack, plan): &(&Stack, Plan)| {
-            kept::everything(stack.blocks(), plan.depending.ids.len())
-        };
+        let everything =
+            |(stack, plan): &(&Stack, Plan)| kept::everything(stack.blocks(), plan.depending.ids.len());
         self.least(&plans) + self.kept(&plans).min(plans.iter().map(everything).sum())
     }
 }

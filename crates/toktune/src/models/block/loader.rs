@@ -1,13 +1,15 @@
 //! Reading the weights of a stack's parts from a checkpoint.
 
 use super::attention::{Attention, Projections};
+use super::experts::Experts;
+use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::mlp::{Mlp, Up};
 use super::norm::{HeadWeights, Norm};
 use super::{Block, Sublayer, Work};
 use crate::error::Result;
-use crate::models::names::{AttentionNames, HalfNorms, MlpNames, StackNames};
-use crate::models::spec::{LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
+use crate::models::names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, StackNames};
+use crate::models::spec::{ExpertsSpec, LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
 use crate::models::update::Slot;
 use crate::ops::{AttentionShape, Heads, StoredAs};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
@@ -201,7 +203,10 @@ impl Loader<'_> {
             let attention = reader.attention(cross, stored, &all, false)?;
             sublayers.push(reader.sublayer(&cross.norms, &stored.norms, Work::Cross(attention))?);
         }
-        let mlp = reader.mlp(&own.mlp, &stored.mlp)?;
+        let mlp = match (&of.experts, &own.experts) {
+            (Some(of), Some(names)) => FeedForward::Experts(reader.experts(names, of)?),
+            _ => FeedForward::One(reader.mlp(&own.mlp, &stored.mlp)?),
+        };
         sublayers.push(reader.sublayer(&own.mlp.norms, &stored.mlp.norms, Work::Mlp(mlp))?);
         Ok(Block { sublayers, parallel: self.spec.parallel })
     }
@@ -318,5 +323,34 @@ impl BlockReader<'_> {
         };
         let down = of((own.down, stored.down), (d, spec.inner))?;
         Ok(Mlp { up, down, activation: spec.activation })
+    }
+
+    /// A mixture of experts; no GGUF file of one is read, so it has one set of names.
+    fn experts(&self, names: &ExpertNames, of: &ExpertsSpec) -> Result<Experts> {
+        let (spec, d) = (&self.loader.spec.mlp, self.loader.spec.hidden_size);
+        // no update reaches them, so they have no places among the block's linear layers
+        let linear = |name: &str, sizes| {
+            let module = self.module(name, name);
+            self.loader.read_linear(
+                &module,
+                Slot(usize::MAX),
+                sizes,
+                RowOrder::Plain,
+                spec.bias,
+                StoredAs::Rows,
+            )
+        };
+        // first, for it says how many there are
+        let router = linear(names.router, (of.count, d))?;
+        let expert = |number: usize| {
+            let linear = |name: &str, sizes| linear(&name.replace("{}", &number.to_string()), sizes);
+            Ok(Mlp {
+                up: Up::Gated(linear(names.gate, (of.inner, d))?, linear(names.up, (of.inner, d))?),
+                down: linear(names.down, (d, of.inner))?,
+                activation: spec.activation,
+            })
+        };
+        let experts = (0..of.count).map(expert).collect::<Result<_>>()?;
+        Ok(Experts { router, experts, chosen: of.chosen, normalised: of.normalised })
     }
 }

@@ -36,6 +36,7 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         down: "output.dense",
         norms: HalfNorms::sum("output.LayerNorm"),
     },
+    experts: None,
 };
 
 /// The keys of a configuration that families name differently.
@@ -57,7 +58,12 @@ pub(super) const BERT_KEYS: Keys = Keys {
 };
 
 /// An encoder with BERT's layout: learnt positions, norms after the residual sums, a masked language model's head.
-pub(super) fn read(config: &ModelConfig, keys: &Keys, names: ModelNames, stack: StackNames) -> Result<ModelSpec> {
+pub(super) fn read(
+    config: &ModelConfig,
+    keys: &Keys,
+    names: ModelNames,
+    stack: StackNames,
+) -> Result<ModelSpec> {
     let (hidden_size, heads) = (config.size(keys.hidden_size)?, config.size(keys.heads)?);
     let positions = config.size("max_position_embeddings")?;
     let activation = activation(config, keys.activation, Activation::Gelu)?;
