@@ -2,6 +2,7 @@
 //! norms, each added to the residual stream.
 
 mod attention;
+mod disentangled;
 mod experts;
 mod feed_forward;
 mod linear;
@@ -11,6 +12,7 @@ mod norm;
 pub(crate) mod pass;
 
 pub(crate) use attention::Past;
+pub(crate) use disentangled::DistanceRows;
 pub(super) use linear::Linear;
 pub(super) use loader::{Loader, Naming};
 pub(crate) use norm::Norm;

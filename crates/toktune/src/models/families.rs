@@ -4,6 +4,7 @@ mod bart;
 mod bert;
 mod bloom;
 mod cohere;
+mod deberta;
 mod decoder;
 mod distilbert;
 mod electra;
@@ -105,6 +106,7 @@ pub const FAMILIES: &[&Family] = &[
     &distilbert::DISTILBERT,
     &electra::ELECTRA,
     &modernbert::MODERNBERT,
+    &deberta::DEBERTA_V2,
     &t5::T5,
     &t5::MT5,
     &bart::BART,

@@ -36,7 +36,7 @@ pub use kind::ModelKind;
 pub use model::PretrainedModel;
 pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use precision::PrecisionMode;
-pub use relative::RelativeSpec;
+pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{Frequencies, RopeSpec, RopeVariant};
 pub use spec::{
     AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, QkNorm,

@@ -57,6 +57,7 @@ impl PretrainedModel {
         let naming = Naming {
             gguf: is_gguf.then(|| spec.stack.names.in_gguf()),
             prefix: spec.names.prefix,
+            aliases: spec.names.aliases,
             qk_order: match gguf {
                 Some(gguf) if gguf.interleaves => {
                     RowOrder::Interleaved { head_dim: spec.stack.attention.head_dim }
@@ -65,7 +66,8 @@ impl PretrainedModel {
             },
             columns: family.columns && !is_gguf,
         };
-        let has_transform = checkpoint.contains(&format!("{}.weight", spec.names.transform));
+        let transform = format!("{}.weight", spec.names.transform);
+        let has_transform = checkpoint.contains(&naming.find(&checkpoint, &transform));
         if spec.kind == ModelKind::MaskedLm && !has_transform {
             spec = spec.without_head();
         }
@@ -134,7 +136,8 @@ impl PretrainedModel {
     fn to_head(spec: &ModelSpec, checkpoint: &Checkpoint, naming: &Naming, device: &Device) -> Result<Chain> {
         let mut chain = Chain::default();
         if let Some(activation) = spec.head.transform {
-            let loader = super::block::Loader { checkpoint, naming, spec: &spec.stack, device };
+            let loader =
+                super::block::Loader { checkpoint, naming, spec: &spec.stack, device, distances: None };
             let (d, width) = (spec.stack.hidden_size, spec.stack.embedding.width);
             let bias = spec.head.transform_bias;
             chain.0.push(Stage::Linear(loader.linear(spec.names.transform, (width, d), bias)?));
@@ -326,6 +329,7 @@ impl PretrainedModel {
             if let (Some(name), Some(matrix)) = (stack.spec().names.positions, stack.positions()) {
                 tensors.push((format!("{name}.weight"), BlockTensor::Matrix(matrix)));
             }
+            tensors.extend(stack.distances().into_iter().flat_map(|distances| distances.tensors()));
         }
         tensors.extend(self.to_head.norms().flat_map(|norm| norm.tensors()));
         tensors.extend(self.to_head.linears().flat_map(|linear| linear.tensors()));

@@ -22,6 +22,8 @@ pub struct ModelNames {
     pub transform_norm: &'static str,
     /// The tensor with the logits' biases, in full.
     pub head_bias: &'static str,
+    /// Beginnings of tensors' names with those that they may have in a checkpoint instead.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// Modules that use the token embedding too, under names of their own (`encoder.embed_tokens`).
     pub embed_aliases: &'static [&'static str],
 }
@@ -43,8 +45,10 @@ pub struct StackNames {
     pub project_out: Option<&'static str>,
     /// Norm after the last block.
     pub final_norm: Option<&'static str>,
-    /// The bias by distance, in full.
+    /// The bias by distance, or the rows for distances, in full.
     pub relative: Option<&'static str>,
+    /// Norm of the rows for distances.
+    pub relative_norm: Option<&'static str>,
     /// In a block: the attention of a sequence to itself.
     pub attention: AttentionNames,
     /// In a block: the attention to the encoder.
@@ -93,6 +97,10 @@ pub struct AttentionNames {
     pub q_norm: Option<&'static str>,
     /// Norm of the keys.
     pub k_norm: Option<&'static str>,
+    /// Projection of rows for distances to queries, where it is not that of the content.
+    pub distance_q: Option<&'static str>,
+    /// Projection of rows for distances to keys, likewise.
+    pub distance_k: Option<&'static str>,
     /// The norms around it.
     pub norms: HalfNorms,
 }
@@ -133,6 +141,7 @@ pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
     transform: "",
     transform_norm: "",
     head_bias: "lm_head.bias",
+    aliases: &[],
     embed_aliases: &[],
 };
 
@@ -146,6 +155,7 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
     project_out: None,
     final_norm: Some("model.norm"),
     relative: None,
+    relative_norm: None,
     attention: AttentionNames {
         q: "self_attn.q_proj",
         k: "self_attn.k_proj",
@@ -153,6 +163,8 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
         o: "self_attn.o_proj",
         q_norm: None,
         k_norm: None,
+        distance_q: None,
+        distance_k: None,
         norms: HalfNorms::before("input_layernorm"),
     },
     cross: None,
@@ -183,6 +195,7 @@ impl StackNames {
             project_out: self.project_out.map(strip),
             final_norm: self.final_norm.map(strip),
             relative: self.relative.map(strip),
+            relative_norm: self.relative_norm.map(strip),
             ..*self
         }
     }
@@ -203,6 +216,7 @@ impl StackNames {
             project_out: None,
             final_norm: if_named(self.final_norm, "output_norm"),
             relative: None,
+            relative_norm: None,
             attention: AttentionNames {
                 q: if fused { "attn_qkv" } else { "attn_q" },
                 k: if fused { "" } else { "attn_k" },
@@ -210,6 +224,8 @@ impl StackNames {
                 o: "attn_output",
                 q_norm: if_named(self.attention.q_norm, "attn_q_norm"),
                 k_norm: if_named(self.attention.k_norm, "attn_k_norm"),
+                distance_q: None,
+                distance_k: None,
                 norms: HalfNorms {
                     before: if_named(self.attention.norms.before, "attn_norm"),
                     after: if_named(self.attention.norms.after, "post_attention_norm"),

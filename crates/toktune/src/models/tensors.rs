@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn they_are_the_stored_ones() {
-        for name in ["llama_untied", "stablelm_parallel", "cohere_qk", "mixtral", "qwen3_moe"] {
+        for name in ["llama_untied", "stablelm_parallel", "cohere_qk", "mixtral", "qwen3_moe", "deberta_v2"] {
             let model = model(name);
             let tokens = [model.embedding_name(), model.head_name()].map(|module| format!("{module}.weight"));
             let mut stored: Vec<String> = model.checkpoint().names().map(String::from).collect();

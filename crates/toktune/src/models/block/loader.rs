@@ -1,6 +1,7 @@
 //! Reading the weights of a stack's parts from a checkpoint.
 
 use super::attention::{Attention, Projections};
+use super::disentangled::{Disentangled, DistanceRows, Through};
 use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
@@ -9,6 +10,7 @@ use super::norm::{HeadWeights, Norm};
 use super::{Block, Sublayer, Work};
 use crate::error::Result;
 use crate::models::names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, StackNames};
+use crate::models::relative::DisentangledSpec;
 use crate::models::spec::{ExpertsSpec, LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
 use crate::models::update::Slot;
 use crate::ops::{AttentionShape, Heads, StoredAs};
@@ -24,6 +26,8 @@ pub(crate) struct Naming {
     pub(crate) gguf: Option<StackNames>,
     /// The prefix that checkpoints of the model without its head lack.
     pub(crate) prefix: &'static str,
+    /// Beginnings of names with those that stand for them in some checkpoints.
+    pub(crate) aliases: &'static [(&'static str, &'static str)],
     /// How the rows of the query and key projections lie.
     pub(crate) qk_order: RowOrder,
     /// Weights of linear layers are stored as `[in, out]`.
@@ -36,6 +40,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) naming: &'a Naming,
     pub(crate) spec: &'a StackSpec,
     pub(crate) device: &'a Device,
+    /// What a disentangled attention has for distances.
+    pub(crate) distances: Option<Arc<DistanceRows>>,
 }
 
 /// Endings of the names of a norm's tensors in BERT's first checkpoints.
@@ -52,7 +58,9 @@ impl Naming {
     pub(crate) fn find<'n>(&self, checkpoint: &Checkpoint, name: &'n str) -> Cow<'n, str> {
         let bare = name.strip_prefix(self.prefix).map(String::from);
         let prefixed = Some(format!("{}{name}", self.prefix));
-        for candidate in [Some(name.to_string()), bare, prefixed].into_iter().flatten() {
+        let alias =
+            self.aliases.iter().find_map(|(own, other)| Some(format!("{other}{}", name.strip_prefix(own)?)));
+        for candidate in [Some(name.to_string()), bare, prefixed, alias].into_iter().flatten() {
             if checkpoint.contains(&candidate) {
                 return candidate.into();
             }
@@ -153,6 +161,25 @@ impl Loader<'_> {
         let stored = if self.naming.gguf.is_some() { gguf.unwrap_or(own) } else { own };
         let name = format!("{stored}.weight");
         self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)
+    }
+
+    /// The rows for distances, normed if there is a norm.
+    pub(crate) fn distances(
+        &self,
+        spec: DisentangledSpec,
+        name: &str,
+        norm: Option<&str>,
+    ) -> Result<DistanceRows> {
+        let (count, d) = (2 * spec.span, self.spec.hidden_size);
+        let table = self.table(name, None, count, d)?;
+        let norm = norm.map(|norm| self.norm(norm, None, d)).transpose()?;
+        let mut rows = table.decode_rows(0..count);
+        if let Some(norm) = &norm {
+            let raw = rows.clone();
+            norm.run(&raw, &mut rows);
+        }
+        let tensor = Tensor::from_slice(&rows, (count, d), self.device)?;
+        Ok(DistanceRows { spec, name: name.into(), table, norm, rows, tensor })
     }
 
     fn read_linear(
@@ -286,6 +313,20 @@ impl BlockReader<'_> {
                 Projections::Fused(fused, layout)
             }
         };
+        let disentangled = self.loader.distances.as_ref().map(|distances| {
+            let through = |is_met: bool, name: Option<&str>, width| match name {
+                _ if !is_met => Ok(Through::Nothing),
+                None => Ok(Through::Content),
+                Some(name) => {
+                    self.linear((name, name), (width, d), RowOrder::Plain, spec.qkv_bias).map(Through::Own)
+                }
+            };
+            Ok::<_, crate::Error>(Disentangled {
+                to_key: through(distances.spec.as_keys, own.distance_k, kv)?,
+                to_query: through(distances.spec.as_queries, own.distance_q, q)?,
+                distances: distances.clone(),
+            })
+        });
         let qk_norm = |own, stored, heads| match spec.qk_norm {
             QkNorm::Head => self.norm(own, stored, spec.head_dim),
             QkNorm::Width => self.norm(own, stored, heads * spec.head_dim),
@@ -307,6 +348,7 @@ impl BlockReader<'_> {
             },
             rope: of.rope,
             heads: Heads { head_dim: spec.head_dim, pairing: spec.pairing },
+            disentangled: disentangled.transpose()?,
         })
     }
 
