@@ -12,7 +12,7 @@ use toktune_kernels::matmul::Write;
 /// Frozen weights of the half of a block that is no attention.
 #[derive(Clone, Debug)]
 pub(crate) enum FeedForward {
-    One(Mlp),
+    One(Box<Mlp>),
     Experts(Experts),
 }
 

@@ -232,7 +232,7 @@ impl Loader<'_> {
         }
         let mlp = match (&of.experts, &own.experts) {
             (Some(of), Some(names)) => FeedForward::Experts(reader.experts(names, of)?),
-            _ => FeedForward::One(reader.mlp(&own.mlp, &stored.mlp)?),
+            _ => FeedForward::One(Box::new(reader.mlp(&own.mlp, &stored.mlp)?)),
         };
         sublayers.push(reader.sublayer(&own.mlp.norms, &stored.mlp.norms, Work::Mlp(mlp))?);
         Ok(Block { sublayers, parallel: self.spec.parallel })
