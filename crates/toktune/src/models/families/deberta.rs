@@ -126,3 +126,58 @@ fn relative(config: &ModelConfig, spec: &mut ModelSpec, as_keys: bool, as_querie
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{AutoModel, ModelKind};
+    use candle_core::Device;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    fn fixture(file: &str) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/deberta_v2");
+        std::fs::read(folder.join(file)).expect("a file of the fixture")
+    }
+
+    #[test]
+    fn the_head_of_the_third_version_is_found() {
+        let bytes = fixture("model.safetensors");
+        let end = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+        let header = String::from_utf8(bytes[8..end].to_vec()).expect("a header");
+        let header = header.replace("cls.predictions.transform.", "lm_predictions.lm_head.");
+        let header = header.replace("cls.predictions.bias", "lm_predictions.lm_head.bias");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[end..]].concat();
+        std::fs::write(folder.path().join("model.safetensors"), file).expect("written");
+        std::fs::write(folder.path().join("config.json"), fixture("config.json")).expect("written");
+        let model = AutoModel::from_pretrained(folder.path(), &Device::Cpu).expect("a model");
+        assert_eq!(model.kind(), ModelKind::MaskedLm);
+        assert!(model.is_tied());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        for (key, value, found) in [
+            ("conv_kernel_size", json!(3), "convolution"),
+            ("pos_att_type", json!(["c2c"]), "c2c"),
+            ("pos_att_type", json!(7), "found 7"),
+            ("position_buckets", json!(1), "at least 2"),
+        ] {
+            let Ok(Value::Object(mut object)) = serde_json::from_slice(&fixture("config.json")) else {
+                panic!("an object")
+            };
+            object.insert(key.into(), value);
+            let message = spec(&ModelConfig::from_object("config.json", object)).expect_err(key).to_string();
+            assert!(message.contains(key) && message.contains(found), "{message}");
+        }
+        let config = json!({
+            "vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,
+            "intermediate_size": 8, "max_position_embeddings": 16, "embedding_size": 4
+        });
+        let Value::Object(object) = config else { panic!("an object") };
+        let error =
+            spec(&ModelConfig::from_object("config.json", object)).expect_err("positions of another width");
+        assert!(error.to_string().contains("embedding_size"), "{error}");
+    }
+}

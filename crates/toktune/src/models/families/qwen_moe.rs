@@ -63,3 +63,51 @@ fn layers_without(config: &ModelConfig) -> Result<Vec<u64>> {
         config.error("mlp_only_layers", format!("expected a list of layers' numbers, found {layers}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(change: Value) -> Result<ModelSpec> {
+        let mut config = json!({
+            "vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 4,
+            "intermediate_size": 8, "moe_intermediate_size": 4, "num_experts": 4, "num_experts_per_tok": 2
+        });
+        let (Some(object), Value::Object(change)) = (config.as_object_mut(), change) else {
+            panic!("objects")
+        };
+        object.extend(change);
+        spec(&ModelConfig::from_object("config.json", object.clone()))
+    }
+
+    fn sparse(change: Value) -> Vec<bool> {
+        read(change).expect("a model").stack.layers.iter().map(|layer| layer.experts.is_some()).collect()
+    }
+
+    #[test]
+    fn layers_have_experts_as_transformers_has_it() {
+        assert_eq!(sparse(json!({})), [true; 4]);
+        assert_eq!(sparse(json!({"decoder_sparse_step": 2})), [false, true, false, true]);
+        assert_eq!(
+            sparse(json!({"decoder_sparse_step": 2, "mlp_only_layers": [1]})),
+            [false, false, false, true]
+        );
+        assert_eq!(sparse(json!({"num_experts": null, "num_local_experts": 3})), [true; 4]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (change, key) in [
+            (json!({"mlp_only_layers": ["one"]}), "mlp_only_layers"),
+            (json!({"output_router_logits": true}), "output_router_logits"),
+            (json!({"num_experts": null}), "num_experts"),
+        ] {
+            let message = read(change).expect_err(key).to_string();
+            assert!(message.contains(key), "{message}");
+        }
+        let (key, problem) =
+            read(json!({"num_experts_per_tok": 5})).expect("read").check().expect_err("5 of 4");
+        assert!(key == "num_experts_per_tok" && problem == "5 of 4 experts", "{problem}");
+    }
+}
