@@ -3,7 +3,7 @@
 use crate::args::{DeviceChoice, MachineArgs, Precision};
 use crate::failure::{Failure, Outcome, usage};
 use serde::Serialize;
-use toktune::models::{PretrainedModel, PrecisionMode};
+use toktune::models::{PrecisionMode, PretrainedModel};
 use toktune::{Device, runtime};
 
 /// What was settled.

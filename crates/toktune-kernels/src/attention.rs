@@ -186,8 +186,14 @@ impl Shape {
         for span in spans {
             assert!(span.rows.start == next && span.rows.end >= next, "sequences follow one another");
             assert!(span.past.start <= span.past.end && span.past.end <= past, "past rows that exist");
-            assert!(span.keys.start >= next_key && span.keys.end >= span.keys.start, "each key in one sequence");
-            assert!(!self.causal || span.keys.len() == span.rows.len(), "as many keys as rows in causal attention");
+            assert!(
+                span.keys.start >= next_key && span.keys.end >= span.keys.start,
+                "each key in one sequence"
+            );
+            assert!(
+                !self.causal || span.keys.len() == span.rows.len(),
+                "as many keys as rows in causal attention"
+            );
             if let Some(bias) = x.bias {
                 let longest = span.total().max(span.past.len() + span.rows.len());
                 assert!(bias.heads == self.heads && longest <= bias.length, "a bias for every key");
@@ -209,58 +215,70 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
-    tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(|(span, kv_head, tile)| {
-        let (m, first) = (tile.len(), span.rows.start + tile.start);
-        let positions = span.past.len() + tile.start..span.past.len() + tile.end;
-        let group = shape.group(kv_head);
-        let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
-        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
-        with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {
-            let (scores, rest) = scratch.split_at_mut(m * TILE_KEYS);
-            let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
-            let (largest, rest) = rest.split_at_mut(group.len() * m);
-            let (total, rest) = rest.split_at_mut(group.len() * m);
-            let (key_room, value_room) = rest.split_at_mut(room);
-            sums.fill(0.0);
-            largest.fill(f32::NEG_INFINITY);
-            total.fill(0.0);
-            for tile in key_tiles(shape, span, x, positions.clone()) {
-                // one packing serves every head of the group
-                let n = tile.len();
-                let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, key_room);
-                let values = Right::new(tile.rows_of(tile.values, shape, kv_head), (hd, n), m, value_room);
-                let scores = &mut scores[..m * n];
-                for (at, head) in group.clone().enumerate() {
-                    let own = at * m..(at + 1) * m;
-                    let sums = &mut sums[own.start * hd..own.end * hd];
-                    masked_scores(shape, x.bias, (span, head), queries(head), &positions, &tile, &keys, scores);
-                    let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
-                    for ((row, sum), i) in rows.zip(own) {
-                        let new = largest[i].max(max(row));
-                        if new == f32::NEG_INFINITY {
-                            row.fill(0.0); // nothing seen yet: no weight on this tile
-                            continue;
+    tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(
+        |(span, kv_head, tile)| {
+            let (m, first) = (tile.len(), span.rows.start + tile.start);
+            let positions = span.past.len() + tile.start..span.past.len() + tile.end;
+            let group = shape.group(kv_head);
+            let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
+            let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
+            with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {
+                let (scores, rest) = scratch.split_at_mut(m * TILE_KEYS);
+                let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
+                let (largest, rest) = rest.split_at_mut(group.len() * m);
+                let (total, rest) = rest.split_at_mut(group.len() * m);
+                let (key_room, value_room) = rest.split_at_mut(room);
+                sums.fill(0.0);
+                largest.fill(f32::NEG_INFINITY);
+                total.fill(0.0);
+                for tile in key_tiles(shape, span, x, positions.clone()) {
+                    // one packing serves every head of the group
+                    let n = tile.len();
+                    let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, key_room);
+                    let values =
+                        Right::new(tile.rows_of(tile.values, shape, kv_head), (hd, n), m, value_room);
+                    let scores = &mut scores[..m * n];
+                    for (at, head) in group.clone().enumerate() {
+                        let own = at * m..(at + 1) * m;
+                        let sums = &mut sums[own.start * hd..own.end * hd];
+                        masked_scores(
+                            shape,
+                            x.bias,
+                            (span, head),
+                            queries(head),
+                            &positions,
+                            &tile,
+                            &keys,
+                            scores,
+                        );
+                        let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
+                        for ((row, sum), i) in rows.zip(own) {
+                            let new = largest[i].max(max(row));
+                            if new == f32::NEG_INFINITY {
+                                row.fill(0.0); // nothing seen yet: no weight on this tile
+                                continue;
+                            }
+                            let keep = crate::math::exp(largest[i] - new);
+                            scale(sum, keep);
+                            total[i] = total[i] * keep + exp_shifted(row, new);
+                            largest[i] = new;
                         }
-                        let keep = crate::math::exp(largest[i] - new);
-                        scale(sum, keep);
-                        total[i] = total[i] * keep + exp_shifted(row, new);
-                        largest[i] = new;
+                        values.multiply(m, View::rows(scores, n), sums, true);
                     }
-                    values.multiply(m, View::rows(scores, n), sums, true);
                 }
-            }
-            for (at, head) in group.enumerate() {
-                for i in 0..m {
-                    let own = at * m + i;
-                    // SAFETY: this task alone has these rows of the heads of this group.
-                    let (out, lse) =
-                        unsafe { (out.row(first + i, head * hd, hd), lse.row(first + i, head, 1)) };
-                    out.iter_mut().zip(&sums[own * hd..][..hd]).for_each(|(o, s)| *o = s / total[own]);
-                    lse[0] = largest[own] + total[own].ln();
+                for (at, head) in group.enumerate() {
+                    for i in 0..m {
+                        let own = at * m + i;
+                        // SAFETY: this task alone has these rows of the heads of this group.
+                        let (out, lse) =
+                            unsafe { (out.row(first + i, head * hd, hd), lse.row(first + i, head, 1)) };
+                        out.iter_mut().zip(&sums[own * hd..][..hd]).for_each(|(o, s)| *o = s / total[own]);
+                        lse[0] = largest[own] + total[own].ln();
+                    }
                 }
-            }
-        });
-    });
+            });
+        },
+    );
 }
 
 #[cfg(test)]

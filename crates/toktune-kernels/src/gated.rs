@@ -186,9 +186,8 @@ mod tests {
             Activation::Gelu => {
                 let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
                 let (steps, h) = (400, x / 400.0);
-                let inner: f64 = (1..steps)
-                    .map(|i| density(i as f64 * h) * if i % 2 == 1 { 4.0 } else { 2.0 })
-                    .sum();
+                let inner: f64 =
+                    (1..steps).map(|i| density(i as f64 * h) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
                 x * (0.5 + (density(0.0) + inner + density(x)) * h / 3.0)
             }
             Activation::Relu => x.max(0.0),

@@ -17,7 +17,12 @@ use rayon::prelude::*;
 /// Panics when the lengths do not fit.
 pub fn layer_norm_forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
     let d = weight.len();
-    assert!(d > 0 && x.len().is_multiple_of(d) && x.len() == y.len(), "rows of {d}: {}, {}", x.len(), y.len());
+    assert!(
+        d > 0 && x.len().is_multiple_of(d) && x.len() == y.len(),
+        "rows of {d}: {}, {}",
+        x.len(),
+        y.len()
+    );
     assert!(bias.is_empty() || bias.len() == d, "a bias of {} for rows of {d}", bias.len());
     let chunk = TASK_ROWS * d;
     y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {

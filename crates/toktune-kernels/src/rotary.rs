@@ -143,7 +143,12 @@ mod tests {
                 }
                 let mut y = vec![f32::NAN; x.len()];
                 rotate(&x, (&cos, &sin), turned, rows, Direction::Forward, &mut y);
-                assert_close(&y, &expected, 1e-6, &format!("{isa} {rows} {heads} {head_dim} {half} {pairing:?}"));
+                assert_close(
+                    &y,
+                    &expected,
+                    1e-6,
+                    &format!("{isa} {rows} {heads} {head_dim} {half} {pairing:?}"),
+                );
                 // a rotation is orthogonal, so its transpose (the vector-Jacobian product) is its inverse
                 let mut back = vec![f32::NAN; x.len()];
                 rotate(&y, (&cos, &sin), turned, rows, Direction::Backward, &mut back);

@@ -38,7 +38,9 @@ pub enum Error {
         expected: &'static str,
     },
     /// A batch has the inputs of an encoder, and the model has none, or the other way round.
-    #[error("the batch is not one for {expected}: an encoder's inputs belong to an encoder-decoder, and to it alone")]
+    #[error(
+        "the batch is not one for {expected}: an encoder's inputs belong to an encoder-decoder, and to it alone"
+    )]
     WrongBatch {
         /// The class that loads the model.
         expected: &'static str,

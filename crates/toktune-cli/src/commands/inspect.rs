@@ -146,14 +146,19 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
     Ok(Found { title: "data", rows: table, json })
 }
 
-fn lengths(path: &Path, model: &PretrainedModel, tokenizer: &Tokenizer) -> Outcome<(Vec<(String, String)>, Value)> {
+fn lengths(
+    path: &Path,
+    model: &PretrainedModel,
+    tokenizer: &Tokenizer,
+) -> Outcome<(Vec<(String, String)>, Value)> {
     let data: Dataset = load::any_length(&[path.to_path_buf()], tokenizer, model)?;
     let sequences = data.examples.iter().flat_map(|e| [&e.input_ids, &e.second]);
     let mut lengths: Vec<usize> = sequences.map(Vec::len).filter(|length| *length > 0).collect();
     lengths.sort_unstable();
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));
-    let too_long = model.stack().spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
+    let too_long =
+        model.stack().spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
     let mut rows = vec![
         row(
             "tokens",

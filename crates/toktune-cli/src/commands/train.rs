@@ -174,8 +174,7 @@ fn beside_lora(
             let names = base.module_names();
             let found = target.matching(&names)?;
             if found.is_empty() {
-                let matrices =
-                    [base.embedding_name(), base.head_name()].map(String::from).to_vec();
+                let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
                 return Err(Error::NoTarget { target: target.to_string(), matrices }.into());
             }
             let map = found.into_iter().map(|name| (name.to_string(), ids.to_vec())).collect();

@@ -44,7 +44,10 @@ pub fn backward(
     dv: &mut [f32],
 ) {
     let rows = shape.check(spans, x);
-    assert!(dq.len() == x.q.len() && dk.len() == x.k.len() && dv.len() == x.v.len(), "gradients like their inputs");
+    assert!(
+        dq.len() == x.q.len() && dk.len() == x.k.len() && dv.len() == x.v.len(),
+        "gradients like their inputs"
+    );
     let (hd, heads) = (shape.head_dim, shape.heads);
     assert!(saved.out.len() == x.q.len() && saved.dout.len() == x.q.len(), "the output and its gradient");
     assert_eq!(saved.lse.len(), rows * heads, "one denominator a row and head");
@@ -314,4 +317,3 @@ crate::isa::multiversion! {
         }
     }
 }
-

@@ -79,15 +79,8 @@ type Case = (Shape, Vec<Span>, Option<ScoreBias>);
 /// Lengths below, on and above both tiles, empty sequences, past rows, and more sequences than are cut into tiles; windows
 /// shorter and longer; then each variant.
 fn cases() -> Vec<Case> {
-    let base = Shape {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 8,
-        scale: 0.35,
-        window: None,
-        causal: true,
-        soft_cap: None,
-    };
+    let base =
+        Shape { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.35, window: None, causal: true, soft_cap: None };
     let lengths: [&[(usize, usize)]; 8] = [
         &[],
         &[(1, 0)],
@@ -235,20 +228,17 @@ fn gradients(shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Ve
 
 #[test]
 fn keys_of_no_sequence_get_no_gradient() {
-    let shape = Shape {
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 2,
-        scale: 1.0,
-        window: None,
-        causal: false,
-        soft_cap: None,
-    };
+    let shape =
+        Shape { heads: 1, kv_heads: 1, head_dim: 2, scale: 1.0, window: None, causal: false, soft_cap: None };
     let spans = [Span { rows: 0..2, past: 0..0, keys: 1..3 }];
     let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
     let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None };
     let [_, dk, dv] = gradients(&shape, &spans, &x, &random(4, 4));
     for gradient in [dk, dv] {
-        assert!(gradient[..2] == [0.0; 2] && gradient[6..] == [0.0; 2] && gradient[2..6].iter().all(|g| *g != 0.0));
+        assert!(
+            gradient[..2] == [0.0; 2]
+                && gradient[6..] == [0.0; 2]
+                && gradient[2..6].iter().all(|g| *g != 0.0)
+        );
     }
 }

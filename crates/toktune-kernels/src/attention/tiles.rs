@@ -51,7 +51,12 @@ impl KeyTile<'_> {
 }
 
 /// The keys of a sequence that a row in `positions` can see, in tiles and in order of position.
-pub(super) fn key_tiles<'a>(shape: &Shape, span: &Span, x: &Inputs<'a>, positions: Range<usize>) -> Vec<KeyTile<'a>> {
+pub(super) fn key_tiles<'a>(
+    shape: &Shape,
+    span: &Span,
+    x: &Inputs<'a>,
+    positions: Range<usize>,
+) -> Vec<KeyTile<'a>> {
     let seen = shape.visible_from(&positions, span.total());
     let past = pieces(span.past.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
         at: r.start,
@@ -81,9 +86,7 @@ pub(super) fn tasks(
     spans
         .iter()
         .flat_map(of)
-        .flat_map(|(span, head)| {
-            pieces(length(span), tile).into_iter().map(move |rows| (span, head, rows))
-        })
+        .flat_map(|(span, head)| pieces(length(span), tile).into_iter().map(move |rows| (span, head, rows)))
         .collect()
 }
 

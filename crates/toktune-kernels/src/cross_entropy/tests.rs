@@ -55,8 +55,8 @@ impl Case {
     }
 
     fn table<'a>(&'a self, values: &'a [f32]) -> TokenTable<'a> {
-        let base = Weight::new(WeightType::F32, &self.data, self.frozen, self.d, RowOrder::Plain)
-            .expect("valid");
+        let base =
+            Weight::new(WeightType::F32, &self.data, self.frozen, self.d, RowOrder::Plain).expect("valid");
         TokenTable::new(base, &self.extra, &self.overrides, values)
     }
 }

@@ -21,12 +21,12 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::{TokenUse, audit};
 pub use batch::{RaggedBatch, RaggedRows};
 pub use collator::Collator;
 pub use encode::{DataOptions, LossOn};
 pub use error::DataError;
-pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use masking::Masking;
 pub use reader::{Dataset, Example, Source};
 pub use sampler::{Batch, Position, Sampler};

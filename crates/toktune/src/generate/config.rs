@@ -1,7 +1,7 @@
 //! How tokens are chosen, under transformers' names.
 
 use crate::error::{Error, Result};
-use crate::models::{PretrainedModel, ModelConfig};
+use crate::models::{ModelConfig, PretrainedModel};
 use serde_json::Value;
 use std::path::Path;
 

@@ -239,7 +239,8 @@ fn cross(
     let (Some(memory), Some(sequences)) = (memory, rows.cross.as_ref()) else {
         return Err(candle_core::Error::Msg("a decoder without its encoder's rows".into()).into());
     };
-    let past = (memory.constant.dim(0)? > 0).then(|| attention.key_values(&memory.constant, None)).transpose()?;
+    let past =
+        (memory.constant.dim(0)? > 0).then(|| attention.key_values(&memory.constant, None)).transpose()?;
     let place = Place { sequences, rotary: None };
     Ok(attention.forward(x, Some(&memory.depending), place, past.as_ref(), updates)?.0)
 }

@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn decoders_read_what_shift_tokens_right_gives() {
-        let of = |start, labels: &[Option<u32>]| DecoderInputs { start, pad: 1 }.of(labels).collect::<Vec<_>>();
+        let of =
+            |start, labels: &[Option<u32>]| DecoderInputs { start, pad: 1 }.of(labels).collect::<Vec<_>>();
         let labels = [Some(5), None, Some(6), Some(2)];
         assert_eq!(of(DecoderStart::Token(0), &labels), [0, 5, 1, 6]);
         // transformers.models.mbart.modeling_mbart.shift_tokens_right([[5, -100, 6, 2]], 1)

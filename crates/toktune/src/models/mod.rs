@@ -39,8 +39,8 @@ pub use precision::PrecisionMode;
 pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{Frequencies, RopeSpec, RopeVariant};
 pub use spec::{
-    AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, QkNorm,
-    QkvLayout, Sinusoids, StackSpec,
+    AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
 };
 pub use stack::{RowsOfBatch, Stack};
 pub use tensors::FrozenTensor;

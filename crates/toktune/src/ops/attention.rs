@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tenso
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use toktune_kernels::attention::{
-    Inputs, ScoreBias, Saved, Shape as AttentionShape, Span, backward, forward,
+    Inputs, Saved, ScoreBias, Shape as AttentionShape, Span, backward, forward,
 };
 
 /// The sequences of a batch.
@@ -266,10 +266,8 @@ mod tests {
     fn the_kernel_and_the_composite_agree() -> Result<()> {
         let own = vec![Span::new(0..5, 0..0), Span::new(5..5, 0..3), Span::new(5..9, 3..9)];
         // rows that attend to other sequences: 7 keys, of which the last belongs to none
-        let cross = vec![
-            Span { rows: 0..5, past: 0..0, keys: 0..2 },
-            Span { rows: 5..9, past: 2..4, keys: 2..6 },
-        ];
+        let cross =
+            vec![Span { rows: 0..5, past: 0..0, keys: 0..2 }, Span { rows: 5..9, past: 2..4, keys: 2..6 }];
         let past = KeyValues { k: random((9, 6), 1)?, v: random((9, 6), 2)? };
         let bias = Arc::new(ScoreBias::by_distance(4, 12, |head, d| 0.1 * head as f32 + 0.2 * d as f32));
         for (spans, keys, causal, soft_cap, window, bias) in [

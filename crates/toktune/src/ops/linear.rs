@@ -139,7 +139,9 @@ mod tests {
     fn a_width_that_is_not_the_weights_names_the_weight() -> Result<()> {
         let weight =
             FrozenMatrix::from_f32("some.weight", 2, 3, vec![0.0; 6]).map_err(candle_core::Error::wrap)?;
-        let message = frozen_linear(&random((1, 4), 1)?, &weight, StoredAs::Rows, None).expect_err("4 is not 3").to_string();
+        let message = frozen_linear(&random((1, 4), 1)?, &weight, StoredAs::Rows, None)
+            .expect_err("4 is not 3")
+            .to_string();
         assert!(message.contains("some.weight") && message.contains("[2, 3]"), "{message}");
         Ok(())
     }

@@ -133,7 +133,11 @@ mod tests {
             let frequencies: Vec<f32> = (0..rotated / 2).map(|j| 1.0 / (j as f32 + 1.0)).collect();
             let lines = RotaryRows::new(&[0, 1, 2, 0, 7], &frequencies, 1.1);
             let x = random((5, 12), 1)?;
-            assert_same_gradients(&[x], |x| rotary(&x[0], &lines, heads), |x| composite(&x[0], &lines, heads))?;
+            assert_same_gradients(
+                &[x],
+                |x| rotary(&x[0], &lines, heads),
+                |x| composite(&x[0], &lines, heads),
+            )?;
         }
         Ok(())
     }

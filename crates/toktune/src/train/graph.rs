@@ -87,7 +87,8 @@ pub(super) fn pull(
     )?;
     // rows of the encoder that depend have a gradient too
     let depends = memory.is_some_and(|memory| memory.depending.elem_count() > 0);
-    let memory_var = memory.filter(|_| depends).map(|memory| Var::from_tensor(&memory.depending)).transpose()?;
+    let memory_var =
+        memory.filter(|_| depends).map(|memory| Var::from_tensor(&memory.depending)).transpose()?;
     let tracked_memory = memory.map(|memory| Memory {
         depending: memory_var.as_ref().map_or(&memory.depending, |var| var.as_tensor()).clone(),
         constant: memory.constant.clone(),

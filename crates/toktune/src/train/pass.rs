@@ -3,8 +3,8 @@
 use super::constants::Constants;
 use super::plan::{Crossing, Part, Plan};
 use crate::error::Result;
-use crate::models::block::pass::{Around, HostMemory, Keep, Kept};
 use crate::models::block::Past;
+use crate::models::block::pass::{Around, HostMemory, Keep, Kept};
 use crate::models::buffers::{Buffer, Buffers};
 use crate::models::{BlockUpdates, PretrainedModel, RowsOfBatch, Stack, TrainedRows};
 use std::borrow::Cow;

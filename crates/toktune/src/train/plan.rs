@@ -262,10 +262,19 @@ mod tests {
     fn decoder_rows_find_the_rows_of_their_encoder() {
         let trained = TrainedRows::new(vec![9], 1, vec![0.0]);
         let rules = Rules { wanted: Some(&[true, true, true]), ..Rules::new(Some(&trained), false) };
-        let encoder = RaggedBatch { ids: vec![1, 2, 3, 9, 4, 5, 9], starts: vec![0, 2, 5, 7], targets: vec![None; 7], encoder: None };
+        let encoder = RaggedBatch {
+            ids: vec![1, 2, 3, 9, 4, 5, 9],
+            starts: vec![0, 2, 5, 7],
+            targets: vec![None; 7],
+            encoder: None,
+        };
         let encoder = Plan::new(&encoder, &rules, |_| false);
-        let decoder =
-            RaggedBatch { ids: vec![1, 9, 2, 3, 4], starts: vec![0, 2, 4, 5], targets: vec![Some(7); 5], encoder: None };
+        let decoder = RaggedBatch {
+            ids: vec![1, 9, 2, 3, 4],
+            starts: vec![0, 2, 4, 5],
+            targets: vec![Some(7); 5],
+            encoder: None,
+        };
         let rules = Rules { memory: Some(&[false, true, true]), ..Rules::new(Some(&trained), true) };
         let decoder = Plan::new(&decoder, &rules, |_| false);
         let crossing = Crossing::new(&encoder, &decoder);

@@ -106,7 +106,9 @@ pub fn run(
     };
     let constants = options.constants.filter(|_| on_host && model.kind() == ModelKind::Causal);
     let losses = match (model.encoder(), &batch.encoder) {
-        (Some(encoder), Some(inputs)) => step.encoder_decoder(encoder, batch, inputs, (of_encoder, of_stack))?,
+        (Some(encoder), Some(inputs)) => {
+            step.encoder_decoder(encoder, batch, inputs, (of_encoder, of_stack))?
+        }
         _ if model.kind() == ModelKind::SentencePairs => step.sentence_pairs(batch, of_stack)?,
         _ => step.one_stack(batch, of_stack, constants)?,
     };
@@ -228,8 +230,7 @@ impl<'a> Step<'a> {
                 }
             }
         }
-        let (more, upstream) =
-            self.head(Hidden { part: &plan.depending, rows: &forward.depending }, pull);
+        let (more, upstream) = self.head(Hidden { part: &plan.depending, rows: &forward.depending }, pull);
         losses.extend(more);
         if let Some(upstream) = upstream {
             let finite = losses.iter().all(|(_, loss)| loss.is_finite());
@@ -241,15 +242,9 @@ impl<'a> Step<'a> {
     }
 
     /// The encoder's rows that are computed, with the sequences of the batch whose encoder rows depend.
-    fn encoder_plan(
-        &self,
-        encoder: &Stack,
-        batch: &RaggedBatch,
-        inputs: &RaggedRows,
-    ) -> (Plan, Vec<bool>) {
-        let is_wanted = |rows: Range<usize>| {
-            !self.shortcuts || batch.targets[rows].iter().any(Option::is_some)
-        };
+    fn encoder_plan(&self, encoder: &Stack, batch: &RaggedBatch, inputs: &RaggedRows) -> (Plan, Vec<bool>) {
+        let is_wanted =
+            |rows: Range<usize>| !self.shortcuts || batch.targets[rows].iter().any(Option::is_some);
         let wanted: Vec<bool> = batch.sequences().map(is_wanted).collect();
         let inputs = RaggedBatch {
             ids: inputs.ids.clone(),
@@ -317,7 +312,8 @@ impl<'a> Step<'a> {
             crossing: Some(&crossing),
         };
         let depending = &decoder_plan.depending;
-        let pull = self.backward && !depending.labelled.is_empty() && (pull_encoder || self.pulls(&decoder_plan));
+        let pull =
+            self.backward && !depending.labelled.is_empty() && (pull_encoder || self.pulls(&decoder_plan));
         let forward = self.forward(decoder_run, &memory, pull, &[], &mut [])?;
         let constant = Hidden { part: &decoder_plan.constant, rows: &forward.constant };
         let mut losses = self.constant_losses(&decoder_plan, constant, &[], &mut []);
@@ -393,11 +389,8 @@ impl<'a> Step<'a> {
     fn add_to_rows(&mut self, run: StackRun<'_>, rows: &RowsOfBatch, dx: &[f32], layer: usize) -> Result<()> {
         let Some(trained) = run.trained else { return Ok(()) };
         let (ids, d) = (&run.plan.depending.ids, run.stack.spec().hidden_size);
-        let (chosen, places): (Vec<usize>, Vec<usize>) = ids
-            .iter()
-            .enumerate()
-            .filter_map(|(row, &id)| Some((row, trained.position(id)?)))
-            .unzip();
+        let (chosen, places): (Vec<usize>, Vec<usize>) =
+            ids.iter().enumerate().filter_map(|(row, &id)| Some((row, trained.position(id)?))).unzip();
         let dx: Vec<f32> = chosen.iter().flat_map(|&row| &dx[row * d..][..d]).copied().collect();
         let table = self.model.embedding().table(run.trained);
         let dtokens = run.stack.pull_embedding(ids, rows, &chosen, &table, dx)?;
@@ -420,7 +413,11 @@ fn known_constants<'a>(
 }
 
 /// Empty constants to be recorded for each computed sequence that the cache has room for.
-fn room_for(model: &PretrainedModel, plan: &Plan, cached: Option<&CachedExamples<'_>>) -> Vec<Option<Constants>> {
+fn room_for(
+    model: &PretrainedModel,
+    plan: &Plan,
+    cached: Option<&CachedExamples<'_>>,
+) -> Vec<Option<Constants>> {
     let spec = model.stack().spec();
     let row = 2 * model.blocks().len() * spec.attention.kv_heads * spec.attention.head_dim;
     let width = spec.embedding.width;

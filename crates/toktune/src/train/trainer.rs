@@ -238,8 +238,7 @@ impl<'a> Trainer<'a> {
             });
             let (model, active) = (self.model.base(), self.model.active());
             let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
-            let options =
-                StepOptions { kept_bytes: planner.kept_bytes(active, &batch), constants: cached };
+            let options = StepOptions { kept_bytes: planner.kept_bytes(active, &batch), constants: cached };
             let active = active.with_dropout(self.dropout_seed(optimizer.step, micro_step));
             let output = run(model, active, &batch, Wanted::Gradients, options)?;
             loss += output.loss_sum();

@@ -4,7 +4,7 @@ use super::base::{BaseModel, no_such_layer};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::error::Result;
-use crate::models::{BlockUpdates, PretrainedModel, Dropout, LinearUpdate, TrainedRows};
+use crate::models::{BlockUpdates, Dropout, LinearUpdate, PretrainedModel, TrainedRows};
 use candle_core::Tensor;
 
 /// The trained values that a forward pass uses, by where they act.

@@ -153,7 +153,11 @@ impl PretrainedModel {
     /// The name under which a layer's weight is held: the embedding's for a tied head, and for modules that use it too.
     fn holder<'a>(&'a self, layer: &'a str) -> &'a str {
         let is_head = self.is_tied() && layer == self.head_name();
-        if is_head || self.embedding_modules().any(|name| name == layer) { self.embedding_name() } else { layer }
+        if is_head || self.embedding_modules().any(|name| name == layer) {
+            self.embedding_name()
+        } else {
+            layer
+        }
     }
 }
 

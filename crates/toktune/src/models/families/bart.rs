@@ -6,7 +6,9 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::decoder_inputs::{DecoderInputs, DecoderStart};
 use crate::models::kind::ModelKind;
-use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::names::{
+    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
+};
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Sinusoids,
     StackSpec,
@@ -99,8 +101,7 @@ fn bart(config: &ModelConfig) -> Result<ModelSpec> {
 fn norms_before(stack: &mut StackSpec) {
     let is_decoder = stack.names.cross.is_some();
     let names = &mut stack.names;
-    names.final_norm =
-        Some(if is_decoder { "model.decoder.layer_norm" } else { "model.encoder.layer_norm" });
+    names.final_norm = Some(if is_decoder { "model.decoder.layer_norm" } else { "model.encoder.layer_norm" });
     let cross = names.cross.as_mut().map(|cross| &mut cross.norms);
     for norms in [&mut names.attention.norms, &mut names.mlp.norms].into_iter().chain(cross) {
         *norms = HalfNorms { before: norms.sum, after: None, sum: None };
@@ -143,8 +144,7 @@ fn pegasus(config: &ModelConfig) -> Result<ModelSpec> {
 fn m2m_100(config: &ModelConfig) -> Result<ModelSpec> {
     let padding = pad(config)?;
     let offset = padding as usize + 1;
-    let positions =
-        Positions::Sinusoidal { offset, kind: Sinusoids::Tensor2Tensor, padding: Some(padding) };
+    let positions = Positions::Sinusoidal { offset, kind: Sinusoids::Tensor2Tensor, padding: Some(padding) };
     let mut spec = read(config, |stack| {
         sinusoidal(stack, positions);
         norms_before(stack);

@@ -3,7 +3,9 @@
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::names::{
+    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
+};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;

@@ -3,7 +3,9 @@
 use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::names::{
+    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
+};
 use crate::models::rope::{RopeSpec, RopeVariant};
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;
@@ -68,7 +70,9 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     // `rotary_pct` and `rotary_emb_base` until transformers 5
     let share = config.optional_number("rotary_pct")?.unwrap_or(0.25);
     of.ropes = vec![match config.optional_number("rotary_emb_base")? {
-        Some(theta) if config.section("rope_parameters").is_none() && config.section("rope_scaling").is_none() => {
+        Some(theta)
+            if config.section("rope_parameters").is_none() && config.section("rope_scaling").is_none() =>
+        {
             RopeSpec { theta, dim: (head_dim as f64 * share) as usize, variant: RopeVariant::Default }
         }
         _ => decoder::partial_rope(config, head_dim, share)?,

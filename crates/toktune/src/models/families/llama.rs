@@ -10,7 +10,11 @@ pub(super) const LLAMA: Family = Family {
     name: "Llama",
     model_types: &["llama"],
     architecture: "LlamaForCausalLM",
-    examples: &["meta-llama/Llama-3.2-1B", "HuggingFaceTB/SmolLM2-135M-Instruct", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"],
+    examples: &[
+        "meta-llama/Llama-3.2-1B",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    ],
     gguf: Some(GgufFamily { architecture: "llama", interleaves: true }),
     columns: false,
     spec,

@@ -4,7 +4,9 @@
 use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::names::{
+    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
+};
 use crate::models::spec::{MlpSpec, ModelSpec, Positions};
 use crate::ops::Activation;
 

@@ -20,12 +20,7 @@ pub(super) const PHI: Family = Family {
 const STACK: StackNames = StackNames {
     final_norm: Some("model.final_layernorm"),
     attention: AttentionNames { o: "self_attn.dense", ..LLAMA_STACK.attention },
-    mlp: MlpNames {
-        gate: None,
-        up: "mlp.fc1",
-        down: "mlp.fc2",
-        norms: HalfNorms::before("input_layernorm"),
-    },
+    mlp: MlpNames { gate: None, up: "mlp.fc1", down: "mlp.fc2", norms: HalfNorms::before("input_layernorm") },
     ..LLAMA_STACK
 };
 

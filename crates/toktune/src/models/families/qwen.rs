@@ -45,7 +45,8 @@ fn spec_2(config: &ModelConfig) -> Result<ModelSpec> {
 fn spec_3(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK_3)?;
     if config.get("head_dim").is_none() {
-        return Err(config.error("head_dim", "missing; Qwen 3 has heads that are not hidden_size / num_attention_heads"));
+        return Err(config
+            .error("head_dim", "missing; Qwen 3 has heads that are not hidden_size / num_attention_heads"));
     }
     decoder::biases(config, &mut spec)?;
     decoder::late_windows(config, &mut spec)?;

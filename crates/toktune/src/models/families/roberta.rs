@@ -1,7 +1,7 @@
 //! RoBERTa and XLM-RoBERTa: BERT with positions that count the tokens that are not padding.
 
-use super::encoder::{BERT_KEYS, BERT_STACK, read};
 use super::Family;
+use super::encoder::{BERT_KEYS, BERT_STACK, read};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{ModelNames, StackNames};

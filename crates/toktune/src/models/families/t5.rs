@@ -5,7 +5,9 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::decoder_inputs::{DecoderInputs, DecoderStart};
 use crate::models::kind::ModelKind;
-use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
+use crate::models::names::{
+    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
+};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
@@ -63,11 +65,8 @@ const ENCODER: StackNames = StackNames {
     ..LLAMA_STACK
 };
 
-const GATED_ENCODER: MlpNames = MlpNames {
-    gate: Some("layer.1.DenseReluDense.wi_0"),
-    up: "layer.1.DenseReluDense.wi_1",
-    ..ENCODER.mlp
-};
+const GATED_ENCODER: MlpNames =
+    MlpNames { gate: Some("layer.1.DenseReluDense.wi_0"), up: "layer.1.DenseReluDense.wi_1", ..ENCODER.mlp };
 
 const DECODER: StackNames = StackNames {
     block: "decoder.block.{}",
@@ -91,11 +90,8 @@ const DECODER: StackNames = StackNames {
     ..LLAMA_STACK
 };
 
-const GATED_DECODER: MlpNames = MlpNames {
-    gate: Some("layer.2.DenseReluDense.wi_0"),
-    up: "layer.2.DenseReluDense.wi_1",
-    ..DECODER.mlp
-};
+const GATED_DECODER: MlpNames =
+    MlpNames { gate: Some("layer.2.DenseReluDense.wi_0"), up: "layer.2.DenseReluDense.wi_1", ..DECODER.mlp };
 
 fn spec_t5(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = read(config)?;

@@ -68,8 +68,7 @@ fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
     let pairs = means.len() / 2;
     let mut losses = Vec::new();
     for i in 0..pairs {
-        let scores: Vec<f64> =
-            (0..pairs).map(|j| SCALE * dot(&units[2 * i], &units[2 * j + 1])).collect();
+        let scores: Vec<f64> = (0..pairs).map(|j| SCALE * dot(&units[2 * i], &units[2 * j + 1])).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
         losses.push(top + total.ln() - scores[i]);

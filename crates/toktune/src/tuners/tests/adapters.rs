@@ -54,11 +54,21 @@ fn rows_of_each_adapter_change_its_tokens_only() {
         model.add_adapter(name, lora(&ids)).expect("added");
         train(&mut model, name, 5);
     }
-    let original = model.base().embed(&[0, 1, 2, 3, 4], &rows_of(model.base(), 5), None).expect("rows").to_vec2::<f32>().expect("rows");
+    let original = model
+        .base()
+        .embed(&[0, 1, 2, 3, 4], &rows_of(model.base(), 5), None)
+        .expect("rows")
+        .to_vec2::<f32>()
+        .expect("rows");
     for (name, ids) in [("one", [0, 1, 2]), ("two", [2, 3, 4])] {
         model.set_adapter(&[name]).expect("set");
         let rows = model.active().input_rows();
-        let rows = model.base().embed(&[0, 1, 2, 3, 4], &rows_of(model.base(), 5), rows).expect("rows").to_vec2::<f32>().expect("rows");
+        let rows = model
+            .base()
+            .embed(&[0, 1, 2, 3, 4], &rows_of(model.base(), 5), rows)
+            .expect("rows")
+            .to_vec2::<f32>()
+            .expect("rows");
         for id in 0..5 {
             assert_eq!(rows[id] != original[id], ids.contains(&id), "{name}: token {id}");
         }

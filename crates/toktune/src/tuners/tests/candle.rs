@@ -138,11 +138,13 @@ fn a_scale_is_applied_to_trained_rows_too() {
     train(&mut model, "default", 3);
     let scale = model.base().stack().spec().embedding.scale;
     assert!(scale > 5.0);
-    let embedded = model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
+    let embedded =
+        model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
     let trained: Vec<f32> = model.layers()[0].rows().row(1).iter().map(|x| x * scale).collect();
     assert_eq!(flat(&embedded)[..trained.len()], trained);
     model.merge_adapter(None, true).expect("merged");
-    let merged = model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
+    let merged =
+        model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
     assert_eq!(flat(&merged), flat(&embedded));
 }
 
