@@ -22,6 +22,7 @@ pub mod attention;
 mod bf16;
 pub mod blocks;
 pub mod cross_entropy;
+pub mod disentangled;
 pub mod embedding;
 pub mod gated;
 pub mod gated_mlp;

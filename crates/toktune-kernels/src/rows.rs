@@ -1,4 +1,4 @@
-//! Sums and multiples of whole matrices, and sums of a row over the rows of one.
+//! Sums and multiples of whole matrices, and sums and products of a row with the rows of one.
 
 use crate::isa::multiversion;
 use rayon::prelude::*;
@@ -23,16 +23,35 @@ pub fn scale(y: &mut [f32], factor: f32) {
 ///
 /// Panics when `y` is no whole number of rows.
 pub fn add_to_each(y: &mut [f32], row: &[f32]) {
+    each_row(y, row, add_piece);
+}
+
+/// Multiplies every row of `y [rows, width]` with `row [width]`, entry by entry.
+///
+/// Panics when `y` is no whole number of rows.
+pub fn multiply_each(y: &mut [f32], row: &[f32]) {
+    each_row(y, row, multiply_piece);
+}
+
+fn each_row(y: &mut [f32], row: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
     let width = row.len().max(1);
     assert!(y.len().is_multiple_of(width), "rows of {width}");
     y.par_chunks_mut(width * (TASK / width).max(1))
-        .for_each(|y| y.chunks_exact_mut(width).for_each(|y| add_piece(y, row)));
+        .for_each(|y| y.chunks_exact_mut(width).for_each(|y| work(y, row)));
 }
 
 multiversion! {
     fn add_piece(y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y += x;
+        }
+    }
+}
+
+multiversion! {
+    fn multiply_piece(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y *= x;
         }
     }
 }
@@ -60,6 +79,10 @@ mod tests {
                 add_to_each(&mut sum, &row);
                 let expected = y.iter().enumerate().map(|(at, y)| y + row[at % width]);
                 assert!(expected.eq(sum.iter().copied()), "{isa} {rows} {width}: a row");
+                let mut product = y.clone();
+                multiply_each(&mut product, &row);
+                let expected = y.iter().enumerate().map(|(at, y)| y * row[at % width]);
+                assert!(expected.eq(product.iter().copied()), "{isa} {rows} {width}: a product");
             }
         });
     }

@@ -14,7 +14,7 @@ const WHOLE_SEQUENCES: usize = 12;
 /// What the backward pass takes beside the inputs.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<'a> {
-    /// The output of [`forward`].
+    /// The output of [`super::forward`].
     pub out: &'a [f32],
     /// Its `lse`.
     pub lse: &'a [f32],

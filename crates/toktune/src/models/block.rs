@@ -2,6 +2,9 @@
 //! norms, each added to the residual stream.
 
 mod attention;
+mod disentangled;
+mod experts;
+mod feed_forward;
 mod linear;
 mod loader;
 mod mlp;
@@ -9,6 +12,7 @@ mod norm;
 pub(crate) mod pass;
 
 pub(crate) use attention::Past;
+pub(crate) use disentangled::DistanceRows;
 pub(super) use linear::Linear;
 pub(super) use loader::{Loader, Naming};
 pub(crate) use norm::Norm;
@@ -20,7 +24,7 @@ use crate::ops::KeyValues;
 use crate::weights::FrozenMatrix;
 use attention::{Attention, Place};
 use candle_core::Tensor;
-use mlp::Mlp;
+use feed_forward::FeedForward;
 use toktune_kernels::Precision;
 
 /// Frozen weights of one block.
@@ -47,10 +51,11 @@ enum Work {
     Own(Attention),
     /// Attention to the encoder's rows.
     Cross(Attention),
-    Mlp(Mlp),
+    Mlp(FeedForward),
 }
 
 impl Work {
+    /// The linear layers that can have updates.
     fn linears(&self) -> Vec<&Linear> {
         match self {
             Work::Own(attention) | Work::Cross(attention) => attention.linears(),
@@ -62,6 +67,14 @@ impl Work {
         match self {
             Work::Own(attention) | Work::Cross(attention) => attention.linears_mut(),
             Work::Mlp(mlp) => mlp.linears_mut(),
+        }
+    }
+
+    /// Every linear layer.
+    fn all_linears(&self) -> Vec<&Linear> {
+        match self {
+            Work::Own(_) | Work::Cross(_) => self.linears(),
+            Work::Mlp(mlp) => mlp.all_linears(),
         }
     }
 }
@@ -149,12 +162,21 @@ impl Block {
 
     /// Takes the products of the block in `precision`, by the type of each weight.
     pub(super) fn set_precision(&mut self, precision: impl Fn(&FrozenMatrix) -> Precision) {
-        for linear in self.linears_mut() {
+        let linears = self.sublayers.iter_mut().flat_map(|sublayer| match &mut sublayer.work {
+            Work::Own(attention) | Work::Cross(attention) => attention.linears_mut(),
+            Work::Mlp(mlp) => mlp.imprecise_linears_mut(),
+        });
+        for linear in linears {
             linear.weight.set_precision(precision(&linear.weight));
         }
     }
 
-    /// The linear layers: full names, places, weights.
+    /// Every linear layer, those of experts and their routers too.
+    pub(super) fn all_linears(&self) -> impl Iterator<Item = &Linear> {
+        self.sublayers.iter().flat_map(|sublayer| sublayer.work.all_linears())
+    }
+
+    /// The linear layers that can have updates: full names, places, weights.
     pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.sublayers.iter().flat_map(|sublayer| sublayer.work.linears())
     }
@@ -171,7 +193,7 @@ impl Block {
     /// Every weight of the block by its full name, `.weight` or `.bias` included.
     pub(super) fn tensors(&self) -> Vec<(String, BlockTensor<'_>)> {
         let mut tensors = Vec::new();
-        for linear in self.linears() {
+        for linear in self.all_linears() {
             tensors.extend(linear.tensors());
         }
         for sublayer in &self.sublayers {
@@ -250,16 +272,5 @@ impl Linear {
         let bias = self.host_bias.as_ref();
         let bias = bias.map(|bias| (format!("{}.bias", self.module), BlockTensor::Bias(bias)));
         [weight].into_iter().chain(bias).collect()
-    }
-}
-
-impl Norm {
-    pub(super) fn tensors(&self) -> Vec<(String, BlockTensor<'_>)> {
-        let (weight, bias) = &*self.host;
-        let mut tensors = vec![(format!("{}.weight", self.module), BlockTensor::Norm(weight))];
-        if !bias.is_empty() {
-            tensors.push((format!("{}.bias", self.module), BlockTensor::Bias(bias)));
-        }
-        tensors
     }
 }

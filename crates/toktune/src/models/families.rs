@@ -4,6 +4,7 @@ mod bart;
 mod bert;
 mod bloom;
 mod cohere;
+mod deberta;
 mod decoder;
 mod distilbert;
 mod electra;
@@ -17,12 +18,14 @@ mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod modernbert;
 mod olmo2;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen_moe;
 mod roberta;
 mod smollm3;
 mod stablelm;
@@ -80,8 +83,10 @@ impl fmt::Debug for Family {
 pub const FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
+    &mixtral::MIXTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen_moe::QWEN3_MOE,
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
@@ -103,6 +108,7 @@ pub const FAMILIES: &[&Family] = &[
     &distilbert::DISTILBERT,
     &electra::ELECTRA,
     &modernbert::MODERNBERT,
+    &deberta::DEBERTA_V2,
     &t5::T5,
     &t5::MT5,
     &bart::BART,

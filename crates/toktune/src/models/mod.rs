@@ -35,13 +35,13 @@ pub use forward::TokenRows;
 pub use kind::ModelKind;
 pub use model::PretrainedModel;
 pub(crate) use model::wrong_kind;
-pub use names::{AttentionNames, HalfNorms, MlpNames, ModelNames, StackNames};
+pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use precision::PrecisionMode;
-pub use relative::RelativeSpec;
+pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{Frequencies, RopeSpec, RopeVariant};
 pub use spec::{
-    AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions,
-    QkNorm, QkvLayout, Sinusoids, StackSpec,
+    AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
+    Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
 };
 pub use stack::{RowsOfBatch, Stack};
 pub use tensors::FrozenTensor;

@@ -57,6 +57,7 @@ impl PretrainedModel {
         let naming = Naming {
             gguf: is_gguf.then(|| spec.stack.names.in_gguf()),
             prefix: spec.names.prefix,
+            aliases: spec.names.aliases,
             qk_order: match gguf {
                 Some(gguf) if gguf.interleaves => {
                     RowOrder::Interleaved { head_dim: spec.stack.attention.head_dim }
@@ -65,7 +66,8 @@ impl PretrainedModel {
             },
             columns: family.columns && !is_gguf,
         };
-        let has_transform = checkpoint.contains(&format!("{}.weight", spec.names.transform));
+        let transform = format!("{}.weight", spec.names.transform);
+        let has_transform = checkpoint.contains(&naming.find(&checkpoint, &transform));
         if spec.kind == ModelKind::MaskedLm && !has_transform {
             spec = spec.without_head();
         }
@@ -134,7 +136,8 @@ impl PretrainedModel {
     fn to_head(spec: &ModelSpec, checkpoint: &Checkpoint, naming: &Naming, device: &Device) -> Result<Chain> {
         let mut chain = Chain::default();
         if let Some(activation) = spec.head.transform {
-            let loader = super::block::Loader { checkpoint, naming, spec: &spec.stack, device };
+            let loader =
+                super::block::Loader { checkpoint, naming, spec: &spec.stack, device, distances: None };
             let (d, width) = (spec.stack.hidden_size, spec.stack.embedding.width);
             let bias = spec.head.transform_bias;
             chain.0.push(Stage::Linear(loader.linear(spec.names.transform, (width, d), bias)?));
@@ -279,7 +282,12 @@ impl PretrainedModel {
         tokens.chain(linears).chain(head.map(String::from)).collect()
     }
 
-    /// The linear layers with the number of their block among all.
+    /// The linear layers of the blocks, those of experts and their routers too.
+    fn all_linears(&self) -> impl Iterator<Item = &Linear> {
+        self.all_blocks().flat_map(Block::all_linears)
+    }
+
+    /// The linear layers that can have updates, with the number of their block among all.
     fn linears(&self) -> impl Iterator<Item = (usize, &Linear)> {
         self.all_blocks().enumerate().flat_map(|(i, block)| block.linears().map(move |linear| (i, linear)))
     }
@@ -321,6 +329,7 @@ impl PretrainedModel {
             if let (Some(name), Some(matrix)) = (stack.spec().names.positions, stack.positions()) {
                 tensors.push((format!("{name}.weight"), BlockTensor::Matrix(matrix)));
             }
+            tensors.extend(stack.distances().into_iter().flat_map(|distances| distances.tensors()));
         }
         tensors.extend(self.to_head.norms().flat_map(|norm| norm.tensors()));
         tensors.extend(self.to_head.linears().flat_map(|linear| linear.tensors()));
@@ -367,7 +376,7 @@ impl PretrainedModel {
 
     /// Whether some products with frozen weights are taken in bf16.
     pub fn uses_bf16(&self) -> bool {
-        let matrices = self.linears().map(|(_, linear)| linear.weight());
+        let matrices = self.all_linears().map(Linear::weight);
         matrices.chain([self.head().frozen()]).any(|matrix| matrix.precision() == Precision::Bf16)
     }
 
@@ -429,7 +438,7 @@ impl PretrainedModel {
         };
         of(self.embedding_name(), self.embedding.frozen())
             .or_else(|| self.head.as_ref().and_then(|h| of(self.head_name(), h.frozen())))
-            .or_else(|| self.linears().find_map(|(_, linear)| of(linear.module(), linear.weight())))
+            .or_else(|| self.all_linears().find_map(|linear| of(linear.module(), linear.weight())))
     }
 }
 

@@ -22,6 +22,8 @@ pub struct ModelNames {
     pub transform_norm: &'static str,
     /// The tensor with the logits' biases, in full.
     pub head_bias: &'static str,
+    /// Beginnings of tensors' names with those that they may have in a checkpoint instead.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// Modules that use the token embedding too, under names of their own (`encoder.embed_tokens`).
     pub embed_aliases: &'static [&'static str],
 }
@@ -43,14 +45,18 @@ pub struct StackNames {
     pub project_out: Option<&'static str>,
     /// Norm after the last block.
     pub final_norm: Option<&'static str>,
-    /// The bias by distance, in full.
+    /// The bias by distance, or the rows for distances, in full.
     pub relative: Option<&'static str>,
+    /// Norm of the rows for distances.
+    pub relative_norm: Option<&'static str>,
     /// In a block: the attention of a sequence to itself.
     pub attention: AttentionNames,
     /// In a block: the attention to the encoder.
     pub cross: Option<AttentionNames>,
     /// In a block: the MLP.
     pub mlp: MlpNames,
+    /// In a block: the experts in its place, in the layers that have them.
+    pub experts: Option<ExpertNames>,
 }
 
 /// The norms around one half of a block.
@@ -91,6 +97,10 @@ pub struct AttentionNames {
     pub q_norm: Option<&'static str>,
     /// Norm of the keys.
     pub k_norm: Option<&'static str>,
+    /// Projection of rows for distances to queries, where it is not that of the content.
+    pub distance_q: Option<&'static str>,
+    /// Projection of rows for distances to keys, likewise.
+    pub distance_k: Option<&'static str>,
     /// The norms around it.
     pub norms: HalfNorms,
 }
@@ -108,6 +118,19 @@ pub struct MlpNames {
     pub norms: HalfNorms,
 }
 
+/// The names of a mixture of experts, `{}` being the number of an expert. The norms are those of the MLP.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertNames {
+    /// The router.
+    pub router: &'static str,
+    /// Gate projection of an expert.
+    pub gate: &'static str,
+    /// Up projection of an expert.
+    pub up: &'static str,
+    /// Down projection of an expert.
+    pub down: &'static str,
+}
+
 /// The names that most decoders have followed since Llama.
 pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
     prefix: "model.",
@@ -118,6 +141,7 @@ pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
     transform: "",
     transform_norm: "",
     head_bias: "lm_head.bias",
+    aliases: &[],
     embed_aliases: &[],
 };
 
@@ -131,6 +155,7 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
     project_out: None,
     final_norm: Some("model.norm"),
     relative: None,
+    relative_norm: None,
     attention: AttentionNames {
         q: "self_attn.q_proj",
         k: "self_attn.k_proj",
@@ -138,6 +163,8 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
         o: "self_attn.o_proj",
         q_norm: None,
         k_norm: None,
+        distance_q: None,
+        distance_k: None,
         norms: HalfNorms::before("input_layernorm"),
     },
     cross: None,
@@ -147,6 +174,7 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
         down: "mlp.down_proj",
         norms: HalfNorms::before("post_attention_layernorm"),
     },
+    experts: None,
 };
 
 impl StackNames {
@@ -167,6 +195,7 @@ impl StackNames {
             project_out: self.project_out.map(strip),
             final_norm: self.final_norm.map(strip),
             relative: self.relative.map(strip),
+            relative_norm: self.relative_norm.map(strip),
             ..*self
         }
     }
@@ -187,6 +216,7 @@ impl StackNames {
             project_out: None,
             final_norm: if_named(self.final_norm, "output_norm"),
             relative: None,
+            relative_norm: None,
             attention: AttentionNames {
                 q: if fused { "attn_qkv" } else { "attn_q" },
                 k: if fused { "" } else { "attn_k" },
@@ -194,6 +224,8 @@ impl StackNames {
                 o: "attn_output",
                 q_norm: if_named(self.attention.q_norm, "attn_q_norm"),
                 k_norm: if_named(self.attention.k_norm, "attn_k_norm"),
+                distance_q: None,
+                distance_k: None,
                 norms: HalfNorms {
                     before: if_named(self.attention.norms.before, "attn_norm"),
                     after: if_named(self.attention.norms.after, "post_attention_norm"),
@@ -211,6 +243,7 @@ impl StackNames {
                     sum: None,
                 },
             },
+            experts: None,
         }
     }
 }

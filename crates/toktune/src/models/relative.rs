@@ -22,12 +22,60 @@ pub enum RelativeSpec {
         /// Keys after the query have buckets of their own.
         bidirectional: bool,
     },
+    /// No bias: queries and keys meet rows for distances (DeBERTa).
+    Disentangled(DisentangledSpec),
+}
+
+/// The rows for distances of a disentangled attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisentangledSpec {
+    /// Half as many as there are rows: distances from `-span` on and below `span` have rows of their own, unless they share
+    /// buckets.
+    pub span: usize,
+    /// Buckets that large distances share, in both directions together; `None` for one a distance.
+    pub buckets: Option<usize>,
+    /// Distances from here on share the last bucket.
+    pub max_distance: usize,
+    /// Queries meet them (content to position).
+    pub as_keys: bool,
+    /// Keys meet them (position to content).
+    pub as_queries: bool,
+}
+
+impl DisentangledSpec {
+    /// The row of a distance (`query - key`), as DeBERTa's `make_log_bucket_position` rounds it.
+    fn place(&self, distance: isize) -> u32 {
+        let bucket = match self.buckets {
+            Some(buckets) => log_bucket(distance, buckets, self.max_distance),
+            None => distance as i64,
+        };
+        (bucket + self.span as i64).clamp(0, 2 * self.span as i64 - 1) as u32
+    }
+
+    /// The rows of the distances from `-(length - 1)` to `length - 1`.
+    pub(super) fn places(&self, length: usize) -> Vec<u32> {
+        let reach = length.max(1) as isize - 1;
+        (-reach..=reach).map(|distance| self.place(distance)).collect()
+    }
+}
+
+/// A distance, or beyond half of the buckets its logarithm.
+fn log_bucket(distance: isize, buckets: usize, max_distance: usize) -> i64 {
+    let (mid, size) = (buckets / 2, distance.unsigned_abs());
+    if size <= mid {
+        return distance as i64;
+    }
+    let whole = ((max_distance.saturating_sub(1)) as f64 / mid as f64) as f32;
+    let share = (size as f32 / mid as f32).ln() / whole.ln();
+    let bucket = (share * (mid as f32 - 1.0)).ceil() as i64;
+    bucket.saturating_add(mid as i64) * distance.signum() as i64
 }
 
 impl RelativeSpec {
-    /// The bias for sequences of up to `length` rows; `learnt [buckets, heads]` holds the values of buckets.
-    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> ScoreBias {
-        match *self {
+    /// The bias for sequences of up to `length` rows, if this is one; `learnt [buckets, heads]` holds the values of buckets.
+    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> Option<ScoreBias> {
+        Some(match *self {
+            RelativeSpec::Disentangled(_) => return None,
             RelativeSpec::Alibi => {
                 let slopes = alibi_slopes(heads);
                 ScoreBias::by_key(heads, length, |head, key| slopes[head] * key as f32)
@@ -45,7 +93,7 @@ impl RelativeSpec {
                     learnt[bucket(distance, buckets, max_distance, bidirectional) * heads + head]
                 })
             }
-        }
+        })
     }
 }
 
@@ -86,6 +134,23 @@ mod tests {
         let six = alibi_slopes(6);
         let expected = [0.25, 0.0625, 0.015625, 0.003_906_25, 0.5, 0.125];
         assert!(six.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{six:?}");
+    }
+
+    #[test]
+    fn buckets_of_logarithms_are_debertas() {
+        // make_log_bucket_position(torch.arange(-600, 601), buckets, positions)
+        for (buckets, positions, expected) in
+            [(256, 512, 446_427), (8, 24, 270_785), (32, 512, 311_673), (64, 256, 473_340)]
+        {
+            let folded = (-600..=600).fold(0, |sum: i64, distance| {
+                (sum * 31 + log_bucket(distance, buckets, positions) + 1000) % 1_000_003
+            });
+            assert_eq!(folded, expected, "{buckets} buckets for {positions}");
+        }
+        let spec =
+            DisentangledSpec { span: 4, buckets: None, max_distance: 4, as_keys: true, as_queries: true };
+        assert_eq!(spec.places(6), [0, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7]);
+        assert_eq!(spec.places(0), [4]);
     }
 
     #[test]

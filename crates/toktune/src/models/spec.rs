@@ -205,6 +205,9 @@ pub enum QkNorm {
     Head,
     /// All heads together.
     Width,
+    /// Each head on its own, with a weight of its own and no bias: one tensor a head where its number `{}` is in the names
+    /// (StableLM), a matrix `[heads, head_dim]` otherwise (Cohere).
+    EachHead,
 }
 
 /// An MLP.
@@ -264,6 +267,21 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// The attention reads the block's input as it is, whatever the names say (ModernBERT's first layer).
     pub no_attention_norm: bool,
+    /// Experts in place of the one MLP.
+    pub experts: Option<ExpertsSpec>,
+}
+
+/// A mixture of experts; activation and biases are those of the MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertsSpec {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them a row takes: the likeliest.
+    pub chosen: usize,
+    /// Width inside each.
+    pub inner: usize,
+    /// The weights of those that a row takes are divided by their sum.
+    pub normalised: bool,
 }
 
 impl EmbeddingSpec {
@@ -291,6 +309,10 @@ impl StackSpec {
         }
         if let Some(rope) = self.ropes.iter().find(|r| r.dim > of.head_dim || !r.dim.is_multiple_of(2)) {
             return Err(("rope_parameters", format!("{} rotated of head_dim {}", rope.dim, of.head_dim)));
+        }
+        let experts = self.layers.iter().filter_map(|layer| layer.experts);
+        if let Some(of) = experts.into_iter().find(|of| !(1..=of.count).contains(&of.chosen)) {
+            return Err(("num_experts_per_tok", format!("{} of {} experts", of.chosen, of.count)));
         }
         if used().any(|rope| rope >= self.ropes.len()) {
             return Err(("rope_parameters", "a layer without a rotary embedding".into()));

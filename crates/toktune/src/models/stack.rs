@@ -1,7 +1,8 @@
 //! A stack of blocks over embedded tokens: a decoder, or an encoder.
 
-use super::block::{Block, Loader, Naming};
+use super::block::{Block, DistanceRows, Loader, Naming};
 use super::chain::{Chain, Stage};
+use super::relative::RelativeSpec;
 use super::spec::{Positions, Sinusoids, StackSpec};
 use crate::error::{Error, Result};
 use crate::ops::{RotaryRows, Sequences, Span};
@@ -28,6 +29,8 @@ pub struct Stack {
     end: Chain,
     /// Learnt values of the bias by distance, `[buckets, heads]`.
     relative: Vec<f32>,
+    /// The rows for distances that a disentangled attention has in its place.
+    distances: Option<Arc<DistanceRows>>,
 }
 
 /// Where the rows of a batch stand: its sequences and the rotations of their positions.
@@ -57,8 +60,15 @@ impl Stack {
         naming: &Naming,
         device: &Device,
     ) -> Result<Self> {
-        let loader = Loader { checkpoint, naming, spec: &spec, device };
         let (d, width, names) = (spec.hidden_size, spec.embedding.width, &spec.names);
+        let loader = Loader { checkpoint, naming, spec: &spec, device, distances: None };
+        let distances = match (spec.relative, names.relative) {
+            (Some(RelativeSpec::Disentangled(of)), Some(name)) => {
+                Some(Arc::new(loader.distances(of, name, names.relative_norm)?))
+            }
+            _ => None,
+        };
+        let loader = Loader { distances: distances.clone(), ..loader };
         let blocks =
             spec.layers.iter().enumerate().map(|(i, of)| loader.block(i, of)).collect::<Result<_>>()?;
         let (mut before_positions, mut after_positions, mut end) =
@@ -94,12 +104,22 @@ impl Stack {
             }
         };
         let relative = match (&spec.relative, names.relative) {
-            (Some(super::relative::RelativeSpec::Buckets { buckets, .. }), Some(name)) => {
+            (Some(RelativeSpec::Buckets { buckets, .. }), Some(name)) => {
                 loader.table(name, None, *buckets, spec.attention.heads)?.decode_rows(0..*buckets)
             }
             _ => Vec::new(),
         };
-        Ok(Self { blocks, before_positions, positions, token_type, after_positions, end, relative, spec })
+        Ok(Self {
+            blocks,
+            before_positions,
+            positions,
+            token_type,
+            after_positions,
+            end,
+            relative,
+            distances,
+            spec,
+        })
     }
 
     /// Its description as data.
@@ -126,6 +146,11 @@ impl Stack {
         [&self.before_positions, &self.after_positions, &self.end]
     }
 
+    /// The rows for distances.
+    pub(super) fn distances(&self) -> Option<&DistanceRows> {
+        self.distances.as_deref()
+    }
+
     /// The learnt positions.
     pub(super) fn positions(&self) -> Option<&FrozenMatrix> {
         self.positions.as_ref()
@@ -149,10 +174,9 @@ impl Stack {
             longest = longest.max(end);
             positions.extend(own);
         }
-        let bias = self
-            .spec
-            .relative
-            .map(|relative| Arc::new(relative.bias(self.spec.attention.heads, longest, &self.relative)));
+        let heads = self.spec.attention.heads;
+        let bias = self.spec.relative.and_then(|relative| relative.bias(heads, longest, &self.relative));
+        let bias = bias.map(Arc::new);
         let sequences = Sequences { spans: Arc::new(spans), bias };
         RowsOfBatch { sequences, cross: None, rotary, positions, uncounted: Vec::new() }
     }

@@ -28,3 +28,40 @@ impl PretrainedModel {
         self.tensors().into_iter().map(of).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::AutoModel;
+    use candle_core::Device;
+    use std::path::Path;
+
+    fn model(name: &str) -> PretrainedModel {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        AutoModel::from_pretrained(folder, &Device::Cpu).expect("a model")
+    }
+
+    #[test]
+    fn they_are_the_stored_ones() {
+        for name in ["llama_untied", "stablelm_parallel", "cohere_qk", "mixtral", "qwen3_moe", "deberta_v2"] {
+            let model = model(name);
+            let tokens = [model.embedding_name(), model.head_name()].map(|module| format!("{module}.weight"));
+            let mut stored: Vec<String> = model.checkpoint().names().map(String::from).collect();
+            stored.retain(|stored| !tokens.contains(stored));
+            let mut listed: Vec<String> = model.frozen_tensors().into_iter().map(|(name, _)| name).collect();
+            stored.sort();
+            listed.sort();
+            // where a matrix of norms is one tensor, and where each norm has its own
+            assert_eq!(listed, stored, "{name}");
+        }
+    }
+
+    #[test]
+    fn experts_and_routers_are_no_targets_of_lora() {
+        for (name, own) in [("mixtral", 8), ("qwen3_moe", 11)] {
+            let linears = model(name).linear_layers().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+            assert_eq!(linears.len(), own, "{name}: {linears:?}");
+            assert!(linears.iter().all(|linear| !linear.contains("expert") && !linear.ends_with(".gate")));
+        }
+    }
+}

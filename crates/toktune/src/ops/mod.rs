@@ -15,7 +15,7 @@ mod linear;
 mod norm;
 mod rotary;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod vjp;
 
 pub use activation::activation;

@@ -7,7 +7,7 @@ use super::kept;
 use super::plan::Plan;
 use super::step::plans;
 use crate::data::RaggedBatch;
-use crate::models::{PretrainedModel, Stack};
+use crate::models::{PretrainedModel, RelativeSpec, Stack};
 use crate::tuners::ActiveRows;
 use toktune_kernels::gated_mlp::CHUNK_ROWS;
 
@@ -48,9 +48,23 @@ impl<'a> MemoryPlanner<'a> {
             traces += blocks * (depending * d + constant * 2 * kv);
             // of one block: the graph of the backward pass with the gradients in flight
             let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
-            let mlp = 2 * inner * CHUNK_ROWS.min(depending.max(constant));
+            let mut mlp = 2 * inner;
+            for of in spec.layers.iter().filter_map(|layer| layer.experts) {
+                // the gathered rows in and out, forward and backward, and what is inside
+                mlp = mlp.max(4 * of.inner + 3 * d);
+            }
+            let mlp = mlp * CHUNK_ROWS.min(depending.max(constant));
+            // a disentangled attention has all scores of a sequence with a head on each thread, twice, and those of distances
+            let scores = match spec.relative {
+                Some(RelativeSpec::Disentangled(_)) => {
+                    let lengths = plan.constant.lengths.iter().chain(&plan.depending.lengths);
+                    let longest = lengths.copied().max().unwrap_or(0);
+                    3 * longest * longest * rayon::current_num_threads()
+                }
+                _ => 0,
+            };
             let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
-            most = most.max(block + mlp).max(head);
+            most = most.max(block + mlp.max(scores)).max(head);
         }
         let floats = traces + most + rayon::current_num_threads() * TILE_FLOATS;
         self.weights() + self.held + (floats * size_of::<f32>()) as u64

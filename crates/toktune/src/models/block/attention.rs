@@ -1,5 +1,6 @@
 //! The attention of a block, to its own sequence or to the encoder's.
 
+use super::disentangled::Disentangled;
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::error::Result;
@@ -25,6 +26,8 @@ pub(crate) struct Attention {
     /// Which rotary embedding turns queries and keys.
     pub(super) rope: Option<usize>,
     pub(super) heads: Heads,
+    /// Queries and keys meet rows for distances too.
+    pub(super) disentangled: Option<Disentangled>,
 }
 
 /// The query, key and value projections.
@@ -65,18 +68,23 @@ pub(super) struct Attended {
 type Piece = (usize, usize, usize, usize);
 
 impl Attention {
+    /// Its linear layers, the output projection last.
     pub(super) fn linears(&self) -> Vec<&Linear> {
-        match &self.projections {
-            Projections::Split(split) => split.iter().chain([&self.output]).collect(),
-            Projections::Fused(fused, _) => vec![fused, &self.output],
-        }
+        let projections = match &self.projections {
+            Projections::Split(split) => split.iter().collect(),
+            Projections::Fused(fused, _) => vec![fused],
+        };
+        let of_distances = self.disentangled.iter().flat_map(Disentangled::linears);
+        projections.into_iter().chain(of_distances).chain([&self.output]).collect()
     }
 
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        match &mut self.projections {
-            Projections::Split(split) => split.iter_mut().chain([&mut self.output]).collect(),
-            Projections::Fused(fused, _) => vec![fused, &mut self.output],
-        }
+        let projections = match &mut self.projections {
+            Projections::Split(split) => split.iter_mut().collect(),
+            Projections::Fused(fused, _) => vec![fused],
+        };
+        let of_distances = self.disentangled.iter_mut().flat_map(Disentangled::linears_mut);
+        projections.into_iter().chain(of_distances).chain([&mut self.output]).collect()
     }
 
     /// Widths of queries, keys and values.
@@ -146,7 +154,10 @@ impl Attention {
         let [q, k, v] = self.project(x, memory.unwrap_or(x), updates)?;
         let q = self.prepared(&q, self.q_norm.as_ref(), place.rotary)?;
         let k = self.prepared(&k, self.k_norm.as_ref(), place.rotary)?;
-        let attended = ops::attention(&q, &k, &v, past, place.sequences, &self.shape)?;
+        let attended = match &self.disentangled {
+            None => ops::attention(&q, &k, &v, past, place.sequences, &self.shape)?,
+            Some(of) => of.forward(self, [&q, &k, &v], place.sequences, updates)?,
+        };
         Ok((self.output.forward(&attended, updates)?, KeyValues { k, v }))
     }
 
@@ -216,9 +227,11 @@ impl Attention {
             let mut out = buffers.take(q.len());
             let mut lse = buffers.take(q.len() / self.shape.head_dim);
             let spans = &place.sequences.spans;
+            let rows = self.disentangled.as_ref().map(|of| of.project(self, spans, buffers));
             let inputs = inputs((&q, &k, &raw[2]), past, place);
-            time(Part::Attention, attention_flops(&self.shape, spans), || {
-                attention::forward(&self.shape, spans, &inputs, &mut out, &mut lse);
+            time(Part::Attention, attention_flops(&self.shape, spans), || match &rows {
+                None => attention::forward(&self.shape, spans, &inputs, &mut out, &mut lse),
+                Some(rows) => rows.run(&self.shape, spans, [&q, &k, &raw[2]], &mut out, &mut lse),
             });
             (out, lse)
         });
@@ -291,8 +304,10 @@ impl Attention {
         let saved = Saved { out: &out, lse: &lse, dout };
         let spans = &place.sequences.spans;
         // the two products of the forward pass again, and three that give the gradients
-        time(Part::Attention, attention_flops(&self.shape, spans) / 2 * 5, || {
-            attention::backward(&self.shape, spans, &inputs, &saved, &mut dq, &mut dk, &mut dv);
+        let rows = self.disentangled.as_ref().map(|of| of.project(self, spans, buffers));
+        time(Part::Attention, attention_flops(&self.shape, spans) / 2 * 5, || match &rows {
+            None => attention::backward(&self.shape, spans, &inputs, &saved, &mut dq, &mut dk, &mut dv),
+            Some(rows) => rows.pull(&self.shape, spans, [&q, &k, &v], &saved, (&mut dq, &mut dk, &mut dv)),
         });
         let mut dq = self.pull_prepared(&raw_q, dq, self.q_norm.as_ref(), place.rotary, buffers);
         let mut dk = self.pull_prepared(&raw_k, dk, self.k_norm.as_ref(), place.rotary, buffers);

@@ -1,13 +1,17 @@
 //! Reading the weights of a stack's parts from a checkpoint.
 
 use super::attention::{Attention, Projections};
+use super::disentangled::{Disentangled, DistanceRows, Through};
+use super::experts::Experts;
+use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::mlp::{Mlp, Up};
-use super::norm::Norm;
+use super::norm::{HeadWeights, Norm};
 use super::{Block, Sublayer, Work};
 use crate::error::Result;
-use crate::models::names::{AttentionNames, HalfNorms, MlpNames, StackNames};
-use crate::models::spec::{LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
+use crate::models::names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, StackNames};
+use crate::models::relative::DisentangledSpec;
+use crate::models::spec::{ExpertsSpec, LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
 use crate::models::update::Slot;
 use crate::ops::{AttentionShape, Heads, StoredAs};
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
@@ -22,6 +26,8 @@ pub(crate) struct Naming {
     pub(crate) gguf: Option<StackNames>,
     /// The prefix that checkpoints of the model without its head lack.
     pub(crate) prefix: &'static str,
+    /// Beginnings of names with those that stand for them in some checkpoints.
+    pub(crate) aliases: &'static [(&'static str, &'static str)],
     /// How the rows of the query and key projections lie.
     pub(crate) qk_order: RowOrder,
     /// Weights of linear layers are stored as `[in, out]`.
@@ -34,6 +40,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) naming: &'a Naming,
     pub(crate) spec: &'a StackSpec,
     pub(crate) device: &'a Device,
+    /// What a disentangled attention has for distances.
+    pub(crate) distances: Option<Arc<DistanceRows>>,
 }
 
 /// Endings of the names of a norm's tensors in BERT's first checkpoints.
@@ -50,7 +58,9 @@ impl Naming {
     pub(crate) fn find<'n>(&self, checkpoint: &Checkpoint, name: &'n str) -> Cow<'n, str> {
         let bare = name.strip_prefix(self.prefix).map(String::from);
         let prefixed = Some(format!("{}{name}", self.prefix));
-        for candidate in [Some(name.to_string()), bare, prefixed].into_iter().flatten() {
+        let alias =
+            self.aliases.iter().find_map(|(own, other)| Some(format!("{other}{}", name.strip_prefix(own)?)));
+        for candidate in [Some(name.to_string()), bare, prefixed, alias].into_iter().flatten() {
             if checkpoint.contains(&candidate) {
                 return candidate.into();
             }
@@ -97,6 +107,40 @@ impl Loader<'_> {
             bias: (!bias.is_empty()).then(|| tensor(&bias)).transpose()?,
             host: Arc::new((weight, bias)),
             eps: spec.eps,
+            of_heads: None,
+        })
+    }
+
+    /// A norm of heads that have weights of their own.
+    fn read_head_norms(&self, module: &Module, heads: usize, width: usize) -> Result<Norm> {
+        let tensor = |stored: &str| format!("{stored}.weight");
+        let mut weights = Vec::with_capacity(heads * width);
+        if module.stored.contains("{}") {
+            for head in 0..heads {
+                let name = tensor(&module.stored.replace("{}", &head.to_string()));
+                weights.extend(self.checkpoint.vector(&self.find(&name), width)?);
+            }
+        } else {
+            let name = tensor(&module.stored);
+            let matrix = self.checkpoint.matrix(&self.find(&name), heads, width, RowOrder::Plain)?;
+            weights = matrix.decode_rows(0..heads);
+        }
+        let ones = vec![1f32; width];
+        Ok(Norm {
+            module: module.own.clone(),
+            // Neither family has a bias here, even where its other norms do.
+            kind: match self.spec.norm.kind {
+                NormKind::Rms => NormKind::Rms,
+                NormKind::Layer { .. } => NormKind::Layer { bias: false },
+            },
+            weight: Tensor::from_slice(&ones, width, self.device)?,
+            bias: None,
+            host: Arc::new((ones, Vec::new())),
+            eps: self.spec.norm.eps,
+            of_heads: Some(HeadWeights {
+                weight: Tensor::from_slice(&weights, heads * width, self.device)?,
+                host: Arc::new(weights),
+            }),
         })
     }
 
@@ -117,6 +161,25 @@ impl Loader<'_> {
         let stored = if self.naming.gguf.is_some() { gguf.unwrap_or(own) } else { own };
         let name = format!("{stored}.weight");
         self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)
+    }
+
+    /// The rows for distances, normed if there is a norm.
+    pub(crate) fn distances(
+        &self,
+        spec: DisentangledSpec,
+        name: &str,
+        norm: Option<&str>,
+    ) -> Result<DistanceRows> {
+        let (count, d) = (2 * spec.span, self.spec.hidden_size);
+        let table = self.table(name, None, count, d)?;
+        let norm = norm.map(|norm| self.norm(norm, None, d)).transpose()?;
+        let mut rows = table.decode_rows(0..count);
+        if let Some(norm) = &norm {
+            let raw = rows.clone();
+            norm.run(&raw, &mut rows);
+        }
+        let tensor = Tensor::from_slice(&rows, (count, d), self.device)?;
+        Ok(DistanceRows { spec, name: name.into(), table, norm, rows, tensor })
     }
 
     fn read_linear(
@@ -167,7 +230,10 @@ impl Loader<'_> {
             let attention = reader.attention(cross, stored, &all, false)?;
             sublayers.push(reader.sublayer(&cross.norms, &stored.norms, Work::Cross(attention))?);
         }
-        let mlp = reader.mlp(&own.mlp, &stored.mlp)?;
+        let mlp = match (&of.experts, &own.experts) {
+            (Some(of), Some(names)) => FeedForward::Experts(reader.experts(names, of)?),
+            _ => FeedForward::One(Box::new(reader.mlp(&own.mlp, &stored.mlp)?)),
+        };
         sublayers.push(reader.sublayer(&own.mlp.norms, &stored.mlp.norms, Work::Mlp(mlp))?);
         Ok(Block { sublayers, parallel: self.spec.parallel })
     }
@@ -203,6 +269,12 @@ impl BlockReader<'_> {
     fn norm(&self, own: Option<&str>, stored: Option<&str>, width: usize) -> Result<Option<Norm>> {
         let (Some(own), Some(stored)) = (own, stored) else { return Ok(None) };
         self.loader.read_norm(&self.module(own, stored), width, self.loader.spec.norm).map(Some)
+    }
+
+    fn head_norms(&self, own: Option<&str>, stored: Option<&str>, heads: usize) -> Result<Option<Norm>> {
+        let (Some(own), Some(stored)) = (own, stored) else { return Ok(None) };
+        let width = self.loader.spec.attention.head_dim;
+        self.loader.read_head_norms(&self.module(own, stored), heads, width).map(Some)
     }
 
     fn sublayer(&self, own: &HalfNorms, stored: &HalfNorms, work: Work) -> Result<Sublayer> {
@@ -241,15 +313,30 @@ impl BlockReader<'_> {
                 Projections::Fused(fused, layout)
             }
         };
-        let [q_width, k_width] = match spec.qk_norm {
-            QkNorm::Head => [spec.head_dim; 2],
-            QkNorm::Width => [q, kv],
+        let disentangled = self.loader.distances.as_ref().map(|distances| {
+            let through = |is_met: bool, name: Option<&str>, width| match name {
+                _ if !is_met => Ok(Through::Nothing),
+                None => Ok(Through::Content),
+                Some(name) => {
+                    self.linear((name, name), (width, d), RowOrder::Plain, spec.qkv_bias).map(Through::Own)
+                }
+            };
+            Ok::<_, crate::Error>(Disentangled {
+                to_key: through(distances.spec.as_keys, own.distance_k, kv)?,
+                to_query: through(distances.spec.as_queries, own.distance_q, q)?,
+                distances: distances.clone(),
+            })
+        });
+        let qk_norm = |own, stored, heads| match spec.qk_norm {
+            QkNorm::Head => self.norm(own, stored, spec.head_dim),
+            QkNorm::Width => self.norm(own, stored, heads * spec.head_dim),
+            QkNorm::EachHead => self.head_norms(own, stored, heads),
         };
         Ok(Attention {
             projections,
             output: self.linear((own.o, stored.o), (d, q), RowOrder::Plain, spec.output_bias)?,
-            q_norm: self.norm(own.q_norm, stored.q_norm, q_width)?,
-            k_norm: self.norm(own.k_norm, stored.k_norm, k_width)?,
+            q_norm: qk_norm(own.q_norm, stored.q_norm, spec.heads)?,
+            k_norm: qk_norm(own.k_norm, stored.k_norm, spec.kv_heads)?,
             shape: AttentionShape {
                 heads: spec.heads,
                 kv_heads: spec.kv_heads,
@@ -261,6 +348,7 @@ impl BlockReader<'_> {
             },
             rope: of.rope,
             heads: Heads { head_dim: spec.head_dim, pairing: spec.pairing },
+            disentangled: disentangled.transpose()?,
         })
     }
 
@@ -277,5 +365,34 @@ impl BlockReader<'_> {
         };
         let down = of((own.down, stored.down), (d, spec.inner))?;
         Ok(Mlp { up, down, activation: spec.activation })
+    }
+
+    /// A mixture of experts; no GGUF file of one is read, so it has one set of names.
+    fn experts(&self, names: &ExpertNames, of: &ExpertsSpec) -> Result<Experts> {
+        let (spec, d) = (&self.loader.spec.mlp, self.loader.spec.hidden_size);
+        // no update reaches them, so they have no places among the block's linear layers
+        let linear = |name: &str, sizes| {
+            let module = self.module(name, name);
+            self.loader.read_linear(
+                &module,
+                Slot(usize::MAX),
+                sizes,
+                RowOrder::Plain,
+                spec.bias,
+                StoredAs::Rows,
+            )
+        };
+        // first, for it says how many there are
+        let router = linear(names.router, (of.count, d))?;
+        let expert = |number: usize| {
+            let linear = |name: &str, sizes| linear(&name.replace("{}", &number.to_string()), sizes);
+            Ok(Mlp {
+                up: Up::Gated(linear(names.gate, (of.inner, d))?, linear(names.up, (of.inner, d))?),
+                down: linear(names.down, (d, of.inner))?,
+                activation: spec.activation,
+            })
+        };
+        let experts = (0..of.count).map(expert).collect::<Result<_>>()?;
+        Ok(Experts { router, experts, chosen: of.chosen, normalised: of.normalised })
     }
 }

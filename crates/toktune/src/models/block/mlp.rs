@@ -8,6 +8,7 @@ use crate::ops::{self, Activation, StoredAs};
 use crate::profile::{Part, time};
 use crate::weights::FrozenMatrix;
 use candle_core::Tensor;
+use rayon::prelude::*;
 use toktune_kernels::Weight;
 use toktune_kernels::gated::{activate, activate_backward, gated_backward, gated_forward};
 use toktune_kernels::gated_mlp::{self, CHUNK_ROWS, GatedMlp};
@@ -38,6 +39,8 @@ pub(super) enum KeptMlp {
     Gated(gated_mlp::Kept),
     /// The inner rows before the activation.
     Plain(Vec<f32>),
+    /// Those of the experts of a mixture, in the order in which they take their rows.
+    Experts(Vec<KeptMlp>),
 }
 
 impl Mlp {
@@ -224,20 +227,62 @@ impl Mlp {
             let mut dup = buffers.take(up.len());
             self.down.pull(dy, Write::Over, &mut dgate);
             gated_backward(self.activation, &gate, &up, &mut dgate, &mut dup);
-            match &self.up {
-                Up::Gated(gate, up) => {
-                    gate.pull(&dgate, Write::Over, dx);
-                    up.pull(&dup, Write::Add, dx);
+            self.pull_gate_and_up(&dgate, &dup, dx, buffers);
+        }
+    }
+
+    /// Overwrites `dx` with the gradient of the input from those of the gate and of the up projection.
+    fn pull_gate_and_up(&self, dgate: &[f32], dup: &[f32], dx: &mut [f32], buffers: &Buffers) {
+        match &self.up {
+            Up::Gated(gate, up) => {
+                gate.pull(dgate, Write::Over, dx);
+                up.pull(dup, Write::Add, dx);
+            }
+            Up::Plain(both) | Up::Fused(both) => {
+                let inner = self.inner();
+                let mut fused = buffers.take(dgate.len() + dup.len());
+                for (row, fused) in fused.chunks_exact_mut(2 * inner).enumerate() {
+                    fused[..inner].copy_from_slice(&dgate[row * inner..][..inner]);
+                    fused[inner..].copy_from_slice(&dup[row * inner..][..inner]);
                 }
-                Up::Plain(both) | Up::Fused(both) => {
-                    let mut fused = buffers.take(rows * 2 * inner);
-                    for (row, fused) in fused.chunks_exact_mut(2 * inner).enumerate() {
-                        fused[..inner].copy_from_slice(&dgate[row * inner..][..inner]);
-                        fused[inner..].copy_from_slice(&dup[row * inner..][..inner]);
-                    }
-                    both.pull(&fused, Write::Over, dx);
-                }
+                both.pull(&fused, Write::Over, dx);
             }
         }
+    }
+
+    /// As [`Mlp::pull`] for the output of a gated MLP times a weight for each row, for at most [`CHUNK_ROWS`] rows: overwrites
+    /// `dx` and the gradients of the weights `dweights`.
+    ///
+    /// These need no output: with the inner rows `h`, `dy · (h Wᵀ)` is `(dy W) · h`, and `dy W` is wanted anyway.
+    pub(super) fn pull_weighted(
+        &self,
+        (x, weights): (&[f32], &[f32]),
+        dy: &[f32],
+        kept: Option<KeptMlp>,
+        (dx, dweights): (&mut [f32], &mut [f32]),
+        buffers: &Buffers,
+    ) {
+        let inner = self.inner();
+        let computed = match &kept {
+            Some(KeptMlp::Gated(_)) => None,
+            _ => Some(self.gate_and_up(x, buffers)),
+        };
+        let (gate, up): (&[f32], &[f32]) = match (&computed, &kept) {
+            (None, Some(KeptMlp::Gated(kept))) => (&kept.gate, &kept.up),
+            (Some([gate, up, _]), _) => (gate, up),
+            (None, _) => return,
+        };
+        let mut hidden = buffers.take(gate.len());
+        gated_forward(self.activation, gate, up, &mut hidden);
+        let mut dgate = buffers.take(gate.len());
+        self.down.pull(dy, Write::Over, &mut dgate);
+        let each = dgate.par_chunks_mut(inner.max(1)).zip(hidden.par_chunks(inner.max(1)));
+        each.zip(weights).zip(dweights).for_each(|(((dhidden, hidden), weight), dweight)| {
+            *dweight = dhidden.iter().zip(hidden).map(|(d, h)| d * h).sum();
+            dhidden.iter_mut().for_each(|d| *d *= weight);
+        });
+        let mut dup = hidden;
+        gated_backward(self.activation, gate, up, &mut dgate, &mut dup);
+        self.pull_gate_and_up(&dgate, &dup, dx, buffers);
     }
 }

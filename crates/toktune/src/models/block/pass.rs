@@ -160,7 +160,7 @@ impl Block {
     pub(crate) fn kept_floats(&self) -> [(Keep, usize); 3] {
         let (mut outputs, mut projections, mut everything) = (0, 0, 0);
         for (i, sublayer) in self.sublayers.iter().enumerate() {
-            let d = sublayer.work.linears().last().map_or(0, |linear| linear.outputs());
+            let d = sublayer.work.all_linears().last().map_or(0, |linear| linear.outputs());
             match &sublayer.work {
                 Work::Own(attention) | Work::Cross(attention) => {
                     let [q, k, v] = attention.widths();

@@ -26,6 +26,7 @@ pub(super) const MODEL: ModelNames = ModelNames {
     transform: "cls.predictions.transform.dense",
     transform_norm: "cls.predictions.transform.LayerNorm",
     head_bias: "cls.predictions.bias",
+    aliases: &[],
     embed_aliases: &[],
 };
 

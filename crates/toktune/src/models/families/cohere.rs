@@ -1,17 +1,18 @@
 //! Cohere (Command-R): parallel halves of a block behind one norm without a bias, and neighbours that rotate together.
 
+use super::qwen::HEAD_NORMS;
 use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
-use crate::models::spec::{ModelSpec, NormKind, NormSpec};
+use crate::models::spec::{ModelSpec, NormKind, NormSpec, QkNorm};
 use crate::ops::Pairing;
 
 pub(super) const COHERE: Family = Family {
     name: "Cohere",
     model_types: &["cohere"],
     architecture: "CohereForCausalLM",
-    examples: &["CohereLabs/c4ai-command-r-v01"],
+    examples: &["CohereLabs/c4ai-command-r-v01", "CohereLabs/c4ai-command-r-plus"],
     gguf: None,
     columns: false,
     spec,
@@ -23,10 +24,11 @@ const STACK: StackNames = StackNames {
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
-    if config.flag("use_qk_norm", false)? {
-        return Err(config.error("use_qk_norm", "norms with a weight for each head are not supported"));
-    }
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
+    if config.flag("use_qk_norm", false)? {
+        spec.stack.attention.qk_norm = QkNorm::EachHead;
+        spec.stack.names.attention = HEAD_NORMS;
+    }
     decoder::biases(config, &mut spec)?;
     spec.tied = config.flag("tie_word_embeddings", true)?;
     spec.head.scale = config.optional_number("logit_scale")?.unwrap_or(0.0625) as f32;

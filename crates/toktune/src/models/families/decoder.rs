@@ -148,6 +148,17 @@ pub(super) fn biases(config: &ModelConfig, spec: &mut ModelSpec) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a mixture of experts whose router has a loss of its own, which would be added to that of the labels.
+pub(super) fn no_router_loss(config: &ModelConfig) -> Result<()> {
+    match config.flag("output_router_logits", false)? {
+        true => {
+            Err(config
+                .error("output_router_logits", "true adds a loss of the router, which is not supported"))
+        }
+        false => Ok(()),
+    }
+}
+
 /// The windows of Qwen's layers: with `use_sliding_window`, those from `max_window_layers` on.
 pub(super) fn late_windows(config: &ModelConfig, spec: &mut ModelSpec) -> Result<()> {
     let window = match config.flag("use_sliding_window", false)? {
@@ -171,7 +182,7 @@ pub(super) fn layer_types(
     let layer = |slides: bool| LayerSpec {
         window: window.filter(|_| slides),
         rope: rope(slides),
-        no_attention_norm: false,
+        ..LayerSpec::default()
     };
     let Some(types) = config.get("layer_types") else {
         return Ok((0..count).map(|i| layer(slides(i))).collect());

@@ -20,6 +20,7 @@ pub(super) const BERT_STACK: StackNames = StackNames {
     project_out: None,
     final_norm: None,
     relative: None,
+    relative_norm: None,
     attention: AttentionNames {
         q: "attention.self.query",
         k: "attention.self.key",
@@ -27,6 +28,8 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         o: "attention.output.dense",
         q_norm: None,
         k_norm: None,
+        distance_q: None,
+        distance_k: None,
         norms: HalfNorms::sum("attention.output.LayerNorm"),
     },
     cross: None,
@@ -36,6 +39,7 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         down: "output.dense",
         norms: HalfNorms::sum("output.LayerNorm"),
     },
+    experts: None,
 };
 
 /// The keys of a configuration that families name differently.

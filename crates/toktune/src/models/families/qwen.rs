@@ -26,7 +26,7 @@ pub(super) const QWEN3: Family = Family {
     spec: spec_3,
 };
 
-/// Norms of each query and key head.
+/// Norms of each query and key head, by the names that most families give them.
 pub(super) const HEAD_NORMS: AttentionNames = AttentionNames {
     q_norm: Some("self_attn.q_norm"),
     k_norm: Some("self_attn.k_norm"),

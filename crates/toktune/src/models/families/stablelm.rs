@@ -4,7 +4,7 @@ use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK};
-use crate::models::spec::{ModelSpec, NormSpec};
+use crate::models::spec::{ModelSpec, NormSpec, QkNorm};
 
 pub(super) const STABLELM: Family = Family {
     name: "StableLM",
@@ -27,7 +27,9 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
         of.names.mlp.norms = HalfNorms::before("input_layernorm");
     }
     if config.flag("qk_layernorm", false)? {
-        return Err(config.error("qk_layernorm", "norms with a weight for each head are not supported"));
+        of.attention.qk_norm = QkNorm::EachHead;
+        of.names.attention.q_norm = Some("self_attn.q_layernorm.norms.{}");
+        of.names.attention.k_norm = Some("self_attn.k_layernorm.norms.{}");
     }
     Ok(spec)
 }

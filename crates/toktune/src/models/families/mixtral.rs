@@ -1,0 +1,49 @@
+//! Mixtral: Mistral with experts in every layer.
+
+use super::{Family, decoder};
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+use crate::models::names::{ExpertNames, LLAMA_MODEL, LLAMA_STACK, StackNames};
+use crate::models::rope::RopeSpec;
+use crate::models::spec::{ExpertsSpec, ModelSpec, NormSpec};
+
+pub(super) const MIXTRAL: Family = Family {
+    name: "Mixtral",
+    model_types: &["mixtral"],
+    architecture: "MixtralForCausalLM",
+    examples: &["mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x22B-v0.1"],
+    // llama.cpp stores the experts of a layer as one tensor, which is not read
+    gguf: None,
+    columns: false,
+    spec,
+};
+
+/// As checkpoints have them; in memory transformers 5 fuses them into `mlp.experts`.
+const STACK: StackNames = StackNames {
+    experts: Some(ExpertNames {
+        router: "block_sparse_moe.gate",
+        gate: "block_sparse_moe.experts.{}.w1",
+        up: "block_sparse_moe.experts.{}.w3",
+        down: "block_sparse_moe.experts.{}.w2",
+    }),
+    ..LLAMA_STACK
+};
+
+fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+    let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
+    decoder::one_window(config, &mut spec, None)?;
+    decoder::no_router_loss(config)?;
+    let of = &mut spec.stack;
+    of.norm = NormSpec::rms(config.optional_number("rms_norm_eps")?.unwrap_or(1e-5));
+    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
+    let theta = config.optional_number("rope_theta")?.unwrap_or(1e6);
+    of.ropes = vec![RopeSpec::read(config, section.as_ref(), Some(theta), of.attention.head_dim)?];
+    let experts = ExpertsSpec {
+        count: config.optional_size("num_local_experts")?.unwrap_or(8),
+        chosen: config.optional_size("num_experts_per_tok")?.unwrap_or(2),
+        inner: of.mlp.inner,
+        normalised: true,
+    };
+    of.layers.iter_mut().for_each(|layer| layer.experts = Some(experts));
+    Ok(spec)
+}
