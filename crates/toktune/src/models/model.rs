@@ -6,7 +6,7 @@ use super::config::ModelConfig;
 use super::families::Family;
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
-use super::spec::{ModelSpec, StackSpec};
+use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::stack::{RowsOfBatch, Stack};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use super::update::Slot;
@@ -63,6 +63,15 @@ impl PretrainedModel {
                 }
                 _ => RowOrder::Plain,
             },
+            qkv_order: match &spec.stack.attention {
+                // the converter takes the groups apart
+                of if is_gguf && of.layout == QkvLayout::Groups => RowOrder::Regrouped {
+                    groups: of.kv_heads,
+                    queries: of.heads / of.kv_heads.max(1) * of.head_dim,
+                    head_dim: of.head_dim,
+                },
+                _ => RowOrder::Plain,
+            },
             columns: family.columns && !is_gguf,
         };
         let has_transform = checkpoint.contains(&format!("{}.weight", spec.names.transform));
@@ -70,10 +79,8 @@ impl PretrainedModel {
             spec = spec.without_head();
         }
         let stored = if is_gguf { spec.names.in_gguf() } else { spec.names };
-        if is_gguf {
-            // a GGUF file says by its tensors whether the head is the embedding
-            spec.tied = !checkpoint.contains(&format!("{}.weight", stored.head));
-        }
+        // a GGUF file says by its tensors whether the head is the embedding
+        spec.tied |= is_gguf;
         let token_matrix = |names: &[&str], module: &str| -> Result<TokenMatrix> {
             let tensor = find_first(&checkpoint, &naming, names);
             // the matrix may have more rows than `vocab_size` says, never fewer: padding rows are there to be used
@@ -89,7 +96,7 @@ impl PretrainedModel {
         let head_names = [&[stored.head], stored.head_files].concat();
         let embedding = token_matrix(&embed_names, spec.names.embed)?;
         let has_head = spec.kind != ModelKind::SentencePairs;
-        if spec.tied && !is_gguf {
+        if spec.tied {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
             let tensor = find_first(&checkpoint, &naming, &head_names);
             spec.tied =

@@ -73,6 +73,10 @@ pub(super) fn falcon(source: &Source<'_>) -> Result<Map<String, Value>> {
         );
         return Err(source.error("attention.head_count_kv", problem));
     }
+    if source.has("blk.0.attn_qkv.bias") {
+        let problem = "a Falcon with biases, which llama.cpp does not convert, is not supported";
+        return Err(source.config(&Value::Null).error("blk.0.attn_qkv.bias", problem));
+    }
     Ok(object(json!({
         "model_type": "falcon",
         "architectures": ["FalconForCausalLM"],

@@ -240,6 +240,13 @@ fn models_with_layer_norms() {
             .refused()
             .contains("falcon.attention.head_count_kv: 2 without blk.0.attn_norm_2: Falcon2-11B")
     );
+    assert!(
+        grouped()
+            .tensor("blk.0.attn_norm_2.weight", &[0.0])
+            .tensor("blk.0.attn_qkv.bias", &[0.0])
+            .refused()
+            .contains("blk.0.attn_qkv.bias: a Falcon with biases")
+    );
     layer("bloom").gives(json!({
         "model_type": "bloom", "hidden_size": 64, "n_head": 4, "n_layer": 4, "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": true,
