@@ -9,6 +9,7 @@ pub(crate) mod block;
 pub(crate) mod buffers;
 mod chain;
 mod config;
+mod copies;
 mod decoder_inputs;
 mod families;
 mod forward;

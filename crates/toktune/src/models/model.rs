@@ -3,6 +3,7 @@
 use super::block::{Block, BlockTensor, Linear, Naming};
 use super::chain::{Chain, Stage};
 use super::config::ModelConfig;
+use super::copies::same_rows;
 use super::families::Family;
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
@@ -446,22 +447,6 @@ fn find_first(checkpoint: &Checkpoint, naming: &Naming, names: &[&str]) -> Strin
     let found: Vec<String> = tensors.map(|tensor| naming.find(checkpoint, &tensor).into_owned()).collect();
     let first = found.iter().find(|tensor| checkpoint.contains(tensor));
     first.or(found.first()).cloned().unwrap_or_default()
-}
-
-/// Pieces that are compared; matrices that were trained apart differ everywhere.
-const COMPARED_PIECES: usize = 64;
-
-/// Whether two tensors hold the same, judged by pieces from all over them.
-fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
-    let (Some(x), Some(y)) = (checkpoint.stored_bytes(a), checkpoint.stored_bytes(b)) else { return false };
-    let piece = (x.len() / COMPARED_PIECES).clamp(1, 4096);
-    let starts = (0..COMPARED_PIECES).map(|i| i * x.len().saturating_sub(piece) / COMPARED_PIECES);
-    x.len() == y.len()
-        && checkpoint.type_name(a) == checkpoint.type_name(b)
-        && starts.chain([x.len().saturating_sub(piece)]).all(|at| {
-            let end = (at + piece).min(x.len());
-            x[at..end] == y[at..end]
-        })
 }
 
 /// What a caller asked for another kind of model than there is.

@@ -1,5 +1,7 @@
 //! Merged folders against the model with its adapter, from every kind of source.
 
+mod copies;
+mod families;
 mod lora;
 
 use super::*;
