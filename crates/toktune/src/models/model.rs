@@ -292,6 +292,13 @@ impl PretrainedModel {
         self.all_blocks().enumerate().flat_map(|(i, block)| block.linears().map(move |linear| (i, linear)))
     }
 
+    /// The full names of the linear layers before and after the blocks, but for the head.
+    pub(crate) fn linears_around_blocks(&self) -> Vec<String> {
+        let stacks = self.encoder.iter().chain([&self.stack]);
+        let chains = stacks.flat_map(|stack| stack.chains()).chain([&self.to_head]);
+        chains.flat_map(Chain::linears).map(|linear| linear.module().to_string()).collect()
+    }
+
     /// The linear layers of the blocks by their full names.
     pub(crate) fn linear_layers(&self) -> Vec<(String, &FrozenMatrix)> {
         self.linears().map(|(_, linear)| (linear.module().to_string(), linear.weight())).collect()
