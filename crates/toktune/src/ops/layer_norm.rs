@@ -73,7 +73,7 @@ mod tests {
         let (x, weight, bias) = (random((5, 12), 1)?, random(12, 2)?, random(12, 3)?);
         for bias in [None, Some(&bias)] {
             assert_same_gradients(
-                &[x.clone()],
+                std::slice::from_ref(&x),
                 |x| layer_norm(&x[0], &weight, bias, 1e-5),
                 |x| composite(&x[0], &weight, bias, 1e-5),
             )?;

@@ -102,14 +102,9 @@ fn norms_before(stack: &mut StackSpec) {
     let is_decoder = stack.names.cross.is_some();
     let names = &mut stack.names;
     names.final_norm = Some(if is_decoder { "model.decoder.layer_norm" } else { "model.encoder.layer_norm" });
-    for norms in [
-        Some(&mut names.attention.norms),
-        names.cross.as_mut().map(|c| &mut c.norms),
-        Some(&mut names.mlp.norms),
-    ] {
-        if let Some(norms) = norms {
-            *norms = HalfNorms { before: norms.sum, after: None, sum: None };
-        }
+    let cross = names.cross.as_mut().map(|cross| &mut cross.norms);
+    for norms in [&mut names.attention.norms, &mut names.mlp.norms].into_iter().chain(cross) {
+        *norms = HalfNorms { before: norms.sum, after: None, sum: None };
     }
 }
 
