@@ -1,6 +1,6 @@
 //! Cohere (Command-R): parallel halves of a block behind one norm without a bias, and neighbours that rotate together.
 
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
@@ -12,7 +12,7 @@ pub(super) const COHERE: Family = Family {
     model_types: &["cohere"],
     architecture: "CohereForCausalLM",
     examples: &["CohereLabs/c4ai-command-r-v01"],
-    gguf: None,
+    gguf: GgufFamily::plain("command-r"),
     columns: false,
     spec,
 };

@@ -30,11 +30,15 @@ fn usual_rope() -> Value {
     json!({"rope_type": "default", "rope_theta": 10000.0})
 }
 
+/// The same, of a share of each head.
+fn partial_rope(share: f64) -> Value {
+    let mut rope = usual_rope();
+    rope["partial_rotary_factor"] = share.into();
+    json!({"rope_parameters": rope})
+}
+
 /// One case or more for every architecture that is read.
 pub(crate) fn convertible() -> Vec<Case> {
-    let small_stablelm = json!({
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    });
     vec![
         unchanged("llama_tied"),
         unchanged("llama_untied"),
@@ -71,9 +75,9 @@ pub(crate) fn convertible() -> Vec<Case> {
         changed("smollm3", |model| {
             model.repeated(2).with(json!({"no_rope_layers": [1, 1, 1, 0], "layer_types": null}))
         }),
-        with("stablelm", small_stablelm.clone()),
+        with("stablelm", partial_rope(0.25)),
         changed("stablelm", |model| {
-            let model = model.without(&["post_attention_layernorm"]).with(small_stablelm.clone());
+            let model = model.without(&["post_attention_layernorm"]).with(partial_rope(0.25));
             model.with(json!({"use_parallel_residual": true}))
         }),
         with("falcon", json!({"rope_parameters": usual_rope(), "num_kv_heads": null})),
@@ -83,5 +87,9 @@ pub(crate) fn convertible() -> Vec<Case> {
             model.without(&linears).with(json!({"rope_parameters": usual_rope(), "bias": false}))
         }),
         unchanged("bloom"),
+        with("gpt_neox", partial_rope(0.25)),
+        with("gpt_neox_serial", partial_rope(1.0)),
+        with("phi", partial_rope(0.4)),
+        unchanged("cohere"),
     ]
 }

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 /// The architectures for which it leaves the rotary embedding out, where there is one.
-const WITHOUT_ROPE: [&str; 6] = ["gemma", "gemma2", "stablelm", "falcon", "bloom", "gpt2"];
+const WITHOUT_ROPE: [&str; 8] = ["gemma", "gemma2", "stablelm", "falcon", "bloom", "gpt2", "gptneox", "phi2"];
 
 /// Those whose rows of queries and keys it interleaves.
 const INTERLEAVED: [&str; 3] = ["llama", "granite", "smollm3"];
@@ -23,6 +23,9 @@ pub(super) fn convert(model: &HubModel, kind: GgmlDType) -> GgufBytes {
     let architecture = match model.config["model_type"].as_str().expect("a type") {
         "mistral" => "llama",
         "gemma3_text" => "gemma3",
+        "gpt_neox" => "gptneox",
+        "phi" => "phi2",
+        "cohere" => "command-r",
         other => other,
     };
     let metadata = Metadata { model, architecture, bytes: GgufBytes::new() };
@@ -191,7 +194,9 @@ impl Metadata<'_> {
                     .number("attention.sliding_window", Some(window.unwrap_or(0)))
                     .float("rope.scaling.attn_factor", long.then_some(factor))
             }
-            "stablelm" => {
+            "phi2" => self.number("rope.dimension_count", rotated),
+            "command-r" => self.float("logit_scale", number("logit_scale")).word("rope.scaling.type", "none"),
+            "stablelm" | "gptneox" => {
                 let parallel = self.model.config["use_parallel_residual"].as_bool().unwrap_or(true);
                 self.number("rope.dimension_count", rotated).pair(
                     "use_parallel_residual",
@@ -262,7 +267,7 @@ fn changed(model: &HubModel, architecture: &str, (name, shape, values): &Named) 
         let (rows, cols) = (shape[0], shape[1]);
         values = (0..rows * cols).map(|at| values[at % rows * cols + at / rows]).collect();
         shape.reverse();
-    } else if architecture == "bloom" && of("query_key_value") {
+    } else if ["bloom", "gptneox"].contains(&architecture) && of("query_key_value") {
         // [heads, 3, head] becomes [3, heads, head]
         let head = shape[0] / heads / 3;
         values = moved(&values, width, |row| {
@@ -295,16 +300,17 @@ fn stored_name(architecture: &str, name: &str) -> String {
     else {
         return name.to_owned();
     };
-    let bare = stem.strip_prefix("model.").or(stem.strip_prefix("transformer.")).unwrap_or(stem);
+    let bare = ["model.", "transformer.", "gpt_neox."].iter().find_map(|prefix| stem.strip_prefix(prefix));
+    let bare = bare.unwrap_or(stem);
     let in_block =
         bare.strip_prefix("layers.").or(bare.strip_prefix("h.")).and_then(|rest| rest.split_once('.'));
     let Some((block, part)) = in_block else {
         let stored = match bare {
-            "embed_tokens" | "wte" | "word_embeddings" => "token_embd",
+            "embed_tokens" | "wte" | "word_embeddings" | "embed_in" => "token_embd",
             "word_embeddings_layernorm" => "token_embd_norm",
             "wpe" => "position_embd",
-            "norm" | "ln_f" => "output_norm",
-            "lm_head" => "output",
+            "norm" | "ln_f" | "final_layer_norm" | "final_layernorm" => "output_norm",
+            "lm_head" | "embed_out" => "output",
             // its own already
             other => other,
         };
@@ -321,11 +327,18 @@ fn stored_name(architecture: &str, name: &str) -> String {
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
-        "self_attn.qkv_proj" | "attn.c_attn" | "self_attention.query_key_value" => "attn_qkv",
-        "self_attn.o_proj" | "attn.c_proj" | "self_attention.dense" => "attn_output",
+        "self_attn.qkv_proj"
+        | "attn.c_attn"
+        | "self_attention.query_key_value"
+        | "attention.query_key_value" => "attn_qkv",
+        "self_attn.o_proj"
+        | "attn.c_proj"
+        | "self_attention.dense"
+        | "attention.dense"
+        | "self_attn.dense" => "attn_output",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.dense_h_to_4h" => "ffn_up",
-        "mlp.down_proj" | "mlp.c_proj" | "mlp.dense_4h_to_h" => "ffn_down",
+        "mlp.up_proj" | "mlp.gate_up_proj" | "mlp.c_fc" | "mlp.dense_h_to_4h" | "mlp.fc1" => "ffn_up",
+        "mlp.down_proj" | "mlp.c_proj" | "mlp.dense_4h_to_h" | "mlp.fc2" => "ffn_down",
         other => panic!("the converter has no name for {other}"),
     };
     format!("blk.{block}.{stored}.{ending}")

@@ -26,7 +26,8 @@ fn with_adapter(path: &Path, fixture_name: &str) -> PeftModel {
 fn with_random_rows(base: PretrainedModel, ids: &[u32]) -> PeftModel {
     let mut config = TrainableTokensConfig::new(ids.to_vec());
     if !base.is_tied() {
-        config.target_modules = Some(TargetModules::Names(vec!["embed_tokens".into(), "lm_head".into()]));
+        let names = [base.embedding_name(), base.head_name()].map(String::from);
+        config.target_modules = Some(TargetModules::Names(names.to_vec()));
     }
     let mut model = get_peft_model(base, config).expect("an adapter");
     let mut random = Random::new(5);
