@@ -121,6 +121,16 @@ pub enum RowOrder {
         /// Rows of one head; even.
         head_dim: usize,
     },
+    /// As llama.cpp's converter stores a fused projection whose rows are grouped by the heads of keys (Falcon, BLOOM):
+    /// the queries of all groups, then all keys, then all values, where a group's rows are numbered queries, key, value.
+    Regrouped {
+        /// Heads of keys.
+        groups: usize,
+        /// Rows of the queries of a group.
+        queries: usize,
+        /// Rows of a head.
+        head_dim: usize,
+    },
 }
 
 impl RowOrder {
@@ -128,6 +138,18 @@ impl RowOrder {
     pub fn stored(self, row: usize) -> usize {
         match self {
             RowOrder::Plain => row,
+            RowOrder::Regrouped { groups, queries, head_dim } => {
+                let size = queries + 2 * head_dim;
+                let (group, within) = (row / size, row % size);
+                match within.checked_sub(queries) {
+                    None => group * queries + within,
+                    Some(within) => {
+                        // the keys first, the values behind them
+                        let (of, at) = (within / head_dim, within % head_dim);
+                        groups * queries + (of * groups + group) * head_dim + at
+                    }
+                }
+            }
             RowOrder::Interleaved { head_dim } => {
                 let (head, within) = (row / head_dim, row % head_dim);
                 let (t, j) = (within / (head_dim / 2), within % (head_dim / 2));
@@ -161,6 +183,17 @@ pub enum WeightError {
         /// Rows of a head.
         head_dim: usize,
     },
+    /// The rows are not so many groups of queries, a key and a value.
+    Groups {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Groups there should be.
+        groups: usize,
+        /// Rows of the queries of a group.
+        queries: usize,
+        /// Rows of a head.
+        head_dim: usize,
+    },
 }
 
 impl fmt::Display for WeightError {
@@ -181,6 +214,9 @@ impl fmt::Display for WeightError {
             }
             WeightError::Heads { rows, head_dim } => {
                 write!(f, "{rows} rows are no whole number of heads of {head_dim}")
+            }
+            WeightError::Groups { rows, groups, queries, head_dim } => {
+                write!(f, "{rows} rows are not {groups} groups of {queries} + 2 x {head_dim}")
             }
         }
     }
@@ -238,6 +274,12 @@ impl<'a> Weight<'a> {
             && (head_dim == 0 || head_dim % 2 != 0 || !rows.is_multiple_of(head_dim))
         {
             return Err(WeightError::Heads { rows, head_dim });
+        }
+        if let RowOrder::Regrouped { groups, queries, head_dim } = order {
+            let size = head_dim.checked_mul(2).and_then(|heads| heads.checked_add(queries));
+            if head_dim == 0 || size.and_then(|size| size.checked_mul(groups)) != Some(rows) {
+                return Err(WeightError::Groups { rows, groups, queries, head_dim });
+            }
         }
         Ok(Self { dtype, data, rows, cols, order })
     }
@@ -473,6 +515,14 @@ mod tests {
     }
 
     #[test]
+    fn regrouped_rows_are_found() {
+        // two groups of three rows of queries, a key and a value of two: q q q k k v v twice
+        let order = RowOrder::Regrouped { groups: 2, queries: 3, head_dim: 2 };
+        let stored: Vec<usize> = (0..14).map(|r| order.stored(r)).collect();
+        assert_eq!(stored, [0, 1, 2, 6, 7, 10, 11, 3, 4, 5, 8, 9, 12, 13]);
+    }
+
+    #[test]
     fn wrong_shapes_are_refused() {
         let refused = |dtype, bytes: usize, rows, cols, order| {
             Weight::new(dtype, &vec![0; bytes], rows, cols, order).expect_err("not a valid weight")
@@ -494,5 +544,11 @@ mod tests {
             refused(WeightType::F32, 24, 3, 2, RowOrder::Interleaved { head_dim: 2 }),
             WeightError::Heads { rows: 3, head_dim: 2 }
         );
+        for (groups, queries, head_dim) in [(2, 3, 2), (3, 1, 0), (1, usize::MAX, 1), (0, 1, 1)] {
+            assert_eq!(
+                refused(WeightType::F32, 24, 3, 2, RowOrder::Regrouped { groups, queries, head_dim }),
+                WeightError::Groups { rows: 3, groups, queries, head_dim }
+            );
+        }
     }
 }

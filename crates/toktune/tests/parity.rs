@@ -5,12 +5,12 @@
 mod common;
 
 use candle_core::Device;
-use common::{fixtures, rows_file};
+use common::{dataset, fixtures};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::data::{Collator, DataOptions, Dataset, Masking, ModelKind, RaggedBatch};
+use toktune::data::{Dataset, ModelKind, RaggedBatch};
 use toktune::models::{AutoModel, PrecisionMode, PretrainedModel, TokenRows};
 use toktune::train::{AdamW, AdamWConfig, StepOptions, StepOutput, Wanted, run};
 use toktune::tuners::{PeftModel, get_peft_model};
@@ -31,10 +31,9 @@ impl Case {
     fn read(folder: &Path) -> Self {
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         let base = AutoModel::from_pretrained(folder, &Device::Cpu).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let options = DataOptions { collator: collator(&base), ..DataOptions::new(base.vocabulary()) };
         let json = std::fs::read(folder.join("expected.json")).expect("expected.json");
         Self {
-            data: Dataset::read(&[rows_file(&name)], None, &options).expect("rows"),
+            data: dataset(&name, &base),
             json: serde_json::from_slice(&json).expect("JSON"),
             tensors: std::fs::read(folder.join("expected.safetensors")).expect("expected.safetensors"),
             folder: folder.to_path_buf(),
@@ -81,16 +80,6 @@ impl Case {
     /// The batch of all rows.
     fn whole(&self) -> RaggedBatch {
         self.data.batch(&(0..self.data.len()).collect::<Vec<_>>(), 0)
-    }
-}
-
-/// What makes the batches of a model whose rows are ids with labels.
-fn collator(model: &PretrainedModel) -> Collator {
-    match model.kind() {
-        ModelKind::Causal => Collator::Causal,
-        ModelKind::SentencePairs => Collator::SentencePairs,
-        ModelKind::Seq2Seq => Collator::Seq2Seq(model.spec().decoder_inputs.expect("a decoder's inputs")),
-        ModelKind::MaskedLm => Collator::MaskedLm(Masking::none()),
     }
 }
 

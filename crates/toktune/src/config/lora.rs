@@ -25,9 +25,13 @@ pub struct LoraConfig {
     #[serde(default)]
     pub lora_dropout: f64,
     /// The linear layers to adapt: names, a regular expression for full names, or `all-linear` for every one but the
-    /// head; `None` is what PEFT takes for the model's family (`q_proj` and `v_proj`).
+    /// head; `None` is what PEFT takes for the model's type (`q_proj` and `v_proj` for most).
     #[serde(default)]
     pub target_modules: Option<TargetModules>,
+    /// Whether the adapted layers hold their weights as `[in, out]`, as GPT-2's do. The model decides: like PEFT, making an
+    /// adapter sets it right.
+    #[serde(default)]
+    pub fan_in_fan_out: bool,
     /// Which biases are trained: only PEFT's default, `none`.
     #[serde(default = "none")]
     pub bias: String,
@@ -132,6 +136,7 @@ impl Default for LoraConfig {
             lora_alpha: default_alpha(),
             lora_dropout: 0.0,
             target_modules: None,
+            fan_in_fan_out: false,
             bias: none(),
             use_rslora: false,
             trainable_token_indices: None,

@@ -67,7 +67,7 @@ pub struct GgufFamily {
 }
 
 impl GgufFamily {
-    /// Files whose tensors lie as in a HuggingFace checkpoint.
+    /// Files whose rows of queries and keys are not interleaved.
     const fn plain(architecture: &'static str) -> Option<Self> {
         Some(Self { architecture, interleaves: false })
     }

@@ -26,7 +26,7 @@ mod tests;
 type Translate = fn(&Source<'_>) -> Result<Map<String, Value>>;
 
 /// The architectures that are translated.
-const ARCHITECTURES: [(&str, Translate); 15] = [
+const ARCHITECTURES: [(&str, Translate); 18] = [
     ("llama", rms_norm::llama),
     ("granite", rms_norm::granite),
     ("smollm3", rms_norm::smollm3),
@@ -42,6 +42,9 @@ const ARCHITECTURES: [(&str, Translate); 15] = [
     ("stablelm", layer_norm::stablelm),
     ("falcon", layer_norm::falcon),
     ("bloom", layer_norm::bloom),
+    ("gptneox", layer_norm::gpt_neox),
+    ("phi2", layer_norm::phi),
+    ("command-r", layer_norm::cohere),
 ];
 
 /// The configuration of the model in a GGUF file.

@@ -9,10 +9,13 @@ pub(crate) mod block;
 pub(crate) mod buffers;
 mod chain;
 mod config;
+mod copies;
 mod decoder_inputs;
 mod families;
 mod forward;
 mod gguf_config;
+#[cfg(test)]
+mod gguf_families;
 mod kind;
 mod model;
 mod names;
@@ -23,6 +26,8 @@ mod rope;
 mod spec;
 mod stack;
 mod tensors;
+#[cfg(test)]
+pub(crate) mod testing;
 mod token_matrix;
 mod update;
 

@@ -3,10 +3,11 @@
 use super::block::{Block, BlockTensor, Linear, Naming};
 use super::chain::{Chain, Stage};
 use super::config::ModelConfig;
+use super::copies::same_rows;
 use super::families::Family;
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
-use super::spec::{ModelSpec, StackSpec};
+use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::stack::{RowsOfBatch, Stack};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use super::update::Slot;
@@ -64,6 +65,15 @@ impl PretrainedModel {
                 }
                 _ => RowOrder::Plain,
             },
+            qkv_order: match &spec.stack.attention {
+                // the converter takes the groups apart
+                of if is_gguf && of.layout == QkvLayout::Groups => RowOrder::Regrouped {
+                    groups: of.kv_heads,
+                    queries: of.heads / of.kv_heads.max(1) * of.head_dim,
+                    head_dim: of.head_dim,
+                },
+                _ => RowOrder::Plain,
+            },
             columns: family.columns && !is_gguf,
         };
         let transform = format!("{}.weight", spec.names.transform);
@@ -72,10 +82,8 @@ impl PretrainedModel {
             spec = spec.without_head();
         }
         let stored = if is_gguf { spec.names.in_gguf() } else { spec.names };
-        if is_gguf {
-            // a GGUF file says by its tensors whether the head is the embedding
-            spec.tied = !checkpoint.contains(&format!("{}.weight", stored.head));
-        }
+        // a GGUF file says by its tensors whether the head is the embedding
+        spec.tied |= is_gguf;
         let token_matrix = |names: &[&str], module: &str| -> Result<TokenMatrix> {
             let tensor = find_first(&checkpoint, &naming, names);
             // the matrix may have more rows than `vocab_size` says, never fewer: padding rows are there to be used
@@ -91,7 +99,7 @@ impl PretrainedModel {
         let head_names = [&[stored.head], stored.head_files].concat();
         let embedding = token_matrix(&embed_names, spec.names.embed)?;
         let has_head = spec.kind != ModelKind::SentencePairs;
-        if spec.tied && !is_gguf {
+        if spec.tied {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
             let tensor = find_first(&checkpoint, &naming, &head_names);
             spec.tied =
@@ -292,6 +300,13 @@ impl PretrainedModel {
         self.all_blocks().enumerate().flat_map(|(i, block)| block.linears().map(move |linear| (i, linear)))
     }
 
+    /// The full names of the linear layers before and after the blocks, but for the head.
+    pub(crate) fn linears_around_blocks(&self) -> Vec<String> {
+        let stacks = self.encoder.iter().chain([&self.stack]);
+        let chains = stacks.flat_map(|stack| stack.chains()).chain([&self.to_head]);
+        chains.flat_map(Chain::linears).map(|linear| linear.module().to_string()).collect()
+    }
+
     /// The linear layers of the blocks by their full names.
     pub(crate) fn linear_layers(&self) -> Vec<(String, &FrozenMatrix)> {
         self.linears().map(|(_, linear)| (linear.module().to_string(), linear.weight())).collect()
@@ -448,22 +463,6 @@ fn find_first(checkpoint: &Checkpoint, naming: &Naming, names: &[&str]) -> Strin
     let found: Vec<String> = tensors.map(|tensor| naming.find(checkpoint, &tensor).into_owned()).collect();
     let first = found.iter().find(|tensor| checkpoint.contains(tensor));
     first.or(found.first()).cloned().unwrap_or_default()
-}
-
-/// Pieces that are compared; matrices that were trained apart differ everywhere.
-const COMPARED_PIECES: usize = 64;
-
-/// Whether two tensors hold the same, judged by pieces from all over them.
-fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
-    let (Some(x), Some(y)) = (checkpoint.stored_bytes(a), checkpoint.stored_bytes(b)) else { return false };
-    let piece = (x.len() / COMPARED_PIECES).clamp(1, 4096);
-    let starts = (0..COMPARED_PIECES).map(|i| i * x.len().saturating_sub(piece) / COMPARED_PIECES);
-    x.len() == y.len()
-        && checkpoint.type_name(a) == checkpoint.type_name(b)
-        && starts.chain([x.len().saturating_sub(piece)]).all(|at| {
-            let end = (at + piece).min(x.len());
-            x[at..end] == y[at..end]
-        })
 }
 
 /// What a caller asked for another kind of model than there is.

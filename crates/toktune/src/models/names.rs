@@ -206,7 +206,16 @@ impl StackNames {
         let fused = self.attention.k.is_empty();
         // a norm that both halves read is stored once
         let shared = self.mlp.norms.before.is_some() && self.mlp.norms.before == self.attention.norms.before;
-        let mlp_norm = if shared { "attn_norm" } else { "ffn_norm" };
+        let mlp_norm = match self.mlp.norms.before {
+            Some("ln_mlp") => "attn_norm",
+            _ if shared => "attn_norm",
+            _ => "ffn_norm",
+        };
+        // of Falcon's two norms that of the attention came second
+        let attention_norm = match self.attention.norms.before {
+            Some("ln_attn") => "attn_norm_2",
+            _ => "attn_norm",
+        };
         Self {
             block: "blk.{}",
             positions: if_named(self.positions, "position_embd"),
@@ -227,7 +236,7 @@ impl StackNames {
                 distance_q: None,
                 distance_k: None,
                 norms: HalfNorms {
-                    before: if_named(self.attention.norms.before, "attn_norm"),
+                    before: if_named(self.attention.norms.before, attention_norm),
                     after: if_named(self.attention.norms.after, "post_attention_norm"),
                     sum: None,
                 },
@@ -257,6 +266,14 @@ impl ModelNames {
 
     /// The names that llama.cpp gives the same tensors of a decoder.
     pub(super) fn in_gguf(&self) -> Self {
-        Self { prefix: "", embed: "token_embd", head: "output", head_bias: "output.bias", ..*self }
+        Self {
+            prefix: "",
+            embed: "token_embd",
+            embed_files: &[],
+            head: "output",
+            head_files: &[],
+            head_bias: "output.bias",
+            ..*self
+        }
     }
 }

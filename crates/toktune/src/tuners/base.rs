@@ -101,6 +101,22 @@ pub trait BaseModel {
         Ok(())
     }
 
+    /// The `model_type` of transformers' configuration, where there is one: what an adapter targets when nothing is said
+    /// depends on it.
+    fn model_type(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether transformers' own linear layers have weights `[in, out]` (`Conv1D`): PEFT's `fan_in_fan_out`.
+    fn has_fan_in_fan_out(&self) -> bool {
+        false
+    }
+
+    /// Linear layers that the model has but that cannot be adapted.
+    fn fixed_linears(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Numbers in all weights.
     fn num_parameters(&self) -> u64;
 
@@ -242,6 +258,18 @@ impl BaseModel for PretrainedModel {
     fn grow(&mut self, rows: usize) -> Result<()> {
         self.resize_token_embeddings(rows);
         Ok(())
+    }
+
+    fn model_type(&self) -> Option<&str> {
+        Some(self.config().model_type())
+    }
+
+    fn has_fan_in_fan_out(&self) -> bool {
+        self.family().columns
+    }
+
+    fn fixed_linears(&self) -> Vec<String> {
+        self.linears_around_blocks()
     }
 
     fn num_parameters(&self) -> u64 {

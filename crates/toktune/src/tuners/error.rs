@@ -129,6 +129,22 @@ pub enum TunerError {
         /// The layer.
         layer: String,
     },
+    /// LoRA's `target_modules` matches a linear layer outside the blocks.
+    #[error(
+        "LoRA on {layer}, which is outside the blocks, is not supported; give names that match layers of blocks alone"
+    )]
+    LoraOutsideBlocks {
+        /// The layer.
+        layer: String,
+    },
+    /// LoRA without `target_modules` for a model that has no usual ones.
+    #[error("give target_modules: for a {model_type} PEFT knows no default; there are {}", listed(.layers))]
+    NoDefaultTargets {
+        /// The model's type.
+        model_type: String,
+        /// Endings of the names of linear layers.
+        layers: Vec<String>,
+    },
     /// LoRA's `target_modules` matches no linear layer.
     #[error("target_modules '{target}' matches no linear layer{}; there are {}", near(.nearest), listed(.layers))]
     NoLinear {

@@ -5,6 +5,7 @@ use super::adapter::Adapter;
 use super::base::{BaseModel, LayerKind, NamedLayer, find};
 use super::layer::TrainableTokensLayer;
 use super::lora::{LoraLayer, LoraShape};
+use super::lora_targets::default_targets;
 use super::placement::{Placement, beside_lora, standalone};
 use crate::config::{LoraConfig, PeftConfig, TargetModules};
 use crate::error::{Result, nearest};
@@ -15,8 +16,8 @@ use std::collections::BTreeSet;
 /// PEFT's word for every linear layer but the head.
 const ALL_LINEAR: &str = "all-linear";
 
-/// What PEFT adapts when nothing is said, in every family that is here.
-const DEFAULT_LORA_TARGETS: [&str; 2] = ["q_proj", "v_proj"];
+/// What is adapted when nothing is said, in a model that tells no type.
+const DEFAULT_LORA_TARGETS: &[&str] = &["q_proj", "v_proj"];
 
 /// Of fresh `lora_A`: the same for the same model and configuration.
 const LORA_SEED: u64 = 0;
@@ -63,7 +64,12 @@ fn token_layers(
 
 fn lora_layers(base: &impl BaseModel, config: &mut LoraConfig) -> Result<Vec<LoraLayer>> {
     let layers = base.named_layers();
-    let targets = lora_targets(&layers, &mut config.target_modules)?;
+    if config.fan_in_fan_out && !base.has_fan_in_fan_out() {
+        tracing::warn!("fan_in_fan_out is set to false: the model's linear layers are no Conv1D");
+    }
+    // PEFT stores what it finds, whatever it was told
+    config.fan_in_fan_out = base.has_fan_in_fan_out();
+    let targets = lora_targets(base, &layers, &mut config.target_modules)?;
     let mut random = Random::new(LORA_SEED);
     targets
         .into_iter()
@@ -83,24 +89,44 @@ fn lora_layers(base: &impl BaseModel, config: &mut LoraConfig) -> Result<Vec<Lor
 
 /// The linear layers that are meant; the word for all of them is replaced by their names, as PEFT stores it.
 fn lora_targets<'a>(
+    base: &impl BaseModel,
     layers: &'a [NamedLayer],
     target: &mut Option<TargetModules>,
 ) -> Result<Vec<&'a NamedLayer>> {
     let linear = || layers.iter().filter(|layer| layer.kind == LayerKind::Linear);
-    let target =
-        target.get_or_insert_with(|| TargetModules::Names(DEFAULT_LORA_TARGETS.map(String::from).to_vec()));
+    let endings = || -> BTreeSet<String> {
+        let ending = |layer: &NamedLayer| layer.name.rsplit('.').next().unwrap_or_default().to_string();
+        linear().map(ending).collect()
+    };
+    let target = match target {
+        Some(target) => target,
+        None => {
+            let names = match base.model_type() {
+                Some(model_type) => {
+                    default_targets(model_type).ok_or_else(|| TunerError::NoDefaultTargets {
+                        model_type: model_type.into(),
+                        layers: endings().into_iter().collect(),
+                    })?
+                }
+                None => DEFAULT_LORA_TARGETS,
+            };
+            target.insert(TargetModules::Names(names.iter().map(|name| name.to_string()).collect()))
+        }
+    };
     if matches!(target, TargetModules::Pattern(word) if word.eq_ignore_ascii_case(ALL_LINEAR)) {
         *target = TargetModules::Names(linear().map(|layer| layer.name.clone()).collect());
     }
     let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+    let fixed = base.fixed_linears();
+    if let Some(layer) = target.matching(&fixed)?.first() {
+        return Err(TunerError::LoraOutsideBlocks { layer: layer.to_string() }.into());
+    }
     let found = target.matching(&names)?;
     if let Some(layer) = layers.iter().find(|l| l.has_token_rows() && found.contains(&l.name.as_str())) {
         return Err(TunerError::LoraOnTokenMatrix { layer: layer.name.clone() }.into());
     }
     if found.is_empty() {
-        let ending = |layer: &NamedLayer| layer.name.rsplit('.').next().unwrap_or_default().to_string();
-        let endings: BTreeSet<String> = linear().map(ending).collect();
-        let target = target.to_string();
+        let (endings, target) = (endings(), target.to_string());
         let nearest = nearest(&target, endings.iter().map(String::as_str)).map(str::to_owned);
         let layers = endings.into_iter().collect();
         return Err(TunerError::NoLinear { target, nearest, layers }.into());

@@ -18,6 +18,7 @@ use crate::weights::{
     Checkpoint, FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically,
 };
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use toktune_kernels::{Matrix, TokenTable, weight::encode};
 
@@ -127,6 +128,18 @@ impl<'a> MergedMatrix<'a> {
 struct MergedLinear<'a> {
     weight: &'a FrozenMatrix,
     updates: Vec<&'a LoraLayer>,
+    form: Form,
+}
+
+/// How a weight lies where it comes from and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `[out, in]` in both places.
+    Rows,
+    /// `[in, out]` in both places.
+    Columns,
+    /// `[out, in]`, to be written as `[in, out]`.
+    Transposed,
 }
 
 /// Entries decoded at a time: 4 MiB of `f32`.
@@ -136,21 +149,53 @@ impl<'a> MergedLinear<'a> {
     /// The weight of layer `name` with what the active adapters add to it.
     fn new(model: &'a PeftModel, name: &str, weight: &'a FrozenMatrix) -> Self {
         let updates = model.active().lora().iter().filter(|update| update.name() == name).collect();
-        Self { weight, updates }
+        let (base, is_linear) = (model.base(), |known: &(String, _)| known.0 == name);
+        let form = match (base.stores_columns(), base.family().columns) {
+            (false, false) => Form::Rows,
+            // positions, say, are no linear layer
+            _ if !base.linear_layers().iter().any(is_linear) => Form::Rows,
+            (true, _) => Form::Columns,
+            (false, true) => Form::Transposed,
+        };
+        Self { weight, updates, form }
+    }
+
+    /// The shape that is written.
+    fn shape(&self) -> [usize; 2] {
+        match self.form {
+            Form::Transposed => [self.weight.cols(), self.weight.rows()],
+            Form::Rows | Form::Columns => [self.weight.rows(), self.weight.cols()],
+        }
     }
 
     /// Writes all rows in `dtype`, a panel at a time; each entry is rounded once.
     fn write(&self, name: &str, dtype: WeightType, out: &mut TensorOut<'_>) -> Result<()> {
-        let (rows, cols) = (self.weight.rows(), self.weight.cols());
-        let panel = (PANEL / cols.max(1)).max(1);
+        let [rows, cols] = self.shape();
+        let unit = if self.form == Form::Transposed { self.weight.view().column_unit() } else { 1 };
+        let panel = (PANEL / cols.max(1)).max(1).next_multiple_of(unit);
         (0..rows).step_by(panel).try_for_each(|start| {
-            let mut values = self.weight.decode_rows(start..(start + panel).min(rows));
+            let mut values = self.rows(start..(start + panel).min(rows));
             for (row, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
-                self.updates.iter().for_each(|update| update.add_row(start + row, values));
+                self.updates.iter().for_each(|update| match self.form {
+                    Form::Rows => update.add_row(start + row, values),
+                    Form::Columns | Form::Transposed => update.add_column(start + row, values),
+                });
             }
             let what = |at: usize| format!("{name}, row {}", start + at / cols.max(1));
             write_values(&values, dtype, what, out)
         })
+    }
+
+    /// Some of the rows that are written, as the checkpoint has them.
+    fn rows(&self, range: Range<usize>) -> Vec<f32> {
+        if self.form != Form::Transposed {
+            return self.weight.decode_rows(range);
+        }
+        let (outputs, width) = (self.weight.rows(), range.len());
+        let mut stored = vec![0f32; outputs * width];
+        self.weight.view().decode(0..outputs, range, &mut stored);
+        let entry = |at: usize| stored[at % outputs * width + at / outputs];
+        (0..stored.len()).map(entry).collect()
     }
 }
 
@@ -158,7 +203,7 @@ impl<'a> MergedLinear<'a> {
 fn write_rows(
     name: &str,
     table: &impl Matrix,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     dtype: WeightType,
     out: &mut TensorOut<'_>,
 ) -> Result<()> {

@@ -22,6 +22,7 @@ mod forward;
 mod inject;
 mod layer;
 mod lora;
+mod lora_targets;
 mod merge;
 mod merging;
 mod model;

@@ -5,6 +5,7 @@ mod adapters;
 mod candle;
 mod files;
 mod merging;
+mod targets;
 mod tying;
 
 use super::*;

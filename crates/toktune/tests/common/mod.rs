@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use toktune::data::RaggedBatch;
+use toktune::data::{Collator, DataOptions, Dataset, Masking, ModelKind, RaggedBatch};
+use toktune::models::PretrainedModel;
 
 /// The folder of a committed model.
 pub fn fixture(name: &str) -> PathBuf {
@@ -35,6 +36,22 @@ pub fn decoders() -> Vec<PathBuf> {
 /// The training rows of a committed model.
 pub fn rows_file(name: &str) -> PathBuf {
     fixture(name).join("rows.jsonl")
+}
+
+/// The training rows of a committed model, for batches.
+pub fn dataset(name: &str, model: &PretrainedModel) -> Dataset {
+    let options = DataOptions { collator: collator(model), ..DataOptions::new(model.vocabulary()) };
+    Dataset::read(&[rows_file(name)], None, &options).expect("rows")
+}
+
+/// What makes the batches of a model whose rows are ids with labels.
+fn collator(model: &PretrainedModel) -> Collator {
+    match model.kind() {
+        ModelKind::Causal => Collator::Causal,
+        ModelKind::SentencePairs => Collator::SentencePairs,
+        ModelKind::Seq2Seq => Collator::Seq2Seq(model.spec().decoder_inputs.expect("a decoder's inputs")),
+        ModelKind::MaskedLm => Collator::MaskedLm(Masking::none()),
+    }
 }
 
 /// A row of a committed model: ids and labels.

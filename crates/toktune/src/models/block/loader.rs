@@ -30,6 +30,8 @@ pub(crate) struct Naming {
     pub(crate) aliases: &'static [(&'static str, &'static str)],
     /// How the rows of the query and key projections lie.
     pub(crate) qk_order: RowOrder,
+    /// How the rows of a fused query, key and value projection lie.
+    pub(crate) qkv_order: RowOrder,
     /// Weights of linear layers are stored as `[in, out]`.
     pub(crate) columns: bool,
 }
@@ -308,8 +310,8 @@ impl BlockReader<'_> {
                 ]))
             }
             layout => {
-                let sizes = (q + 2 * kv, d);
-                let fused = self.linear((own.q, stored.q), sizes, RowOrder::Plain, spec.qkv_bias)?;
+                let (sizes, order) = ((q + 2 * kv, d), self.loader.naming.qkv_order);
+                let fused = self.linear((own.q, stored.q), sizes, order, spec.qkv_bias)?;
                 Projections::Fused(fused, layout)
             }
         };

@@ -1,7 +1,7 @@
 //! Cohere (Command-R): parallel halves of a block behind one norm without a bias, and neighbours that rotate together.
 
 use super::qwen::HEAD_NORMS;
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
@@ -13,7 +13,7 @@ pub(super) const COHERE: Family = Family {
     model_types: &["cohere"],
     architecture: "CohereForCausalLM",
     examples: &["CohereLabs/c4ai-command-r-v01", "CohereLabs/c4ai-command-r-plus"],
-    gguf: None,
+    gguf: GgufFamily::plain("command-r"),
     columns: false,
     spec,
 };

@@ -1,6 +1,6 @@
 //! GPT-NeoX, and so Pythia: a fused projection, rotation of a part of each head, parallel halves of a block.
 
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{
@@ -15,7 +15,7 @@ pub(super) const GPT_NEOX: Family = Family {
     model_types: &["gpt_neox"],
     architecture: "GPTNeoXForCausalLM",
     examples: &["EleutherAI/pythia-160m", "EleutherAI/pythia-410m"],
-    gguf: None,
+    gguf: GgufFamily::plain("gptneox"),
     columns: false,
     spec,
 };

@@ -1,6 +1,6 @@
 //! Phi 1, 1.5 and 2: parallel halves of a block behind one norm, rotation of a part of each head, a head with a bias.
 
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
@@ -12,7 +12,7 @@ pub(super) const PHI: Family = Family {
     model_types: &["phi"],
     architecture: "PhiForCausalLM",
     examples: &["microsoft/phi-1_5", "microsoft/phi-2"],
-    gguf: None,
+    gguf: GgufFamily::plain("phi2"),
     columns: false,
     spec,
 };

@@ -1,4 +1,4 @@
-//! Decoders with layer norms: GPT-2, StarCoder 2, StableLM, Falcon, BLOOM.
+//! Decoders with layer norms: GPT-2, StarCoder 2, StableLM, Falcon, BLOOM, GPT-NeoX, Phi, Cohere.
 
 use super::{Source, object};
 use crate::error::Result;
@@ -42,10 +42,7 @@ pub(super) fn starcoder2(source: &Source<'_>) -> Result<Map<String, Value>> {
 /// is 10000 in all models.
 pub(super) fn stablelm(source: &Source<'_>) -> Result<Map<String, Value>> {
     let mut config = source.common("stablelm", "StableLmForCausalLM")?;
-    let mut rope = object(source.rope(10_000.0)?);
-    let head_dim = source.head_dim()?;
-    let rotated = source.get::<u64>("rope.dimension_count")?.unwrap_or(head_dim);
-    rope.insert("partial_rotary_factor".into(), (rotated as f64 / head_dim.max(1) as f64).into());
+    let (rope, _) = partial_rope(source)?;
     config.extend(object(json!({
         "hidden_act": "silu",
         "layer_norm_eps": epsilon(source)?,
@@ -72,6 +69,10 @@ pub(super) fn falcon(source: &Source<'_>) -> Result<Map<String, Value>> {
             "{kv_heads} without blk.0.attn_norm_2: Falcon2-11B, whose rotation the file does not tell, is not supported"
         );
         return Err(source.error("attention.head_count_kv", problem));
+    }
+    if source.has("blk.0.attn_qkv.bias") {
+        let problem = "a Falcon with biases, which llama.cpp does not convert, is not supported";
+        return Err(source.config(&Value::Null).error("blk.0.attn_qkv.bias", problem));
     }
     Ok(object(json!({
         "model_type": "falcon",
@@ -109,6 +110,60 @@ pub(super) fn bloom(source: &Source<'_>) -> Result<Map<String, Value>> {
         "layer_norm_epsilon": epsilon(source)?,
         "tie_word_embeddings": source.tied(),
     })))
+}
+
+/// GPT-NeoX, and so Pythia. The rows of `attn_qkv` are moved as BLOOM's. The base of the rotation is not in the file; it is
+/// 10000 in all models. Neither is the activation, which is exact in Pythia and approximate in GPT-NeoX-20B.
+pub(super) fn gpt_neox(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("gpt_neox", "GPTNeoXForCausalLM")?;
+    let (rope, share) = partial_rope(source)?;
+    config.extend(object(json!({
+        "hidden_act": "gelu",
+        "layer_norm_eps": epsilon(source)?,
+        "attention_bias": source.has("blk.0.attn_qkv.bias"),
+        "use_parallel_residual": source.get::<bool>("use_parallel_residual")?.unwrap_or(true),
+        // the names until transformers 5
+        "rotary_pct": share,
+        "rotary_emb_base": rope["rope_theta"],
+        "rope_parameters": rope,
+    })));
+    Ok(config)
+}
+
+/// Phi 1, 1.5 and 2. The base of the rotation is not in the file; it is 10000 in all models.
+pub(super) fn phi(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("phi", "PhiForCausalLM")?;
+    let (rope, _) = partial_rope(source)?;
+    config.extend(object(json!({
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": epsilon(source)?,
+        "rope_parameters": rope,
+    })));
+    Ok(config)
+}
+
+/// Cohere (Command-R), with norms of its heads or without.
+pub(super) fn cohere(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("cohere", "CohereForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "layer_norm_eps": epsilon(source)?,
+        "logit_scale": source.require::<f64>("logit_scale")?,
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "use_qk_norm": source.has("blk.0.attn_q_norm.weight"),
+        "rope_parameters": source.rope(10_000.0)?,
+    })));
+    Ok(config)
+}
+
+/// A rotation of a share of each head, and the share.
+fn partial_rope(source: &Source<'_>) -> Result<(Map<String, Value>, f64)> {
+    let mut rope = object(source.rope(10_000.0)?);
+    let head_dim = source.head_dim()?;
+    let rotated = source.get::<u64>("rope.dimension_count")?.unwrap_or(head_dim);
+    let share = rotated as f64 / head_dim.max(1) as f64;
+    rope.insert("partial_rotary_factor".into(), share.into());
+    Ok((rope, share))
 }
 
 fn epsilon(source: &Source<'_>) -> Result<f64> {

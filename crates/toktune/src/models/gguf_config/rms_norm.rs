@@ -4,10 +4,15 @@ use super::{Source, object};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 
-/// Llama, and Mistral, which has no architecture of its own.
+/// Llama, and Mistral, which has no architecture of its own: its window is not in the file.
 pub(super) fn llama(source: &Source<'_>) -> Result<Map<String, Value>> {
     let mut config = source.rms_norm("llama", "LlamaForCausalLM")?;
-    config.extend(object(json!({"hidden_act": "silu", "rope_parameters": source.llama_rope()?})));
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "mlp_bias": source.has("blk.0.ffn_up.bias"),
+        "rope_parameters": source.llama_rope()?,
+    })));
     Ok(config)
 }
 

@@ -240,6 +240,26 @@ fn models_with_layer_norms() {
             .refused()
             .contains("falcon.attention.head_count_kv: 2 without blk.0.attn_norm_2: Falcon2-11B")
     );
+    assert!(
+        grouped()
+            .tensor("blk.0.attn_norm_2.weight", &[0.0])
+            .tensor("blk.0.attn_qkv.bias", &[0.0])
+            .refused()
+            .contains("blk.0.attn_qkv.bias: a Falcon with biases")
+    );
+    layer("gptneox").number("rope.dimension_count", 4).flag("use_parallel_residual", false).gives(json!({
+        "model_type": "gpt_neox", "hidden_act": "gelu", "attention_bias": false, "use_parallel_residual": false,
+        "rotary_pct": 0.25, "rotary_emb_base": 10000.0, "tie_word_embeddings": true,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    }));
+    layer("phi2").number("rope.dimension_count", 8).gives(json!({
+        "model_type": "phi", "hidden_act": "gelu_new", "layer_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    }));
+    layer("command-r").float("logit_scale", 0.0625).float("rope.freq_base", 8e6).gives(json!({
+        "model_type": "cohere", "logit_scale": 0.0625, "use_qk_norm": false, "attention_bias": false,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 8e6},
+    }));
     layer("bloom").gives(json!({
         "model_type": "bloom", "hidden_size": 64, "n_head": 4, "n_layer": 4, "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": true,

@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 pub(super) fn resized(model: &PretrainedModel) -> Result<String> {
     let mut object = model.config().object().clone();
     let rows = Value::from(model.vocabulary());
+    // Marian has one for each side, of one matrix
+    if let Some(size) = object.get_mut("decoder_vocab_size").filter(|size| !size.is_null()) {
+        *size = rows.clone();
+    }
     let nested = object.get_mut("text_config").and_then(Value::as_object_mut);
     let in_section = nested.map(|section| section.insert("vocab_size".into(), rows.clone())).is_some();
     if !in_section || object.contains_key("vocab_size") {
@@ -23,6 +27,8 @@ pub(super) fn from_metadata(model: &PretrainedModel, dtype: MergedType) -> Resul
     object.entry("architectures").or_insert_with(|| vec![model.family().architecture].into());
     object.insert("vocab_size".into(), model.vocabulary().into());
     object.insert("tie_word_embeddings".into(), model.is_tied().into());
+    // classes have defaults of their own, some beyond a small vocabulary
+    object.entry("pad_token_id").or_insert(Value::Null);
     for key in ["dtype", "torch_dtype"] {
         object.insert(key.into(), dtype.torch_name().into());
     }
@@ -41,6 +47,9 @@ fn former_rope_keys(object: &Map<String, Value>) -> Map<String, Value> {
     let main = parameters.get("full_attention").unwrap_or(parameters);
     if let Some(theta) = main.get("rope_theta") {
         keys.insert("rope_theta".into(), theta.clone());
+    }
+    if let Some(share) = main.get("partial_rotary_factor") {
+        keys.insert("partial_rotary_factor".into(), share.clone());
     }
     if main.get("rope_type").is_some_and(|kind| kind != "default") {
         let mut scaling = main.clone();

@@ -26,13 +26,15 @@ pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>)
         let part = match tensor {
             FrozenTensor::Vector(values) => Part::Vector(values),
             FrozenTensor::Matrix(weight) => {
-                Part::Linear(MergedLinear::new(model, name.trim_end_matches(".weight"), weight))
+                Part::Linear(MergedLinear::new(model, name.strip_suffix(".weight").unwrap_or(&name), weight))
             }
         };
         (name, part)
     }));
     if !base.is_tied() {
-        parts.push((weight(base.head_name()), Part::Token(MergedMatrix::head(model))));
+        // some families' checkpoints call the head otherwise than transformers calls the module
+        let head = base.spec().names.head_files.first().copied().unwrap_or(base.head_name());
+        parts.push((weight(head), Part::Token(MergedMatrix::head(model))));
     }
     let headers = parts
         .iter()
@@ -71,7 +73,7 @@ impl Part<'_> {
     fn shape(&self) -> Vec<usize> {
         match self {
             Part::Token(MergedMatrix { matrix, .. }) => vec![matrix.rows(), matrix.width()],
-            Part::Linear(linear) => vec![linear.weight.rows(), linear.weight.cols()],
+            Part::Linear(linear) => linear.shape().to_vec(),
             Part::Vector(values) => vec![values.len()],
         }
     }

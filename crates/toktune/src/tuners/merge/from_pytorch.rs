@@ -13,9 +13,9 @@ const TYPES: [&str; 10] = ["F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8
 pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
     let base = model.base();
     let checkpoint = base.checkpoint();
-    // the head of a tied model is the embedding's storage in such a file, and in safetensors a copy
-    let tied = base.is_tied().then(|| format!("{}.weight", base.head_name()));
-    let names: Vec<&str> = checkpoint.names().filter(|name| Some(*name) != tied.as_deref()).collect();
+    // what shares the embedding's storage in such a file would be a copy in safetensors, which a tied model does without
+    let copies = if base.is_tied() { base.embedding_tensors().split_off(1) } else { Vec::new() };
+    let names: Vec<&str> = checkpoint.names().filter(|name| !copies.iter().any(|c| c == name)).collect();
     names.iter().try_for_each(|name| check(checkpoint, name))?;
     write_tensors(checkpoint, &changed(model), Map::new(), &names, &output.join(SINGLE))?;
     write_beside(model, source, output)

@@ -4,8 +4,7 @@ use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::error::{Error, Result};
 use crate::tuners::PeftModel;
 use crate::weights::{
-    Checkpoint, FrozenMatrix, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata,
-    write_safetensors,
+    Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -26,43 +25,62 @@ const LEFT_OUT: [&str; 4] = ["config.json", "adapter_config.json", "trainer_stat
 pub(super) enum ChangedTensor<'a> {
     Tokens(MergedMatrix<'a>),
     Linear(MergedLinear<'a>),
+    /// The logits' biases, as they are stored, with zeros for appended rows.
+    HeadBias(HeadBias<'a>),
+}
+
+/// Biases of the logits of a head that was given more rows.
+pub(super) struct HeadBias<'a> {
+    stored: &'a [u8],
+    dtype: WeightType,
+    entries: usize,
 }
 
 /// The changed tensors by their names.
 pub(super) type Changed<'a> = BTreeMap<String, ChangedTensor<'a>>;
 
 impl ChangedTensor<'_> {
-    fn frozen(&self) -> &FrozenMatrix {
+    /// Its shape, from the one that is stored: rows may have been appended.
+    fn shape(&self, stored: &[usize]) -> Vec<usize> {
+        let mut shape = stored.to_vec();
         match self {
-            Self::Tokens(matrix) => matrix.matrix.frozen(),
-            Self::Linear(linear) => linear.weight,
+            Self::Tokens(matrix) => shape[0] = matrix.matrix.rows(),
+            Self::Linear(_) => {}
+            Self::HeadBias(bias) => shape[stored.len() - 1] = bias.entries,
         }
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Tokens(matrix) => matrix.matrix.rows(),
-            Self::Linear(linear) => linear.weight.rows(),
-        }
+        shape
     }
 
     fn entries(&self) -> usize {
-        self.rows() * self.frozen().cols()
+        match self {
+            Self::Tokens(matrix) => matrix.matrix.rows() * matrix.matrix.width(),
+            Self::Linear(linear) => linear.weight.rows() * linear.weight.cols(),
+            Self::HeadBias(bias) => bias.entries,
+        }
     }
 
     /// The type it is written in: the checkpoint's, unless an adapter brought the whole matrix.
     fn dtype(&self) -> WeightType {
-        self.frozen().dtype()
+        match self {
+            Self::Tokens(matrix) => matrix.matrix.frozen().dtype(),
+            Self::Linear(linear) => linear.weight.dtype(),
+            Self::HeadBias(bias) => bias.dtype,
+        }
     }
 
     fn bytes(&self) -> u64 {
-        self.dtype().bytes(self.rows(), self.frozen().cols()).unwrap_or(0) as u64
+        // nothing but plain types is written here, whose blocks are single entries
+        self.dtype().bytes(1, self.entries()).unwrap_or(0) as u64
     }
 
     fn write(&self, name: &str, out: &mut TensorOut<'_>) -> Result<()> {
         match self {
             Self::Tokens(matrix) => write_over(name, matrix, out),
             Self::Linear(linear) => linear.write(name, self.dtype(), out),
+            Self::HeadBias(bias) => {
+                out.put(bias.stored)?;
+                out.put(&vec![0; (self.bytes() as usize).saturating_sub(bias.stored.len())])
+            }
         }
     }
 }
@@ -113,25 +131,31 @@ pub(super) fn write_beside(model: &PeftModel, source: &Path, output: &Path) -> R
     copy_companions(source, output)
 }
 
-/// The tensors that are not to be written as they are stored.
+/// The tensors that are not to be written as they are stored: token matrices under every name that the checkpoint has them
+/// by, so that the copies of a tied one stay equal.
 pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
-    let base = model.base();
+    let (base, checkpoint) = (model.base(), model.base().checkpoint());
     let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
-    let mut matrices = vec![(embedding.matrix.frozen().name().to_owned(), embedding)];
-    // some files hold the head of a tied model too: it stays equal to the embedding
-    let stored_head = format!("{}.weight", base.head_name());
-    if !base.is_tied() {
-        matrices.push((head.matrix.frozen().name().to_owned(), head));
-    } else if base.checkpoint().shape(&stored_head) == base.checkpoint().shape(&matrices[0].0) {
-        matrices.push((stored_head, embedding));
+    let mut matrices: Vec<(String, MergedMatrix<'_>)> =
+        base.embedding_tensors().into_iter().map(|name| (name, embedding)).collect();
+    if base.has_head() && !base.is_tied() {
+        matrices.extend(base.head_tensors().into_iter().map(|name| (name, head)));
     }
     let tokens = matrices.into_iter().filter(|(_, matrix)| matrix.is_changed());
     let mut changed: Changed<'_> =
         tokens.map(|(name, matrix)| (name, ChangedTensor::Tokens(matrix))).collect();
+    if !base.head().extra().is_empty() {
+        for name in base.head_bias_tensors() {
+            if let (Some(stored), Some(dtype)) = (checkpoint.stored_bytes(&name), checkpoint.dtype(&name)) {
+                let bias = HeadBias { stored, dtype, entries: base.head().rows() };
+                changed.insert(name, ChangedTensor::HeadBias(bias));
+            }
+        }
+    }
     for (layer, weight) in base.linear_layers() {
         let linear = MergedLinear::new(model, &layer, weight);
         // one that was merged in memory is no longer the stored one
-        let stored = base.checkpoint().stored_bytes(weight.name()).map(<[u8]>::as_ptr);
+        let stored = checkpoint.stored_bytes(weight.name()).map(<[u8]>::as_ptr);
         if !linear.updates.is_empty() || stored != Some(weight.stored_bytes().as_ptr()) {
             changed.insert(weight.name().to_owned(), ChangedTensor::Linear(linear));
         }
@@ -160,7 +184,7 @@ pub(super) fn write_tensors(
         let mut bytes = stored_bytes(checkpoint, name);
         let mut dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
         if let Some(tensor) = changed.get(name) {
-            shape[0] = tensor.rows();
+            shape = tensor.shape(&shape);
             (dtype, bytes) = (tensor.dtype().name().into(), tensor.bytes());
         }
         headers.push(TensorHeader { name: name.to_owned(), dtype, shape, bytes });

@@ -1,31 +1,22 @@
 //! Merged folders against the model with its adapter, from every kind of source.
 
+mod copies;
+mod families;
 mod lora;
 
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
-use crate::models::{AutoModelForCausalLM, PretrainedModel, TokenRows};
+use crate::models::testing::{self, HubModel, Named, fixture, load, safetensors_file, tensors};
+use crate::models::{PretrainedModel, TokenRows};
 use crate::tuners::get_peft_model;
-use crate::weights::RowOrder;
-use crate::weights::testing::{GgufBytes, Random, TorchFile, array, text};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView, serialize};
+use crate::weights::testing::{Random, TorchFile};
+use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
 const FIXTURES: [&str; 5] = ["gemma3", "llama_rope3", "llama_tied", "llama_untied", "llama_untied_head"];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn load(path: &Path) -> PretrainedModel {
-    AutoModelForCausalLM::from_pretrained(path, &Device::Cpu).expect("a model")
-}
 
 fn with_adapter(path: &Path, fixture_name: &str) -> PeftModel {
     PeftModel::from_pretrained(load(path), &fixture(fixture_name).join("adapter")).expect("an adapter")
@@ -35,7 +26,8 @@ fn with_adapter(path: &Path, fixture_name: &str) -> PeftModel {
 fn with_random_rows(base: PretrainedModel, ids: &[u32]) -> PeftModel {
     let mut config = TrainableTokensConfig::new(ids.to_vec());
     if !base.is_tied() {
-        config.target_modules = Some(TargetModules::Names(vec!["embed_tokens".into(), "lm_head".into()]));
+        let names = [base.embedding_name(), base.head_name()].map(String::from);
+        config.target_modules = Some(TargetModules::Names(names.to_vec()));
     }
     let mut model = get_peft_model(base, config).expect("an adapter");
     let mut random = Random::new(5);
@@ -74,40 +66,9 @@ fn assert_same_logits(model: &PeftModel, folder: &Path) {
     assert!(logits(&merged, None) == logits(model.base(), Some(model)), "{folder:?}: other logits");
 }
 
+#[track_caller]
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
-    let scale = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(
-        found.len() == expected.len() && worst <= tolerance * scale,
-        "off by {} of {scale}",
-        worst / scale
-    );
-}
-
-/// A tensor to build a source with: name, shape, values.
-type Named = (String, Vec<usize>, Vec<f32>);
-
-fn tensors(folder: &Path) -> Vec<Named> {
-    let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
-    checkpoint
-        .names()
-        .map(|name| {
-            let shape = checkpoint.shape(name).expect("a shape").to_vec();
-            let bytes = checkpoint.stored_bytes(name).expect("bytes").chunks_exact(4);
-            let values = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            (name.to_owned(), shape, values)
-        })
-        .collect()
-}
-
-fn safetensors_file(tensors: &[Named], dtype: WeightType) -> Vec<u8> {
-    let kind = if dtype == WeightType::F32 { Dtype::F32 } else { Dtype::BF16 };
-    let encoded: Vec<Vec<u8>> = tensors.iter().map(|t| encode(dtype, &t.2).expect("a float type")).collect();
-    let views = tensors.iter().zip(&encoded).map(|((name, shape, _), bytes)| {
-        (name.as_str(), TensorView::new(kind, shape.clone(), bytes).expect("a view"))
-    });
-    serialize(views, Some(HashMap::from([("format".into(), "pt".into()), ("by".into(), "us".into())])))
-        .expect("a file")
+    testing::assert_close(found, expected, tolerance, "merged");
 }
 
 /// A source folder with the configuration of a fixture.
@@ -341,138 +302,6 @@ fn a_stored_copy_of_a_tied_head_stays_equal_to_the_embedding() {
     assert_eq!(merged.stored_bytes("lm_head.weight"), merged.stored_bytes("model.embed_tokens.weight"));
 }
 
-/// The fixture as llama.cpp's converter would write it; matrices with rows of whole blocks in `kind`.
-fn gguf(name: &str, kind: GgmlDType) -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    let model = load(&fixture(name));
-    let (spec, gemma) = (model.stack().spec(), name == "gemma3");
-    let arch = if gemma { "gemma3" } else { "llama" };
-    let vocabulary: Vec<u8> = (0..model.vocabulary()).flat_map(|i| text(format!("t{i}"))).collect();
-    let number = |x: usize| (x as u32).to_le_bytes();
-    let mut file = GgufBytes::new()
-        .pair("general.architecture", 8, &text(arch))
-        .pair("tokenizer.ggml.tokens", 9, &array(8, model.vocabulary() as u64, &vocabulary))
-        .pair("tokenizer.ggml.eos_token_id", 4, &number(2));
-    for (key, value) in [
-        ("embedding_length", spec.hidden_size),
-        ("feed_forward_length", spec.mlp.inner),
-        ("block_count", spec.layers.len()),
-        ("context_length", 64),
-        ("attention.head_count", spec.attention.heads),
-        ("attention.head_count_kv", spec.attention.kv_heads),
-        ("attention.key_length", spec.attention.head_dim),
-        ("attention.sliding_window", 8),
-    ] {
-        file = file.pair(format!("{arch}.{key}"), 4, &number(value));
-    }
-    for (key, value) in [
-        ("attention.layer_norm_rms_epsilon", spec.norm.eps),
-        ("rope.freq_base", 500.0),
-        ("rope.scaling.factor", if gemma { 4.0 } else { 1.0 }),
-    ] {
-        file = file.pair(format!("{arch}.{key}"), 6, &value.to_le_bytes());
-    }
-    for (name, shape, mut values) in tensors(&fixture(name)) {
-        if gemma && name.contains("norm") {
-            values.iter_mut().for_each(|w| *w += 1.0);
-        }
-        if !gemma && (name.contains("q_proj") || name.contains("k_proj")) {
-            values = interleaved(&values, shape[1], spec.attention.head_dim);
-        }
-        let quantised = shape.len() == 2 && shape[1].is_multiple_of(kind.block_size());
-        let kind = if quantised { kind } else { GgmlDType::F32 };
-        let id = match kind {
-            GgmlDType::F32 => 0,
-            GgmlDType::F16 => 1,
-            GgmlDType::Q8_0 => 8,
-            other => unreachable!("not used here: {other:?}"),
-        };
-        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).expect("a tensor");
-        let stored = QTensor::quantize(&tensor, kind).and_then(|q| Ok(q.data()?.into_owned()));
-        let dims: Vec<u64> = shape.iter().rev().map(|d| *d as u64).collect();
-        file = file.tensor(&gguf_name(&name, gemma), &dims, id, &stored.expect("quantised"));
-    }
-    fs::write(folder.path().join("model.gguf"), file.build()).expect("written");
-    folder
-}
-
-fn interleaved(values: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
-    let mut out = vec![0f32; values.len()];
-    for (row, line) in values.chunks_exact(width).enumerate() {
-        let stored = RowOrder::Interleaved { head_dim }.stored(row);
-        out[stored * width..][..width].copy_from_slice(line);
-    }
-    out
-}
-
-/// llama.cpp's name of a tensor, from its own table (`gguf-py/gguf/tensor_mapping.py`).
-fn gguf_name(name: &str, gemma: bool) -> String {
-    let mut name = name.replace("model.layers.", "blk.");
-    let mlp_norm = if gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-    for (from, to) in [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("lm_head", "output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-        ("input_layernorm", "attn_norm"),
-        (mlp_norm, "ffn_norm"),
-        ("post_attention_layernorm", "post_attention_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-    ] {
-        name = name.replace(from, to);
-    }
-    name
-}
-
-#[test]
-fn a_gguf_file_becomes_the_folder_it_was_made_from() {
-    for name in ["llama_tied", "llama_untied", "gemma3"] {
-        let source = gguf(name, GgmlDType::F32);
-        let path = source.path().join("model.gguf");
-        let mut model = with_adapter(&path, name);
-        if name == "gemma3" {
-            // llama.cpp fixes the pattern of windows and has no base of its own for sliding layers in this
-            // version
-            model = with_random_rows(load(&path), &[7, 44]);
-        }
-        let (_top, folder) = merge(&model, MergeOptions::default());
-        assert_same_logits(&model, &folder);
-        assert_eq!(file_names(&folder), ["config.json", "model.safetensors"]);
-        let (merged, original) =
-            (Checkpoint::open(&folder).expect("merged"), Checkpoint::open(&fixture(name)).expect("original"));
-        let mut names: Vec<&str> = merged.names().collect();
-        names.sort_unstable();
-        let mut expected: Vec<&str> = original.names().collect();
-        expected.sort_unstable();
-        assert_eq!(names, expected, "{name}");
-        for tensor in names.into_iter().filter(|n| !n.contains("embed_tokens") && !n.contains("lm_head")) {
-            assert_eq!(merged.type_name(tensor), Some("F32"), "a file of f32 stays f32");
-            let shape = merged.shape(tensor).expect("a shape");
-            assert_eq!(Some(shape), original.shape(tensor), "{name}: {tensor}");
-            let (rows, cols) =
-                (shape.iter().product::<usize>() / shape[shape.len() - 1], shape[shape.len() - 1]);
-            let values = |checkpoint: &Checkpoint| match shape.len() {
-                1 => checkpoint.vector(tensor, cols).expect("a vector"),
-                _ => checkpoint
-                    .matrix(tensor, rows, cols, RowOrder::Plain)
-                    .expect("a matrix")
-                    .decode_rows(0..rows),
-            };
-            for (a, b) in values(&merged).iter().zip(values(&original)) {
-                assert!((a - b).abs() <= 1e-6, "{name}: {tensor}: {a}, not {b}");
-            }
-        }
-    }
-}
-
 #[test]
 fn the_type_of_a_merged_gguf_follows_the_file_or_the_option() {
     for (kind, option, expected, tolerance) in [
@@ -485,7 +314,7 @@ fn the_type_of_a_merged_gguf_follows_the_file_or_the_option() {
         (GgmlDType::F16, Some(MergedType::F32), "F32", 0.0),
     ] {
         for name in ["llama_untied", "gemma3"] {
-            let source = gguf(name, kind);
+            let source = HubModel::read(name).gguf(kind);
             let mut base = load(source.path());
             base.resize_token_embeddings(base.vocabulary() + 2);
             let rows = base.vocabulary();
@@ -524,7 +353,7 @@ fn outputs_in_use_are_refused_and_left_alone() {
 
 #[test]
 fn rows_that_a_type_cannot_hold_are_refused_and_nothing_is_left() {
-    let source = gguf("llama_tied", GgmlDType::F32);
+    let source = HubModel::read("llama_tied").gguf(GgmlDType::F32);
     let top = tempfile::tempdir().expect("a folder");
     for (value, dtype) in
         [(1e5, MergedType::F16), (f32::NAN, MergedType::Bf16), (f32::INFINITY, MergedType::F32)]

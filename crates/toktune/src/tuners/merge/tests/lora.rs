@@ -60,7 +60,7 @@ fn shards_and_index_stay_when_updates_are_merged() {
 #[test]
 fn a_gguf_file_gets_its_updates_too() {
     for kind in [GgmlDType::F32, GgmlDType::Q8_0] {
-        let source = gguf("llama_untied", kind);
+        let source = HubModel::read("llama_untied").gguf(kind);
         let model = with_updates(load(source.path()));
         let (_top, folder) = merge(&model, MergeOptions { gguf_type: Some(MergedType::F32) });
         assert_close(&logits(&load(&folder), None), &logits(model.base(), Some(&model)), 1e-5);
