@@ -55,6 +55,10 @@ fn every_step_equals_the_computation_from_scratch() {
     let varied = GenerationConfig { do_sample: true, temperature: 3.0, ..greedy.clone() };
     for folder in decoders() {
         let model = with_adapter(&folder);
+        // past a length the frequencies are others, and keys that were kept stay as they were, as in transformers
+        if model.base().stack().spec().ropes.iter().any(|rope| rope.depends_on_length()) {
+            continue;
+        }
         for (prompt, config) in [(&PROMPT[..], &greedy), (&PROMPT, &varied), (&PROMPT[..1], &varied)] {
             let mut ids = prompt.to_vec();
             let mut stream = tokens(model.base(), model.active(), config, prompt);
