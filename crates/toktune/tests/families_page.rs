@@ -43,6 +43,11 @@ const TAIL: &str = "\
 | a tied head with a bias (BERT and its kin, Phi with a trained head) | PEFT drops the bias where it wraps the head, toktune keeps it as the model has it |
 | untied T5 and mT5 in transformers 5 | PEFT overwrites rows of the head because the configuration says that it is tied; toktune trains the rows that `shared` has |
 | Marian in PEFT 0.21 | PEFT fails to wrap the embedding twice; toktune trains `model.shared` |
+| Mixtures of experts | LoRA reaches neither experts nor router, as PEFT's `all-linear` does not; experts in GGUF files are not read; `output_router_logits: true` is refused, for its loss is not added |
+| DeBERTa with a convolution (`conv_kernel_size`), or a projected embedding beside positions or segments | refused by the name of the key; its attention holds `T x T` scores, one head at a time on each thread |
+| Falcon with biases, Falcon2-11B, OLMo 3 as GGUF | the files cannot hold them, or do not hold what is needed: refused |
+| Mistral as GGUF | is a `llama` there, and its window is lost |
+| what else GGUF files lose | windows of Qwen 2 and StarCoder 2, the scale of Gemma 2's and 3's scores (the head's width is taken), rope bases of Gemma 1 and 2, StableLM, Falcon, GPT-NeoX and Phi (10000 is taken), `dynamic` rope |
 ";
 
 /// The committed models of a family.
