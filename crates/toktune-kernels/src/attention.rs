@@ -16,10 +16,11 @@ pub use backward::{Saved, backward};
 
 use crate::gemm::{Right, View};
 use crate::math::{exp_shifted, max, scale};
+use crate::product::{Precision, Product};
 use crate::shared::{SharedMatrix, with_scratch};
 use rayon::prelude::*;
 use std::ops::Range;
-use tiles::{key_tiles, masked_scores, tasks};
+use tiles::{key_tiles, masked_scores, tasks, tile_room};
 
 /// Query rows in a tile.
 const TILE_QUERIES: usize = 64;
@@ -215,13 +216,14 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
+    let product = Product::new(Precision::F32);
+    let room = tile_room(&product, hd);
     tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(
         |(span, kv_head, tile)| {
             let (m, first) = (tile.len(), span.rows.start + tile.start);
             let positions = span.past.len() + tile.start..span.past.len() + tile.end;
             let group = shape.group(kv_head);
             let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
-            let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
             with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {
                 let (scores, rest) = scratch.split_at_mut(m * TILE_KEYS);
                 let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
@@ -234,9 +236,10 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
                 for tile in key_tiles(shape, span, x, positions.clone()) {
                     // one packing serves every head of the group
                     let n = tile.len();
-                    let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, key_room);
-                    let values =
-                        Right::new(tile.rows_of(tile.values, shape, kv_head), (hd, n), m, value_room);
+                    let keys = tile.transposed(tile.keys, shape, kv_head);
+                    let keys = Right::new(product, keys, (n, hd), m, key_room);
+                    let values = tile.rows_of(tile.values, shape, kv_head);
+                    let values = Right::new(product, values, (hd, n), m, value_room);
                     let scores = &mut scores[..m * n];
                     for (at, head) in group.clone().enumerate() {
                         let own = at * m..(at + 1) * m;

@@ -94,18 +94,22 @@ pub(crate) struct Right<'a> {
 }
 
 impl<'a> Right<'a> {
-    /// Floats of room that packing takes.
-    pub(crate) fn room(n: usize, k: usize) -> usize {
-        Product::new(Precision::F32).right_len(n, k)
-    }
-
-    /// `view` as a right operand for left ones of `rows` rows; `k` is at most one block of depth.
-    pub(crate) fn new(view: View<'a>, (n, k): (usize, usize), rows: usize, room: &'a mut [f32]) -> Self {
+    /// `view` as a right operand of `product` for left ones of `rows` rows, packed into `room` of at least
+    /// [`Product::right_len`]; `k` is at most one block of depth.
+    ///
+    /// The product is the caller's, made once for the whole operation: what another instruction set packs has another
+    /// size.
+    pub(crate) fn new(
+        product: Product,
+        view: View<'a>,
+        (n, k): (usize, usize),
+        rows: usize,
+        room: &'a mut [f32],
+    ) -> Self {
         view.check(k, n);
         if rows <= FEW_ROWS {
             return Self { view, n, k, packed: None };
         }
-        let product = Product::new(Precision::F32);
         let room = &mut room[..product.right_len(n, k)];
         if view.col_stride == 1 {
             product.pack_view_rows(view.data, view.row_stride, (n, k), room);

@@ -1,9 +1,10 @@
 //! The backward pass of attention.
 
-use super::tiles::{KeyTile, key_tiles, masked_scores, tasks};
+use super::tiles::{KeyTile, key_tiles, masked_scores, tasks, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::gemm::{Right, View, gemm};
 use crate::math::{exp, exp_shifted};
+use crate::product::{Precision, Product};
 use crate::shared::{SharedMatrix, pieces, with_scratch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -57,7 +58,7 @@ pub fn backward(
         let slice = at * hd..(at + 1) * hd;
         *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
     });
-    let pass = Backward { shape, x, saved, delta: &delta };
+    let pass = Backward { shape, x, saved, delta: &delta, product: Product::new(Precision::F32) };
     let keys = x.k.len() / shape.kv_width().max(1);
     if spans.iter().map(|span| span.keys.len()).sum::<usize>() < keys {
         dk.fill(0.0);
@@ -86,6 +87,7 @@ struct Backward<'a> {
     x: &'a Inputs<'a>,
     saved: &'a Saved<'a>,
     delta: &'a [f32],
+    product: Product,
 }
 
 impl Backward<'_> {
@@ -128,7 +130,7 @@ impl Backward<'_> {
         let group = shape.group(kv_head);
         let (m, first) = (tile.len(), span.rows.start + tile.start);
         let positions = span.past.len() + tile.start..span.past.len() + tile.end;
-        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
+        let room = tile_room(&self.product, hd);
         with_scratch(m * (2 * TILE_KEYS + group.len() * hd) + 3 * room, |scratch| {
             let (p, rest) = scratch.split_at_mut(m * TILE_KEYS);
             let (ds, rest) = rest.split_at_mut(m * TILE_KEYS);
@@ -138,9 +140,11 @@ impl Backward<'_> {
             sums.fill(0.0);
             for tile in key_tiles(shape, span, self.x, positions.clone()) {
                 let n = tile.len();
-                let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), m, room_1);
-                let values = Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), m, room_2);
-                let key_rows = Right::new(tile.rows_of(tile.keys, shape, kv_head), (hd, n), m, room_3);
+                let transposed = |of| tile.transposed(of, shape, kv_head);
+                let keys = Right::new(self.product, transposed(tile.keys), (n, hd), m, room_1);
+                let values = Right::new(self.product, transposed(tile.values), (n, hd), m, room_2);
+                let key_rows = tile.rows_of(tile.keys, shape, kv_head);
+                let key_rows = Right::new(self.product, key_rows, (hd, n), m, room_3);
                 let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
                 for (head, sum) in group.clone().zip(sums.chunks_exact_mut(m * hd)) {
                     self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
@@ -168,7 +172,7 @@ impl Backward<'_> {
         let rows = span.keys.start + tile.start..span.keys.start + tile.end;
         let (keys, values) = (self.x.k, self.x.v);
         let tile = KeyTile { at: past + tile.start, rows, keys, values, is_past: false };
-        let room = Right::room(n, hd);
+        let room = self.product.right_len(n, hd);
         with_scratch(n * (2 * TILE_QUERIES + 2 * hd) + 2 * room, |scratch| {
             let (p, rest) = scratch.split_at_mut(n * TILE_QUERIES);
             let (ds, rest) = rest.split_at_mut(n * TILE_QUERIES);
@@ -177,9 +181,9 @@ impl Backward<'_> {
             let (room_1, room_2) = rest.split_at_mut(room);
             dk_sum.fill(0.0);
             dv_sum.fill(0.0);
-            let keys = Right::new(tile.transposed(tile.keys, shape, kv_head), (n, hd), TILE_QUERIES, room_1);
-            let values =
-                Right::new(tile.transposed(tile.values, shape, kv_head), (n, hd), TILE_QUERIES, room_2);
+            let transposed = |of| tile.transposed(of, shape, kv_head);
+            let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
+            let values = Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
             for queries in pieces(span.rows.len(), TILE_QUERIES) {
                 let positions = past + queries.start..past + queries.end;
                 let seen = shape.visible_from(&positions, span.total());
@@ -208,7 +212,7 @@ impl Backward<'_> {
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
         let (group, past, length) = (shape.group(kv_head), span.past.len(), span.rows.len());
-        let room = Right::room(TILE_KEYS, hd).max(Right::room(hd, TILE_KEYS));
+        let room = tile_room(&self.product, hd);
         let square = TILE_QUERIES * TILE_KEYS;
         with_scratch(2 * square + 2 * TILE_KEYS * hd + 3 * room + group.len() * length * hd, |scratch| {
             let (p, rest) = scratch.split_at_mut(square);
@@ -222,10 +226,10 @@ impl Backward<'_> {
             for tile in key_tiles(shape, span, self.x, past..past + length) {
                 let n = tile.len();
                 let transposed = |of| tile.transposed(of, shape, kv_head);
-                let keys = Right::new(transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
-                let values = Right::new(transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
+                let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
+                let values = Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
                 let key_rows = tile.rows_of(tile.keys, shape, kv_head);
-                let key_rows = Right::new(key_rows, (hd, n), TILE_QUERIES, room_3);
+                let key_rows = Right::new(self.product, key_rows, (hd, n), TILE_QUERIES, room_3);
                 dk_sum.fill(0.0);
                 dv_sum.fill(0.0);
                 for queries in pieces(length, TILE_QUERIES) {

@@ -242,3 +242,28 @@ fn keys_of_no_sequence_get_no_gradient() {
         );
     }
 }
+
+#[test]
+fn an_instruction_set_forced_meanwhile_leaves_the_result_alone() {
+    let shape =
+        Shape { heads: 2, kv_heads: 1, head_dim: 8, scale: 0.35, window: None, causal: true, soft_cap: None };
+    for spans in [spans(&[(2 * TILE_KEYS, 0), (TILE_KEYS + 3, 5)]), spans(&[(TILE_KEYS + 3, 5); 12])] {
+        let data = data(&shape, &spans);
+        let x = inputs(&data, None);
+        let dout = random(x.q.len(), 9);
+        let expected = gradients(&shape, &spans, &x, &dout).map(|g| g.iter().map(|x| *x as f64).collect());
+        let expected: [Vec<f64>; 3] = expected;
+        std::thread::scope(|scope| {
+            let switching = scope.spawn(|| {
+                for _ in 0..100 {
+                    each_isa(|_| std::thread::sleep(std::time::Duration::from_micros(100)));
+                }
+            });
+            while !switching.is_finished() {
+                for (found, expected) in gradients(&shape, &spans, &x, &dout).iter().zip(&expected) {
+                    assert_close(found, expected, 1e-5, "while the instruction set changes");
+                }
+            }
+        });
+    }
+}

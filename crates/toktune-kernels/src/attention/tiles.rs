@@ -3,8 +3,14 @@
 use super::{Inputs, ScoreBias, Shape, Span, TILE_KEYS};
 use crate::gemm::{Right, View};
 use crate::math::{axpy, scale, tanh};
+use crate::product::Product;
 use crate::shared::pieces;
 use std::ops::Range;
+
+/// Floats of room for the packed keys or values of a tile, either way round.
+pub(super) fn tile_room(product: &Product, head_dim: usize) -> usize {
+    product.right_len(TILE_KEYS, head_dim).max(product.right_len(head_dim, TILE_KEYS))
+}
 
 /// A run of keys of one sequence: positions `at ..`, rows `rows` of `keys` and `values`.
 pub(super) struct KeyTile<'a> {
