@@ -177,6 +177,24 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
     experts: None,
 };
 
+/// The names in the blocks of models that were trained with Megatron-LM: a fused projection and a plain MLP.
+pub(super) const MEGATRON_STACK: StackNames = StackNames {
+    attention: AttentionNames {
+        q: "self_attention.query_key_value",
+        k: "",
+        v: "",
+        o: "self_attention.dense",
+        ..LLAMA_STACK.attention
+    },
+    mlp: MlpNames {
+        gate: None,
+        up: "mlp.dense_h_to_4h",
+        down: "mlp.dense_4h_to_h",
+        norms: HalfNorms::before("post_attention_layernorm"),
+    },
+    ..LLAMA_STACK
+};
+
 impl StackNames {
     /// The full name of a module of block `layer`.
     pub fn in_block(&self, layer: usize, name: &str) -> String {

@@ -3,9 +3,7 @@
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{
-    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
-};
+use crate::models::names::{LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;
@@ -20,27 +18,14 @@ pub(super) const BLOOM: Family = Family {
     spec,
 };
 
-const MODEL: ModelNames =
+pub(super) const MODEL: ModelNames =
     ModelNames { prefix: "transformer.", embed: "transformer.word_embeddings", ..LLAMA_MODEL };
 
 const STACK: StackNames = StackNames {
     block: "transformer.h.{}",
     embedding_norm: Some("transformer.word_embeddings_layernorm"),
     final_norm: Some("transformer.ln_f"),
-    attention: AttentionNames {
-        q: "self_attention.query_key_value",
-        k: "",
-        v: "",
-        o: "self_attention.dense",
-        ..LLAMA_STACK.attention
-    },
-    mlp: MlpNames {
-        gate: None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        norms: HalfNorms::before("post_attention_layernorm"),
-    },
-    ..LLAMA_STACK
+    ..MEGATRON_STACK
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {

@@ -1,11 +1,9 @@
 //! Falcon: a fused projection in three layouts, parallel halves of a block behind one norm or two, ALiBi in the first models.
 
-use super::{Family, GgufFamily, decoder};
+use super::{Family, GgufFamily, bloom, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{
-    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
-};
+use crate::models::names::{HalfNorms, MEGATRON_STACK, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;
@@ -20,26 +18,10 @@ pub(super) const FALCON: Family = Family {
     spec,
 };
 
-const MODEL: ModelNames =
-    ModelNames { prefix: "transformer.", embed: "transformer.word_embeddings", ..LLAMA_MODEL };
-
 const STACK: StackNames = StackNames {
     block: "transformer.h.{}",
     final_norm: Some("transformer.ln_f"),
-    attention: AttentionNames {
-        q: "self_attention.query_key_value",
-        k: "",
-        v: "",
-        o: "self_attention.dense",
-        ..LLAMA_STACK.attention
-    },
-    mlp: MlpNames {
-        gate: None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        norms: HalfNorms::before("post_attention_layernorm"),
-    },
-    ..LLAMA_STACK
+    ..MEGATRON_STACK
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
@@ -63,7 +45,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     };
     let eps = config.optional_number("layer_norm_epsilon")?.unwrap_or(1e-5);
     let sizes = (config.size("vocab_size")?, hidden_size, layers);
-    let mut spec = decoder::plain(sizes, (heads, kv_heads), mlp, eps, (MODEL, STACK));
+    let mut spec = decoder::plain(sizes, (heads, kv_heads), mlp, eps, (bloom::MODEL, STACK));
     spec.tied = config.flag("tie_word_embeddings", true)?;
     let of = &mut spec.stack;
     (of.attention.qkv_bias, of.attention.output_bias) = (bias, bias);

@@ -3,9 +3,7 @@
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{
-    AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
-};
+use crate::models::names::{AttentionNames, LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::rope::{RopeSpec, RopeVariant};
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;
@@ -33,18 +31,10 @@ const STACK: StackNames = StackNames {
     final_norm: Some("gpt_neox.final_layer_norm"),
     attention: AttentionNames {
         q: "attention.query_key_value",
-        k: "",
-        v: "",
         o: "attention.dense",
-        ..LLAMA_STACK.attention
+        ..MEGATRON_STACK.attention
     },
-    mlp: MlpNames {
-        gate: None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        norms: HalfNorms::before("post_attention_layernorm"),
-    },
-    ..LLAMA_STACK
+    ..MEGATRON_STACK
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
