@@ -53,6 +53,12 @@ JOBS = {
         (Run("toktune", "auto", "worst"),),
         Run("PEFT", "bfloat16", "worst"),
     ),
+    "worst-f32": Job(
+        "nothing to skip\nf32 | f32",
+        "rows of worst; `--precision f32` against float32",
+        (Run("toktune", "f32", "worst"),),
+        Run("PEFT", "float32", "worst"),
+    ),
     "gguf": Job(
         "from the GGUF file\nauto | bf16",
         "rows of gsm8k; toktune `auto` from the quantized file, PEFT (which cannot train one) in bf16 from the folder",

@@ -13,6 +13,7 @@
 //! of a panel exist once, for a limited number of rows.
 
 mod head;
+mod significant;
 
 pub use head::Head;
 
@@ -57,7 +58,8 @@ pub struct Gradients<'a> {
 /// Writes the loss of every row into `losses [rows]`, in nats, and the gradients of their sum.
 ///
 /// `hidden` is `[rows, d]`, `targets [rows]` are entries of the vocabulary. `precision` is that of the products with the
-/// table; the trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past
+/// table; in bf16 the entries that have next to nothing of the softmax enter the gradient of the hidden rows by their mean. The
+/// trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past
 /// the vocabulary.
 pub fn cross_entropy(
     hidden: &[f32],
@@ -267,7 +269,11 @@ impl Pass<'_> {
                 }
                 self.see(&entries, logits, &mut seen, dh.as_deref_mut());
                 if let Some(dh) = dh.as_deref_mut() {
-                    matmul::backward(logits, &panel, self.precision, Write::Add, dh);
+                    let few = self.precision == Precision::Bf16
+                        && significant::add_if_few(&panel, logits, &seen, dh);
+                    if !few {
+                        matmul::backward(logits, &panel, self.precision, Write::Add, dh);
+                    }
                 }
             }
         });

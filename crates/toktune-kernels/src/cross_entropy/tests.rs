@@ -143,3 +143,29 @@ fn large_logits_neither_overflow_nor_vanish() {
     cross_entropy(&hidden, &Head::plain(&table), &[3], &mut losses, gradients, Precision::F32);
     assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
 }
+
+/// Rows of a trained model put nearly all of their softmax on a few entries.
+#[test]
+fn in_bf16_little_is_lost_where_little_counts() {
+    let (rows, frozen, d) = (20, 3 * PANEL_ROWS + 5, 24);
+    let case = Case::new(frozen, 0, d);
+    let hidden: Vec<f32> = random(rows * d, 4).iter().map(|x| 6.0 * x).collect();
+    let targets: Vec<u32> = (0..rows).map(|r| (r * 131 % frozen) as u32).collect();
+    let table = case.table(&case.values);
+    each_isa(|isa| {
+        let run = |precision| {
+            let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
+            let gradients = Gradients { hidden: Some(&mut dh), trained: None };
+            cross_entropy(&hidden, &Head::plain(&table), &targets, &mut losses, gradients, precision);
+            (losses, dh)
+        };
+        let ((losses, dh), (exact_losses, exact)) = (run(Precision::Bf16), run(Precision::F32));
+        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
+        assert_close(&losses, &wide(&exact_losses), 5e-3, &format!("{isa} losses"));
+        for (row, (dh, exact)) in dh.chunks(d).zip(exact.chunks(d)).enumerate() {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+            let cosine = dot(dh, exact) / (dot(dh, dh) * dot(exact, exact)).sqrt();
+            assert!(cosine > 0.999, "{isa} row {row}: {cosine}");
+        }
+    });
+}

@@ -18,11 +18,8 @@ pub(super) const FALCON: Family = Family {
     spec,
 };
 
-const STACK: StackNames = StackNames {
-    block: "transformer.h.{}",
-    final_norm: Some("transformer.ln_f"),
-    ..MEGATRON_STACK
-};
+const STACK: StackNames =
+    StackNames { block: "transformer.h.{}", final_norm: Some("transformer.ln_f"), ..MEGATRON_STACK };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let hidden_size = decoder::size_of(config, &["hidden_size", "n_embed"])?;

@@ -2,11 +2,13 @@
 //!
 //! The name comes from `tokenizer.ggml.pre`. Where llama.cpp and transformers' GGUF import disagree
 //! (`smollm`, whose digits stand alone), the rule here is llama.cpp's, because that is what the model was
-//! trained with.
+//! trained with. Where llama.cpp's own differs from the model's tokenizer (`falcon`, whose numbers leave the space
+//! before them), it is the tokenizer's.
 
 use tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
@@ -39,6 +41,8 @@ const GPT4O: &str = concat!(
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
+const BLOOM: &str = " ?[^(\\s|.,!?…。，、।۔،)]+";
+
 /// One way to split.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
@@ -46,6 +50,8 @@ enum Rule {
     Gpt2,
     /// Every digit alone, then GPT-2's expression.
     DigitsGpt2,
+    /// Punctuation, GPT-2's expression, numbers without the space before them, then digits by threes.
+    Falcon,
     /// An expression of its own.
     Regex(&'static str),
 }
@@ -65,7 +71,12 @@ const fn family(names: &'static [&'static str], rule: Rule) -> Family {
 }
 
 static FAMILIES: &[Family] = &[
-    family(&["default", "gpt-2", "gpt2", "phi-2", "mellum", "modern-bert", "roberta-bpe"], Rule::Gpt2),
+    family(
+        &["default", "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "mellum", "modern-bert", "roberta-bpe"],
+        Rule::Gpt2,
+    ),
+    family(&["falcon"], Rule::Falcon),
+    family(&["bloom", "gpt3-finnish", "poro-chat"], Rule::Regex(BLOOM)),
     family(
         &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
         Rule::DigitsGpt2,
@@ -117,27 +128,37 @@ pub(super) fn pre_tokenizer(name: Option<&str>) -> Result<PreTokenizer, TextErro
     let gpt2 = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
     let splitter = match family.rule {
         Rule::Gpt2 => gpt2,
-        Rule::DigitsGpt2 => PreTokenizerWrapper::Sequence(Sequence::new(vec![
-            PreTokenizerWrapper::Digits(Digits::new(true)),
+        Rule::DigitsGpt2 => sequence([PreTokenizerWrapper::Digits(Digits::new(true)), gpt2]),
+        Rule::Falcon => sequence([
+            PreTokenizerWrapper::Punctuation(Punctuation::new(SplitDelimiterBehavior::Contiguous)),
             gpt2,
-        ])),
+            PreTokenizerWrapper::Digits(Digits::new(false)),
+            split("[0-9][0-9][0-9]")?,
+        ]),
         Rule::Regex(expression) => {
-            let pattern = SplitPattern::Regex(expression.to_owned());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-                .map_err(TextError::tokenizer("compile the split expression"))?;
-            let bytes = ByteLevel::new(false, true, false);
-            PreTokenizerWrapper::Sequence(Sequence::new(vec![
-                PreTokenizerWrapper::Split(split),
-                PreTokenizerWrapper::ByteLevel(bytes),
-            ]))
+            let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false));
+            sequence([split(expression)?, bytes])
         }
     };
     Ok(PreTokenizer { splitter, ignore_merges: family.ignore_merges, add_bos: family.add_bos })
 }
 
+fn sequence<const N: usize>(steps: [PreTokenizerWrapper; N]) -> PreTokenizerWrapper {
+    PreTokenizerWrapper::Sequence(Sequence::new(steps.into()))
+}
+
+/// Matches of `expression` and what lies between them.
+fn split(expression: &str) -> Result<PreTokenizerWrapper, TextError> {
+    let pattern = SplitPattern::Regex(expression.to_owned());
+    Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+        .map(PreTokenizerWrapper::Split)
+        .map_err(TextError::tokenizer("compile the split expression"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
 
     #[test]
     fn every_family_builds_and_no_name_is_listed_twice() {
@@ -152,5 +173,21 @@ mod tests {
     fn an_unknown_name_is_an_error_with_a_suggestion() {
         let error = pre_tokenizer(Some("qwen")).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("`qwen`") && error.contains("did you mean `qwen2`?"), "{error}");
+    }
+
+    /// What the models' own `tokenizer.json` gives, by HuggingFace's tokenizers.
+    #[test]
+    fn falcon_and_bloom_split_as_their_own_tokenizers_do() {
+        let text = "Falcon's 12345 (x+y)  end... a1b22 `q` 7\n ok";
+        let pieces = |name| -> Vec<String> {
+            let mut text = PreTokenizedString::from(text);
+            pre_tokenizer(Some(name)).unwrap().splitter.pre_tokenize(&mut text).unwrap();
+            let pieces = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            pieces.into_iter().map(|(piece, _, _)| piece.to_owned()).collect()
+        };
+        let falcon = "Falcon ' s Ġ 123 45 Ġ ( x + y ) Ġ Ġend ... Ġa 1 b 22 Ġ ` q ` Ġ 7 Ċ Ġok";
+        assert_eq!(pieces("falcon").join(" "), falcon);
+        assert_eq!(pieces("bloom").join(" "), "Falcon's Ġ12345 Ġ( x+y )Ġ Ġend ... Ġa1b22 Ġ`q` Ġ7 Ċ Ġok");
+        assert_eq!(pieces("olmo"), pieces("gpt-2"));
     }
 }
