@@ -1,4 +1,4 @@
-//! The library's error type: one variant a fault, each saying what was found and what was expected.
+//! The library's error type: one variant a fault, or one for each part that has its own, saying what was found and expected.
 
 use std::path::PathBuf;
 
@@ -61,28 +61,6 @@ pub enum Error {
         /// The rows there are.
         rows: usize,
     },
-    /// A file ends before what it announces.
-    #[error("{path}: truncated or damaged: {what} needs {needed} bytes, {available} are left")]
-    Truncated {
-        /// The file.
-        path: PathBuf,
-        /// The part being read.
-        what: String,
-        /// The bytes that the part needs.
-        needed: u64,
-        /// The bytes there are.
-        available: u64,
-    },
-    /// A header or index is larger than any real one.
-    #[error("{path}: a header of {found} bytes; at most {limit} are read")]
-    HeaderTooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The announced length.
-        found: u64,
-        /// The longest accepted.
-        limit: u64,
-    },
     /// Text that should be JSON of a certain form is not.
     #[error("{path}: {what}: {source}")]
     Json {
@@ -93,258 +71,6 @@ pub enum Error {
         /// What the parser says.
         source: serde_json::Error,
     },
-    /// A file lists the same tensor twice.
-    #[error("{path}: tensor '{tensor}' is listed twice")]
-    DuplicateTensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor is said to lie outside of the file.
-    #[error("{path}: tensor '{tensor}' is said to lie at bytes {start}..{end} of {available}")]
-    TensorOffsets {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its first byte, counted from the start of the data.
-        start: u64,
-        /// The byte after its last.
-        end: u64,
-        /// The bytes of data in the file.
-        available: u64,
-    },
-    /// Two tensors share bytes.
-    #[error("{path}: tensors '{tensor}' and '{other}' overlap")]
-    TensorOverlap {
-        /// The file.
-        path: PathBuf,
-        /// The one that begins later.
-        tensor: String,
-        /// The one that begins first.
-        other: String,
-    },
-    /// A tensor does not begin where the file's alignment wants it.
-    #[error(
-        "{path}: tensor '{tensor}' begins at byte {offset}, which is no multiple of the alignment {alignment}"
-    )]
-    TensorAlignment {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its first byte, counted from the start of the data.
-        offset: u64,
-        /// The file's alignment.
-        alignment: u64,
-    },
-    /// A safetensors file has data that belong to no tensor.
-    #[error("{path}: bytes {start}..{end} of the data belong to no tensor")]
-    UnusedBytes {
-        /// The file.
-        path: PathBuf,
-        /// The first such byte.
-        start: u64,
-        /// The byte after the last.
-        end: u64,
-    },
-    /// A shape has more entries than can be counted.
-    #[error("{path}: tensor '{tensor}' has the impossible shape {shape:?}")]
-    ShapeOverflow {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The shape.
-        shape: Vec<u64>,
-    },
-    /// The stored bytes of a tensor do not fit its shape and type.
-    #[error("{path}: tensor '{tensor}': {dtype} of shape {shape:?} does not fit {found} bytes")]
-    TensorSize {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        dtype: String,
-        /// Its shape.
-        shape: Vec<usize>,
-        /// The bytes it is said to have.
-        found: u64,
-    },
-    /// A row of a tensor does not consist of whole blocks of its type.
-    #[error("{path}: tensor '{tensor}': rows of {cols} are no whole number of {dtype} blocks")]
-    TensorBlocks {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        dtype: String,
-        /// The length of its rows.
-        cols: usize,
-    },
-    /// A tensor has more dimensions than the format knows.
-    #[error("{path}: tensor '{tensor}' has {found} dimensions; at most {limit} are allowed")]
-    TensorDimensions {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its number of dimensions.
-        found: u32,
-        /// The most allowed.
-        limit: u32,
-    },
-    /// A tensor is stored in a type that cannot be read.
-    #[error("{path}: tensor '{tensor}' is stored as {found}; supported are {supported}")]
-    UnsupportedType {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        found: String,
-        /// The types that can be read.
-        supported: String,
-    },
-    /// A checkpoint lacks a tensor.
-    #[error("{path}: there is no tensor '{tensor}'{}", did_you_mean(.nearest))]
-    MissingTensor {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The tensor looked for.
-        tensor: String,
-        /// The nearest name there is.
-        nearest: Option<String>,
-    },
-    /// A tensor has another shape than the model needs.
-    #[error("{path}: tensor '{tensor}' has shape {found:?}, expected {expected:?}")]
-    TensorShape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The shape the model needs.
-        expected: Vec<usize>,
-        /// The shape stored.
-        found: Vec<usize>,
-    },
-    /// A tensor holds a NaN or an infinity.
-    #[error("{path}: tensor '{tensor}' holds {value} at entry {index}")]
-    NonFinite {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The first such entry.
-        index: usize,
-        /// What it holds.
-        value: f32,
-    },
-    /// Bytes are not the matrix they are said to be.
-    #[error("matrix '{tensor}': {source}")]
-    Matrix {
-        /// The matrix.
-        tensor: String,
-        /// What does not fit.
-        source: toktune_kernels::WeightError,
-    },
-    /// An index of shards names a file outside of its own folder.
-    #[error(
-        "{path}: tensor '{tensor}' is said to be in '{file}', which is not inside the folder of the index"
-    )]
-    ShardOutside {
-        /// The index.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The file it names.
-        file: String,
-    },
-    /// An index of shards names a file that is not there.
-    #[error("{path}: tensor '{tensor}' is said to be in '{file}', and there is no such file")]
-    MissingShard {
-        /// The index.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The file it names.
-        file: String,
-    },
-    /// An index of shards names a tensor that its file does not hold.
-    #[error("{path}: tensor '{tensor}' is said to be in '{file}', which does not hold it")]
-    MissingInShard {
-        /// The index.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The file it names.
-        file: String,
-    },
-    /// A file named `.bin` is no archive of `torch.save`.
-    #[error(
-        "{path}: it begins with '{found}' instead of 'PK', so it is no file of torch 1.6 or later; if an earlier torch \
-         wrote it, convert it: python -c \"import torch; f = 'pytorch_model.bin'; torch.save(torch.load(f, \
-         map_location='cpu', weights_only=True), f)\""
-    )]
-    PytorchFormat {
-        /// The file.
-        path: PathBuf,
-        /// Its first bytes, escaped.
-        found: String,
-    },
-    /// An archive of `torch.save` is damaged or holds something else than a dictionary of tensors.
-    #[error("{path}: {problem}")]
-    PytorchArchive {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        problem: String,
-    },
-    /// The program that builds a dictionary of tensors is damaged or does something else.
-    #[error("{path}: data.pkl, byte {at}: {problem}")]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-        /// Where the instruction begins.
-        at: u64,
-        /// What was found.
-        problem: String,
-    },
-    /// A file named `.gguf` is something else.
-    #[error("{path}: not a GGUF file: it begins with '{found}' instead of 'GGUF'")]
-    GgufMagic {
-        /// The file.
-        path: PathBuf,
-        /// Its first bytes, escaped.
-        found: String,
-    },
-    /// A GGUF file of a version that cannot be read.
-    #[error("{path}: GGUF version {found}; versions 2 and 3, little-endian, are read")]
-    GgufVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-    },
-    /// One part of a model that is spread over several GGUF files.
-    #[error("{path}: one of {parts} parts of a split model; join them first (llama-gguf-split --merge)")]
-    GgufSplit {
-        /// The file.
-        path: PathBuf,
-        /// How many parts there are.
-        parts: u64,
-    },
-    /// A GGUF alignment that is no power of two.
-    #[error("{path}: alignment {found}; a power of two is expected")]
-    GgufAlignment {
-        /// The file.
-        path: PathBuf,
-        /// The alignment.
-        found: u64,
-    },
     /// A name in a GGUF file is not text.
     #[error("{path}: {what} is not valid UTF-8")]
     NotUtf8 {
@@ -352,66 +78,6 @@ pub enum Error {
         path: PathBuf,
         /// The part being read.
         what: String,
-    },
-    /// A GGUF metadata value is of no known type.
-    #[error("{path}: {what} has the unknown type {found}; types are 0 to 12")]
-    MetadataUnknownType {
-        /// The file.
-        path: PathBuf,
-        /// The part being read.
-        what: String,
-        /// The number found.
-        found: u32,
-    },
-    /// GGUF metadata arrays within arrays, too deep.
-    #[error("{path}: {what} holds arrays nested deeper than {limit}")]
-    MetadataNesting {
-        /// The file.
-        path: PathBuf,
-        /// The part being read.
-        what: String,
-        /// The deepest accepted.
-        limit: usize,
-    },
-    /// A GGUF truth value that is neither 0 nor 1.
-    #[error("{path}: {what} holds the truth value {found}; 0 or 1 is expected")]
-    MetadataBool {
-        /// The file.
-        path: PathBuf,
-        /// The part being read.
-        what: String,
-        /// The byte found.
-        found: u8,
-    },
-    /// A GGUF file has the same metadata key twice.
-    #[error("{path}: metadata '{key}' is there twice")]
-    DuplicateMetadata {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-    },
-    /// A GGUF file lacks a metadata key.
-    #[error("{path}: there is no metadata '{key}'{}", did_you_mean(.nearest))]
-    MissingMetadata {
-        /// The file.
-        path: PathBuf,
-        /// The key looked for.
-        key: String,
-        /// The nearest key there is.
-        nearest: Option<String>,
-    },
-    /// A GGUF metadata value is of another type than needed.
-    #[error("{path}: metadata '{key}' is {found}, expected {expected}")]
-    MetadataType {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What is needed.
-        expected: &'static str,
-        /// What is there.
-        found: String,
     },
     /// A key of a configuration is missing or cannot be used.
     #[error("{path}: {key}: {problem}")]
@@ -597,6 +263,9 @@ pub enum Error {
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),
+    /// A file of a model's weights is at fault.
+    #[error(transparent)]
+    Weights(#[from] crate::weights::WeightsError),
     /// A tokenizer or a chat template is at fault.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
@@ -632,7 +301,7 @@ fn why_not(missing: &Option<&'static str>, nearest: &Option<String>) -> String {
 }
 
 /// The end of a message about a missing name.
-fn did_you_mean(nearest: &Option<String>) -> String {
+pub(crate) fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!("; did you mean '{name}'?")).unwrap_or_default()
 }
 

@@ -7,6 +7,7 @@
 //! gated ones.
 
 use crate::error::{Error, Result};
+use crate::weights::WeightsError;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo};
 use serde_json::Value;
@@ -119,7 +120,7 @@ fn shards(index: &Path, ending: &str) -> Result<BTreeSet<String>> {
         let file = file.as_str().unwrap_or_default();
         if file.contains(['/', '\\']) || !file.ends_with(ending) {
             let (path, tensor, file) = (index.to_path_buf(), tensor.clone(), file.to_string());
-            return Err(Error::ShardOutside { path, tensor, file });
+            return Err(Error::Weights(WeightsError::ShardOutside { path, tensor, file }));
         }
         shards.insert(file.to_string());
     }
@@ -197,9 +198,15 @@ mod tests {
         write(r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors"}}"#);
         assert_eq!(shards(&index, ".safetensors").expect("sound").len(), 2);
         write(r#"{"weight_map": {"a": "../x.safetensors"}}"#);
-        assert!(matches!(shards(&index, ".safetensors"), Err(Error::ShardOutside { .. })));
+        assert!(matches!(
+            shards(&index, ".safetensors"),
+            Err(Error::Weights(WeightsError::ShardOutside { .. }))
+        ));
         write(r#"{"weight_map": {"a": "x.bin"}}"#);
-        assert!(matches!(shards(&index, ".safetensors"), Err(Error::ShardOutside { .. })));
+        assert!(matches!(
+            shards(&index, ".safetensors"),
+            Err(Error::Weights(WeightsError::ShardOutside { .. }))
+        ));
         assert!(shards(&index, ".bin").is_ok());
         write("[");
         assert!(matches!(shards(&index, ".safetensors"), Err(Error::Json { .. })));

@@ -206,6 +206,7 @@ fn listing(entries: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::WeightsError;
     use crate::weights::testing::{GgufBytes, TorchFile, safetensors_f32};
     use std::fs;
 
@@ -309,29 +310,33 @@ mod tests {
 
         let error =
             checkpoint.matrix("model.embed_token.weight", 2, 2, RowOrder::Plain).expect_err("no such tensor");
-        assert!(matches!(error, Error::MissingTensor { .. }), "{error}");
+        assert!(matches!(error, Error::Weights(WeightsError::MissingTensor { .. })), "{error}");
         assert!(error.to_string().ends_with("did you mean 'model.embed_tokens.weight'?"), "{error}");
         let error = checkpoint.vector("zzz", 2).expect_err("no such tensor");
         assert!(error.to_string().ends_with("there is no tensor 'zzz'"), "{error}");
         for (rows, cols) in [(4, 1), (2, 3)] {
             let error = checkpoint.matrix(name, rows, cols, RowOrder::Plain).expect_err("another shape");
-            assert!(matches!(error, Error::TensorShape { .. }), "{error}");
+            assert!(matches!(error, Error::Weights(WeightsError::TensorShape { .. })), "{error}");
             assert!(
                 error.to_string().contains(&format!("shape [2, 2], expected [{rows}, {cols}]")),
                 "{error}"
             );
         }
         assert!(
-            matches!(checkpoint.vector(name, 4), Err(Error::TensorShape { .. })),
+            matches!(checkpoint.vector(name, 4), Err(Error::Weights(WeightsError::TensorShape { .. }))),
             "a matrix is no vector"
         );
         let error = checkpoint.vector("model.norm.weight", 2).expect_err("not finite");
         assert!(
-            matches!(error, Error::NonFinite { index: 1, .. }) && error.to_string().contains("NaN"),
+            matches!(error, Error::Weights(WeightsError::NonFinite { index: 1, .. }))
+                && error.to_string().contains("NaN"),
             "{error}"
         );
         let order = RowOrder::Interleaved { head_dim: 4 };
         let error = checkpoint.matrix(name, 2, 2, order).expect_err("no whole head");
-        assert!(matches!(error, Error::Matrix { .. }) && error.to_string().contains(name), "{error}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::Matrix { .. })) && error.to_string().contains(name),
+            "{error}"
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Bytes;
 use super::table::{StoredTensor, TensorTable, unsupported};
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use reader::Reader;
 use std::path::Path;
@@ -64,12 +65,15 @@ impl Gguf {
         let (tensors, pairs) = (reader.u64()?, reader.u64()?);
         let metadata = Metadata::read(&mut reader, path.clone(), pairs)?;
         if let Some(parts) = metadata.get::<u64>("split.count")?.filter(|parts| *parts > 1) {
-            return Err(Error::GgufSplit { path: path.to_path_buf(), parts });
+            return Err(Error::Weights(WeightsError::GgufSplit { path: path.to_path_buf(), parts }));
         }
         let listed = read_tensors(&mut reader, tensors)?;
         let alignment = metadata.get::<u64>("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() {
-            return Err(Error::GgufAlignment { path: path.to_path_buf(), found: alignment });
+            return Err(Error::Weights(WeightsError::GgufAlignment {
+                path: path.to_path_buf(),
+                found: alignment,
+            }));
         }
         // A file without tensors may end before the data would begin.
         let begin = reader.position().checked_next_multiple_of(alignment);
@@ -100,11 +104,11 @@ fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
     let magic = reader.take(4)?;
     if magic != b"GGUF" {
         let found = magic.escape_ascii().to_string();
-        return Err(Error::GgufMagic { path: reader.path().to_path_buf(), found });
+        return Err(Error::Weights(WeightsError::GgufMagic { path: reader.path().to_path_buf(), found }));
     }
     match reader.u32()? {
         version @ (2 | 3) => Ok(version),
-        found => Err(Error::GgufVersion { path: reader.path().to_path_buf(), found }),
+        found => Err(Error::Weights(WeightsError::GgufVersion { path: reader.path().to_path_buf(), found })),
     }
 }
 
@@ -122,7 +126,12 @@ fn read_tensor(reader: &mut Reader<'_>, i: usize) -> Result<Listed> {
     let dimensions = reader.u32()?;
     if dimensions > MAX_DIMENSIONS {
         let limit = MAX_DIMENSIONS;
-        return Err(Error::TensorDimensions { path, tensor: name, found: dimensions, limit });
+        return Err(Error::Weights(WeightsError::TensorDimensions {
+            path,
+            tensor: name,
+            found: dimensions,
+            limit,
+        }));
     }
     let mut dims = Vec::with_capacity(dimensions as usize);
     for _ in 0..dimensions {
@@ -138,14 +147,19 @@ fn read_tensor(reader: &mut Reader<'_>, i: usize) -> Result<Listed> {
     let shape: Option<Vec<usize>> = dims.iter().map(|dim| usize::try_from(*dim).ok()).collect();
     let count = dims.iter().try_fold(1u64, |count, dim| count.checked_mul(*dim));
     let (Some(shape), Some(count)) = (shape, count.filter(|count| usize::try_from(*count).is_ok())) else {
-        return Err(Error::ShapeOverflow { path, tensor: name, shape: dims });
+        return Err(Error::Weights(WeightsError::ShapeOverflow { path, tensor: name, shape: dims }));
     };
     let cols = shape.last().copied().unwrap_or(1);
     if !(cols as u64).is_multiple_of(kind.block_len) {
-        return Err(Error::TensorBlocks { path, tensor: name, dtype: kind.name.to_owned(), cols });
+        return Err(Error::Weights(WeightsError::TensorBlocks {
+            path,
+            tensor: name,
+            dtype: kind.name.to_owned(),
+            cols,
+        }));
     }
     let Some(bytes) = (count / kind.block_len).checked_mul(kind.block_bytes) else {
-        return Err(Error::ShapeOverflow { path, tensor: name, shape: dims });
+        return Err(Error::Weights(WeightsError::ShapeOverflow { path, tensor: name, shape: dims }));
     };
     Ok(Listed { name, shape, kind, offset, bytes })
 }
@@ -157,19 +171,24 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
     let (mut end, mut last) = (0, String::new());
     for Listed { name, shape, kind, offset, bytes } in listed {
         if !offset.is_multiple_of(alignment) {
-            return Err(Error::TensorAlignment { path: path.to_path_buf(), tensor: name, offset, alignment });
+            return Err(Error::Weights(WeightsError::TensorAlignment {
+                path: path.to_path_buf(),
+                tensor: name,
+                offset,
+                alignment,
+            }));
         }
         let stop = offset.saturating_add(bytes);
         let range = usize::try_from(offset).ok().zip(usize::try_from(stop).ok());
         let Some(stored) = range.and_then(|(start, stop)| data.slice(start..stop)) else {
             let available = data.len() as u64;
-            return Err(Error::TensorOffsets {
+            return Err(Error::Weights(WeightsError::TensorOffsets {
                 path: path.to_path_buf(),
                 tensor: name,
                 start: offset,
                 end: stop,
                 available,
-            });
+            }));
         };
         // A name listed twice is told as that, not as an overlap with itself.
         table.insert(StoredTensor {
@@ -181,7 +200,11 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
             bytes: stored,
         })?;
         if offset < end {
-            return Err(Error::TensorOverlap { path: path.to_path_buf(), tensor: name, other: last });
+            return Err(Error::Weights(WeightsError::TensorOverlap {
+                path: path.to_path_buf(),
+                tensor: name,
+                other: last,
+            }));
         }
         (end, last) = (stop, name);
     }

@@ -4,6 +4,7 @@
 //! format's.
 
 use super::table::TensorTable;
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -38,7 +39,7 @@ pub(super) fn read(
     let mut seen = HashSet::new();
     for (tensor, file) in index.weight_map.0 {
         if !seen.insert(tensor.clone()) {
-            return Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor });
+            return Err(Error::Weights(WeightsError::DuplicateTensor { path: path.to_path_buf(), tensor }));
         }
         shards.entry(file).or_default().insert(tensor);
     }
@@ -61,23 +62,23 @@ fn read_shard(
     let first = || wanted.first().cloned().unwrap_or_default();
     let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
     if !inside || file.is_empty() {
-        return Err(Error::ShardOutside {
+        return Err(Error::Weights(WeightsError::ShardOutside {
             path: index.to_path_buf(),
             tensor: first(),
             file: file.to_owned(),
-        });
+        }));
     }
     if !path.is_file() {
-        return Err(Error::MissingShard {
+        return Err(Error::Weights(WeightsError::MissingShard {
             path: index.to_path_buf(),
             tensor: first(),
             file: file.to_owned(),
-        });
+        }));
     }
     let shard = open(&path)?;
     if let Some(tensor) = wanted.iter().find(|name| shard.get(name).is_none()) {
         let (path, tensor) = (index.to_path_buf(), tensor.clone());
-        return Err(Error::MissingInShard { path, tensor, file: file.to_owned() });
+        return Err(Error::Weights(WeightsError::MissingInShard { path, tensor, file: file.to_owned() }));
     }
     for tensor in shard.into_tensors() {
         if wanted.contains(&*tensor.name) {
@@ -90,7 +91,11 @@ fn read_shard(
 /// Refuses a header or an index that is larger than any real one.
 pub(super) fn check_header_length(path: &Path, found: u64) -> Result<()> {
     if found > MAX_HEADER_BYTES {
-        return Err(Error::HeaderTooLarge { path: path.to_path_buf(), found, limit: MAX_HEADER_BYTES });
+        return Err(Error::Weights(WeightsError::HeaderTooLarge {
+            path: path.to_path_buf(),
+            found,
+            limit: MAX_HEADER_BYTES,
+        }));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Owns the handle to the bytes; decoding is the kernels', finding the bytes is the checkpoint's.
 
 use super::Bytes;
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -41,7 +42,7 @@ impl FrozenMatrix {
         let name = name.into();
         match Weight::new(dtype, &bytes, rows, cols, order) {
             Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name, precision: Precision::F32 }),
-            Err(source) => Err(Error::Matrix { tensor: name.to_string(), source }),
+            Err(source) => Err(Error::Weights(WeightsError::Matrix { tensor: name.to_string(), source })),
         }
     }
 

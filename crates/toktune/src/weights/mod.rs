@@ -11,6 +11,7 @@
 
 mod atomic;
 mod checkpoint;
+mod error;
 mod gguf;
 mod index;
 mod mapped;
@@ -28,6 +29,7 @@ pub use atomic::write_atomically;
 pub(crate) use atomic::write_folder_atomically;
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::{INDEX, SINGLE};
+pub use error::WeightsError;
 pub use gguf::{Array, FromValue, Gguf, Metadata, Value};
 pub use mapped::Bytes;
 pub use matrix::FrozenMatrix;

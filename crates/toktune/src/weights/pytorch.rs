@@ -6,6 +6,7 @@
 
 use super::table::{StoredTensor, TensorTable};
 use super::{Bytes, index};
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use archive::Archive;
 use pickle::{Id, Value, Values};
@@ -75,7 +76,7 @@ impl Pytorch {
     pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
         if !bytes.starts_with(b"PK") {
             let found = bytes[..bytes.len().min(4)].escape_ascii().to_string();
-            return Err(Error::PytorchFormat { path: path.to_path_buf(), found });
+            return Err(Error::Weights(WeightsError::PytorchFormat { path: path.to_path_buf(), found }));
         }
         let archive = Archive::read(path, &bytes)?;
         let folder = folder(&archive)?;
@@ -235,10 +236,20 @@ impl<'a> Reader<'_, 'a> {
         };
         if tensor.shape.len() > MAX_DIMENSIONS {
             let (found, limit) = (tensor.shape.len() as u32, MAX_DIMENSIONS as u32);
-            return Err(Error::TensorDimensions { path: path(), tensor: name.to_owned(), found, limit });
+            return Err(Error::Weights(WeightsError::TensorDimensions {
+                path: path(),
+                tensor: name.to_owned(),
+                found,
+                limit,
+            }));
         }
-        let overflow =
-            || Error::ShapeOverflow { path: path(), tensor: name.to_owned(), shape: tensor.shape.clone() };
+        let overflow = || {
+            Error::Weights(WeightsError::ShapeOverflow {
+                path: path(),
+                tensor: name.to_owned(),
+                shape: tensor.shape.clone(),
+            })
+        };
         let shape: Option<Vec<usize>> = tensor.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect();
         let count = tensor.shape.iter().try_fold(1u64, |count, dim| count.checked_mul(*dim));
         let (Some(shape), Some(count)) = (shape, count) else { return Err(overflow()) };
@@ -264,7 +275,13 @@ impl<'a> Reader<'_, 'a> {
         let inside = usize::try_from(start).ok().zip(usize::try_from(end).ok());
         let Some(bytes) = inside.and_then(|(start, end)| storage.slice(start..end)) else {
             let (tensor, available) = (name.to_owned(), storage.len() as u64);
-            return Err(Error::TensorOffsets { path: path(), tensor, start, end, available });
+            return Err(Error::Weights(WeightsError::TensorOffsets {
+                path: path(),
+                tensor,
+                start,
+                end,
+                available,
+            }));
         };
         stored.bytes = match layout(&tensor.shape, &tensor.strides) {
             Layout::Rows => bytes,

@@ -6,6 +6,7 @@
 use super::Bytes;
 use super::index::{self, EntriesVisitor, check_header_length};
 use super::table::{StoredTensor, TensorTable, unsupported};
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use ::safetensors::Dtype;
 use serde::de::IntoDeserializer;
@@ -72,7 +73,11 @@ impl Safetensors {
             table.insert(tensor)?;
             if start < end {
                 let other = last.unwrap_or_default();
-                return Err(Error::TensorOverlap { path: path.to_path_buf(), tensor: name, other });
+                return Err(Error::Weights(WeightsError::TensorOverlap {
+                    path: path.to_path_buf(),
+                    tensor: name,
+                    other,
+                }));
             }
             check_no_gap(path, end, start)?;
             (end, last) = (stop, Some(name));
@@ -90,7 +95,12 @@ impl Safetensors {
 pub(super) fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Bytes)> {
     let available = bytes.len() as u64;
     let truncated = |what: &str, needed, available| {
-        Err(Error::Truncated { path: path.to_path_buf(), what: what.to_owned(), needed, available })
+        Err(Error::Weights(WeightsError::Truncated {
+            path: path.to_path_buf(),
+            what: what.to_owned(),
+            needed,
+            available,
+        }))
     };
     let Some(length) = bytes.first_chunk::<8>() else {
         return truncated("the length of the header", 8, available);
@@ -107,7 +117,11 @@ pub(super) fn split<'a>(path: &Path, bytes: &'a Bytes) -> Result<(&'a [u8], Byte
 /// The format allows no holes: bytes that no tensor owns could hide another file.
 fn check_no_gap(path: &Path, start: usize, end: usize) -> Result<()> {
     if start < end {
-        return Err(Error::UnusedBytes { path: path.to_path_buf(), start: start as u64, end: end as u64 });
+        return Err(Error::Weights(WeightsError::UnusedBytes {
+            path: path.to_path_buf(),
+            start: start as u64,
+            end: end as u64,
+        }));
     }
     Ok(())
 }
@@ -122,21 +136,31 @@ fn stored_tensor(file: Arc<Path>, name: &str, info: &Info, data: &Bytes) -> Resu
     let [start, end] = info.data_offsets;
     let Some(bytes) = data.slice(start..end) else {
         let (start, end, available) = (start as u64, end as u64, data.len() as u64);
-        return Err(Error::TensorOffsets { path: path(), tensor: name.to_owned(), start, end, available });
+        return Err(Error::Weights(WeightsError::TensorOffsets {
+            path: path(),
+            tensor: name.to_owned(),
+            start,
+            end,
+            available,
+        }));
     };
     let count = info.shape.iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
     let Some(bits) = count.and_then(|count| count.checked_mul(dtype.bitsize())) else {
         let shape = info.shape.iter().map(|dim| *dim as u64).collect();
-        return Err(Error::ShapeOverflow { path: path(), tensor: name.to_owned(), shape });
+        return Err(Error::Weights(WeightsError::ShapeOverflow {
+            path: path(),
+            tensor: name.to_owned(),
+            shape,
+        }));
     };
     if bits % 8 != 0 || bits / 8 != bytes.len() {
-        return Err(Error::TensorSize {
+        return Err(Error::Weights(WeightsError::TensorSize {
             path: path(),
             tensor: name.to_owned(),
             dtype: info.dtype.clone(),
             shape: info.shape.clone(),
             found: bytes.len() as u64,
-        });
+        }));
     }
     Ok(StoredTensor {
         name: name.into(),

@@ -5,6 +5,7 @@
 
 use super::{Bytes, FrozenMatrix};
 use crate::error::nearest;
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,7 +51,7 @@ impl TensorTable {
     pub fn insert(&mut self, tensor: StoredTensor) -> Result<()> {
         if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
             let (path, tensor) = (tensor.file.to_path_buf(), tensor.name.to_string());
-            return Err(Error::DuplicateTensor { path, tensor });
+            return Err(Error::Weights(WeightsError::DuplicateTensor { path, tensor }));
         }
         self.tensors.push(tensor);
         Ok(())
@@ -75,16 +76,21 @@ impl TensorTable {
     fn require(&self, name: &str, expected: &[usize]) -> Result<(&StoredTensor, WeightType)> {
         let Some(tensor) = self.get(name) else {
             let near = nearest(name, self.tensors.iter().map(|tensor| &*tensor.name)).map(str::to_owned);
-            return Err(Error::MissingTensor {
+            return Err(Error::Weights(WeightsError::MissingTensor {
                 path: self.path.to_path_buf(),
                 tensor: name.to_owned(),
                 nearest: near,
-            });
+            }));
         };
         let (path, name) = (|| tensor.file.to_path_buf(), || tensor.name.to_string());
         if tensor.shape != expected {
             let (expected, found) = (expected.to_vec(), tensor.shape.clone());
-            return Err(Error::TensorShape { path: path(), tensor: name(), expected, found });
+            return Err(Error::Weights(WeightsError::TensorShape {
+                path: path(),
+                tensor: name(),
+                expected,
+                found,
+            }));
         }
         match tensor.dtype {
             Some(dtype) => Ok((tensor, dtype)),
@@ -101,28 +107,29 @@ impl TensorTable {
     /// A vector of this length as `f32`; every entry must be finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let (tensor, dtype) = self.require(name, &[len])?;
-        let weight = Weight::new(dtype, &tensor.bytes, 1, len, RowOrder::Plain)
-            .map_err(|source| Error::Matrix { tensor: tensor.name.to_string(), source })?;
+        let weight = Weight::new(dtype, &tensor.bytes, 1, len, RowOrder::Plain).map_err(|source| {
+            Error::Weights(WeightsError::Matrix { tensor: tensor.name.to_string(), source })
+        })?;
         let mut out = vec![0.0; len];
         weight.decode(0..1, 0..len, &mut out);
         match out.iter().position(|x| !x.is_finite()) {
             None => Ok(out),
-            Some(index) => Err(Error::NonFinite {
+            Some(index) => Err(Error::Weights(WeightsError::NonFinite {
                 path: tensor.file.to_path_buf(),
                 tensor: tensor.name.to_string(),
                 index,
                 value: out[index],
-            }),
+            })),
         }
     }
 }
 
 /// The error for a type that cannot be read, with those that can.
 pub(super) fn unsupported(path: &Path, tensor: &str, found: &str, supported: &[WeightType]) -> Error {
-    Error::UnsupportedType {
+    Error::Weights(WeightsError::UnsupportedType {
         path: path.to_path_buf(),
         tensor: tensor.to_owned(),
         found: found.to_owned(),
         supported: supported.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(", "),
-    }
+    })
 }

@@ -3,6 +3,7 @@
 use super::from_safetensors::{changed, write_beside, write_tensors};
 use crate::error::{Error, Result};
 use crate::tuners::PeftModel;
+use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, SINGLE};
 use serde_json::Map;
 use std::path::Path;
@@ -26,10 +27,10 @@ fn check(checkpoint: &Checkpoint, name: &str) -> Result<()> {
     if TYPES.contains(&found) {
         return Ok(());
     }
-    Err(Error::UnsupportedType {
+    Err(Error::Weights(WeightsError::UnsupportedType {
         path: checkpoint.file(name).unwrap_or(checkpoint.path()).to_path_buf(),
         tensor: name.to_owned(),
         found: found.to_owned(),
         supported: TYPES.join(", "),
-    })
+    }))
 }

@@ -2,6 +2,7 @@
 
 use super::reader::Reader;
 use crate::error::nearest;
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -90,7 +91,7 @@ macro_rules! value_types {
                     }
                     9 if depth >= MAX_NESTING => {
                         let (path, what) = (reader.path().to_path_buf(), reader.what());
-                        return Err(Error::MetadataNesting { path, what, limit: MAX_NESTING });
+                        return Err(Error::Weights(WeightsError::MetadataNesting { path, what, limit: MAX_NESTING }));
                     }
                     9 => {
                         let count = reader.check_count(count, 12)?;
@@ -138,7 +139,11 @@ impl Array {
 }
 
 fn unknown_type(reader: &Reader<'_>, found: u32) -> Error {
-    Error::MetadataUnknownType { path: reader.path().to_path_buf(), what: reader.what(), found }
+    Error::Weights(WeightsError::MetadataUnknownType {
+        path: reader.path().to_path_buf(),
+        what: reader.what(),
+        found,
+    })
 }
 
 /// A Rust type that a metadata value can be read as, without loss.
@@ -250,7 +255,10 @@ impl Metadata {
             let id = reader.u32()?;
             let value = Value::read(reader, id)?;
             if metadata.by_key.insert(key.clone(), i).is_some() {
-                return Err(Error::DuplicateMetadata { path: metadata.path.to_path_buf(), key });
+                return Err(Error::Weights(WeightsError::DuplicateMetadata {
+                    path: metadata.path.to_path_buf(),
+                    key,
+                }));
             }
             metadata.entries.push((key, value));
         }
@@ -270,12 +278,12 @@ impl Metadata {
         let Some(value) = self.value(key) else { return Ok(None) };
         match T::from_value(value) {
             Some(value) => Ok(Some(value)),
-            None => Err(Error::MetadataType {
+            None => Err(Error::Weights(WeightsError::MetadataType {
                 path: self.path.to_path_buf(),
                 key: key.to_owned(),
                 expected: T::EXPECTED,
                 found: value.describe(),
-            }),
+            })),
         }
     }
 
@@ -284,10 +292,12 @@ impl Metadata {
     /// # Errors
     /// There is no such key (the nearest is told), or the value is of another type or out of range.
     pub fn require<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<T> {
-        self.get(key)?.ok_or_else(|| Error::MissingMetadata {
-            path: self.path.to_path_buf(),
-            key: key.to_owned(),
-            nearest: nearest(key, self.entries.iter().map(|(key, _)| key.as_str())).map(str::to_owned),
+        self.get(key)?.ok_or_else(|| {
+            Error::Weights(WeightsError::MissingMetadata {
+                path: self.path.to_path_buf(),
+                key: key.to_owned(),
+                nearest: nearest(key, self.entries.iter().map(|(key, _)| key.as_str())).map(str::to_owned),
+            })
         })
     }
 

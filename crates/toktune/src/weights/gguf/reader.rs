@@ -1,5 +1,6 @@
 //! Reading little-endian values off the front of a GGUF file, each checked against the bytes that are left.
 
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -42,7 +43,7 @@ impl<'a> Reader<'a> {
 
     fn truncated(&self, needed: u64) -> Error {
         let (path, available) = (self.path.to_path_buf(), self.left().len() as u64);
-        Error::Truncated { path, what: self.what(), needed, available }
+        Error::Weights(WeightsError::Truncated { path, what: self.what(), needed, available })
     }
 
     /// The next `count` bytes.
@@ -78,7 +79,11 @@ impl<'a> Reader<'a> {
         match byte {
             0 => Ok(false),
             1 => Ok(true),
-            found => Err(Error::MetadataBool { path: self.path.to_path_buf(), what: self.what(), found }),
+            found => Err(Error::Weights(WeightsError::MetadataBool {
+                path: self.path.to_path_buf(),
+                what: self.what(),
+                found,
+            })),
         }
     }
 

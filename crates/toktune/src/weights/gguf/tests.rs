@@ -53,27 +53,36 @@ fn the_alignment_of_the_metadata_is_kept() {
         let file = GgufBytes::new().pair("general.alignment", 4, &alignment.to_le_bytes());
         let (error, message) = refused(file.build());
         assert!(
-            matches!(error, Error::GgufAlignment { found, .. } if found == u64::from(alignment)),
+            matches!(error, Error::Weights(WeightsError::GgufAlignment { found, .. }) if found == u64::from(alignment)),
             "{message}"
         );
     }
     let (error, message) = refused(GgufBytes::new().entry("w", &[1], 0, 4).build());
-    assert!(matches!(error, Error::TensorAlignment { offset: 4, alignment: 32, .. }), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::TensorAlignment { offset: 4, alignment: 32, .. })),
+        "{message}"
+    );
 }
 
 #[test]
 fn other_files_and_versions_are_named() {
     let (error, message) = refused(b"PK\x03\x04 and more".to_vec());
-    assert!(matches!(error, Error::GgufMagic { .. }) && message.contains("PK"), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::GgufMagic { .. })) && message.contains("PK"),
+        "{message}"
+    );
     // 0x03000000 is what version 3 of a big-endian file looks like
     for version in [1, 4, 0x0300_0000] {
         let mut file = GgufBytes::new();
         file.version = version;
         let (error, message) = refused(file.build());
-        assert!(matches!(error, Error::GgufVersion { found, .. } if found == version), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::GgufVersion { found, .. }) if found == version),
+            "{message}"
+        );
     }
     let (error, message) = refused(GgufBytes::new().pair("split.count", 2, &5u16.to_le_bytes()).build());
-    assert!(matches!(error, Error::GgufSplit { parts: 5, .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::GgufSplit { parts: 5, .. })), "{message}");
     assert!(read(GgufBytes::new().pair("split.count", 2, &1u16.to_le_bytes()).build()).is_ok());
 }
 
@@ -88,7 +97,11 @@ fn a_file_cut_anywhere_is_refused() {
     for length in 0..bytes.len() {
         let (error, message) = refused(bytes[..length].to_vec());
         assert!(
-            matches!(error, Error::Truncated { .. } | Error::TensorOffsets { .. }),
+            matches!(
+                error,
+                Error::Weights(WeightsError::Truncated { .. })
+                    | Error::Weights(WeightsError::TensorOffsets { .. })
+            ),
             "{length}: {message}"
         );
     }
@@ -108,7 +121,7 @@ fn counts_and_lengths_that_cannot_be_are_refused_before_allocating() {
             GgufBytes::new().pair("a", 8, &(count << 8 | 255).to_le_bytes()).build(),
         ] {
             let (error, message) = refused(bytes);
-            assert!(matches!(error, Error::Truncated { .. }), "{message}");
+            assert!(matches!(error, Error::Weights(WeightsError::Truncated { .. })), "{message}");
         }
     }
     // the message says where
@@ -119,13 +132,22 @@ fn counts_and_lengths_that_cannot_be_are_refused_before_allocating() {
 #[test]
 fn unsound_metadata_is_named() {
     let (error, message) = refused(GgufBytes::new().pair("a", 13, &[0; 8]).build());
-    assert!(matches!(error, Error::MetadataUnknownType { found: 13, .. }), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::MetadataUnknownType { found: 13, .. })),
+        "{message}"
+    );
     let (error, message) = refused(GgufBytes::new().pair("a", 9, &array(99, 1, &[0; 8])).build());
-    assert!(matches!(error, Error::MetadataUnknownType { found: 99, .. }), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::MetadataUnknownType { found: 99, .. })),
+        "{message}"
+    );
     let (error, message) = refused(GgufBytes::new().pair("a", 7, &[2]).build());
-    assert!(matches!(error, Error::MetadataBool { found: 2, .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::MetadataBool { found: 2, .. })), "{message}");
     let (error, message) = refused(GgufBytes::new().pair("a", 7, &[1]).pair("a", 7, &[1]).build());
-    assert!(matches!(error, Error::DuplicateMetadata { .. }) && message.contains("'a'"), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::DuplicateMetadata { .. })) && message.contains("'a'"),
+        "{message}"
+    );
     let (error, message) = refused(GgufBytes::new().pair(b"\xFF\xFE", 7, &[1]).build());
     assert!(matches!(error, Error::NotUtf8 { .. }) && message.contains("key 0"), "{message}");
 }
@@ -139,7 +161,7 @@ fn arrays_may_nest_but_not_without_end() {
     assert!(read(GgufBytes::new().pair("a", 9, &nested(8)).build()).is_ok());
     for depth in [9, 100_000] {
         let (error, message) = refused(GgufBytes::new().pair("a", 9, &nested_flat(depth)).build());
-        assert!(matches!(error, Error::MetadataNesting { limit: 8, .. }), "{message}");
+        assert!(matches!(error, Error::Weights(WeightsError::MetadataNesting { limit: 8, .. })), "{message}");
     }
 }
 
@@ -154,19 +176,37 @@ fn nested_flat(depth: usize) -> Vec<u8> {
 fn unsound_tensors_are_named() {
     let one = |dims: &[u64], id, offset| refused(GgufBytes::new().entry("blk.w", dims, id, offset).build());
     let (error, message) = one(&[1; 5], 0, 0);
-    assert!(matches!(error, Error::TensorDimensions { found: 5, limit: 4, .. }), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::TensorDimensions { found: 5, limit: 4, .. })),
+        "{message}"
+    );
     let (error, message) = one(&[1 << 40, 1 << 40], 0, 0);
-    assert!(matches!(error, Error::ShapeOverflow { .. }) && message.contains("1099511627776"), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::ShapeOverflow { .. }))
+            && message.contains("1099511627776"),
+        "{message}"
+    );
     let (error, message) = one(&[1 << 63], 0, 0);
-    assert!(matches!(error, Error::ShapeOverflow { .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::ShapeOverflow { .. })), "{message}");
     let (error, message) = one(&[33, 2], 2, 0);
-    assert!(matches!(error, Error::TensorBlocks { cols: 33, .. }) && message.contains("Q4_0"), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::TensorBlocks { cols: 33, .. }))
+            && message.contains("Q4_0"),
+        "{message}"
+    );
     for (offset, dims) in [(0, 8), (1 << 62, 8), (u64::MAX - 31, 8), (0, 1 << 40)] {
         let (error, message) = one(&[dims], 0, offset);
-        assert!(matches!(error, Error::TensorOffsets { .. }) && message.contains("blk.w"), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::TensorOffsets { .. })) && message.contains("blk.w"),
+            "{message}"
+        );
     }
     let (error, message) = one(&[4], 77, 0);
-    assert!(matches!(error, Error::UnsupportedType { .. }) && message.contains("GGML type 77"), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::UnsupportedType { .. }))
+            && message.contains("GGML type 77"),
+        "{message}"
+    );
     assert!(message.contains("blk.w") && message.contains("Q4_K"), "{message}");
 }
 
@@ -174,10 +214,10 @@ fn unsound_tensors_are_named() {
 fn tensors_that_share_a_name_or_bytes_are_refused() {
     let twice = GgufBytes::new().tensor("w", &[8], 0, &floats(8)).tensor("w", &[8], 0, &floats(8));
     let (error, message) = refused(twice.build());
-    assert!(matches!(error, Error::DuplicateTensor { .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::DuplicateTensor { .. })), "{message}");
     let overlap = GgufBytes::new().tensor("first", &[16], 0, &floats(16)).entry("second", &[8], 0, 32);
     let (error, message) = refused(overlap.build());
-    assert!(matches!(error, Error::TensorOverlap { .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::TensorOverlap { .. })), "{message}");
     assert!(message.contains("first") && message.contains("second"), "{message}");
 }
 
@@ -214,7 +254,7 @@ fn getters_say_what_is_wrong() {
     assert!(error.to_string().contains("did you mean 'llama.block_count'?"), "{error}");
     for (key, found) in [("negative", "i32"), ("eps", "f32"), ("tokens", "an array of 2 strings")] {
         let error = metadata.get::<u64>(key).expect_err("no such integer");
-        assert!(matches!(error, Error::MetadataType { .. }), "{error}");
+        assert!(matches!(error, Error::Weights(WeightsError::MetadataType { .. })), "{error}");
         let message = error.to_string();
         assert!(
             message.contains(&format!("'{key}' is {found}, expected an integer of at least 0")),

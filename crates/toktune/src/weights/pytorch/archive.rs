@@ -5,6 +5,7 @@
 //! read through.
 
 use super::Bytes;
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -89,17 +90,22 @@ impl<'a> Archive<'a> {
     }
 
     pub fn fault(&self, problem: impl Into<String>) -> Error {
-        Error::PytorchArchive { path: self.path.to_path_buf(), problem: problem.into() }
+        Error::Weights(WeightsError::PytorchArchive {
+            path: self.path.to_path_buf(),
+            problem: problem.into(),
+        })
     }
 
     /// `length` bytes from `start` on.
     fn range(&self, what: &str, start: u64, length: u64) -> Result<&'a [u8]> {
         let end = start.checked_add(length).and_then(|end| usize::try_from(end).ok());
-        end.and_then(|end| self.bytes.get(start as usize..end)).ok_or_else(|| Error::Truncated {
-            path: self.path.to_path_buf(),
-            what: format!("{what} at byte {start}"),
-            needed: length,
-            available: (self.bytes.len() as u64).saturating_sub(start),
+        end.and_then(|end| self.bytes.get(start as usize..end)).ok_or_else(|| {
+            Error::Weights(WeightsError::Truncated {
+                path: self.path.to_path_buf(),
+                what: format!("{what} at byte {start}"),
+                needed: length,
+                available: (self.bytes.len() as u64).saturating_sub(start),
+            })
         })
     }
 

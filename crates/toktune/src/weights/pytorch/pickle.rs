@@ -7,6 +7,7 @@
 //! lie in one table and refer to one another by their numbers: a file of `n` bytes makes at most `n` values, and
 //! nothing recurses.
 
+use crate::weights::WeightsError;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -110,7 +111,7 @@ impl<'a> Values<'a> {
 pub(super) fn run<'a>(path: &Path, program: &'a [u8]) -> Result<Values<'a>> {
     if program.len() > MAX_BYTES {
         let (found, limit) = (program.len() as u64, MAX_BYTES as u64);
-        return Err(Error::HeaderTooLarge { path: path.to_path_buf(), found, limit });
+        return Err(Error::Weights(WeightsError::HeaderTooLarge { path: path.to_path_buf(), found, limit }));
     }
     let mut machine = Machine {
         program,
@@ -126,7 +127,11 @@ pub(super) fn run<'a>(path: &Path, program: &'a [u8]) -> Result<Values<'a>> {
             Ok(None) => {}
             Ok(Some(top)) => return Ok(Values { values: machine.values, top }),
             Err(problem) => {
-                return Err(Error::Pickle { path: path.to_path_buf(), at: start as u64, problem });
+                return Err(Error::Weights(WeightsError::Pickle {
+                    path: path.to_path_buf(),
+                    at: start as u64,
+                    problem,
+                }));
             }
         }
     }

@@ -77,17 +77,23 @@ fn a_tensor_must_lie_in_its_storage() {
         [(1, [2, 3], [3, 1]), (0, [3, 3], [3, 1]), (0, [2, 3], [4, 1]), (1 << 60, [2, 3], [3, 1])]
     {
         let error = read(with(offset, &shape, &strides)).expect_err("outside");
-        assert!(matches!(error, Error::TensorOffsets { available: 24, .. }), "{error}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::TensorOffsets { available: 24, .. })),
+            "{error}"
+        );
     }
     let half = u64::MAX / 2;
     for (offset, shape, strides) in
         [(half, [2, 3], [3, 1]), (0, [half, 3], [3, 1]), (0, [2, 3], [half, 1]), (0, [1, 3], [1, half])]
     {
         let error = read(with(offset, &shape, &strides)).expect_err("an overflow");
-        assert!(matches!(error, Error::ShapeOverflow { .. }), "{error}");
+        assert!(matches!(error, Error::Weights(WeightsError::ShapeOverflow { .. })), "{error}");
     }
     let error = read(with(0, &[1; 17], &[1; 17])).expect_err("too many");
-    assert!(matches!(error, Error::TensorDimensions { found: 17, limit: 16, .. }), "{error}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::TensorDimensions { found: 17, limit: 16, .. })),
+        "{error}"
+    );
     let missing = TorchFile::new().tensor("w", "FloatStorage", 0, 0, &[1], &[1]).build();
     assert!(refused(missing).ends_with("'m/data/0', the storage of 'w', is missing"));
     let twice = TorchFile::new().f32("w", &[1], &[0.0]).f32("w", &[1], &[0.0]).build();
@@ -173,5 +179,5 @@ fn a_program_that_does_something_else_is_refused_where_it_does() {
     let deep = [&b")"[..], &b"\x85".repeat(1 << 20), b"."].concat();
     assert!(refused(TorchFile::new().build_with(&deep)).contains("something else than a dictionary"));
     let error = read(TorchFile::new().build_with(&vec![b'N'; (1 << 24) + 1])).expect_err("too long");
-    assert!(matches!(error, Error::HeaderTooLarge { .. }), "{error}");
+    assert!(matches!(error, Error::Weights(WeightsError::HeaderTooLarge { .. })), "{error}");
 }

@@ -49,18 +49,24 @@ fn headers_that_lie_about_their_length_are_refused() {
     let header_end = sound.len() - 8;
     for length in 0..header_end {
         let (error, message) = refused(sound[..length].to_vec());
-        assert!(matches!(error, Error::Truncated { .. }), "{length}: {message}");
+        assert!(matches!(error, Error::Weights(WeightsError::Truncated { .. })), "{length}: {message}");
     }
     for length in [100_000_001, u64::MAX] {
         let mut bytes = sound.clone();
         bytes[..8].copy_from_slice(&length.to_le_bytes());
         let (error, message) = refused(bytes);
-        assert!(matches!(error, Error::HeaderTooLarge { found, .. } if found == length), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::HeaderTooLarge { found, .. }) if found == length),
+            "{message}"
+        );
     }
     let mut bytes = sound.clone();
     bytes[..8].copy_from_slice(&100_000_000u64.to_le_bytes());
     let (error, message) = refused(bytes);
-    assert!(matches!(error, Error::Truncated { needed: 100_000_000, .. }), "{message}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::Truncated { needed: 100_000_000, .. })),
+        "{message}"
+    );
 }
 
 #[test]
@@ -91,18 +97,24 @@ fn offsets_that_lie_are_refused() {
     };
     for (start, end) in [(0, 20), (8, 4), (16, 32), (u64::MAX - 3, u64::MAX)] {
         let (error, message) = one("[1]", start, end);
-        assert!(matches!(error, Error::TensorOffsets { available: 16, .. }), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::TensorOffsets { available: 16, .. })),
+            "{message}"
+        );
         assert!(message.contains("blk.w"), "{message}");
     }
     let (error, message) = one("[3]", 0, 16);
-    assert!(matches!(error, Error::TensorSize { found: 16, .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::TensorSize { found: 16, .. })), "{message}");
     for shape in ["[4611686018427387904,4]", "[9223372036854775807,3]", "[4294967296,4294967296,0]"] {
         let (error, message) = one(shape, 0, 16);
-        assert!(matches!(error, Error::ShapeOverflow { .. }), "{message}");
+        assert!(matches!(error, Error::Weights(WeightsError::ShapeOverflow { .. })), "{message}");
     }
     for (start, end, unused) in [(4, 16, "0..4"), (0, 12, "12..16")] {
         let (error, message) = one("[3]", start, end);
-        assert!(matches!(error, Error::UnusedBytes { .. }) && message.contains(unused), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::UnusedBytes { .. })) && message.contains(unused),
+            "{message}"
+        );
     }
 }
 
@@ -110,18 +122,21 @@ fn offsets_that_lie_are_refused() {
 fn tensors_that_share_bytes_or_a_name_are_refused() {
     let both = |a: String, b: String| refused(safetensors(&format!("{{{a},{b}}}"), &[0; 16]));
     let (error, message) = both(entry("second", "F32", "[3]", 4, 16), entry("first", "F32", "[2]", 0, 8));
-    assert!(matches!(error, Error::TensorOverlap { .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::TensorOverlap { .. })), "{message}");
     assert!(message.contains("'second' and 'first'"), "{message}");
     for second in [entry("w", "F32", "[4]", 0, 16), entry("w", "F32", "[2]", 8, 16)] {
         let (error, message) = both(entry("w", "F32", "[2]", 0, 8), second);
-        assert!(matches!(error, Error::DuplicateTensor { .. }) && message.contains("'w'"), "{message}");
+        assert!(
+            matches!(error, Error::Weights(WeightsError::DuplicateTensor { .. })) && message.contains("'w'"),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn a_type_nobody_knows_is_named() {
     let (error, message) = refused(safetensors(&format!("{{{}}}", entry("w", "F13", "[1]", 0, 4)), &[0; 4]));
-    assert!(matches!(error, Error::UnsupportedType { .. }), "{message}");
+    assert!(matches!(error, Error::Weights(WeightsError::UnsupportedType { .. })), "{message}");
     assert!(message.contains("F13") && message.contains("F32, F16, BF16"), "{message}");
 }
 
@@ -156,7 +171,7 @@ fn an_index_may_not_name_files_elsewhere() {
     {
         let (_folder, result) = sharded(&format!(r#"{{"weight_map":{{"a":"{file}"}}}}"#));
         let error = result.expect_err("outside");
-        assert!(matches!(error, Error::ShardOutside { .. }), "{file}: {error}");
+        assert!(matches!(error, Error::Weights(WeightsError::ShardOutside { .. })), "{file}: {error}");
         assert!(error.to_string().contains("index.json") && error.to_string().contains("'a'"), "{error}");
     }
 }
@@ -165,14 +180,18 @@ fn an_index_may_not_name_files_elsewhere() {
 fn an_index_that_names_what_is_not_there_is_refused() {
     let (_folder, result) = sharded(r#"{"weight_map":{"a":"three.safetensors"}}"#);
     let error = result.expect_err("no such file");
-    assert!(matches!(error, Error::MissingShard { .. }), "{error}");
+    assert!(matches!(error, Error::Weights(WeightsError::MissingShard { .. })), "{error}");
     assert!(error.to_string().contains("three.safetensors"), "{error}");
     let (_folder, result) = sharded(r#"{"weight_map":{"a":"two.safetensors"}}"#);
     let error = result.expect_err("no such tensor");
-    assert!(matches!(error, Error::MissingInShard { .. }) && error.to_string().contains("'a'"), "{error}");
+    assert!(
+        matches!(error, Error::Weights(WeightsError::MissingInShard { .. }))
+            && error.to_string().contains("'a'"),
+        "{error}"
+    );
     let (_folder, result) = sharded(r#"{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}"#);
     let error = result.expect_err("listed twice");
-    assert!(matches!(error, Error::DuplicateTensor { .. }), "{error}");
+    assert!(matches!(error, Error::Weights(WeightsError::DuplicateTensor { .. })), "{error}");
     for index in ["", "{}", r#"{"weight_map":[]}"#, r#"{"weight_map":{"a":1}}"#] {
         let (_folder, result) = sharded(index);
         let error = result.expect_err("not an index");
