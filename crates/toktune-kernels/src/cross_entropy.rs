@@ -59,8 +59,7 @@ pub struct Gradients<'a> {
 ///
 /// `hidden` is `[rows, d]`, `targets [rows]` are entries of the vocabulary. `precision` is that of the products with the
 /// table; in bf16 the entries that have next to nothing of the softmax enter the gradient of the hidden rows by their mean. The
-/// trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past
-/// the vocabulary.
+/// trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past the vocabulary.
 pub fn cross_entropy(
     hidden: &[f32],
     head: &Head<'_>,
