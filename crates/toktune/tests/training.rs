@@ -7,7 +7,7 @@ use common::{fixture, rows_file};
 use std::path::Path;
 use toktune::Error;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::data::{DataOptions, Dataset, RaggedBatch};
+use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
     CacheConstants, CacheLocation, CachedExamples, ConstantCache, Evaluation, LOG_FILE, LrScheduler, StepLog,

@@ -103,6 +103,7 @@ impl DataOptions {
             loss_on,
             max_length,
             max_positions,
+            usual_positions,
             vocab_size,
             collator,
             keys,
@@ -122,6 +123,8 @@ impl DataOptions {
             }
             other => format!("{other:?}"),
         };
-        format!("{loss_on:?} {max_length:?} {max_positions:?} {vocab_size} {collator} {keys:?} {sample_by:?}")
+        format!(
+            "{loss_on:?} {max_length:?} {max_positions:?} {usual_positions:?} {vocab_size} {collator} {keys:?} {sample_by:?}"
+        )
     }
 }

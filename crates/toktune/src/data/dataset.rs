@@ -57,6 +57,13 @@ pub struct Example {
     pub source: Source,
 }
 
+impl Example {
+    /// The length of its longest sequence.
+    pub(super) fn longest(&self) -> usize {
+        self.input_ids.len().max(self.second.len()).max(self.labels.len())
+    }
+}
+
 /// How far reading has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadProgress {

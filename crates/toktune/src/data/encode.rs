@@ -34,8 +34,10 @@ pub struct DataOptions {
     pub loss_on: Option<LossOn>,
     /// Longer rows are cut at the end.
     pub max_length: Option<usize>,
-    /// The model's number of positions: a longer row is an error.
+    /// The number of positions that the model has rows for: a longer row is an error.
     pub max_positions: Option<usize>,
+    /// The number of positions that the model was made for: longer rows are counted.
+    pub usual_positions: Option<usize>,
     /// The model's number of rows: ids must lie below.
     pub vocab_size: usize,
     /// The kind of model, with what its batches need.
@@ -55,6 +57,7 @@ impl DataOptions {
             loss_on: None,
             max_length: None,
             max_positions: None,
+            usual_positions: None,
             vocab_size,
             collator: Collator::Causal,
             keys: RowKeys::default(),
@@ -111,7 +114,12 @@ impl<'e> Encoder<'e> {
             ModelKind::Seq2Seq => out.push(self.seq2seq(row, at)?),
             ModelKind::SentencePairs => out.push(self.pair(row, at)?),
         }
-        out[first..].iter().try_for_each(|example| Ok(self.check(example, key)?))
+        for example in &out[first..] {
+            self.check(example, key)?;
+            notes.long +=
+                usize::from(self.options.usual_positions.is_some_and(|most| example.longest() > most));
+        }
+        Ok(())
     }
 
     /// Checks that a model can take an example.
@@ -127,7 +135,7 @@ impl<'e> Encoder<'e> {
             let token = self.tokenizer.and_then(|tokenizer| tokenizer.id_to_token(id)).unwrap_or_default();
             return Err(DataError::TokenBeyondModel { at: at(), token, id, vocab_size });
         }
-        let tokens = example.input_ids.len().max(example.second.len()).max(example.labels.len());
+        let tokens = example.longest();
         match self.options.max_positions.filter(|most| tokens > *most) {
             Some(max_positions) => Err(DataError::TooLong { at: at(), tokens, max_positions }),
             None => Ok(()),

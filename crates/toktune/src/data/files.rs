@@ -66,6 +66,19 @@ pub(super) fn files_of(source: &DataSource) -> Result<Vec<DataFile>> {
     }
     let mut found = Vec::new();
     collect(&source.path, Path::new(""), 0, &mut found)?;
+    choose_files(found, source)?
+        .into_iter()
+        .map(|relative| {
+            let path = source.path.join(&relative);
+            let shown = Path::new(&source.shown()).join(relative).into();
+            DataFile::open(path, shown)
+        })
+        .collect()
+}
+
+/// Which files of a folder are read, by their paths in it alone.
+pub(crate) fn choose_files(mut found: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
+    found.retain(|path| is_data(path));
     // a text beside rows with keys is about them: a licence, a list of requirements
     let is_text = |path: &PathBuf| format_of_name(path).is_some_and(|(format, _)| format == Format::Text);
     if !found.iter().all(is_text) {
@@ -78,17 +91,16 @@ pub(super) fn files_of(source: &DataSource) -> Result<Vec<DataFile>> {
     }
     found.sort();
     if found.is_empty() {
-        return Err(DataError::NoDataFiles { path: source.path.clone() }.into());
+        return Err(DataError::NoDataFiles { path: source.shown().into() }.into());
     }
-    let chosen = of_split(found, source)?;
-    chosen
-        .into_iter()
-        .map(|relative| {
-            let path = source.path.join(&relative);
-            let shown = Path::new(&source.shown()).join(relative).into();
-            DataFile::open(path, shown)
-        })
-        .collect()
+    of_split(found, source)
+}
+
+/// Whether a file of a folder holds data, by the names on its way.
+fn is_data(path: &Path) -> bool {
+    let hidden = |part: &str| part.starts_with(['.', '_']) || ABOUT.contains(&part);
+    let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
+    format_of_name(path).is_some() && !parts.any(|part| hidden(&part))
 }
 
 /// The data files below `root/relative`, by their paths from `root`. Hidden ones are left out, and so are links to folders,
@@ -99,15 +111,14 @@ fn collect(root: &Path, relative: &Path, depth: usize, found: &mut Vec<PathBuf>)
     for entry in entries {
         let entry = entry.map_err(Error::io(&folder))?;
         let name = entry.file_name();
-        let shown = name.to_string_lossy();
         let path = relative.join(&name);
-        if shown.starts_with(['.', '_']) || ABOUT.contains(&shown.as_ref()) {
+        if name.to_string_lossy().starts_with(['.', '_']) {
             continue;
         }
         let kind = entry.file_type().map_err(Error::io(&folder))?;
         if kind.is_dir() && depth < DEEPEST {
             collect(root, &path, depth + 1, found)?;
-        } else if !kind.is_dir() && format_of_name(&path).is_some() && root.join(&path).is_file() {
+        } else if !kind.is_dir() && is_data(&path) && root.join(&path).is_file() {
             found.push(path);
         }
         if found.len() > MOST_FILES {
@@ -135,7 +146,7 @@ fn of_split(files: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
                 true => "none".to_owned(),
                 false => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
             };
-            let (path, wanted) = (source.path.clone(), wanted.to_owned());
+            let (path, wanted) = (source.shown().into(), wanted.to_owned());
             return Err(DataError::NoSplit { path, wanted, found }.into());
         }
     };
@@ -157,7 +168,7 @@ fn of_split(files: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
     let folders: BTreeSet<String> = chosen.iter().map(above).collect();
     if folders.len() > 1 {
         let found = folders.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return Err(DataError::ManyConfigurations { path: source.path.clone(), found }.into());
+        return Err(DataError::ManyConfigurations { path: source.shown().into(), found }.into());
     }
     Ok(chosen)
 }

@@ -37,6 +37,8 @@ pub use collator::Collator;
 pub use dataset::{Dataset, Example, ReadProgress, Source};
 pub use encode::{DataOptions, LossOn};
 pub use error::DataError;
+#[cfg(feature = "hub")]
+pub(crate) use files::choose_files;
 pub use keys::{RowKeys, SampleBy};
 pub use masking::Masking;
 pub use notes::EncodingNotes;

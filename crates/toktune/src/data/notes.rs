@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct EncodingNotes {
     /// Rows by the key that their form is known by.
     pub forms: BTreeMap<String, usize>,
+    /// Sequences that are longer than those the model was made for.
+    pub long: usize,
 }
 
 impl EncodingNotes {
@@ -18,5 +20,6 @@ impl EncodingNotes {
         for (form, rows) in &other.forms {
             *self.forms.entry(form.clone()).or_default() += rows;
         }
+        self.long += other.long;
     }
 }
