@@ -69,10 +69,17 @@ fn answer(
         let info = serde_json::json!({"siblings": siblings, "sha": COMMIT});
         return reply("200 OK", "content-type: application/json\r\n", info.to_string().as_bytes());
     }
+    if path == "/api/datasets/tiny/sums/revision/main" {
+        let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+        let info = serde_json::json!({"siblings": siblings, "sha": COMMIT});
+        return reply("200 OK", "content-type: application/json\r\n", info.to_string().as_bytes());
+    }
     if path == "/api/models/gated/llama/revision/main" {
         return reply("401 Unauthorized", "", b"");
     }
-    let file = path.strip_prefix("/tiny/llama/resolve/main/").and_then(|name| files.get(name));
+    let below = |repo: &str| path.strip_prefix(&format!("/{repo}/resolve/main/")).map(str::to_string);
+    let name = below("tiny/llama").or(below("datasets/tiny/sums"));
+    let file = name.as_ref().and_then(|name| files.get(name));
     let (Some(file), Some(range)) = (file, range) else { return reply("404 Not Found", "", b"") };
     let (start, end) = range.split_once('-').unwrap_or_default();
     let start: usize = start.parse().unwrap_or(0);
@@ -159,4 +166,33 @@ fn what_cannot_be_had_is_told() {
     let torch = ("pytorch_model.bin".to_string(), b"not a zip".to_vec());
     hub.files.lock().expect("files").extend([torch, ("config.json".into(), config)]);
     told("tiny/llama").fails(1, &["pytorch_model.bin: it begins with 'not ' instead of 'PK'"]);
+}
+
+#[test]
+fn a_set_of_data_is_fetched_by_its_split() {
+    let work = Work::new();
+    let rows = work.read("train.jsonl");
+    let half = rows.iter().position(|byte| *byte == b'\n').expect("lines") + 1;
+    let names = [
+        "README.md",
+        "main/train-00000-of-00002.jsonl",
+        "main/train-00001-of-00002.jsonl",
+        "main/test.jsonl",
+    ];
+    let contents = [b"about".to_vec(), rows[..half].to_vec(), rows[half..].to_vec(), rows[..half].to_vec()];
+    let hub = Hub::start(names.map(str::to_string).into_iter().zip(contents).collect());
+    let eval = |endpoint: &str, data: &str| {
+        call(&work, endpoint, &["eval", "--model", "model", "--log-format", "json", "--data", data])
+    };
+    let expected = eval(&hub.address, "train.jsonl").ok().json()[0]["loss"].clone();
+    let told = eval(&hub.address, "hf:tiny/sums").ok();
+    assert_eq!(told.json()[0]["loss"], expected);
+    assert!(told.err.contains("fetching main/train-00001-of-00002.jsonl of tiny/sums"), "{}", told.err);
+    assert!(!told.err.contains("test.jsonl") && !told.err.contains("README"), "{}", told.err);
+    // nobody listens there, and what was fetched is used
+    assert_eq!(eval("http://127.0.0.1:9", "hf:tiny/sums/main:train").ok().json()[0]["loss"], expected);
+    eval("http://127.0.0.1:9", "hf:tiny/sums:test").fails(1, &["hf:tiny/sums: no split `test`"]);
+    eval(&hub.address, "hf:tiny/sums:dev").fails(1, &["no split `dev`", "`test`, `train`"]);
+    eval(&hub.address, "hf:tiny/none").fails(1, &["tiny/none: there is no such model or file"]);
+    eval(&hub.address, "hf:tiny").fails(1, &["expected ORGANISATION/NAME"]);
 }

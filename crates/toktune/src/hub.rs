@@ -149,20 +149,36 @@ pub fn data_set(name: &str, source: DataSource, tell: &mut dyn FnMut(&str)) -> R
     }
     let (cache, repo) = (Cache::from_env(), Repo::dataset(id.clone()));
     let api = client(&cache, &id)?.repo(repo.clone());
-    let info = api.info().map_err(|e| fault(described(&e, &cache)))?;
+    let shown = DataSource { name: Some(format!("hf:{name}")), ..source };
+    let folder = |sha: &str| cache.repo(repo.clone()).pointer_path(sha).join(below);
+    let info = match api.info() {
+        Ok(info) => info,
+        // what was fetched before is used where there is no network; whether it is whole is told when it is read
+        Err(error) => {
+            let last = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
+            let path = std::fs::read_to_string(last).map(|sha| folder(sha.trim()));
+            return match path {
+                Ok(path) if !is_answer(&error) && path.is_dir() => Ok(DataSource { path, ..shown }),
+                _ => Err(fault(described(&error, &cache))),
+            };
+        }
+    };
     let listing = info.siblings.iter().map(|file| PathBuf::from(&file.rfilename));
     let within: Vec<PathBuf> = listing
         .filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))))
         .filter_map(|path| path.strip_prefix(below).map(Path::to_path_buf).ok())
         .collect();
-    let shown = DataSource { name: Some(format!("hf:{name}")), ..source };
     let snapshot = Snapshot { api: &api, cache: &cache, repo: &repo, sha: &info.sha };
     for file in crate::data::choose_files(within, &shown)? {
         let file = Path::new(below).join(file);
         fetch(&snapshot, &file.to_string_lossy(), tell)?;
     }
-    let folder = cache.repo(repo).pointer_path(&info.sha);
-    Ok(DataSource { path: if below.is_empty() { folder } else { folder.join(below) }, ..shown })
+    Ok(DataSource { path: folder(&info.sha), ..shown })
+}
+
+/// Whether the Hub was reached and said no.
+fn is_answer(error: &ApiError) -> bool {
+    matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::StatusCode(_)))
 }
 
 /// One commit of a repository of the Hub.

@@ -338,6 +338,16 @@ pub enum DataError {
         /// Their folders.
         found: String,
     },
+    /// A set in several files, not all of which are there.
+    #[error("{path}: {found} of its {all} files are there")]
+    MissingShards {
+        /// What the files have in common.
+        path: PathBuf,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        all: usize,
+    },
     /// Encoded rows that cannot be kept.
     #[error("{path}: encoded rows cannot be kept: {source}")]
     CacheWrite {

@@ -2,7 +2,7 @@
 //!
 //! A folder is read as `datasets` reads one: data files below it, one split of them when their names tell splits apart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -93,7 +93,26 @@ pub(crate) fn choose_files(mut found: Vec<PathBuf>, source: &DataSource) -> Resu
     if found.is_empty() {
         return Err(DataError::NoDataFiles { path: source.shown().into() }.into());
     }
-    of_split(found, source)
+    let chosen = of_split(found, source)?;
+    check_shards(&chosen, source)?;
+    Ok(chosen)
+}
+
+/// A file that is one of several says how many there are, and none may be missing: an interrupted download would pass for
+/// the whole.
+fn check_shards(files: &[PathBuf], source: &DataSource) -> Result<()> {
+    let mut counts: BTreeMap<(PathBuf, String, usize), usize> = BTreeMap::new();
+    for (file, shard) in files.iter().filter_map(|file| Some((file, shard_of(file)?))) {
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        *counts.entry((folder, shard.0, shard.1)).or_default() += 1;
+    }
+    match counts.into_iter().find(|((_, _, all), found)| found < all) {
+        None => Ok(()),
+        Some(((folder, name, all), found)) => {
+            let path = Path::new(&source.shown()).join(folder).join(name);
+            Err(DataError::MissingShards { path, found, all }.into())
+        }
+    }
 }
 
 /// Whether a file of a folder holds data, by the names on its way.
@@ -173,13 +192,19 @@ fn of_split(files: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
     Ok(chosen)
 }
 
+/// What a file is a part of, and how many parts there are.
+fn shard_of(path: &Path) -> Option<(String, usize)> {
+    // A constant that compiles; were it not to, splits would be told by their keywords alone.
+    static SHARD: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"^(.+)-\d{5}-of-(\d{5})(\.|$)").ok());
+    let name = path.file_name()?.to_string_lossy();
+    let found = SHARD.as_ref()?.captures(&name)?;
+    Some((found[1].to_owned(), found[2].parse().ok()?))
+}
+
 /// The split that a file belongs to by its name, or by that of a folder above it.
 fn split_of(path: &Path) -> Option<String> {
-    // A constant that compiles; were it not to, splits would be told by their keywords alone.
-    static SHARD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^(.+)-\d{5}-of-\d{5}(\.|$)").ok());
-    let name = path.file_name()?.to_string_lossy().into_owned();
-    let shard = SHARD.as_ref().and_then(|shard| shard.captures(&name)).map(|found| found[1].to_owned());
-    match shard.filter(|split| split != "data") {
+    match shard_of(path).map(|(split, _)| split).filter(|split| split != "data") {
         Some(split) => Some(split),
         None => {
             let parts = path.components().rev();
@@ -302,6 +327,8 @@ mod tests {
         let saved =
             ["train/data-00000-of-00001.arrow", "test/data-00000-of-00001.arrow", "dataset_dict.json"];
         assert_eq!(listed(&saved, None).expect("saved by datasets"), saved[..1]);
+        let problem = listed(&hub[1..], None).expect_err("half");
+        assert!(problem.contains("train_sft: 1 of its 2 files are there"), "{problem}");
         let two = ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"];
         let problem = listed(&two, None).expect_err("two training splits");
         assert!(problem.contains("`train_gen`, `train_sft`"), "{problem}");
