@@ -174,18 +174,38 @@ pub enum Error {
         found: String,
     },
     /// A checkpoint belongs to a run with other settings or data.
-    #[error("{path}: cannot resume: {name} was {found}, is {expected} now")]
+    #[error("{path}: the run was begun otherwise: {}; with resume_anyway it goes on all the same", listed(.changes))]
     ResumeMismatch {
         /// The checkpoint's state.
         path: PathBuf,
-        /// The setting.
-        name: &'static str,
-        /// Its value in the checkpoint.
-        found: String,
-        /// Its value now.
-        expected: String,
+        /// What is different.
+        changes: Vec<crate::train::ChangedSetting>,
     },
-    /// Training left the finite numbers.
+    /// A checkpoint that cannot be read.
+    #[error("{path} is damaged: {source}; {}", offered(.before.as_deref(), .path))]
+    DamagedCheckpoint {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// The one before it, if there is one.
+        before: Option<PathBuf>,
+        /// What is wrong.
+        source: Box<Error>,
+    },
+    /// What is trained has grown beyond what a model can use.
+    #[error("{what} has become {times:.0} times as large as it was: the learning rate is far too high")]
+    Growth {
+        /// What has grown.
+        what: String,
+        /// How much.
+        times: f64,
+    },
+    /// The output folder belongs to a run that goes on.
+    #[error("{folder}: another run writes into this folder")]
+    OutputLocked {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Training left the finite numbers, or those that a model can use.
     #[error("step {step}: {source}; the last rows that gave a finite loss are in {folder}")]
     Diverged {
         /// The step that failed.
@@ -313,4 +333,30 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         .filter(|(distance, name)| *distance <= name.len().max(wanted.len()).div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+}
+
+/// Settings that are others now, for a message.
+fn listed(changes: &[crate::train::ChangedSetting]) -> String {
+    let told = changes.iter().map(|change| {
+        let crate::train::ChangedSetting { name, was, is } = change;
+        format!("{name} was {}, is {} now", shortened(was), shortened(is))
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
+/// As much of a value as a message needs.
+fn shortened(value: &str) -> String {
+    const MOST: usize = 80;
+    match value.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
+/// What to do about a damaged checkpoint.
+fn offered(before: Option<&std::path::Path>, damaged: &std::path::Path) -> String {
+    match before {
+        Some(before) => format!("remove it to go on from {}", before.display()),
+        None => format!("there is none before it: without {} the run begins anew", damaged.display()),
+    }
 }

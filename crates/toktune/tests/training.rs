@@ -11,7 +11,7 @@ use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
     CacheConstants, CacheLocation, CachedExamples, ConstantCache, Evaluation, LOG_FILE, LrScheduler, StepLog,
-    StepOptions, TrainOutput, Trainer, TrainerCallback, TrainingArguments, Wanted, run,
+    StepOptions, TrainOutput, Trainer, TrainerCallback, TrainerControl, TrainingArguments, Wanted, run,
 };
 use toktune::tuners::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 
@@ -60,7 +60,7 @@ struct Seen {
 }
 
 impl TrainerCallback for Seen {
-    fn on_step_end(&mut self, log: &StepLog) {
+    fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
         self.steps.push(log.step);
     }
 
@@ -112,7 +112,7 @@ fn resuming_gives_the_run_that_was_not_interrupted() {
     // interrupted: the same schedule, left after seven steps with a checkpoint at the fifth
     struct Interrupt;
     impl TrainerCallback for Interrupt {
-        fn on_step_end(&mut self, log: &StepLog) {
+        fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
             assert!(log.step < 7, "interrupted");
         }
     }
@@ -126,9 +126,6 @@ fn resuming_gives_the_run_that_was_not_interrupted() {
     assert_eq!(output.first_and_last.expect("steps").0.step, 6);
     let losses = |folder: &Path| log(folder).iter().map(|l| (l.step, l.loss)).collect::<Vec<_>>();
     assert_eq!(losses(&parts), losses(&whole));
-    let other = TrainingArguments { resume: true, seed: 43, ..saving };
-    let message = train(other, &mut ()).expect_err("another seed").to_string();
-    assert!(message.contains("seed was 42, is 43 now"), "{message}");
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub struct TrainingArguments {
     pub save_steps: Option<u64>,
     /// Go on from the last checkpoint in `output_dir`.
     pub resume: bool,
+    /// Resume although settings are others than those that the run began with.
+    pub resume_anyway: bool,
     /// Whether whole embeddings are stored with the adapter; the rows alone need none of it.
     pub save_embedding_layers: SaveEmbeddingLayers,
     /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
@@ -78,6 +80,7 @@ impl TrainingArguments {
             eval_steps: None,
             save_steps: None,
             resume: false,
+            resume_anyway: false,
             save_embedding_layers: SaveEmbeddingLayers::No,
             memory_budget: None,
             cache_constants: None,
@@ -139,8 +142,9 @@ impl TrainingArguments {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io(folder)(e)),
         };
+        names.retain(|name| !super::lock::is_leftover(name));
         let is_run = names.iter().any(|name| name == LOG_FILE);
-        if names.is_empty() || (self.resume && is_run) {
+        if names.is_empty() || ((self.resume || self.resume_anyway) && is_run) {
             return Ok(());
         }
         names.sort();

@@ -1,10 +1,14 @@
 //! Checkpoints of a run: the adapter as PEFT's files, and what it takes to go on exactly.
 //!
-//! A checkpoint is a folder `checkpoint-N` that is put together under another name and renamed when it is whole.
+//! A checkpoint loads as an adapter: its tokenizer is in it when tokens were added.
+//! It is a folder `checkpoint-N` that is put together under another name and renamed when it is whole.
 
+use super::callback::ChangedSetting;
 use super::optimizer::AdamW;
+use super::settings::Settings;
 use crate::data::Position;
 use crate::error::{Error, Result};
+use crate::text::AutoTokenizer;
 use crate::tuners::{PeftModel, SaveEmbeddingLayers};
 use crate::weights::{Checkpoint, write_atomically};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -23,54 +27,24 @@ pub(super) struct TrainerState {
     pub(super) settings: Settings,
 }
 
-/// What the order of the rows depends on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Settings {
-    pub(super) seed: u64,
-    pub(super) shuffle: bool,
-    pub(super) batch_size: usize,
-    pub(super) gradient_accumulation_steps: usize,
-    pub(super) rows: usize,
-    pub(super) tokens: usize,
-    pub(super) token_indices: Vec<u32>,
-}
-
-impl Settings {
-    /// The first setting that differs, as `(name, in the checkpoint, now)`.
-    fn difference(&self, now: &Self) -> Option<(&'static str, String, String)> {
-        let pairs = [
-            ("seed", self.seed.to_string(), now.seed.to_string()),
-            ("shuffle", self.shuffle.to_string(), now.shuffle.to_string()),
-            ("batch_size", self.batch_size.to_string(), now.batch_size.to_string()),
-            (
-                "gradient_accumulation_steps",
-                self.gradient_accumulation_steps.to_string(),
-                now.gradient_accumulation_steps.to_string(),
-            ),
-            ("rows of data", self.rows.to_string(), now.rows.to_string()),
-            ("tokens of data", self.tokens.to_string(), now.tokens.to_string()),
-            ("token_indices", format!("{:?}", self.token_indices), format!("{:?}", now.token_indices)),
-        ];
-        pairs.into_iter().find(|(_, then, now)| then != now)
-    }
-}
-
 /// Writes the checkpoint of `state` into `folder` and returns its folder.
 pub(super) fn save(
     folder: &Path,
     model: &PeftModel,
     optimizer: &AdamW,
+    tokenizer: Option<&AutoTokenizer>,
     state: &TrainerState,
 ) -> Result<PathBuf> {
     let done = folder.join(format!("checkpoint-{}", state.step));
     let part = folder.join(format!(".checkpoint-{}.part", state.step));
-    for old in [&part, &done] {
-        if old.exists() {
-            std::fs::remove_dir_all(old).map_err(Error::io(old))?;
-        }
+    if part.exists() {
+        std::fs::remove_dir_all(&part).map_err(Error::io(&part))?;
     }
     let name = model.trained_adapter()?.name();
     model.save_adapter(name, &part, SaveEmbeddingLayers::No)?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save_pretrained(&part)?;
+    }
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let moments: Vec<(String, usize, Vec<u8>)> = optimizer
         .moments
@@ -90,6 +64,10 @@ pub(super) fn save(
     write(&part.join(OPTIMIZER_FILE), &serialize(views, None).map_err(fault)?)?;
     let json = serde_json::to_string_pretty(state).map_err(|e| Error::Serialise(e.to_string()))?;
     write(&part.join(STATE_FILE), json.as_bytes())?;
+    // the old one of this step goes when the new one is whole
+    if done.exists() {
+        std::fs::remove_dir_all(&done).map_err(Error::io(&done))?;
+    }
     std::fs::rename(&part, &done).map_err(Error::io(&done))?;
     Ok(done)
 }
@@ -98,41 +76,64 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path)))
 }
 
-/// The checkpoint in `folder` with the most steps.
-pub(super) fn latest(folder: &Path) -> Result<Option<PathBuf>> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
-    let mut best: Option<(u64, PathBuf)> = None;
+/// The checkpoints in `folder`, the one with the most steps first.
+pub(super) fn all(folder: &Path) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
-        let step = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
-        if let Some(step) = step.filter(|step| best.as_ref().is_none_or(|(most, _)| step > most)) {
-            best = Some((step, path));
-        }
+        let name = path.file_name().and_then(|n| n.to_str());
+        let step = name.and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
+        found.extend(step.map(|step| (step, path)));
     }
-    Ok(best.map(|(_, path)| path))
+    found.sort();
+    Ok(found.into_iter().rev().map(|(_, path)| path).collect())
 }
 
-/// Restores rows and optimizer from a checkpoint, and says where the run stood.
-pub(super) fn load(
+/// What a checkpoint holds beside the trained values, which are in the model then.
+pub(super) struct Resumed {
+    pub(super) state: TrainerState,
+    /// The settings that are others now.
+    pub(super) changes: Vec<ChangedSetting>,
+}
+
+/// Restores rows and optimizer from the newest checkpoint in `folder`; `None` when there is none. With `anyway` the run may
+/// have other settings than it began with.
+///
+/// # Errors
+/// The run has other settings now; the checkpoint is damaged: then the error names the one before it.
+pub(super) fn resume(
     folder: &Path,
     model: &mut PeftModel,
     optimizer: &mut AdamW,
     now: &Settings,
-) -> Result<TrainerState> {
-    let path = folder.join(STATE_FILE);
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let fault = |e: serde_json::Error| Error::Config {
-        path: path.clone(),
-        key: "(state)".into(),
-        problem: e.to_string(),
+    anyway: bool,
+) -> Result<Option<Resumed>> {
+    let all = all(folder)?;
+    let Some(newest) = all.first() else { return Ok(None) };
+    let path = newest.join(STATE_FILE);
+    let damaged = |source: Error| Error::DamagedCheckpoint {
+        path: newest.clone(),
+        before: all.get(1).cloned(),
+        source: Box::new(source),
     };
-    let state: TrainerState = serde_json::from_str(&text).map_err(fault)?;
-    if let Some((name, found, expected)) = state.settings.difference(now) {
-        return Err(Error::ResumeMismatch { path, name, found, expected });
+    let state = read_state(&path).map_err(damaged)?;
+    let changes = state.settings.changes(now);
+    if !changes.is_empty() && !anyway {
+        return Err(Error::ResumeMismatch { path, changes });
     }
+    restore(newest, model, optimizer).map_err(damaged)?;
+    optimizer.step = state.step;
+    Ok(Some(Resumed { state, changes }))
+}
+
+fn read_state(path: &Path) -> Result<TrainerState> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let fault = |source| Error::Json { path: path.to_path_buf(), what: "the state of the run", source };
+    serde_json::from_str(&text).map_err(fault)
+}
+
+fn restore(folder: &Path, model: &mut PeftModel, optimizer: &mut AdamW) -> Result<()> {
     model.load_values(folder)?;
     let stored = Checkpoint::open(&folder.join(OPTIMIZER_FILE))?;
     for (i, (m, v)) in optimizer.moments.iter_mut().enumerate() {
@@ -141,6 +142,5 @@ pub(super) fn load(
             moment.copy_from_slice(&values);
         }
     }
-    optimizer.step = state.step;
-    Ok(state)
+    Ok(())
 }

@@ -45,6 +45,8 @@ pub struct ConstantCache {
     store: Store,
     limit: u64,
     used: u64,
+    /// Why no more is kept, when the file could not be written.
+    ended: Option<String>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl ConstantCache {
                 Store::File { file, folder: folder.clone(), places: HashMap::new() }
             }
         };
-        Ok(Self { store, limit: settings.limit, used: 0 })
+        Ok(Self { store, limit: settings.limit, used: 0, ended: None })
     }
 
     /// Bytes that are kept.
@@ -105,7 +107,12 @@ impl ConstantCache {
 
     /// Whether `floats` more would fit.
     pub(super) fn has_room(&self, floats: usize) -> bool {
-        self.used + bytes(floats) <= self.limit
+        self.ended.is_none() && self.used + bytes(floats) <= self.limit
+    }
+
+    /// Why no more is kept, told once.
+    pub(super) fn take_ending(&mut self) -> Option<String> {
+        self.ended.take_if(|reason| !reason.is_empty()).inspect(|_| self.ended = Some(String::new()))
     }
 
     /// The constants of an example that is there.
@@ -120,26 +127,29 @@ impl ConstantCache {
         }
     }
 
-    /// Keeps the constants of an example, if there is room.
-    pub(super) fn insert(&mut self, example: usize, constants: Constants) -> Result<()> {
+    /// Keeps the constants of an example, if there is room. A file that cannot be written, on a full disk, say, ends the
+    /// cache and nothing else: what is in it stays, and the rest is computed anew in every epoch.
+    pub(super) fn insert(&mut self, example: usize, constants: Constants) {
         let floats = constants.key_values.len() + constants.hidden.len() + 2 * constants.frozen.len();
         if self.contains(example) || !self.has_room(floats) {
-            return Ok(());
+            return;
         }
         let start = self.used;
-        self.used += bytes(floats);
         match &mut self.store {
             Store::Memory(examples) => {
                 examples.insert(example, constants);
             }
             Store::File { file, folder, places } => {
-                write(file, start, &constants).map_err(Error::io(folder.as_path()))?;
+                if let Err(error) = write(file, start, &constants) {
+                    self.ended = Some(format!("{}: {error}", folder.display()));
+                    return;
+                }
                 let Constants { key_values, hidden, frozen } = constants;
                 let (key_values, hidden, labelled) = (key_values.len(), hidden.len(), frozen.len());
                 places.insert(example, Place { start, key_values, hidden, labelled });
             }
         }
-        Ok(())
+        self.used += bytes(floats);
     }
 }
 
@@ -219,9 +229,9 @@ mod tests {
             let mut cache =
                 ConstantCache::new(&CacheConstants { location, limit: 2 * one }).expect("a cache");
             assert!(cache.is_empty() && !cache.contains(7));
-            cache.insert(7, constants(1.0, 2)).expect("kept");
-            cache.insert(3, constants(2.0, 2)).expect("kept");
-            cache.insert(5, constants(3.0, 0)).expect("no room, no fault");
+            cache.insert(7, constants(1.0, 2));
+            cache.insert(3, constants(2.0, 2));
+            cache.insert(5, constants(3.0, 0));
             assert_eq!((cache.len(), cache.bytes()), (2, 2 * one));
             assert!(!cache.contains(5) && !cache.has_room(1));
             assert_eq!(*cache.get(3).expect("read").expect("there"), constants(2.0, 2));
@@ -241,5 +251,21 @@ mod tests {
             assert!(message.contains(&*path.to_string_lossy()), "{message}");
         }
         assert!(check_folder(folder.path()).is_ok());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_ends_the_cache_and_nothing_else() {
+        let file =
+            File::options().read(true).write(true).open("/dev/full").expect("a device that is always full");
+        let store = Store::File { file, folder: PathBuf::from("/dev/full"), places: HashMap::new() };
+        let mut cache = ConstantCache { store, limit: 1 << 20, used: 0, ended: None };
+        cache.insert(1, constants(1.0, 2));
+        assert!(cache.is_empty() && !cache.has_room(1) && cache.bytes() == 0);
+        let reason = cache.take_ending().expect("told");
+        assert!(reason.starts_with("/dev/full: No space left"), "{reason}");
+        assert_eq!(cache.take_ending(), None, "told once");
+        assert!(!cache.has_room(1));
+        assert!(cache.get(1).expect("no fault").is_none());
     }
 }

@@ -1,51 +1,29 @@
 //! The training loop.
 
 use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
-use super::checkpoint::{self, Settings, TrainerState};
+use super::callback::{TrainerCallback, TrainerControl, TrainerWarning};
+use super::checkpoint::{self, TrainerState};
 use super::constants::{CachedExamples, ConstantCache};
 use super::evaluate::{Evaluation, evaluate};
+use super::growth::Sizes;
+use super::lock::RunLock;
 use super::log::{LogFile, StepLog, peak_memory_bytes};
 use super::memory::{MemoryPlanner, held_bytes};
 use super::optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 use super::schedule::Schedule;
-use super::step::{StepOptions, Wanted, run};
+use super::settings::{RunParts, Settings};
+use super::step::{StepOptions, Wanted, run as compute};
 use crate::data::{Dataset, Sampler};
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::random::Random;
 use crate::text::AutoTokenizer;
 use crate::tuners::PeftModel;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Batches that an estimate of a run's memory looks at, at most.
 const ESTIMATED_BATCHES: u64 = 10_000;
-
-/// Told of what happens in a run, as transformers' class of this name. Every method may be left out.
-pub trait TrainerCallback {
-    /// The steps begin; `step` of them were taken by the run that is resumed.
-    fn on_train_begin(&mut self, step: u64) {
-        let _ = step;
-    }
-
-    /// A step was taken.
-    fn on_step_end(&mut self, log: &StepLog) {
-        let _ = log;
-    }
-
-    /// The held-out rows were evaluated after `step` steps.
-    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
-        let _ = (step, evaluation);
-    }
-
-    /// A checkpoint or the adapter was written into `folder`.
-    fn on_save(&mut self, folder: &Path) {
-        let _ = folder;
-    }
-}
-
-/// A callback that does nothing.
-impl TrainerCallback for () {}
 
 /// Trains the active adapter of a [`PeftModel`] on a dataset.
 #[derive(Debug)]
@@ -58,6 +36,8 @@ pub struct Trainer<'a> {
     /// Saved beside the adapter: given when tokens were added to it.
     tokenizer: Option<&'a AutoTokenizer>,
     schedule: Schedule,
+    /// How large the parameters are when the run begins.
+    sizes: Sizes,
     /// Memory of the process before the run.
     held_bytes: u64,
     /// Every parameter before the last update, which gave a finite loss.
@@ -69,6 +49,8 @@ pub struct Trainer<'a> {
 pub struct TrainOutput {
     /// Steps taken in all.
     pub global_step: u64,
+    /// Whether a callback stopped the run before its last step; a checkpoint and the rows so far are saved.
+    pub stopped: bool,
     /// Evaluation before the first step of this run, with evaluation data.
     pub before: Option<Evaluation>,
     /// Evaluation after the last step.
@@ -79,6 +61,15 @@ pub struct TrainOutput {
     pub seconds: f64,
     /// Input tokens of the steps.
     pub tokens: usize,
+}
+
+/// What moves on with every step.
+struct Run {
+    sampler: Sampler,
+    optimizer: AdamW,
+    constants: Option<ConstantCache>,
+    /// Those of the run, once a checkpoint has asked for them: the model is hashed for it.
+    settings: Option<Settings>,
 }
 
 impl<'a> Trainer<'a> {
@@ -95,9 +86,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         arguments.check()?;
         model.trained_adapter()?;
-        let learning_rate = arguments
-            .learning_rate
-            .unwrap_or_else(|| RELATIVE_LEARNING_RATE * model.base().embedding().statistics().1 as f64);
+        let typical = f64::from(model.base().embedding().statistics().1);
+        let learning_rate = arguments.learning_rate.unwrap_or(RELATIVE_LEARNING_RATE * typical);
         if !learning_rate.is_finite() {
             let what = format!("the root mean square of {}", model.base().embedding().name());
             return Err(Error::NotFinite { what });
@@ -114,8 +104,8 @@ impl<'a> Trainer<'a> {
             warmup_steps: arguments.warmup_steps,
             total_steps,
         };
-        let held_bytes = held_bytes();
-        Ok(Self { model, arguments, train, eval, tokenizer, schedule, held_bytes, last_good: None })
+        let (held_bytes, sizes) = (held_bytes(), Sizes::of(&model, typical));
+        Ok(Self { model, arguments, train, eval, tokenizer, schedule, sizes, held_bytes, last_good: None })
     }
 
     /// The learning rate of LoRA's updates over the run.
@@ -134,7 +124,7 @@ impl<'a> Trainer<'a> {
         &self.arguments
     }
 
-    /// Trains to the end and saves the adapter, its tokenizer, the model card and the log into the output folder.
+    /// Trains to the end, or until the callback stops it, and saves the adapter, its tokenizer, the model card and the log into the output folder.
     ///
     /// # Errors
     /// The output folder holds something else; a file cannot be written; a loss or gradient is not finite: then the
@@ -142,87 +132,115 @@ impl<'a> Trainer<'a> {
     pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
         let folder = self.arguments.output_dir.clone();
         self.arguments.check_output()?;
-        let settings = self.settings();
-        let mut sampler =
-            Sampler::new(self.train.shares(), settings.batch_size, settings.shuffle, settings.seed)?;
-        let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
-        let lengths: Vec<usize> = self.model.parameters().iter().map(|p| p.values.len()).collect();
-        let mut optimizer = AdamW::new(config, lengths);
-        if self.arguments.resume
-            && let Some(path) = checkpoint::latest(&folder)?
-        {
-            let state = checkpoint::load(&path, &mut self.model, &mut optimizer, &settings)?;
-            sampler.seek(state.position)?;
-        }
-        let mut constants = self.arguments.cache_constants.as_ref().map(ConstantCache::new).transpose()?;
-        callback.on_train_begin(optimizer.step);
-        let before = self.evaluate(optimizer.step, callback)?;
+        // a folder that cannot be written is found here, and not after the first step
+        let _lock = RunLock::take(&folder)?;
+        let mut run = self.begin(callback)?;
+        let before = self.evaluate(run.optimizer.step, callback)?;
         // opened when there is a step to log: a run whose first step fails leaves no trace
         let mut log: Option<LogFile> = None;
         let mut output = TrainOutput {
-            global_step: optimizer.step,
+            global_step: run.optimizer.step,
+            stopped: false,
             before,
             after: None,
             first_and_last: None,
             seconds: 0.0,
             tokens: 0,
         };
-        while optimizer.step < self.schedule.total_steps {
-            let before = optimizer.step;
-            let taken = self
-                .step(&mut sampler, &mut optimizer, constants.as_mut())
-                .map_err(|source| self.keep_last_good_state(before, source))?;
+        let mut control = TrainerControl::default();
+        while run.optimizer.step < self.schedule.total_steps && !control.should_training_stop {
+            let before = run.optimizer.step;
+            let taken = self.step(&mut run).map_err(|source| self.keep_last_good_state(before, source))?;
             let file = match log.take() {
                 Some(file) => file,
-                None => {
-                    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-                    LogFile::open(&folder, before)?
-                }
+                None => LogFile::open(&folder, before)?,
             };
             log.insert(file).write(&taken)?;
-            callback.on_step_end(&taken);
+            callback.on_step_end(&taken, &mut control);
+            if let Some(reason) = run.constants.as_mut().and_then(ConstantCache::take_ending) {
+                callback.on_warning(&TrainerWarning::CacheEnded { reason });
+            }
             output.seconds += taken.seconds;
             output.tokens += taken.tokens;
             let first = output.first_and_last.take().map_or_else(|| taken.clone(), |(first, _)| first);
             output.first_and_last = Some((first, taken));
-            let step = optimizer.step;
+            let step = run.optimizer.step;
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
-            if due(self.arguments.eval_steps) && step < self.schedule.total_steps {
+            let ends = step == self.schedule.total_steps;
+            if due(self.arguments.eval_steps) && !ends && !control.should_training_stop {
                 let evaluation = self.evaluate(step, callback);
                 output.after = evaluation.map_err(|source| self.keep_last_good_state(step, source))?;
             }
-            if due(self.arguments.save_steps) {
-                let state = TrainerState { step, position: sampler.position(), settings: settings.clone() };
-                callback.on_save(&checkpoint::save(&folder, &self.model, &optimizer, &state)?);
+            let asked = std::mem::take(&mut control.should_save) || (control.should_training_stop && !ends);
+            if due(self.arguments.save_steps) || asked {
+                callback.on_save(&self.save_checkpoint(&mut run)?);
             }
         }
-        output.global_step = optimizer.step;
-        let evaluation = self.evaluate(optimizer.step, callback);
-        output.after = evaluation.map_err(|source| self.keep_last_good_state(optimizer.step, source))?;
-        self.save(&output)?;
-        callback.on_save(&folder);
+        output.global_step = run.optimizer.step;
+        output.stopped = run.optimizer.step < self.schedule.total_steps;
+        if !output.stopped {
+            let evaluation = self.evaluate(output.global_step, callback);
+            output.after =
+                evaluation.map_err(|source| self.keep_last_good_state(output.global_step, source))?;
+        }
+        if output.global_step > 0 {
+            self.save(&output)?;
+            callback.on_save(&folder);
+        }
         Ok(output)
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
-            seed: self.arguments.seed,
-            shuffle: self.arguments.shuffle,
-            batch_size: self.arguments.per_device_train_batch_size,
-            gradient_accumulation_steps: self.arguments.gradient_accumulation_steps,
-            rows: self.train.len(),
-            tokens: self.train.tokens(),
-            token_indices: self.model.token_indices(),
+    /// The state of a run before its first step, or after the last one of the run that is resumed.
+    fn begin(&mut self, callback: &mut dyn TrainerCallback) -> Result<Run> {
+        let TrainingArguments { per_device_train_batch_size, shuffle, seed, .. } = self.arguments;
+        let mut sampler = Sampler::new(self.train.shares(), per_device_train_batch_size, shuffle, seed)?;
+        let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
+        let lengths: Vec<usize> = self.model.parameters().iter().map(|p| p.values.len()).collect();
+        let mut optimizer = AdamW::new(config, lengths);
+        let mut settings = None;
+        if self.arguments.resume || self.arguments.resume_anyway {
+            let now = self.settings()?;
+            let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
+            match checkpoint::resume(&folder, &mut self.model, &mut optimizer, &now, anyway)? {
+                None => callback.on_warning(&TrainerWarning::NoCheckpoint),
+                Some(resumed) => {
+                    sampler.seek(resumed.state.position)?;
+                    if !resumed.changes.is_empty() {
+                        callback.on_warning(&TrainerWarning::OtherSettings(resumed.changes));
+                    }
+                }
+            }
+            settings = Some(now);
         }
+        let constants = self.arguments.cache_constants.as_ref().map(ConstantCache::new).transpose()?;
+        callback.on_train_begin(optimizer.step);
+        Ok(Run { sampler, optimizer, constants, settings })
+    }
+
+    /// Writes a checkpoint of the run as it stands.
+    fn save_checkpoint(&self, run: &mut Run) -> Result<PathBuf> {
+        let settings = match &run.settings {
+            Some(settings) => settings.clone(),
+            None => run.settings.insert(self.settings()?).clone(),
+        };
+        let state = TrainerState { step: run.optimizer.step, position: run.sampler.position(), settings };
+        checkpoint::save(&self.arguments.output_dir, &self.model, &run.optimizer, self.tokenizer, &state)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        Settings::of(&RunParts {
+            arguments: &self.arguments,
+            model: &self.model,
+            data: self.train,
+            tokenizer: self.tokenizer,
+            schedule: &self.schedule,
+            lora_schedule: &self.lora_schedule(),
+        })
     }
 
     /// One optimizer step: the micro-batches' gradients summed, divided by their labels together.
-    fn step(
-        &mut self,
-        sampler: &mut Sampler,
-        optimizer: &mut AdamW,
-        mut constants: Option<&mut ConstantCache>,
-    ) -> Result<StepLog> {
+    fn step(&mut self, run: &mut Run) -> Result<StepLog> {
+        let Run { sampler, optimizer, constants, .. } = run;
         let start = Instant::now();
         let mut gradients = self.model.active().zero_gradients();
         let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
@@ -237,10 +255,10 @@ impl<'a> Trainer<'a> {
                 Ok::<_, Error>((self.train.batch(&next.indices, next.epoch)?, next.indices))
             })?;
             let (model, active) = (self.model.base(), self.model.active());
-            let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
+            let cached = constants.as_mut().map(|cache| CachedExamples { cache, examples: &indices });
             let options = StepOptions { kept_bytes: planner.kept_bytes(active, &batch), constants: cached };
             let active = active.with_dropout(self.dropout_seed(optimizer.step, micro_step));
-            let output = run(model, active, &batch, Wanted::Gradients, options)?;
+            let output = compute(model, active, &batch, Wanted::Gradients, options)?;
             loss += output.loss_sum();
             labels += output.losses.len();
             tokens += batch.tokens();
@@ -286,7 +304,7 @@ impl<'a> Trainer<'a> {
         }
         let parameters = self.model.parameters();
         match parameters.iter().find(|p| p.values.iter().any(|x| !x.is_finite())) {
-            None => Ok(rows),
+            None => self.sizes.check(&self.model).map(|()| rows),
             Some(parameter) => {
                 let (what, rate) = match parameter.is_lora {
                     true => ("the update", lora),
@@ -311,9 +329,8 @@ impl<'a> Trainer<'a> {
     /// There is nothing to train on.
     pub fn memory_estimate(&self) -> Result<u64> {
         let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
-        let settings = self.settings();
-        let mut sampler =
-            Sampler::new(self.train.shares(), settings.batch_size, settings.shuffle, settings.seed)?;
+        let TrainingArguments { per_device_train_batch_size, shuffle, seed, .. } = self.arguments;
+        let mut sampler = Sampler::new(self.train.shares(), per_device_train_batch_size, shuffle, seed)?;
         let active = self.model.active();
         let batches =
             self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
@@ -348,7 +365,10 @@ impl<'a> Trainer<'a> {
 
     /// Saves the last values that gave a finite loss: those before the update that `step` could not follow.
     fn keep_last_good_state(&mut self, step: u64, source: Error) -> Error {
-        let (Error::NotFinite { .. }, Some(rows)) = (&source, self.last_good.take()) else { return source };
+        let (Error::NotFinite { .. } | Error::Growth { .. }, Some(rows)) = (&source, self.last_good.take())
+        else {
+            return source;
+        };
         for (values, good) in self.model.parameters_mut().into_iter().zip(rows) {
             *values = good;
         }

@@ -176,6 +176,18 @@ impl Checkpoint {
         }
     }
 
+    /// A hash of all tensors, in hexadecimal digits: their names, types, shapes and bytes. Every byte is read for it.
+    pub fn fingerprint(&self) -> String {
+        let mut tensors: Vec<&StoredTensor> = self.tensors().iter().collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut hash = blake3::Hasher::new();
+        for tensor in tensors {
+            hash.update(format!("{:?} {} {:?} ", tensor.name, tensor.type_name, tensor.shape).as_bytes());
+            hash.update_rayon(&tensor.bytes);
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// Bytes of all tensors as they are stored.
     pub fn total_bytes(&self) -> u64 {
         self.tensors().iter().map(|tensor| tensor.bytes.len() as u64).sum()
