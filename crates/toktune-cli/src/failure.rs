@@ -16,6 +16,8 @@ pub enum Failure {
     Usage(String),
     /// The work itself failed.
     Failed(String),
+    /// A signal stopped a run, which is saved; the exit status that says so.
+    Stopped(u8),
     /// The reader of the standard output went away.
     BrokenPipe,
 }
@@ -50,6 +52,12 @@ impl From<Error> for Failure {
                 let rest = message.strip_prefix("target_modules").unwrap_or(&message);
                 Failure::Usage(format!("--lora-target-modules{rest}"))
             }
+            // told by the flag
+            Error::ResumeMismatch { .. } => Failure::Usage(error.to_string().replace(
+                "with resume_anyway it goes on all the same",
+                "--resume-anyway goes on all the same",
+            )),
+            Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {
                 Failure::Usage(format!("--output: {error}"))
             }

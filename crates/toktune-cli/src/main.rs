@@ -5,7 +5,8 @@
 //! `--log-format json`. Notes, warnings, the progress bar and errors go to the standard error, so that the
 //! output can be piped.
 //!
-//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments.
+//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 130 and 143 stopped by
+//! Ctrl-C or TERM with the run saved.
 
 mod args;
 mod choose;
@@ -16,6 +17,7 @@ mod failure;
 mod load;
 mod machine;
 mod report;
+mod signals;
 
 use failure::Failure;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     match result {
         // a reader that has seen enough, as `head`, is no failure
         Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Stopped(status)) => ExitCode::from(status),
         Err(Failure::Arguments(error)) => {
             // clap writes help and versions to the standard output and faults to the standard error
             let _ = error.print();

@@ -192,7 +192,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// What is trained has grown beyond what a model can use.
-    #[error("{what} has become {times:.0} times as large as it was: the learning rate is far too high")]
+    #[error("{what} has become {times:.1e} times as large as it was: the learning rate is far too high")]
     Growth {
         /// What has grown.
         what: String,

@@ -21,14 +21,18 @@ pub fn num_threads() -> usize {
     rayon::current_num_threads()
 }
 
+/// More than any machine's processors: beyond it, a slip of the keyboard would start threads until the system has no more.
+const MOST_THREADS: usize = 1024;
+
 /// Sets the number of threads of the whole process. It can be set once, before anything has been computed; results do
 /// not depend on it.
 ///
 /// # Errors
-/// `threads` is 0, the threads were set or used before, or the system cannot start them.
+/// `threads` is 0 or above 1024, the threads were set or used before, or the system cannot start them.
 pub fn set_num_threads(threads: usize) -> Result<()> {
-    if threads == 0 {
-        return Err(Error::Argument { name: "threads", expected: "at least 1", found: "0".into() });
+    if threads == 0 || threads > MOST_THREADS {
+        let expected = "at least 1 and at most 1024";
+        return Err(Error::Argument { name: "threads", expected, found: threads.to_string() });
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn no_threads_are_refused_by_name() {
         let error = set_num_threads(0).expect_err("nothing to run on");
-        assert_eq!(error.to_string(), "threads: expected at least 1, found 0");
+        assert_eq!(error.to_string(), "threads: expected at least 1 and at most 1024, found 0");
         assert!(num_threads() > 0);
     }
 }

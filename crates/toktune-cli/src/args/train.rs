@@ -256,6 +256,9 @@ pub struct RunArgs {
     /// Go on from the last checkpoint in the output folder
     #[arg(long)]
     pub resume: bool,
+    /// Go on with other settings, another model or other data than the run began with, which are named
+    #[arg(long)]
+    pub resume_anyway: bool,
     /// Store whole embeddings with the adapter: never (the rows and the tokenizer are enough), always, or as
     /// PEFT does, when the model was resized
     #[arg(
@@ -309,6 +312,7 @@ impl TrainArgs {
             eval_steps: run.eval_every,
             save_steps: run.save_every,
             resume: run.resume,
+            resume_anyway: run.resume_anyway,
             save_embedding_layers: run.save_embedding_layers,
             memory_budget: run.memory_budget,
             cache_constants: run.cache_constants.as_ref().map(|place| CacheConstants {

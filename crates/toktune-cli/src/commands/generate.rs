@@ -25,7 +25,12 @@ pub fn run(args: &GenerateArgs) -> Outcome {
     let mut tokens = generator.generate(&prompt)?;
     let mut stream = tokenizer.decode_stream(!args.show_special_tokens);
     let mut out = std::io::stdout().lock();
+    // a file gets the text as it is, and a terminal nothing that it would act on
+    let to_terminal = std::io::stdout().is_terminal();
     let mut write = |piece: Option<String>| match piece {
+        Some(piece) if to_terminal => {
+            out.write_all(report::harmless(&piece).as_bytes()).and_then(|()| out.flush())
+        }
         Some(piece) => out.write_all(piece.as_bytes()).and_then(|()| out.flush()),
         None => Ok(()),
     };

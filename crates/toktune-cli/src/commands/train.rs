@@ -9,6 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
 use crate::report::{self, Header, LoraLine, Progress, TokenLine};
+use crate::signals::Signals;
 use serde_json::json;
 use std::path::Path;
 use toktune::Error;
@@ -71,9 +72,15 @@ pub fn run(args: &TrainArgs) -> Outcome {
     if args.run.profile {
         toktune::profile::start();
     }
+    let signals = Signals::listen();
+    progress.listen(signals.clone());
     let result = trainer.train(&mut progress);
     progress.finish();
     let output = result?;
+    if let (true, Some(status)) = (output.stopped, signals.status()) {
+        stopped(&progress, &output, total);
+        return Err(Failure::Stopped(status));
+    }
     close(args, kind, &progress, &output, tokenizer);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
@@ -260,6 +267,37 @@ fn header(
     })
 }
 
+/// Tells how a run that was stopped goes on.
+fn stopped(progress: &Progress<'_>, output: &TrainOutput, total: u64) {
+    let step = output.global_step;
+    if progress.is_json() {
+        return progress
+            .json(&json!({"event": "stopped", "step": step, "steps": total, "resume": resume_command()}));
+    }
+    progress.lines(&[
+        format!("stopped after step {step} of {total}; to go on:"),
+        format!("  {}", resume_command()),
+    ]);
+}
+
+/// The command that was typed, with `--resume`, as a shell reads it.
+fn resume_command() -> String {
+    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+    if !words.iter().any(|word| word == "--resume" || word == "--resume-anyway") {
+        words.push("--resume".to_owned());
+    }
+    words.join(" ")
+}
+
+/// A word that a shell reads as it is.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Tells what the run came to.
 fn close(
     args: &TrainArgs,
@@ -327,4 +365,18 @@ fn close(
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     lines.extend(report::pairs(&rows, style));
     progress.lines(&lines);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
+        for (word, expected) in
+            [("--max-steps=3", "--max-steps=3"), ("<calc>", "'<calc>'"), ("it's", r"'it'\''s'"), ("", "''")]
+        {
+            assert_eq!(quoted(word), expected);
+        }
+    }
 }

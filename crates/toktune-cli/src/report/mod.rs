@@ -39,7 +39,36 @@ pub fn error(message: &str) {
 
 fn to_stderr(label: impl FnOnce(Style) -> String, message: &str) {
     // when the standard error is closed there is nobody left to tell
-    let _ = writeln!(std::io::stderr(), "{} {message}", label(style::stderr_style()));
+    let _ = writeln!(std::io::stderr(), "{} {}", label(style::stderr_style()), shortened(&harmless(message)));
+}
+
+/// Text of a stranger's, without what a terminal would act on.
+pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(acts) {
+        return text.into();
+    }
+    text.chars()
+        .flat_map(|c| if acts(c) { c.escape_default().collect() } else { vec![c] })
+        .collect::<String>()
+        .into()
+}
+
+/// A message that does not fill the terminal with what it repeats.
+fn shortened(message: &str) -> String {
+    const MOST: usize = 4000;
+    let length = message.chars().count();
+    if length <= MOST {
+        return message.to_owned();
+    }
+    let part = |skip: usize, take: usize| message.chars().skip(skip).take(take).collect::<String>();
+    let (begin, end) = (MOST * 3 / 4, MOST / 4);
+    format!(
+        "{} [... {} characters ...] {}",
+        part(0, begin),
+        count((length - MOST) as u64),
+        part(length - end, end)
+    )
 }
 
 /// One JSON object on the standard output.
@@ -47,4 +76,22 @@ pub fn json_line(value: &serde_json::Value) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_harmless_and_of_a_bearable_length() {
+        assert_eq!(harmless("a\tb\nc é"), "a\tb\nc é");
+        assert_eq!(harmless("a\u{1b}[31m\r\u{7}\u{9b}"), "a\\u{1b}[31m\\r\\u{7}\\u{9b}");
+        assert_eq!(shortened("short"), "short");
+        let long = format!("begin{}end", "x".repeat(5000));
+        let short = shortened(&long);
+        assert!(
+            short.chars().count() < 4100 && short.starts_with("begin") && short.ends_with("end"),
+            "{short}"
+        );
+    }
 }

@@ -5,13 +5,14 @@ use super::format::{bytes, duration, number};
 use super::header::Header;
 use super::json_line;
 use super::style::{Style, stdout_style};
+use crate::signals::Signals;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 use toktune::text::AutoTokenizer;
-use toktune::train::{Evaluation, StepLog, TrainerCallback};
+use toktune::train::{Evaluation, StepLog, TrainerCallback, TrainerControl, TrainerWarning};
 
 /// How a run is told of.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Progress<'a> {
     seconds: f64,
     tokenizer: Option<&'a AutoTokenizer>,
     style: Style,
+    /// Ask for the end of the run.
+    signals: Signals,
 }
 
 const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {msg}";
@@ -50,7 +53,13 @@ impl<'a> Progress<'a> {
         } else {
             Mode::Plain
         };
-        Self { mode, every, total, first: None, seconds: 0.0, tokenizer, style: stdout_style() }
+        let (style, signals) = (stdout_style(), Signals::default());
+        Self { mode, every, total, first: None, seconds: 0.0, tokenizer, style, signals }
+    }
+
+    /// From now on a signal asks for the end of the run instead of ending the program.
+    pub fn listen(&mut self, signals: Signals) {
+        self.signals = signals;
     }
 
     /// Tells what the run is.
@@ -140,7 +149,8 @@ impl TrainerCallback for Progress<'_> {
         }
     }
 
-    fn on_step_end(&mut self, log: &StepLog) {
+    fn on_step_end(&mut self, log: &StepLog, control: &mut TrainerControl) {
+        control.should_training_stop |= self.signals.asked();
         self.seconds += log.seconds;
         if let Mode::Terminal(bar) = &self.mode {
             let taken = log.step + 1 - self.first.unwrap_or(log.step);
@@ -186,6 +196,29 @@ impl TrainerCallback for Progress<'_> {
         };
         let loss = evaluation.loss;
         self.lines(&[format!("held out after step {step}: loss {loss:.4}  {quality}{at_tokens}")]);
+    }
+
+    fn on_warning(&mut self, warning: &TrainerWarning) {
+        let tell = || match warning {
+            TrainerWarning::NoCheckpoint => {
+                super::note(
+                    "--resume: there is no checkpoint in the output folder; the run begins with its first step",
+                );
+            }
+            TrainerWarning::OtherSettings(changes) => {
+                for change in changes {
+                    super::warning(&format!("{} was {}, is {} now", change.name, change.was, change.is));
+                }
+            }
+            TrainerWarning::CacheEnded { reason } => super::warning(&format!(
+                "--cache-constants: {reason}; no more is kept, and the rest is computed in every epoch"
+            )),
+            other => super::warning(&format!("{other:?}")),
+        };
+        match &self.mode {
+            Mode::Terminal(bar) => bar.suspend(tell),
+            _ => tell(),
+        }
     }
 
     fn on_save(&mut self, folder: &Path) {

@@ -1,5 +1,6 @@
 //! Boxes and columns of text.
 
+use super::harmless;
 use super::style::Style;
 
 /// Wide characters count as one column: a border that is off is no harm.
@@ -12,7 +13,7 @@ pub fn pairs(rows: &[(String, String)], style: Style) -> Vec<String> {
     let widest = rows.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
     let line = |(name, value): &(String, String)| {
         let pad = " ".repeat(widest - width(name));
-        format!("{}{pad}  {value}", style.dim(name)).trim_end().to_string()
+        format!("{}{pad}  {}", style.dim(name), harmless(value)).trim_end().to_string()
     };
     rows.iter().map(line).collect()
 }
@@ -36,7 +37,7 @@ fn boxed_within(columns: usize, title: &str, rows: &[(String, String)], style: S
         .iter()
         .flat_map(|(name, value)| {
             let names = std::iter::once(name.as_str()).chain(std::iter::repeat(""));
-            names.zip(wrapped(value, room)).collect::<Vec<_>>()
+            names.zip(wrapped(&harmless(value), room)).collect::<Vec<_>>()
         })
         .collect();
     let values = lines.iter().map(|(_, value)| width(value)).max().unwrap_or(0);

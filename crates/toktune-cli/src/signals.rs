@@ -1,0 +1,49 @@
+//! Ctrl-C and TERM: the first lets a run end its step and save, the second ends the program at once.
+
+use crate::report;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Signals that ask for an end, each with the exit status of a program that it ends.
+const ENDING: [(i32, u8); 2] = [(SIGINT, 130), (SIGTERM, 143)];
+
+/// Whether a signal has come since this was made.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// The last one; 0 for none.
+    came: Arc<AtomicUsize>,
+    told: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Begins to listen, for the rest of the program.
+    pub fn listen() -> Self {
+        let signals = Signals::default();
+        let again = Arc::new(AtomicBool::new(false));
+        for (signal, status) in ENDING {
+            // registered first, so that the first signal finds the flag down and the second finds it up; where signals cannot
+            // be had, they end the program as they always do
+            let _ = flag::register_conditional_shutdown(signal, status.into(), again.clone());
+            let _ = flag::register(signal, again.clone());
+            let _ = flag::register_usize(signal, signals.came.clone(), signal as usize);
+        }
+        signals
+    }
+
+    /// The exit status of a program that the signal that came ends; `None` when none came.
+    pub fn status(&self) -> Option<u8> {
+        let came = self.came.load(Ordering::Relaxed);
+        ENDING.iter().find(|(signal, _)| *signal as usize == came).map(|(_, status)| *status)
+    }
+
+    /// As [`status`](Self::status), and tells once what happens now.
+    pub fn asked(&self) -> bool {
+        let asked = self.status().is_some();
+        if asked && !self.told.swap(true, Ordering::Relaxed) {
+            report::note("stopping: the step is done, and is being saved; a second signal ends at once");
+        }
+        asked
+    }
+}
