@@ -173,7 +173,7 @@ pub fn data(
     let options = DataOptions {
         collator: collator.clone(),
         loss_on: args.loss_on,
-        max_length: args.max_length,
+        max_length: args.max_length.or(model.sentence().max_seq_length),
         max_positions: model.stack().spec().max_positions,
         ..DataOptions::new(model.vocabulary())
     };

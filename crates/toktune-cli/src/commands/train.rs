@@ -40,6 +40,20 @@ pub fn run(args: &TrainArgs) -> Outcome {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
     };
+    let resized = chosen.changed_tokenizer
+        || model.base().embedding().rows() > model.base().embedding().frozen().rows();
+    let lost = model.layers_lost_by_resize().join(", ");
+    let opened = match resized && !lost.is_empty() {
+        true => {
+            report::warning(&format!(
+                "{lost} is one module with {} in a model that was resized for added tokens: PEFT cannot open this adapter, \
+                 toktune can, and can merge it (--target-modules {0} for one that PEFT opens)",
+                model.base().embedding_name()
+            ));
+            Opened::ByToktune
+        }
+        false => Opened::of(model.base()),
+    };
     let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
     args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
@@ -73,7 +87,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let result = trainer.train(&mut progress);
     progress.finish();
     let output = result?;
-    close(args, kind, &progress, &output, tokenizer);
+    close(args, (kind, opened), &progress, &output, tokenizer);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
     }
@@ -130,6 +144,8 @@ fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokeni
         }),
         Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
     };
+    let mut config = config;
+    config.common_mut().seed = args.steps.seed;
     let mut model = get_peft_model(base, config)?;
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
@@ -259,10 +275,31 @@ fn header(
     })
 }
 
+/// How an adapter is opened in Python.
+#[derive(Clone, Copy)]
+enum Opened {
+    /// By a class of PEFT's that finds the base itself.
+    Alone(&'static str),
+    /// By `PeftModel`, over a base of this class.
+    OverBase(&'static str),
+    /// Not at all, until it is merged.
+    ByToktune,
+}
+
+impl Opened {
+    fn of(base: &PretrainedModel) -> Self {
+        base.auto_peft_class().map_or(Self::OverBase(base.auto_class()), Self::Alone)
+    }
+}
+
+fn merge_command(args: &TrainArgs) -> String {
+    format!("toktune merge --model {} --adapter {} --output merged", args.model, args.output.display())
+}
+
 /// Tells what the run came to.
 fn close(
     args: &TrainArgs,
-    kind: ModelKind,
+    (kind, opened): (ModelKind, Opened),
     progress: &Progress<'_>,
     output: &TrainOutput,
     tokenizer: Option<&AutoTokenizer>,
@@ -313,13 +350,12 @@ fn close(
         rows.push(("try it", command));
     }
     // transformers needs a folder beneath the adapter
-    rows.push(match (args.model.to_lowercase().ends_with(".gguf"), kind.auto_peft_class()) {
-        (true, _) => {
-            ("for Python", format!("toktune merge --model {} --adapter {folder} --output merged", args.model))
-        }
-        (false, Some(class)) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
-        (false, None) => {
-            ("in Python", format!("PeftModel.from_pretrained({}..., \"{folder}\")", kind.auto_class()))
+    rows.push(match opened {
+        _ if args.model.to_lowercase().ends_with(".gguf") => ("for Python", merge_command(args)),
+        Opened::ByToktune => ("for Python", merge_command(args)),
+        Opened::Alone(class) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
+        Opened::OverBase(class) => {
+            ("in Python", format!("PeftModel.from_pretrained({class}..., \"{folder}\")"))
         }
     });
     let rows: Vec<(String, String)> =

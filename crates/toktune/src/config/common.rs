@@ -33,6 +33,10 @@ pub struct CommonConfig {
     /// The classes of a base that the task type does not tell: `base_model_class` and `parent_library`.
     #[serde(default)]
     pub auto_mapping: Option<Value>,
+    /// Of the random numbers that a fresh adapter starts from, which also depend on its name and on the layer's. PEFT takes
+    /// them from torch's global generator (`set_seed`); it is no field of a file.
+    #[serde(skip)]
+    pub seed: u64,
     /// Everything else in the file.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -121,6 +125,14 @@ impl PeftConfig {
         match self {
             Self::TrainableTokens(config) => &mut config.common,
             Self::Lora(config) => &mut config.common,
+        }
+    }
+
+    /// What of the configuration can be loaded and merged but not trained, as `(field, value)`.
+    pub fn not_trained(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::TrainableTokens(_) => None,
+            Self::Lora(config) => config.not_trained(),
         }
     }
 

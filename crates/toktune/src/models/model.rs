@@ -4,16 +4,17 @@ use super::block::{Block, BlockTensor, Linear, Naming};
 use super::chain::{Chain, Stage};
 use super::config::ModelConfig;
 use super::copies::same_rows;
-use super::families::Family;
+use super::families::{Family, synonyms};
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
+use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::stack::{RowsOfBatch, Stack};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use super::update::Slot;
 use crate::error::{Error, Result};
 use crate::ops::Span;
-use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
+use crate::weights::{Checkpoint, FrozenMatrix, RowOrder, WeightsError};
 use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 use toktune_kernels::cross_entropy::Head;
@@ -29,12 +30,16 @@ pub struct PretrainedModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
     device: Device,
+    /// How products are taken, where that was said.
+    mode: Option<PrecisionMode>,
     embedding: TokenMatrix,
     /// `None` when the head is the embedding, or there is none.
     head: Option<TokenMatrix>,
     head_bias: Vec<f32>,
     stack: Stack,
     encoder: Option<Stack>,
+    /// How a sequence becomes a vector, where there is no head.
+    sentence: SentenceSpec,
     /// From the stack to the rows that meet the vocabulary.
     to_head: Chain,
 }
@@ -51,14 +56,13 @@ impl PretrainedModel {
         checkpoint: Checkpoint,
         device: &Device,
     ) -> Result<Self> {
-        let mut spec = (family.spec)(&config)?;
+        let mut spec = (family.spec)(&synonyms::own_names(&config))?;
         spec.check().map_err(|(key, problem)| config.error(key, problem))?;
         let is_gguf = checkpoint.as_gguf().is_some();
         let gguf = family.gguf.as_ref().filter(|_| is_gguf);
         let naming = Naming {
             gguf: is_gguf.then(|| spec.stack.names.in_gguf()),
-            prefix: spec.names.prefix,
-            aliases: spec.names.aliases,
+            model: spec.names,
             qk_order: match gguf {
                 Some(gguf) if gguf.interleaves => {
                     RowOrder::Interleaved { head_dim: spec.stack.attention.head_dim }
@@ -95,9 +99,15 @@ impl PretrainedModel {
             let width = spec.stack.embedding.width;
             Ok(TokenMatrix::new(module, checkpoint.matrix(&tensor, rows, width, RowOrder::Plain)?))
         };
-        let embed_names = [&[stored.embed], stored.embed_files].concat();
         let head_names = [&[stored.head], stored.head_files].concat();
+        // a file of a tied model may hold the matrix under the name of the head alone
+        let heads: &[&str] = if spec.tied { &head_names } else { &[] };
+        let embed_names = [&[stored.embed], stored.embed_files, heads].concat();
         let embedding = token_matrix(&embed_names, spec.names.embed)?;
+        if !is_gguf {
+            let others = spec.names.embed_aliases.iter().chain(spec.names.embed_files);
+            refuse_other_embeddings(&checkpoint, &naming, embedding.frozen().name(), others)?;
+        }
         let has_head = spec.kind != ModelKind::SentencePairs;
         if spec.tied {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
@@ -112,7 +122,10 @@ impl PretrainedModel {
         let head_bias = match spec.head.bias && has_head {
             true => {
                 let rows = head.as_ref().unwrap_or(&embedding).rows();
-                let name = naming.find(&checkpoint, stored.head_bias);
+                // where the head's own differs from the one it is tied to, transformers computes with its own
+                let own = format!("{}.bias", stored.head);
+                let own = Some(naming.find(&checkpoint, &own)).filter(|name| checkpoint.contains(name));
+                let name = own.unwrap_or_else(|| naming.find(&checkpoint, stored.head_bias));
                 // BART and its kin keep it as a matrix of one row
                 match checkpoint.shape(&name) {
                     Some([1, _]) => checkpoint.matrix(&name, 1, rows, RowOrder::Plain)?.decode_rows(0..1),
@@ -125,9 +138,14 @@ impl PretrainedModel {
         let encoder = spec.encoder.clone();
         let encoder = encoder.map(|of| Stack::load(of, &checkpoint, &naming, device)).transpose()?;
         let to_head = Self::to_head(&spec, &checkpoint, &naming, device)?;
+        let sentence = match spec.kind == ModelKind::SentencePairs && path.is_dir() {
+            true => SentenceSpec::read(path)?,
+            false => SentenceSpec::default(),
+        };
         Ok(Self {
             path: path.to_path_buf(),
             device: device.clone(),
+            mode: None,
             family,
             config,
             spec,
@@ -136,6 +154,7 @@ impl PretrainedModel {
             head_bias,
             stack,
             encoder,
+            sentence,
             to_head,
             checkpoint,
         })
@@ -282,6 +301,25 @@ impl PretrainedModel {
         self.checkpoint.total_parameters() + appended as u64
     }
 
+    /// How a sequence becomes a vector, in a model without a head.
+    pub fn sentence(&self) -> &SentenceSpec {
+        &self.sentence
+    }
+
+    /// The class of transformers that loads it.
+    pub fn auto_class(&self) -> &'static str {
+        match self.family.is_multimodal() {
+            true => "AutoModelForImageTextToText",
+            false => self.kind().auto_class(),
+        }
+    }
+
+    /// The class of PEFT that opens an adapter with its base; `None` where there is none, and
+    /// `PeftModel.from_pretrained` takes the base and the adapter.
+    pub fn auto_peft_class(&self) -> Option<&'static str> {
+        self.kind().auto_peft_class().filter(|_| !self.family.is_multimodal())
+    }
+
     /// The names of all linear layers and token matrices, as transformers names the modules.
     pub fn module_names(&self) -> Vec<String> {
         let linears = self.linears().map(|(_, linear)| linear.module().to_string());
@@ -382,11 +420,61 @@ impl PretrainedModel {
 
     /// Takes products with frozen weights as `mode` says.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
+        self.mode = Some(mode);
         let precision = |of: &FrozenMatrix| mode.of(of.dtype());
         self.all_blocks_mut().for_each(|block| block.set_precision(precision));
         for matrix in std::iter::once(&mut self.embedding).chain(self.head.as_mut()) {
             matrix.set_precision(precision);
         }
+    }
+
+    /// Puts other values in the place of weights, by the names of transformers: a norm's, a bias, a linear layer's weight. The
+    /// token matrices stay as they are.
+    ///
+    /// # Errors
+    /// The problem with a tensor, after its name: the files do not hold it so, or another adapter has brought some before.
+    pub(crate) fn replace_tensors(
+        &mut self,
+        tensors: &[(String, Vec<f32>)],
+    ) -> std::result::Result<(), ReplaceError> {
+        let first = |problem| {
+            tensors.first().map_or(Ok(()), |(name, _)| Err(ReplaceError::Name(name.clone(), problem)))
+        };
+        if self.checkpoint.as_gguf().is_some() {
+            return first("but the base is a GGUF file; expected the folder it was made from");
+        }
+        if self.checkpoint.replaced().next().is_some() {
+            return first(
+                "but another adapter has brought its own before; expected one such adapter on a model",
+            );
+        }
+        let mut checkpoint = Checkpoint::open(self.checkpoint.path())?;
+        for (name, values) in tensors {
+            let is_head_bias =
+                *name == self.spec.names.head_bias || *name == format!("{}.bias", self.spec.names.head);
+            let stored: Vec<String> = match is_head_bias {
+                true => self.head_bias_tensors(),
+                false => {
+                    let mut forms = self.spec.names.forms(name);
+                    forms
+                        .find(|form| checkpoint.contains(form))
+                        .map(|form| form.into_owned())
+                        .into_iter()
+                        .collect()
+                }
+            };
+            if stored.is_empty() {
+                let problem = "which the files of the base do not hold under such a name";
+                return Err(ReplaceError::Name(name.clone(), problem));
+            }
+            stored.iter().try_for_each(|stored| checkpoint.replace(stored, values))?;
+        }
+        let mut model = Self::load(&self.path, self.family, self.config.clone(), checkpoint, &self.device)?;
+        self.mode.into_iter().for_each(|mode| model.set_precision(mode));
+        std::mem::swap(&mut model.embedding, &mut self.embedding);
+        std::mem::swap(&mut model.head, &mut self.head);
+        *self = model;
+        Ok(())
     }
 
     /// Whether some products with frozen weights are taken in bf16.
@@ -457,12 +545,44 @@ impl PretrainedModel {
     }
 }
 
+/// Why tensors were not replaced.
+pub(crate) enum ReplaceError {
+    /// A tensor, and what stands against it.
+    Name(String, &'static str),
+    /// The files.
+    Other(Error),
+}
+
+impl From<Error> for ReplaceError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// The name of the first of these tensors that there is; of the first, if there is none.
 fn find_first(checkpoint: &Checkpoint, naming: &Naming, names: &[&str]) -> String {
     let tensors = names.iter().map(|name| format!("{name}.weight"));
     let found: Vec<String> = tensors.map(|tensor| naming.find(checkpoint, &tensor).into_owned()).collect();
     let first = found.iter().find(|tensor| checkpoint.contains(tensor));
     first.or(found.first()).cloned().unwrap_or_default()
+}
+
+/// Refuses files in which modules that share the embedding have matrices of their own.
+fn refuse_other_embeddings<'n>(
+    checkpoint: &Checkpoint,
+    naming: &Naming,
+    embedding: &str,
+    modules: impl Iterator<Item = &'n &'static str>,
+) -> Result<()> {
+    for module in modules {
+        let weight = format!("{module}.weight");
+        let name = naming.find(checkpoint, &weight);
+        if checkpoint.contains(&name) && name != embedding && !same_rows(checkpoint, embedding, &name) {
+            let (path, tensor, other) = (checkpoint.path().into(), name.into_owned(), embedding.into());
+            return Err(WeightsError::DifferentCopies { path, tensor, other }.into());
+        }
+    }
+    Ok(())
 }
 
 /// What a caller asked for another kind of model than there is.

@@ -4,7 +4,7 @@ use super::TunerError;
 use super::lora::LoraLayer;
 use crate::config::CAUSAL_LM;
 use crate::error::{Result, nearest};
-use crate::models::{ModelKind, PretrainedModel, TokenMatrix, TrainedRows};
+use crate::models::{ModelKind, PretrainedModel, ReplaceError, TokenMatrix, TrainedRows};
 use crate::weights::FrozenMatrix;
 use std::fmt::Debug;
 
@@ -117,6 +117,27 @@ pub trait BaseModel {
         Vec::new()
     }
 
+    /// Whether transformers' model has linear layers beside those that are named here, whose names may end alike: the vision
+    /// tower of a model that reads images too.
+    fn has_other_linears(&self) -> bool {
+        false
+    }
+
+    /// Puts other values in the place of weights that are neither embeddings nor heads, by their full names, for good: what an
+    /// adapter with trained biases or whole modules (`bias`, `modules_to_save`) brings.
+    ///
+    /// # Errors
+    /// A tensor is not there, or of another size; the base does not take any.
+    fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
+        match tensors.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let problem = "which this kind of base does not take";
+                Err(TunerError::WholeModule { field, tensor: name.clone(), problem }.into())
+            }
+        }
+    }
+
     /// Numbers in all weights.
     fn num_parameters(&self) -> u64;
 
@@ -203,6 +224,8 @@ impl BaseModel for PretrainedModel {
 
     fn task_type(&self) -> Option<&'static str> {
         match self.kind() {
+            // no class of PEFT's opens them by such a name
+            _ if self.family().is_multimodal() => None,
             ModelKind::Causal => Some(CAUSAL_LM),
             ModelKind::Seq2Seq => Some("SEQ_2_SEQ_LM"),
             ModelKind::SentencePairs => Some("FEATURE_EXTRACTION"),
@@ -270,6 +293,17 @@ impl BaseModel for PretrainedModel {
 
     fn fixed_linears(&self) -> Vec<String> {
         self.linears_around_blocks()
+    }
+
+    fn has_other_linears(&self) -> bool {
+        self.family().is_multimodal()
+    }
+
+    fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
+        PretrainedModel::replace_tensors(self, tensors).map_err(|error| match error {
+            ReplaceError::Name(tensor, problem) => TunerError::WholeModule { field, tensor, problem }.into(),
+            ReplaceError::Other(error) => error,
+        })
     }
 
     fn num_parameters(&self) -> u64 {

@@ -94,14 +94,42 @@ pub(super) fn size_of(config: &ModelConfig, keys: &[&str]) -> Result<usize> {
 /// The rotary embedding of a model that has one for all layers: `rope_parameters` since transformers 5, `rope_theta` with
 /// `rope_scaling` before.
 pub(super) fn rope(config: &ModelConfig, head_dim: usize) -> Result<RopeSpec> {
-    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
-    RopeSpec::read(config, section.as_ref(), config.optional_number("rope_theta")?, head_dim)
+    rope_from(config, head_dim, 10_000.0)
+}
+
+/// The section of one rotary embedding. As in transformers, `rope_scaling` (where it is not empty) stands above
+/// `rope_parameters` when a configuration has both.
+pub(super) fn rope_section(config: &ModelConfig) -> Option<ModelConfig> {
+    let former = config.section("rope_scaling").filter(|section| !section.object().is_empty());
+    former.or_else(|| config.section("rope_parameters"))
+}
+
+/// The section of the layers of one `kind`, for models whose kinds of layers rotate in their own ways: the one in
+/// `rope_parameters`, with what `rope_scaling` says over it where `scaled`.
+pub(super) fn rope_section_of(config: &ModelConfig, kind: &str, scaled: bool) -> ModelConfig {
+    let own = config.section("rope_parameters").and_then(|of| of.section(kind));
+    let new_form = config.get("rope_parameters").is_some();
+    let mut section = own.map(|own| own.object().clone()).unwrap_or_default();
+    if !new_form || section.is_empty() {
+        // with this beside it, the `type` of the former form is not read
+        section.entry("rope_type").or_insert_with(|| "default".into());
+    }
+    if let Some(scaling) = config.section("rope_scaling").filter(|_| scaled) {
+        section.extend(scaling.object().clone());
+    }
+    ModelConfig::from_object(config.path(), section)
+}
+
+/// The same where the base is `theta` unless the configuration says otherwise.
+pub(super) fn rope_from(config: &ModelConfig, head_dim: usize, theta: f64) -> Result<RopeSpec> {
+    let theta = config.optional_number("rope_theta")?.unwrap_or(theta);
+    RopeSpec::read(config, rope_section(config).as_ref(), Some(theta), head_dim)
 }
 
 /// The same where a share of each head is rotated unless the configuration says otherwise.
 pub(super) fn partial_rope(config: &ModelConfig, head_dim: usize, share: f64) -> Result<RopeSpec> {
     let mut rope = rope(config, head_dim)?;
-    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
+    let section = rope_section(config);
     let key = "partial_rotary_factor";
     if config.get(key).is_none() && section.is_none_or(|section| section.get(key).is_none()) {
         rope.dim = (head_dim as f64 * share.clamp(0.0, 1.0)) as usize;
