@@ -33,6 +33,8 @@ pub struct PretrainedModel {
     /// How products are taken, where that was said.
     mode: Option<PrecisionMode>,
     embedding: TokenMatrix,
+    /// Whether the configuration ties the head, though the file may hold one that differs.
+    tied_by_configuration: bool,
     /// `None` when the head is the embedding, or there is none.
     head: Option<TokenMatrix>,
     head_bias: Vec<f32>,
@@ -88,6 +90,7 @@ impl PretrainedModel {
         let stored = if is_gguf { spec.names.in_gguf() } else { spec.names };
         // a GGUF file says by its tensors whether the head is the embedding
         spec.tied |= is_gguf;
+        let tied_by_configuration = spec.tied && !is_gguf;
         let token_matrix = |names: &[&str], module: &str| -> Result<TokenMatrix> {
             let tensor = find_first(&checkpoint, &naming, names);
             // the matrix may have more rows than `vocab_size` says, never fewer: padding rows are there to be used
@@ -150,6 +153,7 @@ impl PretrainedModel {
             config,
             spec,
             embedding,
+            tied_by_configuration,
             head,
             head_bias,
             stack,
@@ -245,6 +249,11 @@ impl PretrainedModel {
     /// Whether the head is the embedding.
     pub fn is_tied(&self) -> bool {
         self.has_head() && self.head.is_none()
+    }
+
+    /// Whether the configuration says that the head is the embedding, and the file has a head that differs.
+    pub(crate) fn is_untied_by_its_file(&self) -> bool {
+        self.has_head() && self.tied_by_configuration && self.head.is_some()
     }
 
     /// The name of the input embedding, as transformers names the module.

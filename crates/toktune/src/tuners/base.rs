@@ -69,6 +69,12 @@ pub trait BaseModel {
     /// The layers that share another's weight.
     fn tied_layers(&self) -> Vec<TiedLayer>;
 
+    /// A layer that the configuration ties to another, though the stored model has a weight of its own for it. PEFT goes by the
+    /// configuration, and stores rows for such a layer.
+    fn tied_by_configuration(&self) -> Option<TiedLayer> {
+        None
+    }
+
     /// Rows of a layer's weight, `[tokens, cols]`; tokens are in range.
     ///
     /// # Errors
@@ -242,6 +248,11 @@ impl BaseModel for PretrainedModel {
         let head = self.is_tied().then(|| self.head_name());
         let tied = |layer: &str| TiedLayer { layer: layer.into(), source: self.embedding_name().into() };
         aliases.chain(head).map(tied).collect()
+    }
+
+    fn tied_by_configuration(&self) -> Option<TiedLayer> {
+        let tied = || TiedLayer { layer: self.head_name().into(), source: self.embedding_name().into() };
+        self.is_untied_by_its_file().then(tied)
     }
 
     fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>> {

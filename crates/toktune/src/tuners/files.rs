@@ -3,13 +3,15 @@
 use super::TunerError;
 use super::adapter::DEFAULT_ADAPTER;
 use super::base::BaseModel;
+use super::layer::TrainableTokensLayer;
 use super::model::PeftModel;
 use super::state_dict::{
-    LoadResult, PREFIX, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, is_tied_copy,
+    DELTA, LoadResult, PREFIX, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, is_tied_copy,
     set_embeddings, set_peft_model_state_dict, whole_weight_of,
 };
 use crate::config::{CONFIG_FILE, LoraConfig, PeftConfig};
 use crate::error::{Error, Result};
+use crate::models::TrainedRows;
 use crate::weights::{
     Checkpoint, FrozenMatrix, RowOrder, TensorHeader, WeightType, write_atomically, write_safetensors_into,
 };
@@ -119,6 +121,7 @@ impl<M: BaseModel> PeftModel<M> {
         let inference_mode = config.common().inference_mode;
         let init_weights = started_from_base(&config);
         self.add_adapter(name, init_weights).map_err(|error| self.explained(error, &config))?;
+        self.follow_configuration(&config, &tensors, name)?;
         tensors.retain(|key, _| whole_weight_of(key, &layers).is_none());
         if let Some((field, _)) = config.not_trained() {
             let whole = take_whole(&mut tensors, std::mem::take(&mut vectors));
@@ -163,6 +166,26 @@ impl<M: BaseModel> PeftModel<M> {
         }
     }
 
+    /// Gives the adapter rows of a head that the configuration ties and the file does not, where its file has such: it was
+    /// trained where they were one. The head's other rows stay its own.
+    fn follow_configuration(&mut self, config: &PeftConfig, tensors: &StateDict, name: &str) -> Result<()> {
+        let (PeftConfig::TrainableTokens(config), Some(tie)) = (config, self.base.tied_by_configuration())
+        else {
+            return Ok(());
+        };
+        let stored = tensors.contains_key(&format!("{PREFIX}{}.{DELTA}", tie.layer));
+        let adapter = self.adapter(name)?;
+        if stored && adapter.rows_on(&tie.layer).is_none() && adapter.rows_on(&tie.source).is_some() {
+            let tokens = config.token_indices.clone();
+            let values = self.base.weight_rows(&tie.layer, &tokens)?;
+            let width = values.len() / tokens.len().max(1);
+            let rows = TrainedRows::new(tokens, width, values);
+            let layer = TrainableTokensLayer::new(tie.layer, Vec::new(), rows);
+            self.adapter_mut(name)?.tokens.push(layer);
+        }
+        Ok(())
+    }
+
     /// A whole embedding or head that is trained apart from the one it is tied to would make two matrices of one.
     fn refuse_whole_tied(&self, config: &PeftConfig, tensors: &StateDict) -> Result<()> {
         let PeftConfig::Lora(LoraConfig { modules_to_save: Some(modules), .. }) = config else {
@@ -172,7 +195,8 @@ impl<M: BaseModel> PeftModel<M> {
         for key in tensors.keys() {
             let Some(layer) = whole_weight_of(key, &layers) else { continue };
             let shares = tied.iter().any(|tie| tie.layer == layer.name || tie.source == layer.name);
-            if shares && modules.iter().any(|module| layer.name.ends_with(module.as_str())) {
+            let path = format!(".{}.", layer.name);
+            if shares && modules.iter().any(|module| path.contains(&format!(".{module}."))) {
                 let (field, tensor) = ("modules_to_save", key.clone());
                 let problem =
                     "which is one matrix with another module of this base; expected a base with two";

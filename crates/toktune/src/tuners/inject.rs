@@ -79,18 +79,25 @@ fn lora_layers(base: &impl BaseModel, config: &mut LoraConfig, adapter: &str) ->
         Ok((layer.name.clone(), LoraShape { r, inputs, outputs, scaling, dropout: config.lora_dropout }))
     };
     let shapes: Vec<(String, LoraShape)> = targets.into_iter().map(shape).collect::<Result<_>>()?;
-    // a rank from a file or a slip of the hand must not take all memory
-    let numbers = shapes.iter().map(|(_, of)| of.r as u64 * (of.inputs as u64 + of.outputs as u64));
-    let numbers = numbers.fold(0, u64::saturating_add);
-    let most = MANY_NUMBERS.max(base.num_parameters());
-    if numbers > most {
-        return Err(TunerError::TooManyNumbers { r: config.r, numbers, most }.into());
-    }
+    check_numbers(shapes.iter().map(|(_, shape)| shape), config.r, base.num_parameters())?;
     let made = shapes.into_iter().map(|(name, shape)| {
         let mut random = Random::named(config.common.seed, &[adapter, &name]);
         LoraLayer::new(name, shape, &config.init_lora_weights, &mut random)
     });
     Ok(made.collect())
+}
+
+/// A rank from a file, or a slip of the hand, must not take all memory.
+fn check_numbers<'a>(shapes: impl Iterator<Item = &'a LoraShape>, r: usize, of_base: u64) -> Result<()> {
+    let of = |shape: &LoraShape| {
+        (shape.inputs as u64).saturating_add(shape.outputs as u64).saturating_mul(shape.r as u64)
+    };
+    let numbers = shapes.map(of).fold(0, u64::saturating_add);
+    let most = MANY_NUMBERS.max(of_base);
+    if numbers > most {
+        return Err(TunerError::TooManyNumbers { r, numbers, most }.into());
+    }
+    Ok(())
 }
 
 /// The linear layers that are meant; the word for all of them is replaced by their names, as PEFT stores it.
@@ -150,4 +157,20 @@ fn lora_targets<'a>(
 /// Normal numbers with standard deviation `std`.
 pub(super) fn normal(n: usize, std: f32, mut random: Random) -> Vec<f32> {
     (0..n).map(|_| random.normal() as f32 * std).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_beyond_sense_is_refused_before_anything_is_made() {
+        let shape = |r| LoraShape { r, inputs: 4096, outputs: 4096, scaling: 1.0, dropout: 0.0 };
+        let check = |r, layers, of_base| check_numbers(vec![shape(r); layers].iter(), r, of_base);
+        assert!(check(256, 100, 0).is_ok() && check(4096, 100, 1 << 33).is_ok());
+        for (r, layers, of_base) in [(65_536, 1, 0), (4096, 100, 1 << 30), (usize::MAX, 3, u64::MAX - 1)] {
+            let error = check(r, layers, of_base).expect_err("too many");
+            assert!(matches!(error, crate::Error::Tuner(TunerError::TooManyNumbers { .. })), "{error}");
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub struct LoadResult {
 }
 
 pub(super) const PREFIX: &str = "base_model.model.";
-const DELTA: &str = "trainable_tokens_delta";
+pub(super) const DELTA: &str = "trainable_tokens_delta";
 
 /// What a key stands for.
 enum Slot {
