@@ -51,6 +51,10 @@ impl CommonConfig {
 
 /// The configuration of an adapter, of whichever method.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for an adapter, and a box would stand in every match"
+)]
 pub enum PeftConfig {
     /// Trainable Tokens alone.
     TrainableTokens(TrainableTokensConfig),

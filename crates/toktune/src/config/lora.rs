@@ -207,7 +207,7 @@ const OPTIONS_THAT_MATTER: [&str; 15] = [
 const MOST_RANK: usize = 1 << 16;
 
 /// Those of `names` that `keep` keeps.
-fn kept<'a>(names: Vec<&'a str>, keep: impl Fn(&str) -> Result<bool>) -> Result<Vec<&'a str>> {
+fn kept(names: Vec<&str>, keep: impl Fn(&str) -> Result<bool>) -> Result<Vec<&str>> {
     names.into_iter().filter_map(|name| keep(name).map(|is| is.then_some(name)).transpose()).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::TunerError;
 use super::adapter::DEFAULT_ADAPTER;
-use super::base::BaseModel;
+use super::base::{BaseModel, NamedLayer};
 use super::layer::TrainableTokensLayer;
 use super::model::PeftModel;
 use super::state_dict::{
@@ -122,6 +122,9 @@ impl<M: BaseModel> PeftModel<M> {
         let init_weights = started_from_base(&config);
         self.add_adapter(name, init_weights).map_err(|error| self.explained(error, &config))?;
         self.follow_configuration(&config, &tensors, name)?;
+        if self.base.has_other_linears() {
+            drop_idle_updates(&mut tensors, &layers);
+        }
         tensors.retain(|key, _| whole_weight_of(key, &layers).is_none());
         if let Some((field, _)) = config.not_trained() {
             let whole = take_whole(&mut tensors, std::mem::take(&mut vectors));
@@ -238,6 +241,20 @@ fn with_targets(mut stored: PeftConfig, made: &PeftConfig) -> PeftConfig {
         _ => {}
     }
     stored
+}
+
+/// Takes out the updates of layers that the base does not name, where they change nothing: PEFT wraps layers of a vision tower
+/// whose names end alike, and training on text leaves their `lora_B` at zero.
+fn drop_idle_updates(tensors: &mut StateDict, layers: &[NamedLayer]) {
+    let module = |key: &str| {
+        let name = key.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
+        let name = name.strip_suffix(".lora_B").or_else(|| name.strip_suffix(".lora_A"))?;
+        (!layers.iter().any(|layer| layer.name == name)).then(|| name.to_owned())
+    };
+    let idle = |tensor: &FrozenMatrix| tensor.decode_rows(0..tensor.rows()).iter().all(|x| *x == 0.0);
+    let found = tensors.iter().filter(|(key, tensor)| key.ends_with(".lora_B.weight") && idle(tensor));
+    let found: Vec<String> = found.filter_map(|(key, _)| module(key)).collect();
+    tensors.retain(|key, _| module(key).is_none_or(|name| !found.contains(&name)));
 }
 
 /// Takes the weights and biases of whole modules out of what an adapter's file holds, by the names of the modules.

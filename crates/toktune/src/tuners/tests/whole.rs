@@ -174,6 +174,23 @@ fn names_that_peft_loses_by_a_resize_are_told() {
 }
 
 #[test]
+fn updates_of_a_vision_tower_are_left_out_where_they_change_nothing() {
+    let other = "base_model.model.model.vision_tower.encoder.layers.0.self_attn.q_proj";
+    let with = |b: f32| {
+        let a = (format!("{other}.lora_A.weight"), vec![2, 8], vec![0.3; 16]);
+        adapter(
+            &base("gemma3_images"),
+            json!({}),
+            &[a, (format!("{other}.lora_B.weight"), vec![8, 2], vec![b; 16])],
+        )
+    };
+    assert!(PeftModel::from_pretrained(base("gemma3_images"), with(0.0).path()).is_ok());
+    let message =
+        PeftModel::from_pretrained(base("gemma3_images"), with(0.1).path()).expect_err("refused").to_string();
+    assert!(message.contains("unexpected tensor") && message.contains("vision_tower"), "{message}");
+}
+
+#[test]
 fn lora_beside_a_vision_tower_names_its_layers_in_full() {
     let config = LoraConfig { target_modules: names(&["q_proj"]), ..lora(&[5]) };
     let model = get_peft_model(base("gemma3_images"), config).expect("an adapter");
