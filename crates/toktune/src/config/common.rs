@@ -2,6 +2,7 @@
 
 use super::{LoraConfig, TrainableTokenIndices, TrainableTokensConfig};
 use crate::error::{Error, Result};
+use crate::tuners::TunerError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -98,7 +99,7 @@ impl PeftConfig {
             }
             Some("LORA") => {
                 let config: LoraConfig = serde_json::from_value(value).map_err(fields)?;
-                config.check()?;
+                config.check().map_err(|error| TunerError::in_file(path.clone(), error))?;
                 Ok(Self::Lora(config))
             }
             found => {

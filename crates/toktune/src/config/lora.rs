@@ -113,6 +113,16 @@ pub enum LayerPatterns {
     Several(Vec<String>),
 }
 
+impl LayerPatterns {
+    /// Whether it says nothing.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::One(pattern) => pattern.is_empty(),
+            Self::Several(patterns) => patterns.is_empty(),
+        }
+    }
+}
+
 impl TrainableTokenIndices {
     /// Every token of every list, in order.
     pub fn all(&self) -> Vec<u32> {
@@ -206,6 +216,9 @@ const OPTIONS_THAT_MATTER: [&str; 15] = [
 /// No layer is so wide that a higher rank could mean anything.
 const MOST_RANK: usize = 1 << 16;
 
+/// A pattern for each layer of the deepest model.
+const MOST_PATTERNS: usize = 1 << 14;
+
 /// Those of `names` that `keep` keeps.
 fn kept(names: Vec<&str>, keep: impl Fn(&str) -> Result<bool>) -> Result<Vec<&str>> {
     names.into_iter().filter_map(|name| keep(name).map(|is| is.then_some(name)).transpose()).collect()
@@ -243,7 +256,7 @@ impl LoraConfig {
             return option("layers_to_transform", found, "names in target_modules");
         }
         if let (None, Some(patterns)) = (&self.layers_to_transform, &self.layers_pattern)
-            && !matches!(patterns, LayerPatterns::Several(none) if none.is_empty())
+            && !patterns.is_empty()
         {
             return option("layers_pattern", format!("{patterns:?}"), "layers_to_transform beside it");
         }
@@ -285,6 +298,10 @@ impl LoraConfig {
             if !(1..=MOST_RANK).contains(r) {
                 return option("r", r.to_string(), "at least 1 and at most 65536");
             }
+        }
+        let patterns = self.rank_pattern.len().max(self.alpha_pattern.len());
+        if patterns > MOST_PATTERNS {
+            return option("rank_pattern or alpha_pattern", format!("{patterns} patterns"), "at most 16384");
         }
         let alphas = std::iter::once(&self.lora_alpha).chain(self.alpha_pattern.values());
         if let Some(alpha) = alphas.into_iter().find(|alpha| !alpha.is_finite()) {
@@ -345,22 +362,50 @@ impl LoraConfig {
         }
     }
 
-    /// The rank and the factor on the update of the layer `name`.
+    /// The ranks and factors of layers, with every pattern compiled once.
     ///
     /// # Errors
     /// A key of a pattern is no regular expression.
-    pub(crate) fn rank_and_scaling(&self, name: &str) -> Result<(usize, f64)> {
-        let r = match super::target_modules::pattern_key("rank_pattern", self.rank_pattern.keys(), name)? {
-            Some(key) => self.rank_pattern[key],
-            None => self.r,
-        };
-        let alpha =
-            match super::target_modules::pattern_key("alpha_pattern", self.alpha_pattern.keys(), name)? {
-                Some(key) => self.alpha_pattern[key],
-                None => self.lora_alpha,
-            };
-        Ok((r, if self.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }))
+    pub(crate) fn ranks(&self) -> Result<Ranks<'_>> {
+        let ranks = self.rank_pattern.iter().map(|(key, r)| Ok((Pattern::ending("rank_pattern", key)?, *r)));
+        let alphas =
+            self.alpha_pattern.iter().map(|(key, x)| Ok((Pattern::ending("alpha_pattern", key)?, *x)));
+        Ok(Ranks {
+            config: self,
+            ranks: ranks.collect::<Result<_>>()?,
+            alphas: alphas.collect::<Result<_>>()?,
+        })
     }
+}
+
+/// The ranks of a configuration's layers.
+pub(crate) struct Ranks<'a> {
+    config: &'a LoraConfig,
+    ranks: Vec<(Pattern<'a>, usize)>,
+    alphas: Vec<(Pattern<'a>, f64)>,
+}
+
+impl Ranks<'_> {
+    /// The rank and the factor on the update of the layer `name`: of the first pattern that matches the end of it, from a dot on
+    /// or in full.
+    ///
+    /// # Errors
+    /// A match takes too many steps.
+    pub(crate) fn of(&self, name: &str) -> Result<(usize, f64)> {
+        let r = first(&self.ranks, name)?.unwrap_or(self.config.r);
+        let alpha = first(&self.alphas, name)?.unwrap_or(self.config.lora_alpha);
+        Ok((r, if self.config.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }))
+    }
+}
+
+/// The value of the first pattern that matches.
+fn first<T: Copy>(patterns: &[(Pattern<'_>, T)], name: &str) -> Result<Option<T>> {
+    for (pattern, value) in patterns {
+        if pattern.is_match(name)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -393,16 +438,17 @@ mod tests {
             alpha_pattern: [("down_proj".to_string(), 3.0)].into(),
             ..LoraConfig::default()
         };
-        let of = |name: &str| config.rank_and_scaling(name).expect("valid");
+        let ranks = config.ranks().expect("valid");
+        let of = |name: &str| ranks.of(name).expect("valid");
         assert_eq!(of("model.layers.0.self_attn.k_proj"), (4, 2.0));
         assert_eq!(of("model.layers.0.self_attn.q_proj"), (16, 0.5));
         assert_eq!(of("model.layers.1.mlp.down_proj"), (2, 1.5));
         assert_eq!(of("model.layers.0.mlp.down_proj"), (4, 0.75));
         assert_eq!(of("model.layers.0.my_q_proj").0, 4, "only at a dot");
         let stabilised = LoraConfig { use_rslora: true, r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
-        assert_eq!(stabilised.rank_and_scaling("x").expect("valid"), (4, 4.0));
+        assert_eq!(stabilised.ranks().and_then(|ranks| ranks.of("x")).expect("valid"), (4, 4.0));
         let broken = LoraConfig { rank_pattern: [("(".to_string(), 1)].into(), ..LoraConfig::default() };
-        assert!(matches!(broken.rank_and_scaling("x"), Err(Error::Pattern { .. })));
+        assert!(matches!(broken.ranks(), Err(Error::Pattern { field: "rank_pattern", .. })));
     }
 
     #[test]

@@ -60,29 +60,18 @@ impl TargetModules {
     }
 }
 
-/// The first of the `patterns` that matches the end of `name`, from a dot on or in full: how PEFT looks a layer up in
-/// `rank_pattern` and `alpha_pattern`.
-///
-/// # Errors
-/// A pattern is no valid regular expression.
-pub(super) fn pattern_key<'a>(
-    field: &'static str,
-    patterns: impl Iterator<Item = &'a String>,
-    name: &str,
-) -> Result<Option<&'a String>> {
-    for pattern in patterns {
-        if Pattern::ending(field, pattern)?.is_match(name)? {
-            return Ok(Some(pattern));
-        }
-    }
-    Ok(None)
-}
+/// Characters that messages show.
+const SHOWN: usize = 200;
 
 impl std::fmt::Display for TargetModules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Names(names) => f.write_str(&names.join(", ")),
-            Self::Pattern(pattern) => f.write_str(pattern),
+        let text = match self {
+            Self::Names(names) => names.join(", "),
+            Self::Pattern(pattern) => pattern.clone(),
+        };
+        match text.char_indices().nth(SHOWN) {
+            None => f.write_str(&text),
+            Some((end, _)) => write!(f, "{}… ({} characters)", &text[..end], text.chars().count()),
         }
     }
 }
@@ -115,6 +104,16 @@ mod tests {
             assert_eq!(target.matching(&all).expect("valid"), expected, "{target:?}");
         }
         assert!(matches!(pattern("(").matching(&all), Err(Error::Pattern { .. })));
+    }
+
+    #[test]
+    fn messages_show_the_beginning_of_long_targets() {
+        let long = TargetModules::Names(vec!["model.layers.0.é".into(); 500]).to_string();
+        assert!(
+            long.starts_with("model.layers.0.é, ") && long.len() < 300 && long.ends_with("characters)"),
+            "{long}"
+        );
+        assert_eq!(TargetModules::Pattern("q.*".into()).to_string(), "q.*");
     }
 
     #[test]

@@ -193,6 +193,14 @@ pub enum TunerError {
         /// The module.
         module: String,
     },
+    /// A field of an adapter's file cannot be honoured, as the source says.
+    #[error("{path}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the field.
+        source: Box<crate::Error>,
+    },
     /// A folder of the model has more in it than is copied.
     #[error(
         "{path}: a module of modules.json with thousands of files, or folders seven deep; nothing was merged"
@@ -285,6 +293,30 @@ pub enum TunerError {
         /// The nearest there is.
         nearest: Option<String>,
     },
+}
+
+impl TunerError {
+    /// `error`, said of the file at `path` where it is about a field of a configuration; fields may also be given by hand.
+    pub(crate) fn in_file(path: PathBuf, error: crate::Error) -> crate::Error {
+        use crate::Error;
+        let of_field = matches!(
+            &error,
+            Error::Pattern { .. }
+                | Error::NoTarget { .. }
+                | Error::NotATokenMatrix { .. }
+                | Error::Tuner(
+                    Self::LoraOption { .. }
+                        | Self::NoLinear { .. }
+                        | Self::NoDefaultTargets { .. }
+                        | Self::LoraOnTokenMatrix { .. }
+                        | Self::LoraOutsideBlocks { .. }
+                        | Self::TooManyNumbers { .. }
+                        | Self::TargetedTwice { .. }
+                        | Self::TrainedWholeAndByRows { .. }
+                )
+        );
+        if of_field { Self::InFile { path, source: Box::new(error) }.into() } else { error }
+    }
 }
 
 fn near(nearest: &Option<String>) -> String {

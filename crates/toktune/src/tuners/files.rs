@@ -102,7 +102,7 @@ impl<M: BaseModel> PeftModel<M> {
                 for (kept, layer) in before {
                     self.base.restore(&layer, kept)?;
                 }
-                Err(error)
+                Err(TunerError::in_file(folder.join(CONFIG_FILE), error))
             }
         }
     }

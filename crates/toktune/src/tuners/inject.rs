@@ -73,8 +73,9 @@ fn lora_layers(base: &impl BaseModel, config: &mut LoraConfig, adapter: &str) ->
     // PEFT stores what it finds, whatever it was told
     config.fan_in_fan_out = base.has_fan_in_fan_out();
     let targets = lora_targets(base, &layers, config)?;
+    let ranks = config.ranks()?;
     let shape = |layer: &NamedLayer| {
-        let (r, scaling) = config.rank_and_scaling(&layer.name)?;
+        let (r, scaling) = ranks.of(&layer.name)?;
         let (inputs, outputs) = (layer.cols, layer.rows);
         Ok((layer.name.clone(), LoraShape { r, inputs, outputs, scaling, dropout: config.lora_dropout }))
     };

@@ -158,3 +158,72 @@ fn with_defaults(text: &ModelConfig, model_type: &str) -> ModelConfig {
     }
     ModelConfig::from_object(text.path(), object)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::families::of_model_type;
+    use serde_json::Value;
+
+    fn spec(value: Value) -> Result<ModelSpec> {
+        let config = ModelConfig::from_object("config.json", value.as_object().expect("an object").clone());
+        (of_model_type(&config)?.spec)(&config)
+    }
+
+    /// As the Hub has them, which leaves out what is usual.
+    #[test]
+    fn what_a_configuration_leaves_out_is_what_transformers_takes() {
+        let gemma = spec(json!({"model_type": "gemma3", "text_config": {
+            "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+        }}))
+        .expect("gemma-3-4b");
+        let of = &gemma.stack.attention;
+        assert_eq!((of.heads, of.kv_heads, of.head_dim, gemma.vocab_size), (8, 4, 256, 262_208));
+        assert!(
+            gemma.tied
+                && gemma.stack.layers[5].window.is_none()
+                && gemma.stack.layers[4].window == Some(1024)
+        );
+        let llava = spec(json!({"model_type": "llava", "text_config": {
+            "model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32064, "max_position_embeddings": 4096,
+        }}))
+        .expect("llava-1.5-7b");
+        let of = (&llava.stack.attention, llava.stack.hidden_size, llava.stack.layers.len());
+        assert_eq!((of.0.heads, of.0.kv_heads, of.0.head_dim, of.1, of.2), (32, 32, 128, 4096, 32));
+        let qwen = spec(json!({
+            "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151_936, "rope_theta": 1e6,
+            "use_sliding_window": false, "sliding_window": 32768, "max_window_layers": 70, "tie_word_embeddings": true,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        }))
+        .expect("Qwen2.5-VL-3B");
+        assert!(qwen.tied && qwen.stack.layers.iter().all(|layer| layer.window.is_none()));
+        assert_eq!((qwen.stack.ropes[0].theta, qwen.stack.attention.qkv_bias), (1e6, true));
+    }
+
+    #[test]
+    fn flags_of_tying_count_where_transformers_reads_them() {
+        for (model_type, top, nested, expected) in [
+            ("llava", None, Some(true), true),
+            ("qwen2_vl", Some(false), Some(true), true),
+            ("qwen3_vl", None, Some(true), false),
+            ("qwen3_vl", Some(true), None, true),
+            ("mistral3", None, Some(false), true),
+            ("mistral3", Some(false), Some(true), false),
+            ("gemma3", Some(false), Some(true), false),
+        ] {
+            let mut config = json!({"model_type": model_type, "text_config": {}});
+            for (flag, at) in [(top, "/"), (nested, "/text_config")] {
+                let object = if at == "/" { Some(&mut config) } else { config.pointer_mut(at) };
+                if let (Some(flag), Some(Value::Object(object))) = (flag, object) {
+                    object.insert("tie_word_embeddings".into(), flag.into());
+                }
+            }
+            assert_eq!(spec(config.clone()).expect("a description").tied, expected, "{config}");
+        }
+        let error =
+            spec(json!({"model_type": "llava", "text_config": {"model_type": "phi"}})).expect_err("refused");
+        assert!(error.to_string().contains("text_config.model_type"), "{error}");
+    }
+}

@@ -105,6 +105,23 @@ fn whole_modules_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
+fn what_is_wrong_with_a_field_of_a_file_is_said_of_the_file() {
+    for (fields, expected) in [
+        (json!({"r": 0}), "r is 0; expected at least 1"),
+        (json!({"target_modules": "(x"}), "target_modules '(x'"),
+        (json!({"target_modules": ["q_prj"]}), "did you mean 'q_proj'"),
+        (json!({"rank_pattern": {"(": 2}}), "rank_pattern '('"),
+        (json!({"exclude_modules": "["}), "exclude_modules '['"),
+    ] {
+        let folder = adapter(&base("qwen2"), fields, &[]);
+        let error = PeftModel::from_pretrained(base("qwen2"), folder.path()).expect_err("refused");
+        let message = error.to_string();
+        assert!(matches!(error, Error::Tuner(TunerError::InFile { .. })), "{message}");
+        assert!(message.contains("adapter_config.json: ") && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn a_head_that_differs_in_a_few_rows_keeps_its_others() {
     let mut source = HubModel::read("llama_tied");
     let (_, shape, mut values) =
