@@ -47,7 +47,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
         true => {
             report::warning(&format!(
                 "{lost} is one module with {} in a model that was resized for added tokens: PEFT cannot open this adapter, \
-                 toktune can, and can merge it (--target-modules {0} for one that PEFT opens)",
+                 and a merged model has one matrix for both; toktune alone can use it (--target-modules {0} for rows that \
+                 both sides share)",
                 model.base().embedding_name()
             ));
             Opened::ByToktune
@@ -282,7 +283,7 @@ enum Opened {
     Alone(&'static str),
     /// By `PeftModel`, over a base of this class.
     OverBase(&'static str),
-    /// Not at all, until it is merged.
+    /// Not at all.
     ByToktune,
 }
 
@@ -352,7 +353,9 @@ fn close(
     // transformers needs a folder beneath the adapter
     rows.push(match opened {
         _ if args.model.to_lowercase().ends_with(".gguf") => ("for Python", merge_command(args)),
-        Opened::ByToktune => ("for Python", merge_command(args)),
+        Opened::ByToktune => {
+            ("in Python", "not at all: PEFT does not find its module after the resize".into())
+        }
         Opened::Alone(class) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
         Opened::OverBase(class) => {
             ("in Python", format!("PeftModel.from_pretrained({class}..., \"{folder}\")"))

@@ -97,11 +97,7 @@ fn card(
             "\nPEFT cannot open this adapter: in a model that was resized for added tokens it does not find {}.",
             lost.join(", ")
         )?;
-        writeln!(text, "Use it with toktune, or as a plain model:\n")?;
-        writeln!(
-            text,
-            "```sh\ntoktune merge --model {base} --adapter path/to/this/folder --output merged\n```"
-        )?;
+        writeln!(text, "Use it with toktune.")?;
     } else if base.to_lowercase().ends_with(".gguf") {
         writeln!(
             text,
