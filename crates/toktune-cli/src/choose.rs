@@ -1,6 +1,6 @@
 //! Which tokens are trained: flags to ids, with tokens added to the tokenizer on the way.
 
-use crate::args::TokenArgs;
+use crate::args::ChoiceArgs;
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
@@ -24,7 +24,7 @@ pub struct Chosen {
 /// Resolves the flags; new tokens are in `tokenizer` afterwards.
 ///
 /// Without a token there is nothing to train, unless `lora` is.
-pub fn choose(args: &TokenArgs, lora: bool, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
+pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
     let mut chosen = Chosen::default();
     // each id with the flag that chose it, for a message about the second
     let mut origins: Vec<(u32, String)> =

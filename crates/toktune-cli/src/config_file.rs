@@ -180,7 +180,8 @@ mod tests {
         lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle seed precision device \
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \
         log-format adapter save-embedding-layers lora-r lora-alpha lora-dropout lora-target-modules \
-        lora-use-rslora lora-learning-rate mlm-probability mask-trained-tokens";
+        lora-use-rslora lora-learning-rate mlm-probability mask-trained-tokens prompt-key completion-key \
+        text-key sample-by data-cache";
 
     fn train() -> Command {
         let mut command = Cli::command();

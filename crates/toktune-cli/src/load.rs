@@ -1,10 +1,9 @@
 //! Opening a model with its tokenizer, and an adapter over it.
 
-use crate::args::{DataArgs, ModelArgs};
+use crate::args::ModelArgs;
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
-use toktune::data::{Collator, DataError, DataOptions, Dataset, Masking, ModelKind};
 use toktune::models::{AutoModel, PretrainedModel};
 use toktune::text::{AutoTokenizer, TextError};
 use toktune::tuners::{ActiveRows, PeftModel};
@@ -147,54 +146,4 @@ impl Loaded {
             Loaded::Adapted(model) => model.token_indices(),
         }
     }
-}
-
-/// What makes the batches of `model`; `seed` is that of the masks of a masked language model.
-pub fn collator(model: &PretrainedModel, tokenizer: &Tokenizer, seed: u64) -> Collator {
-    match (model.kind(), model.spec().decoder_inputs) {
-        (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
-        (ModelKind::SentencePairs, _) => Collator::SentencePairs,
-        (ModelKind::MaskedLm, _) => Collator::MaskedLm(match tokenizer {
-            Ok(tokenizer) => Masking::of(tokenizer, seed),
-            Err(_) => Masking::none(),
-        }),
-        _ => Collator::Causal,
-    }
-}
-
-/// Reads data for `model`, to be made into batches by `collator`.
-pub fn data(
-    files: &[PathBuf],
-    tokenizer: &Tokenizer,
-    args: &DataArgs,
-    model: &PretrainedModel,
-    collator: &Collator,
-) -> Outcome<Dataset> {
-    let options = DataOptions {
-        collator: collator.clone(),
-        loss_on: args.loss_on,
-        max_length: args.max_length.or(model.sentence().max_seq_length),
-        max_positions: model.stack().spec().max_positions,
-        ..DataOptions::new(model.vocabulary())
-    };
-    read(files, tokenizer, &options)
-}
-
-/// Reads data to look at, longer rows than the model can take among them.
-pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &PretrainedModel) -> Outcome<Dataset> {
-    read(
-        files,
-        tokenizer,
-        &DataOptions { collator: collator(model, tokenizer, 0), ..DataOptions::new(model.vocabulary()) },
-    )
-}
-
-fn read(files: &[PathBuf], tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {
-    Dataset::read(files, tokenizer.as_ref().ok(), options).map_err(|error| match (&error, tokenizer) {
-        // the data's error cannot know why there is no tokenizer
-        (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
-            Failure::Failed(format!("{error} ({reason})"))
-        }
-        _ => error.into(),
-    })
 }

@@ -11,6 +11,7 @@ mod args;
 mod choose;
 mod commands;
 mod config_file;
+mod data;
 mod failure;
 mod load;
 mod machine;

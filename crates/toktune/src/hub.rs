@@ -1,4 +1,4 @@
-//! Models named by their id of the HuggingFace Hub, kept in the cache that HuggingFace's own tools use.
+//! Models and sets of data named by their id of the HuggingFace Hub, kept in the cache that HuggingFace's own tools use.
 //!
 //! A model that the cache holds is used as it lies there, without asking the network: a run does not change
 //! because somebody changed the model. Delete its folder in the cache to have it fetched anew. `HF_HOME` says
@@ -6,13 +6,14 @@
 //! `HF_ENDPOINT` where models come from, and `HF_TOKEN` (or the token that `hf auth login` stored) opens
 //! gated ones.
 
+use crate::data::DataSource;
 use crate::error::{Error, Result};
 use crate::weights::WeightsError;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 /// Weights, the best kind first: a single file, the index of several, how those end.
@@ -21,7 +22,17 @@ const WEIGHTS: [(&str, &str, &str); 2] = [
     ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
 ];
 /// What is fetched beside configuration and weights, where it is there.
-const BESIDE: [&str; 5] = [
+const BESIDE: [&str; 15] = [
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,19 +62,14 @@ pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
         return Ok(folder);
     }
     let fault = |problem: String| Error::Hub { id: id.to_string(), problem };
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty()).or(cache.token());
-    let api: Api = ApiBuilder::from_env()
-        .with_token(token.map(|token| token.trim().to_string()))
-        .with_progress(false)
-        .build()
-        .map_err(|e| fault(described(&e, &cache)))?;
-    let api = api.repo(repo);
+    let api = client(&cache, id)?.repo(repo.clone());
     let info = api.info().map_err(|e| fault(described(&e, &cache)))?;
     let there: BTreeSet<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
     if !there.contains(CONFIG) {
         return Err(fault(format!("it has no {CONFIG}, so it is no model of transformers")));
     }
-    let mut fetch = |name: &str| fetch(&api, &cache, id, &info.sha, name, tell);
+    let mut fetch =
+        |name: &str| fetch(&Snapshot { api: &api, cache: &cache, repo: &repo, sha: &info.sha }, name, tell);
     // the configuration last: a cache that has it has the rest
     for name in BESIDE.into_iter().filter(|name| there.contains(name)) {
         fetch(name)?;
@@ -127,23 +133,65 @@ fn shards(index: &Path, ending: &str) -> Result<BTreeSet<String>> {
     Ok(shards)
 }
 
-/// A file of commit `sha`, from the cache or the network.
-fn fetch(
-    api: &ApiRepo,
-    cache: &Cache,
-    id: &str,
-    sha: &str,
-    name: &str,
-    tell: &mut dyn FnMut(&str),
-) -> Result<PathBuf> {
-    let folder = cache.repo(Repo::model(id.to_string())).pointer_path(sha);
-    let kept = folder.join(name);
+/// The client, with the user's token.
+fn client(cache: &Cache, id: &str) -> Result<Api> {
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty()).or(cache.token());
+    ApiBuilder::from_env()
+        .with_token(token.map(|token| token.trim().to_string()))
+        .with_progress(false)
+        .build()
+        .map_err(|e| Error::Hub { id: id.to_string(), problem: described(&e, cache) })
+}
+
+/// The files of a set of data, in the cache that HuggingFace's own tools use. `name` is `ORGANISATION/NAME`, or with a folder
+/// of it behind; only the files of the split that `source` asks for are fetched, `tell` told the name of each before. Its
+/// path becomes that of the set's folder.
+///
+/// # Errors
+/// The Hub cannot be reached, knows no such set or does not open it; the set has no such split.
+pub fn data_set(name: &str, source: DataSource, tell: &mut dyn FnMut(&str)) -> Result<DataSource> {
+    let mut parts = name.splitn(3, '/');
+    let id = parts.by_ref().take(2).collect::<Vec<_>>().join("/");
+    let below = parts.next().unwrap_or_default();
+    let fault = |problem: String| Error::Hub { id: id.clone(), problem };
+    if !is_id(&id) {
+        return Err(fault("expected ORGANISATION/NAME of a set of data".into()));
+    }
+    let (cache, repo) = (Cache::from_env(), Repo::dataset(id.clone()));
+    let api = client(&cache, &id)?.repo(repo.clone());
+    let info = api.info().map_err(|e| fault(described(&e, &cache)))?;
+    let listing = info.siblings.iter().map(|file| PathBuf::from(&file.rfilename));
+    let within: Vec<PathBuf> = listing
+        .filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))))
+        .filter_map(|path| path.strip_prefix(below).map(Path::to_path_buf).ok())
+        .collect();
+    let shown = DataSource { name: Some(format!("hf:{name}")), ..source };
+    let snapshot = Snapshot { api: &api, cache: &cache, repo: &repo, sha: &info.sha };
+    for file in crate::data::choose_files(within, &shown)? {
+        let file = Path::new(below).join(file);
+        fetch(&snapshot, &file.to_string_lossy(), tell)?;
+    }
+    let folder = cache.repo(repo).pointer_path(&info.sha);
+    Ok(DataSource { path: if below.is_empty() { folder } else { folder.join(below) }, ..shown })
+}
+
+/// One commit of a repository of the Hub.
+struct Snapshot<'s> {
+    api: &'s ApiRepo,
+    cache: &'s Cache,
+    repo: &'s Repo,
+    sha: &'s str,
+}
+
+/// A file of a commit, from the cache or the network.
+fn fetch(of: &Snapshot<'_>, name: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let kept = of.cache.repo(of.repo.clone()).pointer_path(of.sha).join(name);
     if kept.exists() {
         return Ok(kept);
     }
     tell(name);
-    let fault = |problem: String| Error::Hub { id: id.to_string(), problem };
-    let path = api.download(name).map_err(|e| fault(format!("{name}: {}", described(&e, cache))))?;
+    let fault = |problem: String| Error::Hub { id: of.repo.folder_name(), problem };
+    let path = of.api.download(name).map_err(|e| fault(format!("{name}: {}", described(&e, of.cache))))?;
     if path != kept {
         return Err(fault("it was changed while it was being fetched; try again".into()));
     }

@@ -79,7 +79,7 @@ impl Case {
 
     /// The batch of all rows.
     fn whole(&self) -> RaggedBatch {
-        self.data.batch(&(0..self.data.len()).collect::<Vec<_>>(), 0)
+        self.data.batch(&(0..self.data.len()).collect::<Vec<_>>(), 0).expect("whole")
     }
 }
 
@@ -114,7 +114,7 @@ fn six_steps_equal_pefts() {
         );
         for (i, loss) in case.json["losses"].as_array().expect("losses").iter().enumerate() {
             let chosen: Vec<usize> = (0..size).map(|j| (i * size + j) % rows).collect();
-            let batch = case.data.batch(&chosen, 0);
+            let batch = case.data.batch(&chosen, 0).expect("whole");
             let output = run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
                 .expect("a step");
             if i == 0 {
@@ -140,7 +140,7 @@ fn six_steps_equal_pefts() {
 fn outputs_equal_transformers() {
     Case::each(|case| {
         let model = case.base();
-        let batch = case.data.batch(&(0..case.batch_size()).collect::<Vec<_>>(), 0);
+        let batch = case.data.batch(&(0..case.batch_size()).collect::<Vec<_>>(), 0).expect("whole");
         let tokens = TokenRows { ids: &batch.ids, starts: &batch.starts, trained: None };
         let flat = |x: candle_core::Tensor| -> Vec<f32> {
             x.flatten_all().and_then(|l| l.to_vec1()).expect("numbers")
@@ -235,7 +235,7 @@ fn ragged_rows_give_what_each_sequence_gives_alone() {
         }
         let model = case.model();
         let of = |rows: &[usize]| {
-            let batch = case.data.batch(rows, 0);
+            let batch = case.data.batch(rows, 0).expect("whole");
             run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
                 .expect("a step")
         };

@@ -85,7 +85,7 @@ fn six_steps(name: &str, model: &mut PeftModel, kept: u64) -> (Vec<f64>, Vec<Vec
         let output = run(
             model.base(),
             model.active(),
-            &data.batch(&chosen, 0),
+            &data.batch(&chosen, 0).expect("whole"),
             Wanted::Gradients,
             StepOptions { kept_bytes: kept, ..StepOptions::default() },
         )

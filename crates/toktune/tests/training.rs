@@ -7,7 +7,7 @@ use common::{fixture, rows_file};
 use std::path::Path;
 use toktune::Error;
 use toktune::config::{TargetModules, TrainableTokensConfig};
-use toktune::data::{DataOptions, Dataset, RaggedBatch};
+use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
     CacheConstants, CacheLocation, CachedExamples, ConstantCache, Evaluation, LOG_FILE, LrScheduler, StepLog,
@@ -176,7 +176,7 @@ fn the_second_epoch_finds_the_constants_of_the_first() {
     let settings = CacheConstants { location: CacheLocation::Memory, limit: 1 << 30 };
     let mut cache = ConstantCache::new(&settings).expect("a cache");
     let examples: Vec<usize> = (0..data.len()).collect();
-    let batch = RaggedBatch::causal(&data.examples);
+    let batch = data.batch(&examples, 0).expect("whole");
     let mut step = || {
         let constants = Some(CachedExamples { cache: &mut cache, examples: &examples });
         let options = StepOptions { kept_bytes: 0, constants };

@@ -7,7 +7,7 @@ mod train;
 mod values;
 
 pub use shared::{DataArgs, MachineArgs, ModelArgs, OutputArgs};
-pub use train::{TokenArgs, TrainArgs};
+pub use train::{ChoiceArgs, TrainArgs};
 pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
 
 use clap::{Args, Parser, Subcommand};
@@ -41,6 +41,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Loss and perplexity on data, overall and at the trained tokens
     Eval(EvalArgs),
+    /// Show rows of data as the model will see them
+    Preview(PreviewArgs),
     /// Continue a prompt or a conversation
     Generate(GenerateArgs),
     /// Write a plain model folder with the trained rows in it
@@ -60,9 +62,10 @@ pub enum Command {
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Rows of JSONL to evaluate on
+    /// Rows to evaluate on: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
+    /// set of the Hub, `-` for the standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub data: Vec<PathBuf>,
+    pub data: Vec<String>,
     /// Also evaluate the model without the adapter, and show both
     #[arg(long, requires = "adapter")]
     pub compare_base: bool,
@@ -79,6 +82,36 @@ pub struct EvalArgs {
     pub options: DataArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Flags of `preview`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "toktune preview --model MODEL --data FILE... [--add-token TOKEN...] [OPTIONS]",
+    after_help = "Give it the flags that training will have: tokens, --loss-on, --max-length.\n\n\
+        Examples:\n  \
+        toktune preview --model smollm2.gguf --data train.jsonl --add-token '<calc>' --add-token '</calc>'\n  \
+        toktune preview --model models/llama --data chats.jsonl --rows 1 --log-format json"
+)]
+pub struct PreviewArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Rows to show: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
+    /// set of the Hub, `-` for the standard input
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub data: Vec<String>,
+    /// How many rows are shown
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rows: usize,
+    /// The number of the first one
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub from: usize,
+    #[command(flatten)]
+    pub tokens: ChoiceArgs,
+    #[command(flatten)]
+    pub options: DataArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -158,12 +191,14 @@ pub struct MergeArgs {
 #[command(after_help = "Examples:\n  toktune inspect smollm2.gguf\n  toktune inspect out\n  \
         toktune inspect train.jsonl --model smollm2.gguf")]
 pub struct InspectArgs {
-    /// A model (folder, .gguf file or id of the Hub), an adapter's folder or a .jsonl data file
+    /// A model (folder, .gguf file or id of the Hub), an adapter's folder, or a file or folder of data
     #[arg(value_name = "DIR|FILE|ID")]
     pub path: PathBuf,
     /// For an adapter: its base; for data: the model whose tokenizer counts the tokens
     #[arg(long, value_name = "DIR|FILE|ID")]
     pub model: Option<String>,
+    #[command(flatten)]
+    pub options: DataArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -1,9 +1,9 @@
 //! Flags that several commands have.
 
-use super::values::{DeviceChoice, LogFormat, Precision, loss_on};
+use super::values::{DeviceChoice, LogFormat, Precision, loss_on, sample_by};
 use clap::Args;
 use std::path::PathBuf;
-use toktune::data::LossOn;
+use toktune::data::{LossOn, SampleBy};
 
 /// Which model, with which adapter.
 #[derive(Debug, Args)]
@@ -21,6 +21,7 @@ pub struct ModelArgs {
 
 /// How rows become examples.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
 pub struct DataArgs {
     /// Cut longer rows at the end
     #[arg(long, value_name = "N")]
@@ -29,6 +30,25 @@ pub struct DataArgs {
     /// rows that have one, everything of the others]
     #[arg(long, value_name = "all|completion", value_parser = loss_on(), hide_possible_values = true)]
     pub loss_on: Option<LossOn>,
+    /// The key of the prompt in rows that call it otherwise
+    #[arg(long, value_name = "KEY")]
+    pub prompt_key: Option<String>,
+    /// The key of the completion in rows that call it otherwise
+    #[arg(long, value_name = "KEY")]
+    pub completion_key: Option<String>,
+    /// The key of the text in rows that call it otherwise
+    #[arg(long, value_name = "KEY")]
+    pub text_key: Option<String>,
+    /// What a row of a plain text file is
+    #[arg(
+        long, default_value = "line", value_name = "line|paragraph|document", value_parser = sample_by(),
+        hide_possible_values = true
+    )]
+    pub sample_by: SampleBy,
+    /// Keep encoded rows for the next run in this folder, or nowhere [default: the user's cache folder, for data of
+    /// more than 4 MB]
+    #[arg(long, value_name = "DIR|none")]
+    pub data_cache: Option<PathBuf>,
 }
 
 /// On what it runs.

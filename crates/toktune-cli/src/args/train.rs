@@ -27,9 +27,10 @@ pub struct TrainArgs {
     /// The model: a folder, a .gguf file or an id of the Hub
     #[arg(long, value_name = "DIR|FILE|ID")]
     pub model: String,
-    /// Rows of JSONL: `prompt` and `completion`, `messages`, `text`, or `input_ids` (and `labels`)
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub data: Vec<PathBuf>,
+    /// Rows to train on: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
+    /// set of the Hub, `-` for the standard input; `:2` behind one has its rows seen twice an epoch
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE[:WEIGHT]")]
+    pub data: Vec<String>,
     /// A new folder for the adapter, the log and the checkpoints
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
@@ -52,10 +53,10 @@ pub struct TrainArgs {
     pub machine: MachineArgs,
 }
 
-/// Which rows are trained, and what they start from.
+/// Which tokens are chosen.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Tokens (any of them together)")]
-pub struct TokenArgs {
+pub struct ChoiceArgs {
     /// Ids of tokens, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     pub token_ids: Vec<u32>,
@@ -68,6 +69,14 @@ pub struct TokenArgs {
     /// A token to add as a special one, hidden from generated text by default; may be repeated
     #[arg(long, value_name = "TOKEN")]
     pub add_special_token: Vec<String>,
+}
+
+/// Which rows are trained, and what they start from.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Tokens (any of them together)")]
+pub struct TokenArgs {
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// Embedding and head to train rows of: names, or a regular expression for full names [default: the
     /// embedding, and the head too when tokens are added to an untied model]
     #[arg(long, value_name = "NAMES|REGEX")]
@@ -237,7 +246,7 @@ impl MaskArgs {
 pub struct RunArgs {
     /// Held-out rows, evaluated before and after
     #[arg(long, num_args = 1.., value_name = "FILE")]
-    pub eval_data: Vec<PathBuf>,
+    pub eval_data: Vec<String>,
     /// Also evaluate every N steps
     #[arg(long, value_name = "N", requires = "eval_data")]
     pub eval_every: Option<u64>,

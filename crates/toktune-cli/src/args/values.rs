@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::str::FromStr;
-use toktune::data::LossOn;
+use toktune::data::{LossOn, SampleBy};
 use toktune::train::LrScheduler;
 use toktune::tuners::{MergedType, SaveEmbeddingLayers};
 
@@ -123,6 +123,11 @@ pub fn save_embedding_layers() -> impl TypedValueParser<Value = SaveEmbeddingLay
 /// What the loss is on, by its name.
 pub fn loss_on() -> impl TypedValueParser<Value = LossOn> {
     named([("all", LossOn::All), ("completion", LossOn::Completion)])
+}
+
+/// What a row of a text file is, by its name.
+pub fn sample_by() -> impl TypedValueParser<Value = SampleBy> {
+    named(SampleBy::NAMES)
 }
 
 /// A number of bytes: digits, with a fraction if need be, and a decimal unit.

@@ -2,8 +2,9 @@
 
 use crate::args::{EvalArgs, LogFormat};
 use crate::choose::existing;
+use crate::data;
 use crate::failure::{Failure, Outcome};
-use crate::load::{self, Loaded};
+use crate::load::Loaded;
 use crate::machine::Machine;
 use crate::report;
 use serde_json::json;
@@ -31,8 +32,8 @@ pub fn run(args: &EvalArgs) -> Outcome {
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
         return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
     }
-    let collator = load::collator(model.base(), &tokenizer, 0);
-    let data = load::data(&args.data, &tokenizer, &args.options, model.base(), &collator)?;
+    let collator = data::collator(model.base(), &tokenizer, 0);
+    let data = data::read(&args.data, false, &tokenizer, &args.options, model.base(), &collator)?;
     let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);
     let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };
     let result = pass(model.active())?;
@@ -43,7 +44,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
             "event": "eval",
             "model": args.model.model,
             "adapter": args.model.adapter,
-            "rows": data.len(),
+            "rows": data.rows(),
             "input_tokens": data.tokens(),
         });
         for (key, value) in of(&result).as_object().into_iter().flatten() {
@@ -60,7 +61,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
         shown.insert(0, ("base", base));
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}, {}", report::plural(data.len(), "row"), report::plural(data.tokens(), "token"))?;
+    writeln!(out, "{}, {}", report::plural(data.rows(), "row"), report::plural(data.tokens(), "token"))?;
     for line in report::evaluation_table(&shown, tokenizer, report::stdout_style()) {
         writeln!(out, "{line}")?;
     }

@@ -2,16 +2,16 @@
 
 use super::inspect_adapter;
 use crate::args::{InspectArgs, LogFormat};
+use crate::data::{self, Sources};
 use crate::failure::Outcome;
-use crate::load::{self, Tokenizer};
+use crate::load;
 use crate::report;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::Path;
 use toktune::Device;
 use toktune::config::CONFIG_FILE;
-use toktune::data::{Dataset, survey};
-use toktune::models::{ModelKind, PretrainedModel};
+use toktune::data::{Collator, DataOptions, DataSource, survey};
+use toktune::models::ModelKind;
 use toktune::text::AutoTokenizer;
 
 /// What was found: a title, named values for people, and all of it for programs.
@@ -25,12 +25,11 @@ pub(super) struct Found {
 pub fn run(args: &InspectArgs) -> Outcome {
     toktune::runtime::instruction_set()?;
     let path = &args.path;
-    let is_data =
-        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("json"));
+    let is_model = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     let found = if path.join(CONFIG_FILE).is_file() {
         inspect_adapter::look(path, args.model.as_deref())?
-    } else if path.is_file() && is_data {
-        data(path, args.model.as_deref())?
+    } else if (path.is_file() && !is_model) || (path.is_dir() && !path.join("config.json").is_file()) {
+        rows(args)?
     } else {
         model(&path.to_string_lossy())?
     };
@@ -125,8 +124,11 @@ fn model(name: &str) -> Outcome<Found> {
     Ok(Found { title: "model", rows: table, json })
 }
 
-fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
-    let found = survey(path)?;
+fn rows(args: &InspectArgs) -> Outcome<Found> {
+    let path = &args.path;
+    // the rows are counted for any model
+    let any = data::options(&args.options, &Collator::Causal, usize::MAX);
+    let found = survey(&DataSource::new(path), &any)?;
     let kinds: Vec<String> = found
         .kinds
         .iter()
@@ -150,10 +152,9 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
         "kind": "data", "rows": found.rows, "kinds": found.kinds, "labelled_rows": found.labelled,
         "rows_with_labels_apart": found.labels_apart, "messages": found.messages,
     });
-    match model {
+    match &args.model {
         Some(name) => {
-            let (model, tokenizer) = load::model(name, &Device::Cpu)?;
-            let (mut rows, numbers) = lengths(path, &model, &tokenizer)?;
+            let (mut rows, numbers) = lengths(args, name)?;
             table.append(&mut rows);
             json["tokens"] = numbers;
         }
@@ -162,14 +163,19 @@ fn data(path: &Path, model: Option<&str>) -> Outcome<Found> {
     Ok(Found { title: "data", rows: table, json })
 }
 
-fn lengths(
-    path: &Path,
-    model: &PretrainedModel,
-    tokenizer: &Tokenizer,
-) -> Outcome<(Vec<(String, String)>, Value)> {
-    let data: Dataset = load::any_length(&[path.to_path_buf()], tokenizer, model)?;
-    let sequences = data.examples.iter().flat_map(|e| [&e.input_ids, &e.second]);
-    let mut lengths: Vec<usize> = sequences.map(Vec::len).filter(|length| *length > 0).collect();
+fn lengths(args: &InspectArgs, model: &str) -> Outcome<(Vec<(String, String)>, Value)> {
+    let (model, tokenizer) = load::model(model, &Device::Cpu)?;
+    let collator = data::collator(&model, &tokenizer, 0);
+    // longer rows than the model can take are counted, not refused
+    let options: DataOptions = data::options(&args.options, &collator, model.vocabulary());
+    let sources = Sources::find(&[args.path.to_string_lossy().into_owned()], false)?;
+    let data = data::read_sources(&sources, &tokenizer, &options)?;
+    let mut sequences = Vec::new();
+    for example in data.examples() {
+        let example = example?;
+        sequences.extend([example.input_ids.len(), example.second.len()]);
+    }
+    let mut lengths: Vec<usize> = sequences.into_iter().filter(|length| *length > 0).collect();
     lengths.sort_unstable();
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));

@@ -5,6 +5,7 @@ mod generate;
 mod inspect;
 mod inspect_adapter;
 mod merge;
+mod preview;
 mod train;
 
 use crate::args::Command;
@@ -15,6 +16,7 @@ pub fn run(command: Command) -> Outcome {
     match command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),

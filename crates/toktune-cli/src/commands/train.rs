@@ -4,6 +4,7 @@
 
 use crate::args::{Init, LogFormat, TrainArgs};
 use crate::choose::{Chosen, choose, spelling};
+use crate::data;
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
@@ -14,7 +15,7 @@ use toktune::Error;
 use toktune::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
-use toktune::data::{Dataset, TokenUse, audit};
+use toktune::data::{Dataset, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
 use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
@@ -34,7 +35,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     arguments.check_output()?;
     let mut machine = Machine::new(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
-    let mut collator = load::collator(&base, &tokenizer, args.steps.seed);
+    let mut collator = data::collator(&base, &tokenizer, args.steps.seed);
     machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
@@ -58,10 +59,10 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
     args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
-    let train = load::data(&args.data, &tokenizer, &args.options, model.base(), &collator)?;
+    let train = data::read(&args.data, true, &tokenizer, &args.options, model.base(), &collator)?;
     let eval = match args.run.eval_data.as_slice() {
         [] => None,
-        files => Some(load::data(files, &tokenizer, &args.options, model.base(), &collator)?),
+        files => Some(data::read(files, false, &tokenizer, &args.options, model.base(), &collator)?),
     };
     let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
     let tokenizer = tokenizer.as_ref().ok();
@@ -80,8 +81,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
             report::bytes(budget)
         ));
     }
-    let data = (&train, eval.as_ref());
-    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, data)?);
+    let sets = (&train, eval.as_ref());
+    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, sets)?);
     if args.run.profile {
         toktune::profile::start();
     }
@@ -107,7 +108,7 @@ fn from_adapter(base: PretrainedModel, tokenizer: Tokenizer, folder: &Path) -> O
 fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
     let flags = &args.tokens;
     let lora = args.lora.config().map_err(Failure::Usage)?;
-    let chosen = choose(flags, lora.is_some(), &mut tokenizer)?;
+    let chosen = choose(&flags.choice, lora.is_some(), &mut tokenizer)?;
     if let (true, Ok(tokenizer)) = (chosen.changed_tokenizer, &tokenizer) {
         let (before, size) = (base.vocabulary(), tokenizer.vocab_size());
         base.resize_token_embeddings(size);
@@ -203,8 +204,8 @@ fn beside_lora(
 }
 
 /// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
-fn audited(data: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
-    let uses = audit(data, ids);
+fn audited(dataset: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
+    let uses = dataset.uses(ids);
     let name = |id: u32| match spelling(tokenizer, id) {
         Some(token) => format!("'{token}' (id {id})"),
         None => format!("{id}"),

@@ -5,6 +5,7 @@ use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use toktune::config::PeftConfig;
 use toktune::train::Trainer;
 
@@ -50,10 +51,14 @@ impl LoraLine {
 }
 
 /// Rows, tokens and labels of data.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DataLine {
     /// Rows.
     pub rows: usize,
+    /// Rows by the key that their form is known by.
+    pub kinds: BTreeMap<String, usize>,
+    /// Sequences that the rows give, which are what batches count.
+    pub sequences: usize,
     /// Tokens of all rows.
     pub tokens: usize,
     /// Labels of all rows.
@@ -64,14 +69,32 @@ pub struct DataLine {
 
 impl From<&toktune::data::Dataset> for DataLine {
     fn from(data: &toktune::data::Dataset) -> Self {
-        let (rows, tokens) = (data.len(), data.tokens());
-        Self { rows, tokens, labels: data.label_tokens(), cut_rows: data.cut_rows() }
+        let (rows, tokens, sequences) = (data.rows(), data.tokens(), data.len());
+        Self {
+            rows,
+            kinds: data.notes().forms,
+            sequences,
+            tokens,
+            labels: data.label_tokens(),
+            cut_rows: data.cut_rows(),
+        }
     }
 }
 
 impl DataLine {
     fn text(&self) -> String {
-        let parts = [plural(self.rows, "row"), plural(self.tokens, "token"), plural(self.labels, "label")];
+        let mut rows = plural(self.rows, "row");
+        match self.kinds.len() {
+            0 | 1 => rows.extend(self.kinds.keys().map(|kind| format!(" of `{kind}`"))),
+            _ => {
+                let kinds = self.kinds.iter().map(|(kind, rows)| format!("{} `{kind}`", count(*rows as u64)));
+                rows.push_str(&format!(" ({})", kinds.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        if self.sequences != self.rows {
+            rows.push_str(&format!(" in {}", plural(self.sequences, "sequence")));
+        }
+        let parts = [rows, plural(self.tokens, "token"), plural(self.labels, "label")];
         let cut = match self.cut_rows {
             0 => String::new(),
             rows => format!(" ({} cut)", plural(rows, "row")),

@@ -5,6 +5,8 @@ mod format;
 mod header;
 mod profile;
 mod progress;
+mod reading;
+mod rows;
 mod style;
 mod table;
 
@@ -13,6 +15,8 @@ pub use format::{bytes, count, number, plural};
 pub use header::{Header, LoraLine, TokenLine};
 pub use profile::profile;
 pub use progress::Progress;
+pub use reading::ReadingBar;
+pub use rows::{ShownToken, shown_lines};
 pub use style::{Style, stdout_style};
 pub use table::pairs;
 

@@ -32,6 +32,16 @@ impl Style {
         self.wrap("33", text)
     }
 
+    /// What is good.
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// What is picked out.
+    pub fn reverse(self, text: &str) -> String {
+        self.wrap("7", text)
+    }
+
     /// What is wrong.
     pub fn red(self, text: &str) -> String {
         self.wrap("31", text)

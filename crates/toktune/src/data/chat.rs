@@ -14,6 +14,7 @@ use crate::text::{AutoTokenizer, ChatOptions, ChatTemplate};
 use crate::{Error, Result};
 
 /// The chat templates of a tokenizer, compiled when first needed.
+#[derive(Clone)]
 pub(super) struct ChatEncoder<'c> {
     tokenizer: &'c AutoTokenizer,
     /// Without and with tools.

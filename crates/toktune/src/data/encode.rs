@@ -12,8 +12,8 @@
 mod framed;
 
 use super::chat::ChatEncoder;
-use super::row::Row;
-use super::{Collator, DataError, Example, ModelKind, Source};
+use super::row::{Conversation, Row, Words};
+use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
 use crate::Result;
 use crate::text::AutoTokenizer;
 
@@ -34,12 +34,20 @@ pub struct DataOptions {
     pub loss_on: Option<LossOn>,
     /// Longer rows are cut at the end.
     pub max_length: Option<usize>,
-    /// The model's number of positions: a longer row is an error.
+    /// The number of positions that the model has rows for: a longer row is an error.
     pub max_positions: Option<usize>,
+    /// The number of positions that the model was made for: longer rows are counted.
+    pub usual_positions: Option<usize>,
     /// The model's number of rows: ids must lie below.
     pub vocab_size: usize,
     /// The kind of model, with what its batches need.
     pub collator: Collator,
+    /// Keys of rows that are called otherwise than usual.
+    pub keys: RowKeys,
+    /// What a row of a plain text file is.
+    pub sample_by: SampleBy,
+    /// Where encoded rows are kept for the next run; absent, they are encoded in every one.
+    pub cache: Option<DataCache>,
 }
 
 impl DataOptions {
@@ -49,13 +57,18 @@ impl DataOptions {
             loss_on: None,
             max_length: None,
             max_positions: None,
+            usual_positions: None,
             vocab_size,
             collator: Collator::Causal,
+            keys: RowKeys::default(),
+            sample_by: SampleBy::default(),
+            cache: None,
         }
     }
 }
 
-/// What tokenising rows needs, prepared once.
+/// What tokenising rows needs, prepared once; a clone is for another thread.
+#[derive(Clone)]
 pub(super) struct Encoder<'e> {
     options: &'e DataOptions,
     tokenizer: Option<&'e AutoTokenizer>,
@@ -76,38 +89,68 @@ impl<'e> Encoder<'e> {
         Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None })
     }
 
-    pub(super) fn encode(&mut self, row: Row, at: Source) -> Result<Example> {
-        let key = row.key();
-        let example = match self.options.collator.kind() {
-            ModelKind::Causal => self.causal(row, at)?,
-            ModelKind::MaskedLm => self.masked(row, at)?,
-            ModelKind::Seq2Seq => self.seq2seq(row, at)?,
-            ModelKind::SentencePairs => self.pair(row, at)?,
-        };
+    pub(super) fn options(&self) -> &'e DataOptions {
+        self.options
+    }
+
+    /// The tokenizer, if there is one.
+    pub(super) fn tokenizer_of_rows(&self) -> Option<&'e AutoTokenizer> {
+        self.tokenizer
+    }
+
+    /// Adds the examples of a row to `out`.
+    pub(super) fn encode(
+        &mut self,
+        row: Row,
+        at: Source,
+        out: &mut Vec<Example>,
+        notes: &mut EncodingNotes,
+    ) -> Result<()> {
+        let (key, first) = (row.key, out.len());
+        *notes.forms.entry(key.to_owned()).or_default() += 1;
+        match self.options.collator.kind() {
+            ModelKind::Causal => out.extend(self.causal(row, at)?),
+            ModelKind::MaskedLm => out.push(self.masked(row, at)?),
+            ModelKind::Seq2Seq => out.push(self.seq2seq(row, at)?),
+            ModelKind::SentencePairs => out.push(self.pair(row, at)?),
+        }
+        for example in &out[first..] {
+            self.check(example, key)?;
+            notes.long +=
+                usize::from(self.options.usual_positions.is_some_and(|most| example.longest() > most));
+        }
+        Ok(())
+    }
+
+    /// Checks that a model can take an example.
+    fn check(&self, example: &Example, key: &'static str) -> Result<(), DataError> {
         let at = || example.source.clone();
         if example.input_ids.is_empty() {
-            return Err(DataError::EmptyRow { at: at(), key }.into());
+            return Err(DataError::EmptyRow { at: at(), key: key.to_owned() });
         }
         let vocab_size = self.options.vocab_size;
         let labels = example.labels.iter().flatten();
         let mut ids = example.input_ids.iter().chain(&example.second).chain(&example.cut).chain(labels);
         if let Some(&id) = ids.find(|id| **id as usize >= vocab_size) {
             let token = self.tokenizer.and_then(|tokenizer| tokenizer.id_to_token(id)).unwrap_or_default();
-            return Err(DataError::TokenBeyondModel { at: at(), token, id, vocab_size }.into());
+            return Err(DataError::TokenBeyondModel { at: at(), token, id, vocab_size });
         }
-        let tokens = example.input_ids.len().max(example.second.len()).max(example.labels.len());
-        if let Some(max_positions) = self.options.max_positions.filter(|most| tokens > *most) {
-            return Err(DataError::TooLong { at: at(), tokens, max_positions }.into());
+        let tokens = example.longest();
+        match self.options.max_positions.filter(|most| tokens > *most) {
+            Some(max_positions) => Err(DataError::TooLong { at: at(), tokens, max_positions }),
+            None => Ok(()),
         }
-        Ok(example)
     }
 
     /// A row for a causal language model.
-    fn causal(&mut self, row: Row, at: Source) -> Result<Example> {
-        let (mut input_ids, mut labels) = self.tokens(row, &at)?;
-        let cut = self.cut(&mut input_ids, 0);
-        labels.truncate(input_ids.len());
-        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+    fn causal(&mut self, row: Row, at: Source) -> Result<Vec<Example>> {
+        let sequences = self.tokens(row, &at)?;
+        let example = |(mut input_ids, mut labels): (Vec<u32>, Vec<Option<u32>>)| {
+            let cut = self.cut(&mut input_ids, 0);
+            labels.truncate(input_ids.len());
+            Example { input_ids, second: Vec::new(), labels, cut, source: at.clone() }
+        };
+        Ok(sequences.into_iter().map(example).collect())
     }
 
     /// Cuts a sequence that is too long, but for its last `kept` tokens; what was cut.
@@ -120,38 +163,35 @@ impl<'e> Encoder<'e> {
         ids.drain(most - kept..ids.len() - kept).collect()
     }
 
-    /// The row's tokens and their labels.
-    fn tokens(&mut self, row: Row, at: &Source) -> Result<(Vec<u32>, Vec<Option<u32>>)> {
-        let key = row.key();
-        let row = match row {
-            Row::Ids { input_ids, labels: Some(labels) } => {
+    /// The row's tokens and their labels: one sequence, but of some conversations several.
+    fn tokens(&mut self, row: Row, at: &Source) -> Result<Vec<(Vec<u32>, Vec<Option<u32>>)>> {
+        let key = row.key;
+        let (ids, labels) = match row.words {
+            Words::Ids { input_ids, labels: Some(labels) } => {
                 same_length(&input_ids, &labels, at)?;
-                return Ok((input_ids, labels));
+                (input_ids, labels)
             }
-            Row::Ids { input_ids, labels: None } => {
+            Words::Ids { input_ids, labels: None } => {
                 self.refuse_completion(key, at)?;
                 let labels = learn(&input_ids);
-                return Ok((input_ids, labels));
+                (input_ids, labels)
             }
-            other => other,
-        };
-        if matches!(row, Row::Pair { .. }) {
-            return Err(self.wrong_kind(key, at).into());
-        }
-        let tokenizer = self.tokenizer(key, at)?;
-        match row {
-            Row::Messages { messages, tools, documents, variables } => {
+            Words::Pair { .. } => return Err(self.wrong_kind(key, at).into()),
+            Words::Messages(conversation) => {
+                let tokenizer = self.tokenizer(key, at)?;
                 let chat = match self.chat.take() {
                     Some(chat) => self.chat.insert(chat),
                     None => self.chat.insert(ChatEncoder::new(tokenizer)),
                 };
                 let all = self.options.loss_on == Some(LossOn::All);
-                chat.encode(&messages, tools, documents, variables, all, at)
+                let Conversation { messages, tools, documents, variables } = conversation;
+                chat.encode(&messages, tools, documents, variables, all, at)?
             }
-            Row::Prompt { prompt, completion } => {
+            Words::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
-                    return Err(DataError::EmptyRow { at: at.clone(), key }.into());
+                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
                 }
+                let tokenizer = self.tokenizer(key, at)?;
                 let mut ids = self.before.clone();
                 ids.extend(tokenizer.encode(&prompt, false)?);
                 let mut labels = match self.options.loss_on {
@@ -161,22 +201,21 @@ impl<'e> Encoder<'e> {
                 ids.extend(tokenizer.encode(&completion, false)?);
                 end(&mut ids, tokenizer);
                 labels.extend(learn(&ids[labels.len()..]));
-                Ok((ids, labels))
+                (ids, labels)
             }
-            Row::Text(text) => {
+            Words::Text(text) => {
                 self.refuse_completion(key, at)?;
                 if text.is_empty() {
-                    return Err(DataError::EmptyRow { at: at.clone(), key }.into());
+                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
                 }
+                let tokenizer = self.tokenizer(key, at)?;
                 let mut ids = tokenizer.encode(&text, true)?;
                 end(&mut ids, tokenizer);
                 let labels = learn(&ids);
-                Ok((ids, labels))
+                (ids, labels)
             }
-            // Handled above; without a tokenizer these rows are as complete as with one.
-            Row::Ids { input_ids, .. } => Ok((input_ids.clone(), learn(&input_ids))),
-            Row::Pair { .. } => Err(self.wrong_kind(key, at).into()),
-        }
+        };
+        Ok(vec![(ids, labels)])
     }
 
     fn tokenizer(&self, key: &'static str, at: &Source) -> Result<&'e AutoTokenizer, DataError> {

@@ -119,7 +119,7 @@ pub enum DataError {
         /// The line.
         at: Source,
         /// The key.
-        key: &'static str,
+        key: String,
     },
     /// A file without rows.
     #[error("{path}: no rows")]
@@ -237,6 +237,122 @@ pub enum DataError {
         offset: usize,
         /// The number of rows.
         rows: usize,
+    },
+    /// A row that is longer than any that means well.
+    #[error("{at}: the row is longer than {most} bytes; cut it into several")]
+    RowTooLong {
+        /// Where it begins.
+        at: Source,
+        /// The most bytes that a row may have.
+        most: usize,
+    },
+    /// A row of a table with more or fewer cells than its heading.
+    #[error("{at}: {found} cells, but the heading has {expected}")]
+    CellCount {
+        /// The line.
+        at: Source,
+        /// Cells of the row.
+        found: u64,
+        /// Cells of the heading.
+        expected: u64,
+    },
+    /// A column of a type that no row of data has.
+    #[error(
+        "{at}: column `{column}` is of type {found}, expected text, numbers, or lists and structures of these"
+    )]
+    ColumnType {
+        /// The row.
+        at: Source,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// A file that cannot be unpacked or is not written as its name says.
+    #[error("{path}: cannot be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What its reader says.
+        reason: String,
+    },
+    /// A key that the options name and a row lacks.
+    #[error("{at}: no key `{missing}`; found keys {found}")]
+    NoSuchKey {
+        /// The line.
+        at: Source,
+        /// The key that was named.
+        missing: String,
+        /// The keys that are there.
+        found: String,
+    },
+    /// Something that a row asks for and cannot have.
+    #[error("{at}: `{key}`: {problem}")]
+    NotObeyed {
+        /// The line.
+        at: Source,
+        /// The key.
+        key: String,
+        /// What it asks for, and what would be understood.
+        problem: String,
+    },
+    /// A weight that is none.
+    #[error("{source_text}: the weight is {found}, expected more than 0 and at most 1000")]
+    Weight {
+        /// What was given.
+        source_text: String,
+        /// The weight in it.
+        found: String,
+    },
+    /// A folder without data.
+    #[error(
+        "{path}: no data file in it; looked for .jsonl, .json, .csv, .tsv, .txt, .parquet and .arrow, also packed as .gz or .zst"
+    )]
+    NoDataFiles {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder with more files than a set of data has.
+    #[error("{path}: more than {most} data files in it")]
+    ManyFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The most that are read.
+        most: usize,
+    },
+    /// A split that a folder does not have, or that could be one of several.
+    #[error("{path}: no split `{wanted}`; splits found: {found}; name one as {path}:SPLIT")]
+    NoSplit {
+        /// The folder.
+        path: PathBuf,
+        /// The split that was looked for.
+        wanted: String,
+        /// Those that are there.
+        found: String,
+    },
+    /// A folder of several sets, one of which must be meant.
+    #[error("{path}: several sets with the same splits: {found}; name the folder of one")]
+    ManyConfigurations {
+        /// The folder.
+        path: PathBuf,
+        /// Their folders.
+        found: String,
+    },
+    /// Encoded rows that cannot be kept.
+    #[error("{path}: encoded rows cannot be kept: {source}")]
+    CacheWrite {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Encoded rows that are not as they were written.
+    #[error(
+        "example {example}: the file of encoded rows was changed since it was written; start again, or remove it"
+    )]
+    DamagedStore {
+        /// The example.
+        example: usize,
     },
     /// A batch size that holds no row.
     #[error("--batch-size is 0, expected at least 1")]

@@ -1,33 +1,47 @@
-//! Training data: rows of JSONL files, tokenised into examples, handed out in ragged batches.
+//! Training data: rows of files, tokenised into examples, handed out in ragged batches.
 //!
-//! A row is known by its keys: `input_ids` (and `labels`), `text`, `prompt` with `completion`, `messages`, or
-//! `anchor` with `positive`. [`Dataset::read`] turns files into [`Example`]s or says which line of which file is at
-//! fault; [`Sampler`] gives their order; a [`Collator`] makes of some of them what a kind of model is given, a
-//! [`RaggedBatch`] of sequences end to end without padding; [`audit`] counts what will be seen of the tokens to
-//! train. Nothing here knows a model or its weights.
+//! A [`DataSource`] is a file or a folder of them: JSON, tables, text, Parquet or Arrow, packed or not. Its rows are known by
+//! their keys (see `form`). [`Dataset::read`] turns them into [`Example`]s by all threads, once, and keeps them in
+//! a [`DataCache`] where there is one, or says which row of which file is at fault; [`Sampler`] gives their order; a
+//! [`Collator`] makes of some of them what a kind of model is given, a [`RaggedBatch`] of sequences end to end without
+//! padding. Nothing here knows a model or its weights.
 
 mod audit;
 mod batch;
+mod cache;
 mod chat;
 mod collator;
+mod dataset;
 mod encode;
 mod error;
+mod files;
+mod form;
+mod keys;
 mod kind;
 mod masking;
-mod reader;
+mod notes;
+mod records;
 mod row;
 mod sampler;
+mod source;
+mod store;
 mod survey;
 #[cfg(test)]
 mod tests;
 
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
-pub use audit::{TokenUse, audit};
+pub use audit::TokenUse;
 pub use batch::{RaggedBatch, RaggedRows};
+pub use cache::DataCache;
 pub use collator::Collator;
+pub use dataset::{Dataset, Example, ReadProgress, Source};
 pub use encode::{DataOptions, LossOn};
 pub use error::DataError;
+#[cfg(feature = "hub")]
+pub(crate) use files::choose_files;
+pub use keys::{RowKeys, SampleBy};
 pub use masking::Masking;
-pub use reader::{Dataset, Example, Source};
-pub use sampler::{Batch, Position, Sampler};
+pub use notes::EncodingNotes;
+pub use sampler::{Batch, Position, Sampler, Share};
+pub use source::DataSource;
 pub use survey::{Survey, survey};

@@ -22,9 +22,38 @@ pub struct Batch {
     pub indices: Vec<usize>,
 }
 
+/// The examples of one source, which follow each other in the dataset.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// How many there are.
+    pub examples: usize,
+    /// How often each is seen in an epoch.
+    pub weight: f64,
+}
+
+impl Share {
+    /// Of a whole dataset that is seen once an epoch.
+    pub fn once(examples: usize) -> Self {
+        Share { examples, weight: 1.0 }
+    }
+
+    /// How many examples of it an epoch has.
+    pub(super) fn per_epoch(&self) -> usize {
+        let (whole, more) = self.rounds();
+        whole * self.examples + more
+    }
+
+    /// How often every example is seen in an epoch, and how many once more.
+    fn rounds(&self) -> (usize, usize) {
+        let (whole, part) = (self.weight.floor(), self.weight.fract());
+        (whole as usize, (part * self.examples as f64).round() as usize)
+    }
+}
+
 /// Hands out batches, epoch after epoch; a batch never spans two epochs, so an epoch's last one may be short.
 #[derive(Debug, Clone)]
 pub struct Sampler {
+    shares: Vec<Share>,
     /// The order of the current epoch.
     order: Vec<usize>,
     batch_size: usize,
@@ -37,24 +66,24 @@ impl Sampler {
     /// A sampler at the start. With `shuffle` every epoch has an order of its own, drawn from the seed.
     ///
     /// # Errors
-    /// No examples, or a batch size of 0.
-    pub fn new(examples: usize, batch_size: usize, shuffle: bool, seed: u64) -> Result<Self> {
+    /// No examples in an epoch, or a batch size of 0.
+    pub fn new(shares: Vec<Share>, batch_size: usize, shuffle: bool, seed: u64) -> Result<Self> {
         if batch_size == 0 {
             return Err(DataError::BatchSize.into());
         }
-        if examples == 0 {
+        let seed = shuffle.then_some(seed);
+        let order = epoch_order(&shares, seed, 0);
+        if order.is_empty() {
             return Err(DataError::NoLabels { rows: 0, cut_rows: 0 }.into());
         }
-        let seed = shuffle.then_some(seed);
-        let order = epoch_order(examples, seed, 0);
-        Ok(Sampler { order, batch_size, seed, position: Position::default() })
+        Ok(Sampler { shares, order, batch_size, seed, position: Position::default() })
     }
 
     /// The next batch; there is always one.
     pub fn next_batch(&mut self) -> Batch {
         if self.position.offset >= self.order.len() {
             self.position = Position { epoch: self.position.epoch.wrapping_add(1), offset: 0 };
-            self.order = epoch_order(self.order.len(), self.seed, self.position.epoch);
+            self.order = epoch_order(&self.shares, self.seed, self.position.epoch);
         }
         let start = self.position.offset;
         let end = self.order.len().min(start.saturating_add(self.batch_size));
@@ -81,7 +110,7 @@ impl Sampler {
         if position.offset > rows {
             return Err(DataError::Position { offset: position.offset, rows }.into());
         }
-        self.order = epoch_order(rows, self.seed, position.epoch);
+        self.order = epoch_order(&self.shares, self.seed, position.epoch);
         self.position = position;
         Ok(())
     }
@@ -89,17 +118,45 @@ impl Sampler {
 
 /// The order of one epoch: a Fisher-Yates shuffle that depends on seed and epoch alone, so that any epoch can
 /// be entered without drawing those before it.
-fn epoch_order(examples: usize, seed: Option<u64>, epoch: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..examples).collect();
-    if let Some(seed) = seed {
-        // The epoch is spread over all bits first: neighbouring seeds and epochs must not share their
-        // streams.
-        let mut random = Random::new(seed ^ Random::new(epoch.wrapping_add(1)).next());
-        for last in (1..order.len()).rev() {
-            order.swap(last, random.below(last as u64 + 1) as usize);
+fn epoch_order(shares: &[Share], seed: Option<u64>, epoch: u64) -> Vec<usize> {
+    // The epoch is spread over all bits first: neighbouring seeds and epochs must not share their
+    // streams.
+    let mut random = seed.map(|seed| Random::new(seed ^ Random::new(epoch.wrapping_add(1)).next()));
+    let mut order: Vec<usize> = Vec::with_capacity(shares.iter().map(Share::per_epoch).sum());
+    let mut first = 0;
+    for share in shares {
+        let all = first..first + share.examples;
+        let (whole, more) = share.rounds();
+        (0..whole).for_each(|_| order.extend(all.clone()));
+        if more > 0 {
+            match &mut random {
+                Some(random) => {
+                    let mut drawn: Vec<usize> = all.clone().collect();
+                    shuffle(&mut drawn, random);
+                    drawn.truncate(more);
+                    // as the file has them, until the whole order is drawn
+                    drawn.sort_unstable();
+                    order.extend(drawn);
+                }
+                // in file order, each epoch goes on where the one before ended
+                None => {
+                    let start = (epoch as u128 * more as u128 % share.examples as u128) as usize;
+                    order.extend((start..start + more).map(|at| first + at % share.examples));
+                }
+            }
         }
+        first = all.end;
+    }
+    if let Some(random) = &mut random {
+        shuffle(&mut order, random);
     }
     order
+}
+
+fn shuffle(order: &mut [usize], random: &mut Random) {
+    for last in (1..order.len()).rev() {
+        order.swap(last, random.below(last as u64 + 1) as usize);
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +169,7 @@ mod tests {
 
     #[test]
     fn without_shuffling_rows_come_in_file_order_in_every_epoch() {
-        let mut sampler = Sampler::new(5, 2, false, 0).unwrap();
+        let mut sampler = Sampler::new(vec![Share::once(5)], 2, false, 0).unwrap();
         for _ in 0..2 {
             assert_eq!(epoch(&mut sampler), [vec![0, 1], vec![2, 3], vec![4]]);
         }
@@ -123,13 +180,33 @@ mod tests {
     fn the_generator_and_the_order_never_change() {
         // The first value of the published generator for seed 0; the orders are from a second program.
         assert_eq!(Random::new(0).next(), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(epoch_order(8, Some(42), 0), [3, 2, 7, 4, 6, 0, 5, 1]);
-        assert_eq!(epoch_order(8, Some(42), 1), [6, 2, 4, 0, 1, 7, 5, 3]);
+        assert_eq!(epoch_order(&[Share::once(8)], Some(42), 0), [3, 2, 7, 4, 6, 0, 5, 1]);
+        assert_eq!(epoch_order(&[Share::once(8)], Some(42), 1), [6, 2, 4, 0, 1, 7, 5, 3]);
+    }
+
+    #[test]
+    fn weights_say_how_often_a_source_is_seen() {
+        let shares = vec![Share { examples: 4, weight: 2.0 }, Share { examples: 5, weight: 0.4 }];
+        for seed in [None, Some(7)] {
+            let mut seen = [0; 9];
+            for round in 0..5 {
+                let order = epoch_order(&shares, seed, round);
+                assert_eq!(order.len(), 8 + 2);
+                (0..4).for_each(|row| assert_eq!(order.iter().filter(|of| **of == row).count(), 2));
+                order.iter().for_each(|row| seen[*row] += 1);
+            }
+            assert_eq!(seen[4..].iter().sum::<i32>(), 10);
+            // in file order every row has its turn
+            assert!(seed.is_some() || seen[4..] == [2; 5], "{seen:?}");
+        }
+        assert_ne!(epoch_order(&shares, Some(7), 0), epoch_order(&shares, Some(7), 1));
+        let none = Sampler::new(vec![Share { examples: 4, weight: 0.1 }], 1, true, 0);
+        assert!(none.is_err(), "not one row");
     }
 
     #[test]
     fn every_epoch_is_a_different_permutation() {
-        let mut sampler = Sampler::new(100, 7, true, 3).unwrap();
+        let mut sampler = Sampler::new(vec![Share::once(100)], 7, true, 3).unwrap();
         let epochs: Vec<Vec<usize>> = (0..3).map(|_| epoch(&mut sampler).concat()).collect();
         for order in &epochs {
             let mut sorted = order.clone();
@@ -137,15 +214,18 @@ mod tests {
             assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         }
         assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
-        assert_ne!(epoch_order(100, Some(3), 0), epoch_order(100, Some(4), 0));
+        assert_ne!(
+            epoch_order(&[Share::once(100)], Some(3), 0),
+            epoch_order(&[Share::once(100)], Some(4), 0)
+        );
     }
 
     #[test]
     fn a_saved_position_goes_on_exactly() {
         for shuffle in [false, true] {
-            let mut whole = Sampler::new(10, 3, shuffle, 9).unwrap();
+            let mut whole = Sampler::new(vec![Share::once(10)], 3, shuffle, 9).unwrap();
             for _ in 0..12 {
-                let mut resumed = Sampler::new(10, 3, shuffle, 9).unwrap();
+                let mut resumed = Sampler::new(vec![Share::once(10)], 3, shuffle, 9).unwrap();
                 resumed.seek(whole.position()).unwrap();
                 let mut straight = whole.clone();
                 for _ in 0..9 {
@@ -158,9 +238,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sampled_is_refused() {
-        assert!(Sampler::new(5, 0, true, 0).unwrap_err().to_string().contains("--batch-size is 0"));
-        assert!(Sampler::new(0, 1, true, 0).is_err());
-        let mut sampler = Sampler::new(5, 2, true, 0).unwrap();
+        assert!(
+            Sampler::new(vec![Share::once(5)], 0, true, 0)
+                .unwrap_err()
+                .to_string()
+                .contains("--batch-size is 0")
+        );
+        assert!(Sampler::new(vec![Share::once(0)], 1, true, 0).is_err());
+        let mut sampler = Sampler::new(vec![Share::once(5)], 2, true, 0).unwrap();
         let error = sampler.seek(Position { epoch: 0, offset: 6 }).unwrap_err().to_string();
         assert!(error.contains("row 6") && error.contains("5 rows"), "{error}");
     }

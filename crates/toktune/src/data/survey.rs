@@ -1,14 +1,12 @@
 //! What a data file holds, told without a tokenizer.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
 
-use super::DataError;
-use super::reader::read_lines;
-use super::row::Row;
-use crate::{Error, Result};
+use super::files::files_of;
+use super::records::{RecordOptions, read_records};
+use super::row::{Row, Words};
+use super::{DataError, DataOptions, DataSource, Source};
+use crate::Result;
 
 /// The rows of a file, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,31 +23,34 @@ pub struct Survey {
     pub messages: usize,
 }
 
-/// Counts the rows of a JSONL file by their kind, after the checks that reading it for any model makes.
+/// Counts the rows of a source by their kind, after the checks that reading them for any model makes; of the options, those
+/// about keys and files count.
 ///
 /// # Errors
-/// The first fault of the first faulty line; a file without rows.
-pub fn survey(path: impl AsRef<Path>) -> Result<Survey> {
-    let path = path.as_ref();
-    let file = File::open(path).map_err(Error::io(path))?;
+/// The first fault of the first faulty row; a source without rows.
+pub fn survey(source: &DataSource, options: &DataOptions) -> Result<Survey> {
     let mut survey = Survey::default();
-    let count = |row: Row, _| {
-        survey.rows += 1;
-        *survey.kinds.entry(row.key()).or_default() += 1;
-        match row {
-            Row::Ids { input_ids, labels: Some(labels) } => {
-                survey.labelled += 1;
-                survey.labels_apart += usize::from(labels.len() != input_ids.len());
+    let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys };
+    for file in files_of(source)? {
+        read_records(&file, record_options, &mut |record, _| {
+            let at = Source { file: file.shown.clone(), line: record.line };
+            // without a model every id that has a place in its type may be right
+            let row = Row::read(record.content, &options.keys, &at, u32::MAX as usize)?;
+            survey.rows += 1;
+            *survey.kinds.entry(row.key).or_default() += 1;
+            match row.words {
+                Words::Ids { input_ids, labels: Some(labels) } => {
+                    survey.labelled += 1;
+                    survey.labels_apart += usize::from(labels.len() != input_ids.len());
+                }
+                Words::Messages(conversation) => survey.messages += conversation.messages.len(),
+                _ => {}
             }
-            Row::Messages { messages, .. } => survey.messages += messages.len(),
-            _ => {}
-        }
-        Ok(())
-    };
-    // without a model every id that has a place in its type may be right
-    read_lines(BufReader::new(file), path, count, u32::MAX as usize + 1)?;
+            Ok(())
+        })?;
+    }
     match survey.rows {
-        0 => Err(DataError::EmptyFile { path: path.to_owned() }.into()),
+        0 => Err(DataError::EmptyFile { path: source.shown().into() }.into()),
         _ => Ok(survey),
     }
 }
@@ -66,14 +67,20 @@ mod tests {
                     {\"input_ids\": [1], \"labels\": [1, 2]}\n{\"anchor\": \"a\", \"positive\": [1, 2]}\n\
                     {\"messages\": [{\"role\": \"user\"}, {\"role\": \"assistant\"}]}\n";
         std::fs::write(&path, rows).expect("written");
-        let found = survey(&path).expect("sound");
+        let found = survey(&DataSource::new(&path), &DataOptions::new(1)).expect("sound");
         assert_eq!((found.rows, found.labelled, found.labels_apart, found.messages), (6, 2, 1, 2));
         let kinds = [("anchor", 1), ("input_ids", 2), ("messages", 1), ("text", 2)];
         assert_eq!(found.kinds, BTreeMap::from(kinds));
         std::fs::write(&path, "\n{\"text\": 1}\n").expect("written");
-        let message = survey(&path).expect_err("no string").to_string();
+        let message =
+            survey(&DataSource::new(&path), &DataOptions::new(1)).expect_err("no string").to_string();
         assert!(message.contains("rows.jsonl:2") && message.contains("`text` is 1"), "{message}");
         std::fs::write(&path, "\n").expect("written");
-        assert!(survey(&path).expect_err("empty").to_string().ends_with("rows.jsonl: no rows"));
+        assert!(
+            survey(&DataSource::new(&path), &DataOptions::new(1))
+                .expect_err("empty")
+                .to_string()
+                .ends_with("rows.jsonl: no rows")
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
+use super::{Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse};
 use crate::text::gguf::tests::byte_level;
 use crate::text::{AutoTokenizer, GgufTokenizer};
 
@@ -43,7 +43,7 @@ fn read(text: &str, options: &DataOptions) -> Result<Dataset, String> {
 fn shown(row: serde_json::Value, options: &DataOptions) -> (String, String) {
     let tokenizer = tokenizer();
     let dataset = read(&row.to_string(), options).unwrap();
-    let example = &dataset.examples[0];
+    let example = dataset.example(0).unwrap();
     let labels = example.labels.iter().map(|label| match label {
         None => "_".to_owned(),
         Some(id) => tokenizer.decode(&[*id], false).unwrap(),
@@ -56,10 +56,10 @@ fn ids_stand_as_they_are() {
     let file = "\u{feff}{\"input_ids\": [1, 2, 3], \"labels\": [-100, 2, 0], \"id\": \"x\"}\r\n\n  \n\
         {\"input_ids\":[4,5]}";
     let dataset = read_with(file.as_bytes(), None, &options()).unwrap();
-    assert_eq!(dataset.examples[0].input_ids, [1, 2, 3]);
-    assert_eq!(dataset.examples[0].labels, [None, Some(2), Some(0)]);
-    assert_eq!(dataset.examples[1].labels, [Some(4), Some(5)]);
-    assert_eq!(dataset.examples[1].source.line, 4);
+    assert_eq!(dataset.example(0).unwrap().input_ids, [1, 2, 3]);
+    assert_eq!(dataset.example(0).unwrap().labels, [None, Some(2), Some(0)]);
+    assert_eq!(dataset.example(1).unwrap().labels, [Some(4), Some(5)]);
+    assert_eq!(dataset.example(1).unwrap().source.line, 4);
     assert_eq!((dataset.tokens(), dataset.label_tokens(), dataset.len()), (5, 3, 2));
 }
 
@@ -71,13 +71,13 @@ fn every_fault_names_file_and_line() {
         ("[1]".to_owned(), "found a list, expected an object"),
         (
             r#"{"question": "q", "answer": "a"}"#.to_owned(),
-            "found keys `question`, `answer`, expected `input_ids`",
+            "found keys `question`, `answer`, expected `messages`",
         ),
         ("{}".to_owned(), "found keys none"),
         (r#"{"mesages": []}"#.to_owned(), "did you mean `messages`?"),
         (
-            r#"{"text": "a", "prompt": "b", "completion": "c"}"#.to_owned(),
-            "found `text` and `prompt` in one row",
+            r#"{"input_ids": [1], "prompt": "b", "completion": "c"}"#.to_owned(),
+            "found `input_ids` and `prompt` in one row",
         ),
         (r#"{"labels": [1]}"#.to_owned(), "`labels` without `input_ids`"),
         (r#"{"prompt": "b"}"#.to_owned(), "`prompt` without `completion`"),
@@ -144,8 +144,8 @@ fn prompts_are_not_learnt_unless_asked() {
     assert_eq!(shown(row.clone(), &all).1, "the<|end|>");
     let framed = GgufTokenizer { add_bos: Some(true), add_eos: Some(true), ..byte_level() }.build().unwrap();
     let dataset = read_with(row.to_string().as_bytes(), Some(&framed), &options()).unwrap();
-    assert_eq!(framed.decode(&dataset.examples[0].input_ids, false).unwrap(), "<|end|>the<|end|>");
-    assert_eq!(dataset.examples[0].labels.iter().flatten().count(), 2);
+    assert_eq!(framed.decode(&dataset.example(0).unwrap().input_ids, false).unwrap(), "<|end|>the<|end|>");
+    assert_eq!(dataset.example(0).unwrap().labels.iter().flatten().count(), 2);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn generation_marks_of_a_template_are_followed() {
     );
     let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}]});
     let dataset = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap();
-    let example = &dataset.examples[0];
+    let example = dataset.example(0).unwrap();
     assert_eq!(tokenizer.decode(&example.input_ids, false).unwrap(), "q[ab]");
     let learnt: Vec<u32> = example.labels.iter().flatten().copied().collect();
     assert_eq!(tokenizer.decode(&learnt, false).unwrap(), "ab");
@@ -200,10 +200,10 @@ fn long_rows_are_cut_or_refused() {
     let rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}";
     let cut = read(rows, &DataOptions { max_length: Some(3), max_positions: Some(3), ..options() }).unwrap();
     assert_eq!(
-        (cut.examples[0].input_ids.as_slice(), cut.examples[0].cut.as_slice()),
+        (cut.example(0).unwrap().input_ids.as_slice(), cut.example(0).unwrap().cut.as_slice()),
         (&[1, 2, 3][..], &[4][..])
     );
-    assert_eq!((cut.examples[0].labels.len(), cut.cut_rows(), cut.rows_without_labels()), (3, 1, 0));
+    assert_eq!((cut.example(0).unwrap().labels.len(), cut.cut_rows(), cut.rows_without_labels()), (3, 1, 0));
     let error = read(rows, &DataOptions { max_positions: Some(3), ..options() }).unwrap_err();
     assert!(error.contains("4 tokens, but the model has 3 positions; cut rows by --max-length 3"), "{error}");
     let error = read(rows, &DataOptions { max_length: Some(0), ..options() }).unwrap_err();
@@ -227,7 +227,7 @@ fn example(input_ids: &[u32], labels: &[Option<u32>], cut: &[u32]) -> Example {
 }
 
 fn dataset(examples: impl Into<Vec<Example>>, collator: Collator) -> Dataset {
-    Dataset { examples: examples.into(), collator, vocab_size: 1000 }
+    Dataset::from_examples(&examples.into(), collator, 1000).unwrap()
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_causal_batch_shifts_inside_each_sequence() {
 fn the_audit_counts_what_training_sees() {
     let examples =
         [example(&[7, 1, 7], &[Some(7), Some(1), Some(7)], &[8, 8]), example(&[9, 7], &[None, None], &[])];
-    let found = audit(&dataset(examples, Collator::Causal), &[7, 8, 9, 7]);
+    let found = dataset(examples, Collator::Causal).uses(&[7, 8, 9, 7]);
     let expected = |id, inputs, labels, cut| TokenUse { id, inputs, labels, cut };
     assert_eq!(
         found,

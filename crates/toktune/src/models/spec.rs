@@ -78,6 +78,14 @@ pub struct StackSpec {
     pub names: StackNames,
 }
 
+impl StackSpec {
+    /// The number of positions that a sequence cannot go beyond, for want of rows for them. Rotations and distances have
+    /// no end: a model that has these alone computes longer sequences than it was made for, as it does in transformers.
+    pub fn position_limit(&self) -> Option<usize> {
+        self.max_positions.filter(|_| self.embedding.positions != Positions::None)
+    }
+}
+
 /// How tokens become hidden states: scaled, projected, with positions and token types added, normed, projected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbeddingSpec {

@@ -245,6 +245,23 @@ impl AutoTokenizer {
         Ok(())
     }
 
+    /// Gives the parts that decide which ids become of a text or a conversation, for a hash of them.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be written down.
+    pub(crate) fn fingerprint(&self, part: &mut dyn FnMut(&str)) -> Result<()> {
+        part(&self.inner.to_string(false).map_err(TextError::tokenizer("write down"))?);
+        for (name, token) in self.special.iter() {
+            part(name);
+            part(token);
+        }
+        for (name, template) in &self.templates {
+            part(name);
+            part(template);
+        }
+        Ok(())
+    }
+
     /// The token that begins a text.
     pub fn bos_token(&self) -> Option<&str> {
         self.special.get("bos_token")

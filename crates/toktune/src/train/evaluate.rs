@@ -52,7 +52,7 @@ pub fn evaluate(
     let indices: Vec<usize> = (0..data.len()).collect();
     for indices in indices.chunks(batch_size.max(1)) {
         // always the tokens that the first epoch would mask, so that evaluations can be compared
-        let batch = data.batch(indices, 0);
+        let batch = data.batch(indices, 0)?;
         let output = run(model, rows, &batch, Wanted::Losses, StepOptions::default())?;
         nearest = output.nearest.map(|hits| hits + nearest.unwrap_or(0));
         for (label, loss) in output.losses {

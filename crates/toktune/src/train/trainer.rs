@@ -102,7 +102,7 @@ impl<'a> Trainer<'a> {
             let what = format!("the root mean square of {}", model.base().embedding().name());
             return Err(Error::NotFinite { what });
         }
-        let batches = train.len().div_ceil(arguments.per_device_train_batch_size);
+        let batches = train.examples_per_epoch().div_ceil(arguments.per_device_train_batch_size);
         let steps_per_epoch = batches.div_ceil(arguments.gradient_accumulation_steps);
         let total_steps = match arguments.max_steps {
             Some(steps) => steps,
@@ -144,7 +144,7 @@ impl<'a> Trainer<'a> {
         self.arguments.check_output()?;
         let settings = self.settings();
         let mut sampler =
-            Sampler::new(self.train.len(), settings.batch_size, settings.shuffle, settings.seed)?;
+            Sampler::new(self.train.shares(), settings.batch_size, settings.shuffle, settings.seed)?;
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
         let lengths: Vec<usize> = self.model.parameters().iter().map(|p| p.values.len()).collect();
         let mut optimizer = AdamW::new(config, lengths);
@@ -234,8 +234,8 @@ impl<'a> Trainer<'a> {
         for micro_step in 0..self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch) {
             let (batch, indices) = profile::time(profile::Part::Data, 0, || {
                 let next = sampler.next_batch();
-                (self.train.batch(&next.indices, next.epoch), next.indices)
-            });
+                Ok::<_, Error>((self.train.batch(&next.indices, next.epoch)?, next.indices))
+            })?;
             let (model, active) = (self.model.base(), self.model.active());
             let cached = constants.as_deref_mut().map(|cache| CachedExamples { cache, examples: &indices });
             let options = StepOptions { kept_bytes: planner.kept_bytes(active, &batch), constants: cached };
@@ -261,7 +261,7 @@ impl<'a> Trainer<'a> {
         let position = sampler.position();
         Ok(StepLog {
             step: optimizer.step,
-            epoch: position.epoch as f64 + position.offset as f64 / self.train.len() as f64,
+            epoch: position.epoch as f64 + position.offset as f64 / self.train.examples_per_epoch() as f64,
             loss: loss / divisor,
             learning_rate,
             grad_norm,
@@ -312,15 +312,16 @@ impl<'a> Trainer<'a> {
     pub fn memory_estimate(&self) -> Result<u64> {
         let planner = MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget);
         let settings = self.settings();
-        let mut sampler = Sampler::new(settings.rows, settings.batch_size, settings.shuffle, settings.seed)?;
+        let mut sampler =
+            Sampler::new(self.train.shares(), settings.batch_size, settings.shuffle, settings.seed)?;
         let active = self.model.active();
         let batches =
             self.schedule.total_steps.saturating_mul(self.arguments.gradient_accumulation_steps as u64);
-        let peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
+        let mut peaks = (0..batches.min(ESTIMATED_BATCHES)).map(|_| {
             let next = sampler.next_batch();
-            planner.peak(active, &self.train.batch(&next.indices, next.epoch))
+            Ok(planner.peak(active, &self.train.batch(&next.indices, next.epoch)?))
         });
-        Ok(peaks.max().unwrap_or(0))
+        peaks.try_fold(0, |most, peak: Result<u64>| Ok(most.max(peak?)))
     }
 
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {

@@ -9,22 +9,22 @@
 
 use super::{Encoder, end, learn, same_length};
 use crate::Result;
-use crate::data::row::{Row, Sequence};
+use crate::data::row::{Row, Sequence, Words};
 use crate::data::{Collator, DataError, Example, Masking, Source};
 
 impl Encoder<'_> {
     /// A row for a masked language model.
     pub(super) fn masked(&self, row: Row, at: Source) -> Result<Example> {
-        let key = row.key();
+        let key = row.key;
         self.refuse_completion(key, &at)?;
-        let (mut input_ids, mut labels, behind) = match row {
-            Row::Ids { input_ids, labels } => {
+        let (mut input_ids, mut labels, behind) = match row.words {
+            Words::Ids { input_ids, labels } => {
                 if let Some(labels) = &labels {
                     same_length(&input_ids, labels, &at)?;
                 }
                 (input_ids, labels.unwrap_or_default(), 0)
             }
-            Row::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
+            Words::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
             _ => return Err(self.wrong_kind(key, &at).into()),
         };
         if let (true, Collator::MaskedLm(Masking { mask_token: None, .. })) =
@@ -39,14 +39,16 @@ impl Encoder<'_> {
 
     /// A row for an encoder-decoder model.
     pub(super) fn seq2seq(&self, row: Row, at: Source) -> Result<Example> {
-        let key = row.key();
-        let (mut input_ids, mut labels, behind) = match row {
-            Row::Ids { input_ids, labels: Some(labels) } if !labels.is_empty() => (input_ids, labels, 0),
-            Row::Ids { labels: Some(_), .. } => return Err(DataError::EmptyRow { at, key: "labels" }.into()),
-            Row::Ids { labels: None, .. } => {
+        let key = row.key;
+        let (mut input_ids, mut labels, behind) = match row.words {
+            Words::Ids { input_ids, labels: Some(labels) } if !labels.is_empty() => (input_ids, labels, 0),
+            Words::Ids { labels: Some(_), .. } => {
+                return Err(DataError::EmptyRow { at, key: "labels".to_owned() }.into());
+            }
+            Words::Ids { labels: None, .. } => {
                 return Err(DataError::MissingKey { at, found: key, missing: "labels" }.into());
             }
-            Row::Prompt { prompt, completion } => {
+            Words::Prompt { prompt, completion } => {
                 let tokenizer = self.tokenizer(key, &at)?;
                 let mut target = tokenizer.encode(&completion, true)?;
                 end(&mut target, tokenizer);
@@ -64,8 +66,10 @@ impl Encoder<'_> {
 
     /// A pair.
     pub(super) fn pair(&self, row: Row, at: Source) -> Result<Example> {
-        let key = row.key();
-        let Row::Pair { anchor, positive } = row else { return Err(self.wrong_kind(key, &at).into()) };
+        let key = row.key;
+        let Words::Pair { anchor, positive } = row.words else {
+            return Err(self.wrong_kind(key, &at).into());
+        };
         let (mut cut, mut sequences) = (Vec::new(), [Vec::new(), Vec::new()]);
         for ((key, sequence), ids) in
             [("anchor", anchor), ("positive", positive)].into_iter().zip(&mut sequences)
@@ -90,7 +94,7 @@ impl Encoder<'_> {
     fn framed(&self, text: &str, key: &'static str, at: &Source) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer(key, at)?;
         if text.is_empty() {
-            return Err(DataError::EmptyRow { at: at.clone(), key }.into());
+            return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
         }
         tokenizer.encode(text, true)
     }

@@ -82,14 +82,14 @@ fn rows_of_another_kind_say_what_is_expected() {
 fn pairs_are_texts_or_ids() {
     let rows = [json!({"anchor": "ab", "positive": "the"}), json!({"anchor": [1, 2, 3], "positive": [4]})];
     let data = read_for(&Collator::SentencePairs, &rows).unwrap();
-    let first = &data.examples[0];
+    let first = data.example(0).unwrap();
     assert_eq!(
         (spelled(&first.input_ids), spelled(&first.second)),
         ("<|end|>ab<|end|>".into(), "<|end|>the<|end|>".into())
     );
     assert!(first.labels.is_empty());
     assert_eq!((data.tokens(), data.label_tokens(), data.rows_without_labels()), (10, 0, 0));
-    let batch = data.batch(&[1, 0], 3);
+    let batch = data.batch(&[1, 0], 3).unwrap();
     assert_eq!(batch.starts, [0, 3, 4, 7, 10]);
     assert_eq!(batch.ids[..4], [1, 2, 3, 4]);
     assert_eq!(batch.ids[4..7], first.input_ids);
@@ -101,7 +101,10 @@ fn pairs_are_texts_or_ids() {
         (json!({"anchor": "a", "positive": []}), "`positive` is empty"),
         (json!({"anchor": "", "positive": "a"}), "`anchor` is empty"),
         (json!({"anchor": [99999], "positive": "a"}), "`anchor[0]` is 99999, expected an id below"),
-        (json!({"anchor": "a", "positive": "b", "text": "c"}), "found `text` and `anchor` in one row"),
+        (
+            json!({"anchor": "a", "positive": "b", "prompt": "c", "completion": "d"}),
+            "found `prompt` and `anchor` in one row",
+        ),
     ] {
         let error = read_for(&Collator::SentencePairs, &[row]).unwrap_err();
         assert!(error.contains(expected), "{error}");
@@ -117,13 +120,13 @@ fn an_encoder_decoder_reads_its_targets_shifted() {
         json!({"prompt": "ab", "completion": "the"}),
     ];
     let data = read_for(&collator, &rows).unwrap();
-    let text = &data.examples[2];
+    let text = data.example(2).unwrap();
     let target: Vec<u32> = text.labels.iter().flatten().copied().collect();
     assert_eq!(
         (spelled(&text.input_ids), spelled(&target)),
         ("<|end|>ab<|end|>".into(), "<|end|>the<|end|>".into())
     );
-    let batch = data.batch(&[0, 1], 0);
+    let batch = data.batch(&[0, 1], 0).unwrap();
     // as transformers' shift_tokens_right(torch.tensor([[7, -100, 8]]), pad_token_id=0, decoder_start_token_id=2)
     assert_eq!((&batch.ids[..], &batch.starts[..]), (&[2, 7, 0, 2][..], &[0, 3, 4][..]));
     assert_eq!(batch.targets, [Some(7), None, Some(8), None]);
@@ -136,8 +139,11 @@ fn an_encoder_decoder_reads_its_targets_shifted() {
     assert!(empty.ends_with("`labels` is empty"), "{empty}");
     // a tokenizer without a frame: `eos` is put behind the target all the same
     let plain = read_with(rows[2].to_string().as_bytes(), Some(&tokenizer()), &of(&collator)).unwrap();
-    let target: Vec<u32> = plain.examples[0].labels.iter().flatten().copied().collect();
-    assert_eq!((spelled(&plain.examples[0].input_ids), spelled(&target)), ("ab".into(), "the<|end|>".into()));
+    let target: Vec<u32> = plain.example(0).unwrap().labels.iter().flatten().copied().collect();
+    assert_eq!(
+        (spelled(&plain.example(0).unwrap().input_ids), spelled(&target)),
+        ("ab".into(), "the<|end|>".into())
+    );
 }
 
 #[test]
@@ -146,11 +152,11 @@ fn a_masked_model_has_its_labels_in_place() {
     let rows =
         [json!({"input_ids": [5, 6, 7], "labels": [-100, 8, 7]}), json!({"text": "ab12 ab12 ab12 ab12"})];
     let data = read_for(&collator, &rows).unwrap();
-    let (given, text) = (&data.examples[0], &data.examples[1]);
+    let (given, text) = (data.example(0).unwrap(), data.example(1).unwrap());
     assert_eq!(given.labels, [None, Some(8), Some(7)]);
     assert!(text.labels.is_empty(), "chosen later");
     assert_eq!(spelled(&text.input_ids), "<|end|>ab12 ab12 ab12 ab12<|end|>");
-    let all: Vec<RaggedBatch> = (0..40).map(|epoch| data.batch(&[0, 1], epoch)).collect();
+    let all: Vec<RaggedBatch> = (0..40).map(|epoch| data.batch(&[0, 1], epoch).unwrap()).collect();
     for (epoch, batch) in all.iter().enumerate() {
         assert_eq!(
             (&batch.ids[..3], &batch.targets[..3]),
@@ -158,7 +164,7 @@ fn a_masked_model_has_its_labels_in_place() {
             "as they stand"
         );
         // the same in whatever batch
-        let alone = data.batch(&[1], epoch as u64);
+        let alone = data.batch(&[1], epoch as u64).unwrap();
         assert_eq!((&alone.ids[..], &alone.targets[..]), (&batch.ids[3..], &batch.targets[3..]));
         let last = batch.targets.len() - 1;
         assert_eq!((batch.targets[3], batch.targets[last]), (None, None), "the frame");
@@ -180,7 +186,7 @@ fn what_frames_a_text_is_not_cut_off() {
     let read = |collator: &Collator, row: Value, most| {
         let options = DataOptions { max_length: Some(most), ..of(collator) };
         let data = read_with(row.to_string().as_bytes(), Some(&framing()), &options).unwrap();
-        data.examples.into_iter().next().unwrap()
+        data.example(0).unwrap()
     };
     let example = read(&masked, json!({"text": "xyz"}), 4);
     assert_eq!((spelled(&example.input_ids), spelled(&example.cut)), ("<|end|>xy<|end|>".into(), "z".into()));
@@ -216,19 +222,19 @@ fn the_audit_counts_both_sides() {
     let mut pair = example(&[7, 8], &[], &[9]);
     pair.second = vec![8, 8];
     assert_eq!(
-        audit(&dataset([pair], pairs), &[7, 8, 9]),
+        dataset([pair], pairs).uses(&[7, 8, 9]),
         [expected(7, 1, 0, 0), expected(8, 3, 0, 0), expected(9, 0, 0, 1)]
     );
     // the decoder reads 2 8 0: the last target is never an input
     let both = example(&[7, 8], &[Some(8), None, Some(9)], &[]);
     assert_eq!(
-        audit(&dataset([both], seq2seq), &[7, 8, 9, 0]),
+        dataset([both], seq2seq).uses(&[7, 8, 9, 0]),
         [expected(7, 1, 0, 0), expected(8, 2, 1, 0), expected(9, 0, 1, 0), expected(0, 1, 0, 0)]
     );
     let masking = Masking { special: [1, 2].into(), always: [2].into(), ..masking() };
     let rows = [example(&[1, 2, 7], &[], &[]), example(&[7, 1], &learnt(&[7, 1]), &[])];
     assert_eq!(
-        audit(&dataset(rows, Collator::MaskedLm(masking)), &[1, 2, 7]),
+        dataset(rows, Collator::MaskedLm(masking)).uses(&[1, 2, 7]),
         [expected(1, 2, 1, 0), expected(2, 1, 1, 0), expected(7, 2, 2, 0)]
     );
 }

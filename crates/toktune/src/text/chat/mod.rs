@@ -66,7 +66,7 @@ pub struct RenderedChat {
 }
 
 /// A compiled chat template.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: Vec<(&'static str, String)>,

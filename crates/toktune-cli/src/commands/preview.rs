@@ -1,0 +1,229 @@
+//! `toktune preview`: rows as the model will see them.
+
+use crate::args::{LogFormat, PreviewArgs};
+use crate::choose::{choose, spelling};
+use crate::data::{self, Sources};
+use crate::failure::{Outcome, usage};
+use crate::load::{self, Loaded};
+use crate::report::{self, ShownToken, Style};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::io::Write;
+use toktune::Device;
+use toktune::data::{Collator, DataOptions, Dataset, Example};
+use toktune::text::AutoTokenizer;
+
+/// Reads the data as training would and shows some rows.
+pub fn run(args: &PreviewArgs) -> Outcome {
+    if args.from == 0 {
+        return usage("--from is 0, expected at least 1: rows are counted from 1");
+    }
+    let (mut base, tokenizer) = load::model(&args.model.model, &Device::Cpu)?;
+    load::resize(&mut base, args.model.resize)?;
+    let (model, mut tokenizer) = match &args.model.adapter {
+        None => (Loaded::Base(base.into()), tokenizer),
+        Some(folder) => {
+            let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
+            (Loaded::Adapted(model.into()), tokenizer)
+        }
+    };
+    let (base, mut trained) = (model.base(), model.tokens());
+    // without a token there is nothing to mark, and the rows are worth a look all the same
+    trained.extend(choose(&args.tokens, true, &mut tokenizer)?.ids);
+    let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::vocab_size));
+    let collator = data::collator(base, &tokenizer, 0);
+    let mut options = data::options(&args.options, &collator, rows);
+    options.max_length = options.max_length.or(base.sentence().max_seq_length);
+    let data = data::read_sources(&Sources::find(&args.data, true)?, &tokenizer, &options)?;
+    if args.from > data.len() {
+        return usage(format!(
+            "--from is {}, but the data give {}",
+            args.from,
+            report::plural(data.len(), "row")
+        ));
+    }
+    let preview = Preview {
+        data: &data,
+        tokenizer: tokenizer.as_ref().ok(),
+        trained: trained.iter().copied().collect(),
+    };
+    let shown = args.from - 1..data.len().min((args.from - 1).saturating_add(args.rows));
+    match args.output.log_format {
+        LogFormat::Json => preview.json(shown, &trained),
+        LogFormat::Text => preview.text(shown, &trained, &options),
+    }
+}
+
+/// Data with what is needed to show them.
+struct Preview<'p> {
+    data: &'p Dataset,
+    tokenizer: Option<&'p AutoTokenizer>,
+    trained: HashSet<u32>,
+}
+
+impl Preview<'_> {
+    /// The sequences of an example, each with the name of its part.
+    fn parts(&self, index: usize, example: &Example) -> Outcome<Vec<(&'static str, Vec<ShownToken>)>> {
+        Ok(match self.data.collator() {
+            Collator::Causal => {
+                // the first token has nothing before it to be told from
+                let learnt = |at: usize| at > 0 && example.labels.get(at).is_some_and(Option::is_some);
+                vec![("", self.tokens(&example.input_ids, learnt)?)]
+            }
+            Collator::MaskedLm(_) => {
+                let batch = self.data.batch(&[index], 0)?;
+                let hidden = |at: usize| batch.targets.get(at).is_some_and(Option::is_some);
+                vec![("", self.tokens(&example.input_ids, hidden)?)]
+            }
+            Collator::Seq2Seq(inputs) => {
+                let targets: Vec<u32> =
+                    example.labels.iter().map(|label| label.unwrap_or(inputs.pad)).collect();
+                let learnt = |at: usize| example.labels.get(at).is_some_and(Option::is_some);
+                vec![
+                    ("encoder ", self.tokens(&example.input_ids, |_| false)?),
+                    ("decoder ", self.tokens(&targets, learnt)?),
+                ]
+            }
+            Collator::SentencePairs => vec![
+                ("anchor ", self.tokens(&example.input_ids, |_| false)?),
+                ("positive ", self.tokens(&example.second, |_| false)?),
+            ],
+        })
+    }
+
+    /// Tokens with the text that each adds.
+    fn tokens(&self, ids: &[u32], learnt: impl Fn(usize) -> bool) -> Outcome<Vec<ShownToken>> {
+        let mut stream = self.tokenizer.map(|tokenizer| tokenizer.decode_stream(false));
+        let mut tokens = Vec::with_capacity(ids.len());
+        for (at, &id) in ids.iter().enumerate() {
+            let text = match &mut stream {
+                Some(stream) => stream.push(id)?.unwrap_or_default(),
+                None => format!("{id} "),
+            };
+            tokens.push(ShownToken { id, text, learnt: learnt(at), trained: self.trained.contains(&id) });
+        }
+        if let (Some(stream), Some(last)) = (&mut stream, tokens.last_mut()) {
+            last.text.push_str(&stream.finish()?.unwrap_or_default());
+        }
+        Ok(tokens)
+    }
+
+    fn json(&self, shown: std::ops::Range<usize>, trained: &[u32]) -> Outcome {
+        for index in shown {
+            let example = self.data.example(index)?;
+            let parts = self.parts(index, &example)?;
+            let parts: Vec<Value> =
+                parts.iter().map(|(name, tokens)| json!({"part": name.trim(), "tokens": tokens})).collect();
+            report::json_line(&json!({
+                "event": "row", "row": index + 1, "source": example.source.to_string(),
+                "cut_tokens": example.cut.len(), "parts": parts,
+            }))?;
+        }
+        let uses = self.data.uses(trained);
+        let tokens = uses.iter().map(|token| {
+            json!({"id": token.id, "token": spelling(self.tokenizer, token.id), "inputs": token.inputs,
+                "labels": token.labels, "cut": token.cut})
+        });
+        Ok(report::json_line(&json!({
+            "event": "data", "rows": self.data.rows(), "sequences": self.data.len(), "kinds": self.data.notes().forms,
+            "input_tokens": self.data.tokens(), "labels": self.data.label_tokens(),
+            "cut_rows": self.data.cut_rows(), "rows_without_labels": self.data.rows_without_labels(),
+            "tokens": tokens.collect::<Vec<_>>(),
+        }))?)
+    }
+
+    fn text(&self, shown: std::ops::Range<usize>, trained: &[u32], options: &DataOptions) -> Outcome {
+        let style = report::stdout_style();
+        let mut out = std::io::stdout().lock();
+        for index in shown {
+            let example = self.data.example(index)?;
+            let parts = self.parts(index, &example)?;
+            let tokens = || parts.iter().flat_map(|(_, tokens)| tokens);
+            let count = |of: &dyn Fn(&ShownToken) -> bool| tokens().filter(|token| of(token)).count();
+            let (learnt, marked) = (count(&|token| token.learnt), count(&|token| token.trained));
+            let both = count(&|token| token.trained && token.learnt);
+            let cut = match example.cut.len() {
+                0 => String::new(),
+                n => format!(", {} cut off", report::plural(n, "token")),
+            };
+            let of_trained = match trained.is_empty() {
+                true => String::new(),
+                false => format!("; trained tokens: {marked}, {both} of them learnt"),
+            };
+            let title = format!(
+                "row {} of {}",
+                report::count(index as u64 + 1),
+                report::count(self.data.len() as u64)
+            );
+            let read = tokens().count();
+            writeln!(
+                out,
+                "{}  {}  {}, {} learnt{of_trained}{cut}",
+                style.bold(&title),
+                example.source,
+                report::plural(read, "token"),
+                report::count(learnt as u64),
+            )?;
+            for (part, tokens) in &parts {
+                for line in report::shown_lines(tokens, part, style) {
+                    writeln!(out, "  {:>8} | {}", line.name, line.text)?;
+                }
+            }
+            writeln!(out)?;
+        }
+        self.totals(&mut out, trained, options, style)
+    }
+
+    fn totals(&self, out: &mut impl Write, trained: &[u32], options: &DataOptions, style: Style) -> Outcome {
+        let (rows, sequences) = (self.data.rows(), self.data.len());
+        let kinds: Vec<String> = self
+            .data
+            .notes()
+            .forms
+            .iter()
+            .map(|(form, rows)| format!("{} `{form}`", report::count(*rows as u64)))
+            .collect();
+        let sequences = match sequences == rows {
+            true => String::new(),
+            false => format!(", {} sequences", report::count(sequences as u64)),
+        };
+        let mut lines = vec![
+            ("rows".to_string(), format!("{}: {}{sequences}", report::count(rows as u64), kinds.join(", "))),
+            (
+                "tokens".to_string(),
+                format!(
+                    "{} read, {} of them learnt",
+                    report::count(self.data.tokens() as u64),
+                    report::count(self.data.label_tokens() as u64)
+                ),
+            ),
+        ];
+        if let (cut @ 1.., Some(most)) = (self.data.cut_rows(), options.max_length) {
+            lines.push(("cut".to_string(), format!("{} at {most} tokens", report::plural(cut, "row"))));
+        }
+        if let without @ 1.. = self.data.rows_without_labels() {
+            lines.push(("nothing learnt".to_string(), format!("in {}", report::plural(without, "row"))));
+        }
+        for (at, token) in self.data.uses(trained).iter().enumerate() {
+            let name = spelling(self.tokenizer, token.id).map_or(String::new(), |token| format!("{token} "));
+            let cut = if token.cut > 0 {
+                format!(", {}x cut off", report::count(token.cut as u64))
+            } else {
+                String::new()
+            };
+            lines.push((
+                if at == 0 { "trained" } else { "" }.to_string(),
+                format!(
+                    "{name}({}): {}x read, {}x learnt{cut}",
+                    token.id,
+                    report::count(token.inputs as u64),
+                    report::count(token.labels as u64)
+                ),
+            ));
+        }
+        for line in report::pairs(&lines, style) {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Data: what its flags name, where that lies, and how far reading it has come.
+
+use crate::args::DataArgs;
+use crate::failure::{Failure, Outcome, usage};
+use crate::load::Tokenizer;
+use crate::report;
+use std::cell::OnceCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+use toktune::Error;
+use toktune::data::{
+    Collator, DataCache, DataError, DataOptions, DataSource, Dataset, Masking, ModelKind, RowKeys,
+};
+use toktune::models::PretrainedModel;
+
+/// Data of fewer bytes are encoded in a moment, and a cache would only leave files behind.
+const CACHED_FROM: u64 = 4_000_000;
+
+/// What makes the batches of `model`; `seed` is that of the masks of a masked language model.
+pub fn collator(model: &PretrainedModel, tokenizer: &Tokenizer, seed: u64) -> Collator {
+    match (model.kind(), model.spec().decoder_inputs) {
+        (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
+        (ModelKind::SentencePairs, _) => Collator::SentencePairs,
+        (ModelKind::MaskedLm, _) => Collator::MaskedLm(match tokenizer {
+            Ok(tokenizer) => Masking::of(tokenizer, seed),
+            Err(_) => Masking::none(),
+        }),
+        _ => Collator::Causal,
+    }
+}
+
+/// What the flags say of reading for a model with `rows` rows.
+pub fn options(args: &DataArgs, collator: &Collator, rows: usize) -> DataOptions {
+    let (prompt, completion) = (args.prompt_key.clone(), args.completion_key.clone());
+    DataOptions {
+        collator: collator.clone(),
+        loss_on: args.loss_on,
+        max_length: args.max_length,
+        keys: RowKeys { prompt, completion, text: args.text_key.clone() },
+        sample_by: args.sample_by,
+        cache: cache(args.data_cache.as_deref()),
+        ..DataOptions::new(rows)
+    }
+}
+
+/// Where encoded rows are kept.
+fn cache(folder: Option<&Path>) -> Option<DataCache> {
+    match folder {
+        Some(none) if none == Path::new("none") => None,
+        Some(folder) => Some(DataCache { folder: folder.to_path_buf(), least_bytes: 0 }),
+        None => Some(DataCache { folder: users_cache()?.join("toktune/rows"), least_bytes: CACHED_FROM }),
+    }
+}
+
+/// The user's cache folder, as the system has it.
+fn users_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || set("HOME");
+    set("XDG_CACHE_HOME").or_else(|| match std::env::consts::OS {
+        "macos" => Some(home()?.join("Library/Caches")),
+        "windows" => set("LOCALAPPDATA"),
+        _ => Some(home()?.join(".cache")),
+    })
+}
+
+/// The sources of data flags, once they lie on this machine.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// What is read.
+    pub list: Vec<DataSource>,
+    /// The standard input, which can be read once, and is kept for as long as this is.
+    input: OnceCell<NamedTempFile>,
+}
+
+impl Sources {
+    /// Finds what `named` names: files and folders, `-`, and sets of the Hub. `weighted` is whether rows may have weights.
+    pub fn find(named: &[String], weighted: bool) -> Outcome<Self> {
+        let mut sources = Sources::default();
+        for text in named {
+            let source = sources.one(text)?;
+            if !weighted && source.weight != 1.0 {
+                return usage(format!("{text}: rows are weighted for training alone"));
+            }
+            sources.list.push(source);
+        }
+        Ok(sources)
+    }
+
+    fn one(&self, text: &str) -> Outcome<DataSource> {
+        let failed = |error: DataError| Failure::Usage(format!("--data {error}"));
+        if let Some(named) = text.strip_prefix("hf:").filter(|_| !Path::new(text).exists()) {
+            return from_hub(DataSource::parse(named).map_err(failed)?);
+        }
+        let source = DataSource::parse(text).map_err(failed)?;
+        match source.path == Path::new("-") {
+            true => {
+                let path = self.input()?.to_path_buf();
+                Ok(DataSource { path, name: Some("standard input".into()), ..source })
+            }
+            false => Ok(source),
+        }
+    }
+
+    /// The standard input in a file: rows are read more than once.
+    fn input(&self) -> Outcome<&Path> {
+        if self.input.get().is_none() {
+            let failed = |error: std::io::Error| Failure::Failed(format!("standard input: {error}"));
+            let mut file = NamedTempFile::new().map_err(failed)?;
+            std::io::copy(&mut std::io::stdin().lock(), &mut file).map_err(failed)?;
+            file.flush().map_err(failed)?;
+            let _ = self.input.set(file);
+        }
+        Ok(self.input.get().map_or(Path::new("-"), NamedTempFile::path))
+    }
+}
+
+/// The Hub's copy of a set of data.
+#[cfg(feature = "hub")]
+fn from_hub(source: DataSource) -> Outcome<DataSource> {
+    let name = source.path.to_string_lossy().into_owned();
+    let mut tell = |file: &str| report::note(&format!("fetching {file} of {name}"));
+    Ok(toktune::hub::data_set(&name, source, &mut tell)?)
+}
+
+/// Without the client nothing can be fetched.
+#[cfg(not(feature = "hub"))]
+fn from_hub(source: DataSource) -> Outcome<DataSource> {
+    let name = source.path.display();
+    Err(Failure::Failed(format!("hf:{name}: this toktune was built without the Hub (--features hub)")))
+}
+
+/// Reads what `named` names for `model`, to be made into batches by `collator`.
+pub fn read(
+    named: &[String],
+    weighted: bool,
+    tokenizer: &Tokenizer,
+    args: &DataArgs,
+    model: &PretrainedModel,
+    collator: &Collator,
+) -> Outcome<Dataset> {
+    let spec = model.stack().spec();
+    let options = DataOptions {
+        // sentence-transformers cuts there too
+        max_length: args.max_length.or(model.sentence().max_seq_length),
+        max_positions: spec.position_limit(),
+        usual_positions: spec.max_positions,
+        ..options(args, collator, model.vocabulary())
+    };
+    let data = read_sources(&Sources::find(named, weighted)?, tokenizer, &options)?;
+    if let (long @ 1.., Some(most)) = (data.notes().long, spec.max_positions) {
+        let are = if long == 1 { "is" } else { "are" };
+        report::warning(&format!(
+            "{} {are} longer than the {most} positions that the model was made for; --max-length {most} cuts them",
+            report::plural(long, "sequence")
+        ));
+    }
+    Ok(data)
+}
+
+/// Reads sources, with a bar where that takes time and somebody looks.
+pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {
+    let mut bar = report::ReadingBar::new();
+    let mut read = |options: &DataOptions| {
+        Dataset::read_with(&sources.list, tokenizer.as_ref().ok(), options, &mut |progress| {
+            bar.show(progress)
+        })
+    };
+    let mut result = read(options);
+    // a cache that nobody asked for must not stand in the way
+    if let (Err(Error::Data(problem @ DataError::CacheWrite { .. })), Some(cache)) = (&result, &options.cache)
+        && cache.least_bytes > 0
+    {
+        report::warning(&format!("{problem}; they are kept in memory (--data-cache DIR for another place)"));
+        result = read(&DataOptions { cache: None, ..options.clone() });
+    }
+    bar.finish();
+    result.map_err(|error| match (&error, tokenizer) {
+        // the data's error cannot know why there is no tokenizer
+        (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
+            Failure::Failed(format!("{error} ({reason})"))
+        }
+        (Error::Data(DataError::UnknownKeys { .. }), _) => Failure::Failed(format!(
+            "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
+        )),
+        _ => error.into(),
+    })
+}

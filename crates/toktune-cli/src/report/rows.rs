@@ -1,0 +1,90 @@
+//! Rows of tokens for people: what is read, what is learnt, and which tokens are trained.
+//!
+//! What colours say is also said without them: learnt and read text stand in lines of their own, and trained tokens between
+//! marks.
+
+use super::style::Style;
+
+/// Around a trained token.
+const MARKS: (char, char) = ('⟦', '⟧');
+
+/// A token as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ShownToken {
+    /// Its id.
+    pub id: u32,
+    /// Its text in its place.
+    pub text: String,
+    /// Whether it is a target.
+    pub learnt: bool,
+    /// Whether its row is trained.
+    pub trained: bool,
+}
+
+/// A run of tokens under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What it is: `read`, `learnt`.
+    pub name: String,
+    /// The text, marked.
+    pub text: String,
+}
+
+/// The runs of tokens that are read and learnt alike; `part` stands before the names where a row has several.
+pub fn shown_lines(tokens: &[ShownToken], part: &str, style: Style) -> Vec<Line> {
+    let run = |run: &[ShownToken]| {
+        let learnt = run.first().is_some_and(|token| token.learnt);
+        let text = run.iter().map(|token| {
+            let text = plain(&token.text);
+            match (token.trained, learnt) {
+                (true, _) => style.reverse(&format!("{}{text}{}", MARKS.0, MARKS.1)),
+                (false, true) => style.green(&text),
+                (false, false) => style.dim(&text),
+            }
+        });
+        let name = if learnt { "learnt" } else { "read" };
+        Line { name: format!("{part}{name}"), text: text.collect() }
+    };
+    tokens.chunk_by(|a, b| a.learnt == b.learnt).map(run).collect()
+}
+
+/// Text whose line breaks can be seen and whose control characters do nothing.
+fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' => shown.push('⏎'),
+            '\t' => shown.push('⇥'),
+            other if other.is_control() => shown.extend(other.escape_unicode()),
+            other => shown.push(other),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_told_without_colours() {
+        let token = |text: &str, learnt: bool, trained: bool| ShownToken {
+            id: 1,
+            text: text.into(),
+            learnt,
+            trained,
+        };
+        let tokens = [
+            token("a\n", false, false),
+            token("<x>", false, true),
+            token(" b", true, false),
+            token("<x>", true, true),
+            token("\u{1b}[31m", false, false),
+        ];
+        let line = |name: &str, text: &str| Line { name: name.into(), text: text.into() };
+        let expected = [line("read", "a⏎⟦<x>⟧"), line("learnt", " b⟦<x>⟧"), line("read", "\\u{1b}[31m")];
+        assert_eq!(shown_lines(&tokens, "", Style::PLAIN), expected);
+        assert_eq!(shown_lines(&tokens[..1], "encoder ", Style::PLAIN), [line("encoder read", "a⏎")]);
+        assert!(shown_lines(&[], "", Style::PLAIN).is_empty());
+    }
+}

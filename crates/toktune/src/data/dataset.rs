@@ -1,0 +1,429 @@
+//! Sources of rows to a set of examples: read once, encoded by all threads, kept packed.
+
+use std::fmt;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::encode::Encoder;
+use super::files::{DataFile, files_of};
+use super::records::{Record, RecordOptions, read_records};
+use super::row::Row;
+use super::store::{Store, StoreWriter, Summary};
+use super::{Collator, DataError, DataOptions, DataSource, EncodingNotes, RaggedBatch, Share, TokenUse};
+use crate::text::AutoTokenizer;
+use crate::weights::{Bytes, write_atomically};
+use crate::{Error, Result};
+
+/// What one thread encodes at a time, in bytes and in rows: enough to hide the hand-over, and little to hold.
+const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_ROWS: usize = 1024;
+/// Chunks for each thread that are read before they are encoded.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Where a row comes from; written as `file:line`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file.
+    pub file: Arc<Path>,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// A tokenised row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// The tokens: of an encoder-decoder model the encoder's, of a pair the first sequence's.
+    pub input_ids: Vec<u32>,
+    /// The second sequence of a pair; empty for every other row.
+    pub second: Vec<u32>,
+    /// What each position is labelled, in the position's own place: for a decoder the shift comes later.
+    /// `None` (Python's -100) is not learnt.
+    ///
+    /// An encoder-decoder model's are its decoder's targets, of a length of their own. A masked language model's
+    /// are empty when the tokens to guess are chosen anew in every epoch, and those of a pair always are.
+    pub labels: Vec<Option<u32>>,
+    /// Tokens that `max_length` cut off.
+    pub cut: Vec<u32>,
+    /// The row it comes from.
+    pub source: Source,
+}
+
+impl Example {
+    /// The length of its longest sequence.
+    pub(super) fn longest(&self) -> usize {
+        self.input_ids.len().max(self.second.len()).max(self.labels.len())
+    }
+}
+
+/// How far reading has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadProgress {
+    /// Bytes of all sources that are read, as they lie on the disk.
+    pub bytes: u64,
+    /// Bytes of all sources.
+    pub of_bytes: u64,
+    /// Rows that are encoded.
+    pub rows: usize,
+}
+
+/// All examples, in the order of their sources and rows.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    parts: Vec<Part>,
+    collator: Collator,
+    vocab_size: usize,
+}
+
+/// The examples of one source.
+#[derive(Debug, Clone)]
+struct Part {
+    store: Store,
+    weight: f64,
+}
+
+impl Dataset {
+    /// Reads and tokenises files or folders, one after the other.
+    ///
+    /// `tokenizer` may be absent when every row holds `input_ids`.
+    ///
+    /// # Errors
+    /// The first fault of the first faulty row; a file without rows; no label anywhere that could be learnt.
+    pub fn read<'s, S>(
+        sources: &'s [S],
+        tokenizer: Option<&AutoTokenizer>,
+        options: &DataOptions,
+    ) -> Result<Self>
+    where
+        &'s S: Into<DataSource>,
+    {
+        let sources: Vec<DataSource> = sources.iter().map(Into::into).collect();
+        Dataset::read_with(&sources, tokenizer, options, &mut |_| {})
+    }
+
+    /// As [`read`](Self::read), and tells how far it has come.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_with(
+        sources: &[DataSource],
+        tokenizer: Option<&AutoTokenizer>,
+        options: &DataOptions,
+        tell: &mut dyn FnMut(&ReadProgress),
+    ) -> Result<Self> {
+        if sources.is_empty() {
+            return Err(DataError::NoFiles.into());
+        }
+        let encoder = Encoder::new(tokenizer, options)?;
+        let files = sources.iter().map(files_of).collect::<Result<Vec<_>>>()?;
+        let of_bytes = files.iter().flatten().map(|file| file.size).sum();
+        let mut progress = ReadProgress { bytes: 0, of_bytes, rows: 0 };
+        let mut parts = Vec::with_capacity(sources.len());
+        for (source, files) in sources.iter().zip(&files) {
+            let store = kept_or_encoded(files, &encoder, &mut progress, tell)?;
+            parts.push(Part { store, weight: source.weight });
+        }
+        let dataset = Dataset { parts, collator: options.collator.clone(), vocab_size: options.vocab_size };
+        if dataset.rows_without_labels() == dataset.len() {
+            let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
+            return Err(DataError::NoLabels { rows, cut_rows }.into());
+        }
+        Ok(dataset)
+    }
+
+    /// A set of examples that were made elsewhere, whose ids lie below `vocab_size`.
+    ///
+    /// # Errors
+    /// An id that does not.
+    pub fn from_examples(examples: &[Example], collator: Collator, vocab_size: usize) -> Result<Self> {
+        let mut files: Vec<Arc<Path>> = Vec::new();
+        let mut writer = in_memory(StoreWriter::new(Vec::new(), &collator))?;
+        for example in examples {
+            let labels = example.labels.iter().flatten();
+            let mut ids = example.input_ids.iter().chain(&example.second).chain(labels);
+            if let Some(&id) = ids.find(|id| **id as usize >= vocab_size) {
+                let (at, token) = (example.source.clone(), String::new());
+                return Err(DataError::TokenBeyondModel { at, token, id, vocab_size }.into());
+            }
+            let file = files.iter().position(|file| *file == example.source.file).unwrap_or_else(|| {
+                files.push(example.source.file.clone());
+                files.len() - 1
+            });
+            in_memory(writer.push(example, file as u32))?;
+            writer.count_rows(1);
+        }
+        let bytes = Bytes::owned(in_memory(writer.finish())?);
+        let store = Store::open(bytes, files, vocab_size).ok_or(DataError::DamagedStore { example: 0 })?;
+        Ok(Dataset { parts: vec![Part { store, weight: 1.0 }], collator, vocab_size })
+    }
+
+    /// The number of examples.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.store.len()).sum()
+    }
+
+    /// Whether there are no examples; a dataset that was read has some.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of rows that the examples come from: a conversation can give several.
+    pub fn rows(&self) -> usize {
+        self.summaries().map(|summary| summary.rows).sum()
+    }
+
+    /// What is made of the examples.
+    pub fn collator(&self) -> &Collator {
+        &self.collator
+    }
+
+    /// Rows of the model: ids lie below.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Example `index`.
+    ///
+    /// Panics when it is not there: the index is the caller's to check.
+    ///
+    /// # Errors
+    /// The file of encoded rows was changed since it was written.
+    pub fn example(&self, index: usize) -> Result<Example> {
+        let mut within = index;
+        for part in &self.parts {
+            match within.checked_sub(part.store.len()) {
+                None => return Ok(part.store.example(within)?),
+                Some(rest) => within = rest,
+            }
+        }
+        panic!("example {index} of {}", self.len())
+    }
+
+    /// Every example in turn.
+    pub fn examples(&self) -> impl Iterator<Item = Result<Example>> + '_ {
+        self.parts.iter().flat_map(|part| (0..part.store.len()).map(|index| Ok(part.store.example(index)?)))
+    }
+
+    /// The batch of the examples `indices`, as epoch `epoch` has it: for evaluation always the same one, 0.
+    ///
+    /// Panics when an index is not there: it is the caller's to check.
+    ///
+    /// # Errors
+    /// The file of encoded rows was changed since it was written.
+    pub fn batch(&self, indices: &[usize], epoch: u64) -> Result<RaggedBatch> {
+        let examples = indices.iter().map(|&index| self.example(index)).collect::<Result<Vec<_>>>()?;
+        let placed = indices.iter().copied().zip(&examples);
+        Ok(self.collator.batch(placed, epoch, self.vocab_size))
+    }
+
+    /// How the examples fall into sources, and how often each is seen in an epoch.
+    pub fn shares(&self) -> Vec<Share> {
+        self.parts.iter().map(|part| Share { examples: part.store.len(), weight: part.weight }).collect()
+    }
+
+    /// How many examples an epoch has.
+    pub fn examples_per_epoch(&self) -> usize {
+        self.shares().iter().map(Share::per_epoch).sum()
+    }
+
+    /// The number of tokens that the model reads in one pass over all examples.
+    pub fn tokens(&self) -> usize {
+        self.summaries().map(|summary| summary.tokens).sum()
+    }
+
+    /// The number of labels the model learns from in one pass: in the first, where tokens are masked anew in each.
+    pub fn label_tokens(&self) -> usize {
+        if !matches!(self.collator, Collator::MaskedLm(_)) {
+            return self.summaries().map(|summary| summary.labels).sum();
+        }
+        // an example that cannot be read is told when it is trained on
+        let of = |(index, example): (usize, Result<Example>)| {
+            example.map_or(0, |example| self.collator.label_tokens(&example, index, 0, self.vocab_size))
+        };
+        self.examples().enumerate().map(of).sum()
+    }
+
+    /// How many examples were cut by `max_length`.
+    pub fn cut_rows(&self) -> usize {
+        self.summaries().map(|summary| summary.cut).sum()
+    }
+
+    /// How many examples leave nothing to learn.
+    pub fn rows_without_labels(&self) -> usize {
+        self.summaries().map(|summary| summary.empty).sum()
+    }
+
+    /// What the encoding of the rows has to say of all sources together.
+    pub fn notes(&self) -> EncodingNotes {
+        let mut notes = EncodingNotes::default();
+        self.summaries().for_each(|summary| notes.add(&summary.notes));
+        notes
+    }
+
+    /// A hash of all examples in their order, in hexadecimal digits: the same rows, encoded alike, have the same.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for (summary, share) in self.summaries().zip(self.shares()) {
+            hash.update(summary.hash.as_bytes());
+            hash.update(&share.weight.to_le_bytes());
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
+    /// Counts the given tokens over the data; the answer has their order.
+    pub fn uses(&self, ids: &[u32]) -> Vec<TokenUse> {
+        let of = |&id: &u32| {
+            let mut all = TokenUse { id, inputs: 0, labels: 0, cut: 0 };
+            for summary in self.summaries() {
+                let found = summary.uses.binary_search_by_key(&u64::from(id), |uses| uses[0]);
+                if let Some([_, inputs, labels, cut]) = found.ok().map(|at| summary.uses[at]) {
+                    all.inputs += inputs as usize;
+                    all.labels += labels as usize;
+                    all.cut += cut as usize;
+                }
+            }
+            all
+        };
+        ids.iter().map(of).collect()
+    }
+
+    fn summaries(&self) -> impl Iterator<Item = &Summary> {
+        self.parts.iter().map(|part| part.store.summary.as_ref())
+    }
+}
+
+/// The examples of a source: from the cache, or encoded and, where there is a cache for it, kept.
+fn kept_or_encoded(
+    files: &[DataFile],
+    encoder: &Encoder<'_>,
+    progress: &mut ReadProgress,
+    tell: &mut dyn FnMut(&ReadProgress),
+) -> Result<Store> {
+    let options = encoder.options();
+    let (names, vocab_size) = (|| files.iter().map(|file| file.shown.clone()).collect(), options.vocab_size);
+    let size: u64 = files.iter().map(|file| file.size).sum();
+    let Some(cache) = options.cache.as_ref().filter(|cache| size >= cache.least_bytes) else {
+        let mut writer = in_memory(StoreWriter::new(Vec::new(), &options.collator))?;
+        encode(files, encoder, (&mut writer, Path::new("memory")), progress, tell)?;
+        let bytes = Bytes::owned(in_memory(writer.finish())?);
+        return Store::open(bytes, names(), vocab_size)
+            .ok_or_else(|| DataError::DamagedStore { example: 0 }.into());
+    };
+    let path = cache.path(files, encoder.tokenizer_of_rows(), options)?;
+    let open = || {
+        let bytes = Bytes::map(&path).ok()?;
+        Store::open(bytes, names(), vocab_size)
+    };
+    if let Some(store) = path.is_file().then(open).flatten() {
+        cache.used(&path);
+        progress.bytes += size;
+        progress.rows += store.summary.rows;
+        tell(progress);
+        return Ok(store);
+    }
+    let unkept = unwritten(&path);
+    std::fs::create_dir_all(&cache.folder).map_err(unkept)?;
+    let mut fault = None;
+    let written = write_atomically(&path, |file| {
+        let mut writer =
+            StoreWriter::new(BufWriter::with_capacity(1 << 20, file), &options.collator).map_err(unkept)?;
+        if let Err(error) = encode(files, encoder, (&mut writer, &path), progress, tell) {
+            fault = Some(error);
+            return Err(unkept(std::io::ErrorKind::Other.into()));
+        }
+        writer.finish().and_then(|mut file| file.flush()).map_err(unkept)
+    });
+    match (fault, written) {
+        (Some(fault), _) => return Err(fault),
+        (None, Err(Error::Io { source, .. })) => return Err(unkept(source)),
+        (None, written) => written?,
+    }
+    cache.used(&path);
+    open().ok_or_else(|| DataError::DamagedStore { example: 0 }.into())
+}
+
+/// Encodes all rows of some files. Chunks of them are encoded by all threads and written in their order, so that neither
+/// examples nor faults depend on the number of threads.
+fn encode<W: Write>(
+    files: &[DataFile],
+    encoder: &Encoder<'_>,
+    (writer, to): (&mut StoreWriter<'_, W>, &Path),
+    progress: &mut ReadProgress,
+    tell: &mut dyn FnMut(&ReadProgress),
+) -> Result<()> {
+    let options = encoder.options();
+    let ahead = CHUNKS_AHEAD * rayon::current_num_threads();
+    let mut before = progress.bytes;
+    for (number, file) in (0u32..).zip(files) {
+        let (mut chunks, mut chunk, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (first, mut position) = (writer.len(), 0);
+        let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys };
+        let mut flush = |chunks: &mut Vec<Vec<Record>>, position: u64| -> Result<()> {
+            let rows: usize = chunks.iter().map(Vec::len).sum();
+            let encoded: Vec<Result<Chunk>> = std::mem::take(chunks)
+                .into_par_iter()
+                .map_init(|| encoder.clone(), |encoder, chunk| encode_chunk(encoder, chunk, file))
+                .collect();
+            for chunk in encoded {
+                let (examples, notes) = chunk?;
+                for example in examples {
+                    writer.push(&example, number).map_err(unwritten(to))?;
+                }
+                writer.notes().add(&notes);
+            }
+            writer.count_rows(rows);
+            (progress.bytes, progress.rows) = (before + position, progress.rows + rows);
+            tell(progress);
+            Ok(())
+        };
+        read_records(file, record_options, &mut |record, read| {
+            position = read;
+            bytes += record.size();
+            chunk.push(record);
+            if bytes >= CHUNK_BYTES || chunk.len() >= CHUNK_ROWS {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
+            }
+            if chunks.len() >= ahead { flush(&mut chunks, read) } else { Ok(()) }
+        })?;
+        chunks.push(chunk);
+        flush(&mut chunks, position)?;
+        before += file.size;
+        if writer.len() == first {
+            return Err(DataError::EmptyFile { path: file.shown.to_path_buf() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// The examples of some rows, and what there is to say of them.
+type Chunk = (Vec<Example>, EncodingNotes);
+
+fn encode_chunk(encoder: &mut Encoder<'_>, chunk: Vec<Record>, file: &DataFile) -> Result<Chunk> {
+    let (mut examples, mut notes) = (Vec::with_capacity(chunk.len()), EncodingNotes::default());
+    for record in chunk {
+        let at = Source { file: file.shown.clone(), line: record.line };
+        let options = encoder.options();
+        let row = Row::read(record.content, &options.keys, &at, options.vocab_size)?;
+        encoder.encode(row, at, &mut examples, &mut notes)?;
+    }
+    Ok((examples, notes))
+}
+
+/// A fault of writing examples.
+fn unwritten(to: &Path) -> impl Fn(std::io::Error) -> Error + Copy + '_ {
+    |source| DataError::CacheWrite { path: to.to_owned(), source }.into()
+}
+
+/// Memory takes what is written to it.
+fn in_memory<T>(written: std::io::Result<T>) -> Result<T> {
+    written.map_err(unwritten(Path::new("memory")))
+}
