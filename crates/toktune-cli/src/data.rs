@@ -141,6 +141,8 @@ pub fn read(
 ) -> Outcome<Dataset> {
     let spec = model.stack().spec();
     let options = DataOptions {
+        // sentence-transformers cuts there too
+        max_length: args.max_length.or(model.sentence().max_seq_length),
         max_positions: spec.position_limit(),
         usual_positions: spec.max_positions,
         ..options(args, collator, model.vocabulary())

@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod report;
 mod signals;
+mod typed;
 
 use failure::Failure;
 use std::process::ExitCode;

@@ -51,7 +51,11 @@ fn targets_and_settings() {
         ),
         (&["--target-modules", "q_proj"], &["--target-modules", "no embedding or output head", "q_proj"]),
         (&["--target-modules", "(x"], &["--target-modules '(x'"]),
-        (&["--lora-r", "0"], &["--lora-r: expected at least 1, found 0"]),
+        (&["--lora-r", "0"], &["--lora-r: expected at least 1 and at most 65536, found 0"]),
+        (
+            &["--lora-r", "99999999999"],
+            &["--lora-r: expected at least 1 and at most 65536, found 99999999999"],
+        ),
         (&["--lora-r", "4", "--lora-dropout", "1"], &["--lora-dropout: expected at least 0 and below 1"]),
         (&["--lora-target-modules", "q_prj"], &["--lora-target-modules", "did you mean 'q_proj'"]),
         (&["--lora-target-modules", "lm_head"], &["--lora-target-modules", "a token matrix"]),

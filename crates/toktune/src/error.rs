@@ -123,10 +123,12 @@ pub enum Error {
         /// The id.
         id: u32,
     },
-    /// `target_modules` is no valid regular expression.
-    #[error("target_modules '{pattern}': {problem}")]
+    /// A field of a configuration holds no valid regular expression, or one that takes too long.
+    #[error("{field} '{pattern}': {problem}")]
     Pattern {
-        /// The expression.
+        /// The field.
+        field: &'static str,
+        /// The expression, or its beginning.
         pattern: String,
         /// What is wrong with it.
         problem: String,

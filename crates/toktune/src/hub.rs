@@ -22,7 +22,17 @@ const WEIGHTS: [(&str, &str, &str); 2] = [
     ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
 ];
 /// What is fetched beside configuration and weights, where it is there.
-const BESIDE: [&str; 5] = [
+const BESIDE: [&str; 15] = [
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -13,6 +13,15 @@ impl Random {
         Self(seed)
     }
 
+    /// The numbers of `seed` that belong to something of these names, apart from those of anything else.
+    pub(crate) fn named(seed: u64, names: &[&str]) -> Self {
+        let mut state = Self(seed).next();
+        for byte in names.iter().flat_map(|name| name.bytes().chain([0])) {
+            state = Self(state ^ u64::from(byte)).next();
+        }
+        Self(state)
+    }
+
     /// 64 uniform bits.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

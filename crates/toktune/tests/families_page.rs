@@ -20,7 +20,7 @@ trained rows and the outputs agree with PEFT's to 1e-5 ([tools/fixtures](../tool
 
 `target_modules` are the names that PEFT and transformers have for the modules; without one the first is trained. *Tied* says
 whether the head is the embedding where the configuration says nothing of it; a file with a head of its own that differs
-from the embedding is not tied, whatever its configuration says. *GGUF* is the architecture in files of llama.cpp.
+from the embedding, in however few rows, is not tied, whatever its configuration says. *GGUF* is the architecture in files of llama.cpp.
 
 `toktune inspect MODEL` says the same of a model at hand. A model that no family describes is refused with the nearest one and,
 for well-known models, with what is missing. [adding-a-family.md](adding-a-family.md) says how to add one.
@@ -41,6 +41,9 @@ const TAIL: &str = "\
 | a length-dependent rope (`dynamic`, `longrope`) | transformers takes the length of the longest row of a batch, toktune that of each row: as if it were alone |
 | a trained token that is the padding token | PEFT gives it no gradient from the embedding (`padding_idx`), toktune does |
 | a tied head with a bias (BERT and its kin, Phi with a trained head) | PEFT drops the bias where it wraps the head, toktune keeps it as the model has it |
+| a model that reads images too | its text part alone is computed, trained and merged; other tensors stay byte for byte. LoRA's `target_modules` are stored as full names, since the vision tower has layers whose names end alike |
+| T5, BART and their kin with embeddings that differ between the sides | one matrix is held; refused by the names of the tensors |
+| a sentence encoder with a `Dense` or another module than `Transformer`, `Pooling`, `Normalize` in `modules.json` | refused by its name |
 | untied T5 and mT5 in transformers 5 | PEFT overwrites rows of the head because the configuration says that it is tied; toktune trains the rows that `shared` has |
 | Marian in PEFT 0.21 | PEFT fails to wrap the embedding twice; toktune trains `model.shared` |
 | Mixtures of experts | LoRA reaches neither experts nor router, as PEFT's `all-linear` does not; experts in GGUF files are not read; `output_router_logits: true` is refused, for its loss is not added |
@@ -93,7 +96,9 @@ fn page() -> String {
         writeln!(page, "| {kind} | `{}` | {} |", kind.auto_class(), kind.shortcuts()).expect("written");
     }
     page.push_str(
-        "\nWith LoRA every row depends. An encoder without its head is a model of sentence pairs.\n",
+        "\nWith LoRA every row depends. An encoder without its head is a model of sentence pairs; `1_Pooling` and `modules.json` of \
+         sentence-transformers say how its rows become a vector (`cls`, `max`, `mean`, `mean_sqrt_len_tokens`, `weightedmean`, \
+         `lasttoken`, or several joined), and the mean is taken where they are not there.\n",
     );
     let rows: Vec<_> = FAMILIES.iter().map(|family| row(family)).collect();
     for (kind, title) in [

@@ -11,6 +11,7 @@ use std::io::Write;
 use toktune::Device;
 use toktune::config::CONFIG_FILE;
 use toktune::data::{Collator, DataOptions, DataSource, survey};
+use toktune::models::ModelKind;
 use toktune::text::AutoTokenizer;
 
 /// What was found: a title, named values for people, and all of it for programs.
@@ -82,9 +83,9 @@ fn model(name: &str) -> Outcome<Found> {
         (true, true) => format!("{embeddings} (the head {head} is tied to it)"),
         (true, false) => format!("{embeddings}, {head} (not tied)"),
     };
-    let table = vec![
+    let mut table = vec![
         row("family", format!("{} ({})", model.family().name, model.config().model_type())),
-        row("kind", format!("{} ({})", model.kind(), model.kind().auto_class())),
+        row("kind", format!("{} ({})", model.kind(), model.auto_class())),
         row("parameters", report::count(model.num_parameters())),
         row("on disk", format!("{}, embedding as {dtype}", report::bytes(checkpoint.total_bytes()))),
         row("sizes", sizes),
@@ -101,15 +102,25 @@ fn model(name: &str) -> Outcome<Found> {
         row("target", target),
         row("constant", model.kind().shortcuts()),
     ];
-    let json = json!({
+    let mut json = json!({
         "kind": "model", "family": model.family().name, "model_type": model.config().model_type(),
         "parameters": model.num_parameters(), "bytes": checkpoint.total_bytes(), "dtype": dtype,
         "layers": spec.layers.len(), "hidden_size": spec.hidden_size, "max_positions": spec.max_positions,
         "vocabulary_rows": rows, "tokenizer_size": tokens,
         "unused_rows": tokens.map(|tokens| rows.saturating_sub(tokens)),
         "tied": model.is_tied(), "embedding_rms": rms, "embedding": embedding, "head": head,
-        "embedding_modules": modules, "auto_class": model.kind().auto_class(),
+        "embedding_modules": modules, "auto_class": model.auto_class(),
     });
+    if model.kind() == ModelKind::SentencePairs {
+        let sentence = model.sentence();
+        let length =
+            sentence.max_seq_length.map_or(String::new(), |most| format!(", of {most} tokens at most"));
+        table.push(row("pooling", sentence.describe() + &length));
+        json["pooling"] = json!({
+            "modes": sentence.pooling.iter().map(|mode| mode.name()).collect::<Vec<_>>(),
+            "normalise": sentence.normalise, "max_seq_length": sentence.max_seq_length,
+        });
+    }
     Ok(Found { title: "model", rows: table, json })
 }
 

@@ -32,7 +32,8 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     trained.extend(choose(&args.tokens, true, &mut tokenizer)?.ids);
     let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::vocab_size));
     let collator = data::collator(base, &tokenizer, 0);
-    let options = data::options(&args.options, &collator, rows);
+    let mut options = data::options(&args.options, &collator, rows);
+    options.max_length = options.max_length.or(base.sentence().max_seq_length);
     let data = data::read_sources(&Sources::find(&args.data, true)?, &tokenizer, &options)?;
     if args.from > data.len() {
         return usage(format!(

@@ -10,6 +10,7 @@ use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
 use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use crate::signals::Signals;
+use crate::typed::resume_command;
 use serde_json::json;
 use std::path::Path;
 use toktune::Error;
@@ -41,6 +42,21 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer)?,
+    };
+    let resized = chosen.changed_tokenizer
+        || model.base().embedding().rows() > model.base().embedding().frozen().rows();
+    let lost = model.layers_lost_by_resize().join(", ");
+    let opened = match resized && !lost.is_empty() {
+        true => {
+            report::warning(&format!(
+                "{lost} is one module with {} in a model that was resized for added tokens: PEFT cannot open this adapter, \
+                 and a merged model has one matrix for both; toktune alone can use it (--target-modules {0} for rows that \
+                 both sides share)",
+                model.base().embedding_name()
+            ));
+            Opened::ByToktune
+        }
+        false => Opened::of(model.base()),
     };
     let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
@@ -81,7 +97,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
         stopped(&progress, &output, total);
         return Err(Failure::Stopped(status));
     }
-    close(args, kind, &progress, &output, tokenizer);
+    close(args, (kind, opened), &progress, &output, tokenizer);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
     }
@@ -138,6 +154,8 @@ fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokeni
         }),
         Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
     };
+    let mut config = config;
+    config.common_mut().seed = args.steps.seed;
     let mut model = get_peft_model(base, config)?;
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
@@ -280,28 +298,31 @@ fn stopped(progress: &Progress<'_>, output: &TrainOutput, total: u64) {
     ]);
 }
 
-/// The command that was typed, with `--resume`, as a shell reads it.
-fn resume_command() -> String {
-    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
-    if !words.iter().any(|word| word == "--resume" || word == "--resume-anyway") {
-        words.push("--resume".to_owned());
-    }
-    words.join(" ")
+/// How an adapter is opened in Python.
+#[derive(Clone, Copy)]
+enum Opened {
+    /// By a class of PEFT's that finds the base itself.
+    Alone(&'static str),
+    /// By `PeftModel`, over a base of this class.
+    OverBase(&'static str),
+    /// Not at all.
+    ByToktune,
 }
 
-/// A word that a shell reads as it is.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+impl Opened {
+    fn of(base: &PretrainedModel) -> Self {
+        base.auto_peft_class().map_or(Self::OverBase(base.auto_class()), Self::Alone)
     }
+}
+
+fn merge_command(args: &TrainArgs) -> String {
+    format!("toktune merge --model {} --adapter {} --output merged", args.model, args.output.display())
 }
 
 /// Tells what the run came to.
 fn close(
     args: &TrainArgs,
-    kind: ModelKind,
+    (kind, opened): (ModelKind, Opened),
     progress: &Progress<'_>,
     output: &TrainOutput,
     tokenizer: Option<&AutoTokenizer>,
@@ -352,31 +373,18 @@ fn close(
         rows.push(("try it", command));
     }
     // transformers needs a folder beneath the adapter
-    rows.push(match (args.model.to_lowercase().ends_with(".gguf"), kind.auto_peft_class()) {
-        (true, _) => {
-            ("for Python", format!("toktune merge --model {} --adapter {folder} --output merged", args.model))
+    rows.push(match opened {
+        _ if args.model.to_lowercase().ends_with(".gguf") => ("for Python", merge_command(args)),
+        Opened::ByToktune => {
+            ("in Python", "not at all: PEFT does not find its module after the resize".into())
         }
-        (false, Some(class)) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
-        (false, None) => {
-            ("in Python", format!("PeftModel.from_pretrained({}..., \"{folder}\")", kind.auto_class()))
+        Opened::Alone(class) => ("in Python", format!("{class}.from_pretrained(\"{folder}\")")),
+        Opened::OverBase(class) => {
+            ("in Python", format!("PeftModel.from_pretrained({class}..., \"{folder}\")"))
         }
     });
     let rows: Vec<(String, String)> =
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     lines.extend(report::pairs(&rows, style));
     progress.lines(&lines);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
-        for (word, expected) in
-            [("--max-steps=3", "--max-steps=3"), ("<calc>", "'<calc>'"), ("it's", r"'it'\''s'"), ("", "''")]
-        {
-            assert_eq!(quoted(word), expected);
-        }
-    }
 }

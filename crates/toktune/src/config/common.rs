@@ -2,6 +2,7 @@
 
 use super::{LoraConfig, TrainableTokenIndices, TrainableTokensConfig};
 use crate::error::{Error, Result};
+use crate::tuners::TunerError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -33,6 +34,10 @@ pub struct CommonConfig {
     /// The classes of a base that the task type does not tell: `base_model_class` and `parent_library`.
     #[serde(default)]
     pub auto_mapping: Option<Value>,
+    /// Of the random numbers that a fresh adapter starts from, which also depend on its name and on the layer's. PEFT takes
+    /// them from torch's global generator (`set_seed`); it is no field of a file.
+    #[serde(skip)]
+    pub seed: u64,
     /// Everything else in the file.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -47,6 +52,10 @@ impl CommonConfig {
 
 /// The configuration of an adapter, of whichever method.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for an adapter, and a box would stand in every match"
+)]
 pub enum PeftConfig {
     /// Trainable Tokens alone.
     TrainableTokens(TrainableTokensConfig),
@@ -90,7 +99,7 @@ impl PeftConfig {
             }
             Some("LORA") => {
                 let config: LoraConfig = serde_json::from_value(value).map_err(fields)?;
-                config.check()?;
+                config.check().map_err(|error| TunerError::in_file(path.clone(), error))?;
                 Ok(Self::Lora(config))
             }
             found => {
@@ -121,6 +130,14 @@ impl PeftConfig {
         match self {
             Self::TrainableTokens(config) => &mut config.common,
             Self::Lora(config) => &mut config.common,
+        }
+    }
+
+    /// What of the configuration can be loaded and merged but not trained, as `(field, value)`.
+    pub fn not_trained(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::TrainableTokens(_) => None,
+            Self::Lora(config) => config.not_trained(),
         }
     }
 

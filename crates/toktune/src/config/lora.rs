@@ -1,6 +1,7 @@
 //! `LoraConfig`.
 
 use super::common::CommonConfig;
+use super::pattern::Pattern;
 use super::target_modules::TargetModules;
 use super::trainable_tokens::yes;
 use crate::error::Result;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 
 /// The configuration of a LoRA adapter, with PEFT's field names and defaults.
 ///
-/// Options of PEFT's that change the computation and are not here (`use_dora`, `layers_to_transform`, …) are refused
+/// Options of PEFT's that change the computation and are not here (`use_dora`, `layer_replication`, …) are refused
 /// when they are on; everything else in a file is kept in [`CommonConfig::other`] and written back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
@@ -32,7 +33,17 @@ pub struct LoraConfig {
     /// adapter sets it right.
     #[serde(default)]
     pub fan_in_fan_out: bool,
-    /// Which biases are trained: only PEFT's default, `none`.
+    /// The layers among them that are left out: names, or a regular expression for full names.
+    #[serde(default)]
+    pub exclude_modules: Option<TargetModules>,
+    /// The numbers of the layers that are adapted, where `target_modules` are names; `None` is all.
+    #[serde(default)]
+    pub layers_to_transform: Option<LayersToTransform>,
+    /// What stands before such a number in a layer's name (`layers`, `h`), as regular expressions; `None` is anything.
+    #[serde(default)]
+    pub layers_pattern: Option<LayerPatterns>,
+    /// Which biases an adapter brings: `none` (PEFT's default), `all`, or `lora_only`, those of adapted layers. They are
+    /// loaded, computed with and merged; training them is refused.
     #[serde(default = "none")]
     pub bias: String,
     /// Scale by `lora_alpha / sqrt(r)` instead.
@@ -41,7 +52,7 @@ pub struct LoraConfig {
     /// Tokens whose rows are trained too.
     #[serde(default)]
     pub trainable_token_indices: Option<TrainableTokenIndices>,
-    /// Modules that PEFT would train and store whole; none can be, see [`LoraConfig::check`].
+    /// Modules that PEFT trained and stored whole. They are loaded, computed with and merged; training them is refused.
     #[serde(default)]
     pub modules_to_save: Option<Vec<String>>,
     /// Insist on one set of rows for tied layers; see [`TrainableTokenIndices`].
@@ -80,6 +91,36 @@ pub enum TrainableTokenIndices {
     Tokens(Vec<u32>),
     /// Tokens by the full names of layers, or by endings of names.
     ByLayer(BTreeMap<String, Vec<u32>>),
+}
+
+/// PEFT's `layers_to_transform`: one number or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LayersToTransform {
+    /// The layer of this number.
+    One(usize),
+    /// The layers of these numbers; none of them stands for all.
+    Several(Vec<usize>),
+}
+
+/// PEFT's `layers_pattern`: one expression or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LayerPatterns {
+    /// One expression; an empty one stands for anything.
+    One(String),
+    /// Several, of which the first that matches counts.
+    Several(Vec<String>),
+}
+
+impl LayerPatterns {
+    /// Whether it says nothing.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::One(pattern) => pattern.is_empty(),
+            Self::Several(patterns) => patterns.is_empty(),
+        }
+    }
 }
 
 impl TrainableTokenIndices {
@@ -137,6 +178,9 @@ impl Default for LoraConfig {
             lora_dropout: 0.0,
             target_modules: None,
             fan_in_fan_out: false,
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: None,
             bias: none(),
             use_rslora: false,
             trainable_token_indices: None,
@@ -151,15 +195,12 @@ impl Default for LoraConfig {
 }
 
 /// PEFT's options that change what is computed.
-const OPTIONS_THAT_MATTER: [&str; 18] = [
+const OPTIONS_THAT_MATTER: [&str; 15] = [
     "alora_invocation_tokens",
     "arrow_config",
     "corda_config",
-    "exclude_modules",
     "kasa_config",
     "layer_replication",
-    "layers_pattern",
-    "layers_to_transform",
     "lora_bias",
     "lora_ga_config",
     "loftq_config",
@@ -171,6 +212,17 @@ const OPTIONS_THAT_MATTER: [&str; 18] = [
     "use_qalora",
     "velora_config",
 ];
+
+/// No layer is so wide that a higher rank could mean anything.
+const MOST_RANK: usize = 1 << 16;
+
+/// A pattern for each layer of the deepest model.
+const MOST_PATTERNS: usize = 1 << 14;
+
+/// Those of `names` that `keep` keeps.
+fn kept(names: Vec<&str>, keep: impl Fn(&str) -> Result<bool>) -> Result<Vec<&str>> {
+    names.into_iter().filter_map(|name| keep(name).map(|is| is.then_some(name)).transpose()).collect()
+}
 
 /// Whether an option of PEFT's is off.
 fn is_off(value: &Value) -> bool {
@@ -187,15 +239,26 @@ impl LoraConfig {
     /// Checks the options on their own, without a model.
     ///
     /// # Errors
-    /// A number is out of its range; a bias or a whole module is to be trained; `modules_to_save` names a layer of
-    /// `trainable_token_indices`; an option of PEFT's is on that is not there.
+    /// A number is out of its range; `modules_to_save` names a layer of `trainable_token_indices`; `layers_to_transform` or
+    /// `layers_pattern` stands where it says nothing; an option of PEFT's is on that is not there.
     pub fn check(&self) -> Result<()> {
         self.check_numbers()?;
         let option = |option: &str, found: String, expected: &'static str| {
             Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
         };
-        if self.bias != "none" {
-            return option("bias", self.bias.clone(), "none");
+        if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
+            return option("bias", self.bias.clone(), "none, all or lora_only");
+        }
+        if let (Some(TargetModules::Pattern(pattern)), Some(layers)) =
+            (&self.target_modules, &self.layers_to_transform)
+        {
+            let found = format!("{layers:?} beside the expression '{pattern}'");
+            return option("layers_to_transform", found, "names in target_modules");
+        }
+        if let (None, Some(patterns)) = (&self.layers_to_transform, &self.layers_pattern)
+            && !patterns.is_empty()
+        {
+            return option("layers_pattern", format!("{patterns:?}"), "layers_to_transform beside it");
         }
         let known = match &self.init_lora_weights {
             Value::Bool(_) => true,
@@ -215,9 +278,15 @@ impl LoraConfig {
         {
             return option(name, value.to_string(), "nothing: it is not supported");
         }
-        match self.modules_to_save.as_deref() {
-            None | Some([]) => Ok(()),
-            Some(modules) => Err(self.refuse_modules_to_save(modules).into()),
+        let by_rows = match &self.trainable_token_indices {
+            Some(TrainableTokenIndices::ByLayer(layers)) => {
+                self.modules_to_save.iter().flatten().find(|module| layers.contains_key(*module))
+            }
+            _ => None,
+        };
+        match by_rows {
+            Some(module) => Err(TunerError::TrainedWholeAndByRows { module: module.clone() }.into()),
+            None => Ok(()),
         }
     }
 
@@ -225,8 +294,14 @@ impl LoraConfig {
         let option = |option: &str, found: String, expected: &'static str| {
             Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
         };
-        if let Some(r) = std::iter::once(&self.r).chain(self.rank_pattern.values()).find(|r| **r == 0) {
-            return option("r", r.to_string(), "at least 1");
+        for r in std::iter::once(&self.r).chain(self.rank_pattern.values()) {
+            if !(1..=MOST_RANK).contains(r) {
+                return option("r", r.to_string(), "at least 1 and at most 65536");
+            }
+        }
+        let patterns = self.rank_pattern.len().max(self.alpha_pattern.len());
+        if patterns > MOST_PATTERNS {
+            return option("rank_pattern or alpha_pattern", format!("{patterns} patterns"), "at most 16384");
         }
         let alphas = std::iter::once(&self.lora_alpha).chain(self.alpha_pattern.values());
         if let Some(alpha) = alphas.into_iter().find(|alpha| !alpha.is_finite()) {
@@ -238,33 +313,99 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// A module cannot be trained both whole and by rows; and none can be trained whole.
-    fn refuse_modules_to_save(&self, modules: &[String]) -> TunerError {
-        let by_rows = match &self.trainable_token_indices {
-            Some(TrainableTokenIndices::ByLayer(layers)) => modules.iter().find(|m| layers.contains_key(*m)),
-            _ => None,
+    /// The layers among `names` that are adapted, in their order, as PEFT's `check_target_module_exists` has it.
+    ///
+    /// # Errors
+    /// A field holds no regular expression, or one that takes too long.
+    pub(crate) fn adapted<'a>(&self, target: &TargetModules, names: &'a [String]) -> Result<Vec<&'a str>> {
+        let mut found = target.matching(names)?;
+        if let Some(excluded) = &self.exclude_modules {
+            let excluded = excluded.matching_as("exclude_modules", names)?;
+            found.retain(|name| !excluded.contains(name));
+        }
+        for module in self.modules_to_save.iter().flatten() {
+            let whole = Pattern::part("modules_to_save", module)?;
+            found = kept(found, |name| Ok(!whole.is_match(name)?))?;
+        }
+        let numbers: &[usize] = match (&self.layers_to_transform, target) {
+            (Some(LayersToTransform::One(number)), TargetModules::Names(_)) => std::slice::from_ref(number),
+            (Some(LayersToTransform::Several(numbers)), TargetModules::Names(_)) if !numbers.is_empty() => {
+                numbers
+            }
+            _ => return Ok(found),
         };
-        match by_rows {
-            Some(module) => TunerError::TrainedWholeAndByRows { module: module.clone() },
-            None => TunerError::ModulesToSave { modules: modules.to_vec() },
+        let patterns = match &self.layers_pattern {
+            None => &[][..],
+            Some(LayerPatterns::One(pattern)) => std::slice::from_ref(pattern),
+            Some(LayerPatterns::Several(patterns)) => patterns,
+        };
+        let any = [String::new()];
+        let patterns = if patterns.iter().all(String::is_empty) { &any } else { patterns };
+        let patterns = patterns.iter().map(|text| Pattern::before_number("layers_pattern", text));
+        let patterns: Vec<Pattern<'_>> = patterns.collect::<Result<_>>()?;
+        kept(found, |name| {
+            for pattern in &patterns {
+                if let Some(number) = pattern.number(name)? {
+                    return Ok(numbers.contains(&number));
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// What of the configuration can be loaded and merged but not trained, as `(field, value)`.
+    pub fn not_trained(&self) -> Option<(&'static str, String)> {
+        let whole = self.modules_to_save.as_deref().filter(|modules| !modules.is_empty());
+        match whole {
+            Some(modules) => Some(("modules_to_save", modules.join(", "))),
+            None => (self.bias != "none").then(|| ("bias", self.bias.clone())),
         }
     }
 
-    /// The rank and the factor on the update of the layer `name`.
+    /// The ranks and factors of layers, with every pattern compiled once.
     ///
     /// # Errors
     /// A key of a pattern is no regular expression.
-    pub(crate) fn rank_and_scaling(&self, name: &str) -> Result<(usize, f64)> {
-        let r = match super::target_modules::pattern_key(self.rank_pattern.keys(), name)? {
-            Some(key) => self.rank_pattern[key],
-            None => self.r,
-        };
-        let alpha = match super::target_modules::pattern_key(self.alpha_pattern.keys(), name)? {
-            Some(key) => self.alpha_pattern[key],
-            None => self.lora_alpha,
-        };
-        Ok((r, if self.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }))
+    pub(crate) fn ranks(&self) -> Result<Ranks<'_>> {
+        let ranks = self.rank_pattern.iter().map(|(key, r)| Ok((Pattern::ending("rank_pattern", key)?, *r)));
+        let alphas =
+            self.alpha_pattern.iter().map(|(key, x)| Ok((Pattern::ending("alpha_pattern", key)?, *x)));
+        Ok(Ranks {
+            config: self,
+            ranks: ranks.collect::<Result<_>>()?,
+            alphas: alphas.collect::<Result<_>>()?,
+        })
     }
+}
+
+/// The ranks of a configuration's layers.
+pub(crate) struct Ranks<'a> {
+    config: &'a LoraConfig,
+    ranks: Vec<(Pattern<'a>, usize)>,
+    alphas: Vec<(Pattern<'a>, f64)>,
+}
+
+impl Ranks<'_> {
+    /// The rank and the factor on the update of the layer `name`: of the first pattern that matches the end of it, from a dot on
+    /// or in full.
+    ///
+    /// # Errors
+    /// A match takes too many steps.
+    pub(crate) fn of(&self, name: &str) -> Result<(usize, f64)> {
+        let r = first(&self.ranks, name)?.unwrap_or(self.config.r);
+        let alpha = first(&self.alphas, name)?.unwrap_or(self.config.lora_alpha);
+        Ok((r, if self.config.use_rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }))
+    }
+}
+
+/// The value of the first pattern that matches.
+fn first<T: Copy>(patterns: &[(Pattern<'_>, T)], name: &str) -> Result<Option<T>> {
+    for (pattern, value) in patterns {
+        if pattern.is_match(name)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -297,16 +438,17 @@ mod tests {
             alpha_pattern: [("down_proj".to_string(), 3.0)].into(),
             ..LoraConfig::default()
         };
-        let of = |name: &str| config.rank_and_scaling(name).expect("valid");
+        let ranks = config.ranks().expect("valid");
+        let of = |name: &str| ranks.of(name).expect("valid");
         assert_eq!(of("model.layers.0.self_attn.k_proj"), (4, 2.0));
         assert_eq!(of("model.layers.0.self_attn.q_proj"), (16, 0.5));
         assert_eq!(of("model.layers.1.mlp.down_proj"), (2, 1.5));
         assert_eq!(of("model.layers.0.mlp.down_proj"), (4, 0.75));
         assert_eq!(of("model.layers.0.my_q_proj").0, 4, "only at a dot");
         let stabilised = LoraConfig { use_rslora: true, r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
-        assert_eq!(stabilised.rank_and_scaling("x").expect("valid"), (4, 4.0));
+        assert_eq!(stabilised.ranks().and_then(|ranks| ranks.of("x")).expect("valid"), (4, 4.0));
         let broken = LoraConfig { rank_pattern: [("(".to_string(), 1)].into(), ..LoraConfig::default() };
-        assert!(matches!(broken.rank_and_scaling("x"), Err(Error::Pattern { .. })));
+        assert!(matches!(broken.ranks(), Err(Error::Pattern { field: "rank_pattern", .. })));
     }
 
     #[test]
@@ -325,10 +467,20 @@ mod tests {
             ("r", LoraConfig { rank_pattern: [("q".to_string(), 0)].into(), ..base() }),
             ("lora_alpha", LoraConfig { lora_alpha: f64::NAN, ..base() }),
             ("lora_dropout", LoraConfig { lora_dropout: 1.0, ..base() }),
-            ("bias", LoraConfig { bias: "all".into(), ..base() }),
+            ("r", LoraConfig { r: usize::MAX, ..base() }),
+            ("bias", LoraConfig { bias: "some".into(), ..base() }),
             ("init_lora_weights", LoraConfig { init_lora_weights: "pissa".into(), ..base() }),
             ("use_dora", other("use_dora", true.into())),
-            ("layers_to_transform", other("layers_to_transform", vec![1].into())),
+            ("layer_replication", other("layer_replication", vec![1].into())),
+            (
+                "layers_to_transform",
+                LoraConfig {
+                    layers_to_transform: Some(LayersToTransform::One(1)),
+                    target_modules: Some(TargetModules::Pattern(".*q_proj".into())),
+                    ..base()
+                },
+            ),
+            ("layers_pattern", LoraConfig { layers_pattern: Some(LayerPatterns::One("h".into())), ..base() }),
         ] {
             let error = config.check().expect_err(name);
             assert!(
@@ -347,10 +499,70 @@ mod tests {
             modules_to_save: Some(modules.iter().map(|m| m.to_string()).collect()),
             ..LoraConfig::default()
         };
-        assert!(with(&[]).check().is_ok());
+        assert!(with(&[]).check().is_ok() && with(&["score"]).check().is_ok());
+        assert!(with(&[]).not_trained().is_none());
+        assert_eq!(with(&["score"]).not_trained(), Some(("modules_to_save", "score".into())));
         let error = with(&["x", "embed_tokens"]).check().expect_err("both");
         assert!(matches!(error, Error::Tuner(TunerError::TrainedWholeAndByRows { .. })), "{error}");
-        let error = with(&["score"]).check().expect_err("a whole module");
-        assert!(matches!(error, Error::Tuner(TunerError::ModulesToSave { .. })), "{error}");
+    }
+
+    #[test]
+    fn layers_are_chosen_as_peft_chooses_them() {
+        let names: Vec<String> = (0..3)
+            .flat_map(|i| ["q_proj", "k_proj"].map(|name| format!("model.layers.{i}.self_attn.{name}")))
+            .chain(["model.norm".into()])
+            .collect();
+        let names_of = |ends: &[&str]| TargetModules::Names(ends.iter().map(|end| end.to_string()).collect());
+        let base =
+            || LoraConfig { target_modules: Some(names_of(&["q_proj", "k_proj"])), ..LoraConfig::default() };
+        let numbers = |of: &[usize]| Some(LayersToTransform::Several(of.to_vec()));
+        for (config, expected) in [
+            (base(), vec!["0.q", "0.k", "1.q", "1.k", "2.q", "2.k"]),
+            (
+                LoraConfig { exclude_modules: Some(names_of(&["k_proj"])), ..base() },
+                vec!["0.q", "1.q", "2.q"],
+            ),
+            (
+                LoraConfig {
+                    exclude_modules: Some(TargetModules::Pattern(r".*\.(?!1)\d\..*".into())),
+                    ..base()
+                },
+                vec!["1.q", "1.k"],
+            ),
+            (
+                LoraConfig { layers_to_transform: Some(LayersToTransform::One(2)), ..base() },
+                vec!["2.q", "2.k"],
+            ),
+            (
+                LoraConfig { layers_to_transform: numbers(&[]), ..base() },
+                vec!["0.q", "0.k", "1.q", "1.k", "2.q", "2.k"],
+            ),
+            (
+                LoraConfig {
+                    layers_to_transform: numbers(&[0, 9]),
+                    layers_pattern: Some(LayerPatterns::Several(vec!["h".into(), "layers".into()])),
+                    ..base()
+                },
+                vec!["0.q", "0.k"],
+            ),
+            (
+                LoraConfig {
+                    layers_to_transform: numbers(&[0]),
+                    layers_pattern: Some(LayerPatterns::One("h".into())),
+                    ..base()
+                },
+                vec![],
+            ),
+            (
+                LoraConfig { modules_to_save: Some(vec!["q_proj".into(), "layers.0".into()]), ..base() },
+                vec!["1.k", "2.k"],
+            ),
+        ] {
+            let target = config.target_modules.clone().expect("a target");
+            let found = config.adapted(&target, &names).expect("valid");
+            let short =
+                |name: &str| name.replace("model.layers.", "").replace("self_attn.", "").replace("_proj", "");
+            assert_eq!(found.into_iter().map(short).collect::<Vec<_>>(), expected, "{config:?}");
+        }
     }
 }

@@ -4,11 +4,12 @@
 
 mod common;
 mod lora;
+mod pattern;
 mod target_modules;
 mod trainable_tokens;
 
 pub(crate) use common::CAUSAL_LM;
 pub use common::{CONFIG_FILE, CommonConfig, PeftConfig, check_tokens};
-pub use lora::{LoraConfig, TrainableTokenIndices};
+pub use lora::{LayerPatterns, LayersToTransform, LoraConfig, TrainableTokenIndices};
 pub use target_modules::TargetModules;
 pub use trainable_tokens::TrainableTokensConfig;

@@ -1,6 +1,7 @@
 //! Which modules of a model a configuration means.
 
-use crate::error::{Error, Result};
+use super::pattern::Pattern;
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// PEFT's `target_modules`: a list of names, or one regular expression.
@@ -34,8 +35,13 @@ impl TargetModules {
     /// The modules among `names` that are meant, in the order of `names`.
     ///
     /// # Errors
-    /// The pattern is no valid regular expression.
+    /// The pattern is no valid regular expression, or matching it takes too many steps.
     pub fn matching<'a>(&self, names: &'a [String]) -> Result<Vec<&'a str>> {
+        self.matching_as("target_modules", names)
+    }
+
+    /// The same for another `field` of the same form.
+    pub(crate) fn matching_as<'a>(&self, field: &'static str, names: &'a [String]) -> Result<Vec<&'a str>> {
         match self {
             Self::Names(targets) => {
                 let meant = |name: &str, target: &str| {
@@ -45,38 +51,27 @@ impl TargetModules {
                 Ok(names.iter().filter(meant).map(String::as_str).collect())
             }
             Self::Pattern(pattern) => {
-                let fault =
-                    |e: regex::Error| Error::Pattern { pattern: pattern.clone(), problem: e.to_string() };
-                let regex = regex::Regex::new(&format!("^(?:{pattern})$")).map_err(fault)?;
-                Ok(names.iter().filter(|name| regex.is_match(name)).map(String::as_str).collect())
+                let pattern = Pattern::whole(field, pattern)?;
+                let matched =
+                    |name: &&'a String| pattern.is_match(name).map(|is| is.then_some(name.as_str()));
+                names.iter().filter_map(|name| matched(&name).transpose()).collect()
             }
         }
     }
 }
 
-/// The first of the `patterns` that matches the end of `name`, from a dot on or in full: how PEFT looks a layer up in
-/// `rank_pattern` and `alpha_pattern`.
-///
-/// # Errors
-/// A pattern is no valid regular expression.
-pub(super) fn pattern_key<'a>(
-    patterns: impl Iterator<Item = &'a String>,
-    name: &str,
-) -> Result<Option<&'a String>> {
-    for pattern in patterns {
-        let fault = |e: regex::Error| Error::Pattern { pattern: pattern.clone(), problem: e.to_string() };
-        if regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(fault)?.is_match(name) {
-            return Ok(Some(pattern));
-        }
-    }
-    Ok(None)
-}
+/// Characters that messages show.
+const SHOWN: usize = 200;
 
 impl std::fmt::Display for TargetModules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Names(names) => f.write_str(&names.join(", ")),
-            Self::Pattern(pattern) => f.write_str(pattern),
+        let text = match self {
+            Self::Names(names) => names.join(", "),
+            Self::Pattern(pattern) => pattern.clone(),
+        };
+        match text.char_indices().nth(SHOWN) {
+            None => f.write_str(&text),
+            Some((end, _)) => write!(f, "{}… ({} characters)", &text[..end], text.chars().count()),
         }
     }
 }
@@ -84,6 +79,7 @@ impl std::fmt::Display for TargetModules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     fn names() -> Vec<String> {
         ["model.embed_tokens", "encoder.embed_tokens", "model.layers.0.q_proj", "lm_head"]
@@ -108,6 +104,16 @@ mod tests {
             assert_eq!(target.matching(&all).expect("valid"), expected, "{target:?}");
         }
         assert!(matches!(pattern("(").matching(&all), Err(Error::Pattern { .. })));
+    }
+
+    #[test]
+    fn messages_show_the_beginning_of_long_targets() {
+        let long = TargetModules::Names(vec!["model.layers.0.é".into(); 500]).to_string();
+        assert!(
+            long.starts_with("model.layers.0.é, ") && long.len() < 300 && long.ends_with("characters)"),
+            "{long}"
+        );
+        assert_eq!(TargetModules::Pattern("q.*".into()).to_string(), "q.*");
     }
 
     #[test]

@@ -64,6 +64,9 @@ impl GenerationConfig {
         if config.eos_token_ids.is_empty() {
             config.eos_token_ids = ids(model.config(), "eos_token_id")?;
         }
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids = ids(&model.config().text_part(), "eos_token_id")?;
+        }
         Ok(config)
     }
 

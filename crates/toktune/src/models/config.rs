@@ -19,7 +19,12 @@ impl ModelConfig {
     /// # Errors
     /// The file cannot be read or holds no JSON object.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
+        Self::read_file(&folder.join("config.json"))
+    }
+
+    /// Reads a file of the same form.
+    pub(super) fn read_file(path: &Path) -> Result<Self> {
+        let path = path.to_path_buf();
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         match serde_json::from_str(&text) {
             Ok(Value::Object(object)) => Ok(Self { path, object }),
@@ -64,6 +69,11 @@ impl ModelConfig {
     pub fn section(&self, key: &str) -> Option<ModelConfig> {
         let object = self.get(key)?.as_object()?.clone();
         Some(Self { path: self.path.clone(), object })
+    }
+
+    /// What describes the text part: the section `text_config` of a model that reads images too, else the whole.
+    pub fn text_part(&self) -> ModelConfig {
+        self.section("text_config").unwrap_or_else(|| self.clone())
     }
 
     /// An error about one key.

@@ -5,6 +5,8 @@
 
 use super::model::PretrainedModel;
 use crate::weights::Checkpoint;
+use rayon::prelude::*;
+use std::borrow::Cow;
 
 impl PretrainedModel {
     /// The tensors that hold the embedding: the one that is read, then its copies, those of a tied head too.
@@ -28,9 +30,9 @@ impl PretrainedModel {
     fn tensors_like(&self, tensor: &str, modules: impl Iterator<Item = &'static str>) -> Vec<String> {
         let mut found = vec![tensor.to_owned()];
         for module in modules {
-            for name in self.forms(&format!("{module}.weight")) {
-                if !found.contains(&name) && same_rows(self.checkpoint(), tensor, &name) {
-                    found.push(name);
+            for name in self.spec().names.forms(&format!("{module}.weight")) {
+                if !found.iter().any(|known| *known == name) && same_rows(self.checkpoint(), tensor, &name) {
+                    found.push(name.into_owned());
                 }
             }
         }
@@ -41,33 +43,49 @@ impl PretrainedModel {
     pub(crate) fn head_bias_tensors(&self) -> Vec<String> {
         let names = &self.spec().names;
         let own = [names.head_bias.to_owned(), format!("{}.bias", names.head)];
-        let forms = own.iter().flat_map(|name| self.forms(name));
-        let mut found: Vec<String> = forms.filter(|name| self.checkpoint().contains(name)).collect();
+        let forms = own.iter().flat_map(|name| names.forms(name));
+        let forms = forms.filter(|name| self.checkpoint().contains(name));
+        let mut found: Vec<String> = forms.map(Cow::into_owned).collect();
         found.sort_unstable();
         found.dedup();
         found
     }
-
-    /// The names that a tensor may have in a checkpoint.
-    fn forms(&self, name: &str) -> [String; 3] {
-        let prefix = self.spec().names.prefix;
-        let bare = name.strip_prefix(prefix).unwrap_or(name);
-        [name.to_owned(), bare.to_owned(), format!("{prefix}{name}")]
-    }
 }
 
-/// Pieces that are compared; matrices that were trained apart differ everywhere.
-const COMPARED_PIECES: usize = 64;
+/// Bytes that are compared at a time: the first difference ends the comparison early.
+const PIECE: usize = 1 << 22;
 
-/// Whether two tensors hold the same, judged by pieces from all over them.
+/// Whether two tensors hold the same: all of both is compared, since a head that this method trained differs in a few rows
+/// only. Two names of one place in the file are equal at once.
 pub(super) fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
     let (Some(x), Some(y)) = (checkpoint.stored_bytes(a), checkpoint.stored_bytes(b)) else { return false };
-    let piece = (x.len() / COMPARED_PIECES).clamp(1, 4096);
-    let starts = (0..COMPARED_PIECES).map(|i| i * x.len().saturating_sub(piece) / COMPARED_PIECES);
-    x.len() == y.len()
-        && checkpoint.type_name(a) == checkpoint.type_name(b)
-        && starts.chain([x.len().saturating_sub(piece)]).all(|at| {
-            let end = (at + piece).min(x.len());
-            x[at..end] == y[at..end]
-        })
+    let alike =
+        checkpoint.type_name(a) == checkpoint.type_name(b) && checkpoint.shape(a) == checkpoint.shape(b);
+    let one_place = x.as_ptr() == y.as_ptr();
+    alike
+        && x.len() == y.len()
+        && (one_place || x.par_chunks(PIECE).zip(y.par_chunks(PIECE)).all(|(x, y)| x == y))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::testing::safetensors_f32;
+
+    #[test]
+    fn one_number_anywhere_makes_two_matrices_of_two_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.safetensors");
+        let values: Vec<f32> = (0..6000).map(|x| x as f32).collect();
+        let same = |change: Option<usize>, shape: &[usize]| {
+            let mut other = values.clone();
+            change.into_iter().for_each(|at| other[at] += 0.5);
+            let file = safetensors_f32(&[("a", &[3000, 2], &values), ("b", shape, &other)]);
+            std::fs::write(&path, file).expect("written");
+            let checkpoint = Checkpoint::open(&path).expect("a checkpoint");
+            same_rows(&checkpoint, "a", "b") && same_rows(&checkpoint, "a", "a")
+        };
+        assert!(same(None, &[3000, 2]) && !same(None, &[2000, 3]));
+        assert!((0..6000).step_by(37).chain([5999]).all(|at| !same(Some(at), &[3000, 2])));
+    }
 }

@@ -20,6 +20,7 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod modernbert;
+mod multimodal;
 mod olmo2;
 mod opt;
 mod phi;
@@ -30,6 +31,7 @@ mod roberta;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+pub(super) mod synonyms;
 mod t5;
 pub(super) mod unsupported;
 
@@ -73,6 +75,13 @@ impl GgufFamily {
     }
 }
 
+impl Family {
+    /// Whether its models read images too, of which only the text part is here.
+    pub fn is_multimodal(&self) -> bool {
+        multimodal::ALL.iter().any(|family| family.name == self.name)
+    }
+}
+
 impl fmt::Debug for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Family").field("name", &self.name).field("model_types", &self.model_types).finish()
@@ -103,6 +112,12 @@ pub const FAMILIES: &[&Family] = &[
     &starcoder2::STARCODER2,
     &falcon::FALCON,
     &bloom::BLOOM,
+    &multimodal::GEMMA3,
+    &multimodal::LLAVA,
+    &multimodal::MISTRAL3,
+    &multimodal::QWEN2_VL,
+    &multimodal::QWEN2_5_VL,
+    &multimodal::QWEN3_VL,
     &bert::BERT,
     &roberta::ROBERTA,
     &distilbert::DISTILBERT,

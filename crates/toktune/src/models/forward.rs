@@ -2,7 +2,7 @@
 
 use super::block::Memory;
 use super::model::PretrainedModel;
-use super::pooling::{mean, normalised};
+use super::pooling::{normalised, pool};
 use super::stack::Stack;
 use super::token_matrix::TrainedRows;
 use super::update::BlockUpdates;
@@ -73,16 +73,23 @@ impl PretrainedModel {
         updates.map(|updates| &updates[self.encoder().map_or(0, |encoder| encoder.blocks().len())..])
     }
 
-    /// A vector for each sequence, `[sequences, d]`: the mean of its last hidden rows, of length 1.
+    /// A vector for each sequence, `[sequences, d]`, made of its last hidden rows as the model's [`SentenceSpec`] says: their
+    /// mean, of length 1, where its files say nothing. Several poolings give several times `d`.
+    ///
+    /// [`SentenceSpec`]: super::SentenceSpec
     ///
     /// # Errors
     /// As [`PretrainedModel::hidden`].
     pub fn sentence_embeddings(&self, tokens: TokenRows<'_>) -> Result<Tensor> {
         let last = self.stack().end().run(self.hidden(tokens, None, None)?.flatten_all()?.to_vec1()?);
         let d = last.len() / tokens.ids.len().max(1);
-        let of = |rows: std::ops::Range<usize>| normalised(&mean(&last[rows.start * d..rows.end * d], d)).0;
+        let sentence = self.sentence();
+        let of = |rows: std::ops::Range<usize>| {
+            let vector = pool(&sentence.pooling, &last[rows.start * d..rows.end * d], d);
+            if sentence.normalise { normalised(&vector).0 } else { vector }
+        };
         let vectors: Vec<f32> = tokens.rows().flat_map(of).map(|x| x as f32).collect();
-        Ok(Tensor::from_vec(vectors, (tokens.rows().count(), d), self.device())?)
+        Ok(Tensor::from_vec(vectors, (tokens.rows().count(), d * sentence.pooling.len()), self.device())?)
     }
 
     fn through(

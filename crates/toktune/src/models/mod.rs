@@ -23,6 +23,7 @@ pub(crate) mod pooling;
 mod precision;
 mod relative;
 mod rope;
+pub(crate) mod sentence;
 mod spec;
 mod stack;
 mod tensors;
@@ -39,11 +40,13 @@ pub use families::{FAMILIES, Family, GgufFamily};
 pub use forward::TokenRows;
 pub use kind::ModelKind;
 pub use model::PretrainedModel;
-pub(crate) use model::wrong_kind;
+pub(crate) use model::{ReplaceError, wrong_kind};
 pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
+pub use pooling::PoolingMode;
 pub use precision::PrecisionMode;
 pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{Frequencies, RopeSpec, RopeVariant};
+pub use sentence::SentenceSpec;
 pub use spec::{
     AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
     Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,

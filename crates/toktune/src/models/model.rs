@@ -1,19 +1,24 @@
 //! A pretrained model: embedding, stack of blocks (two of them in an encoder-decoder), head, each to be run on its own.
 
+mod replace;
+
+pub(crate) use replace::ReplaceError;
+
 use super::block::{Block, BlockTensor, Linear, Naming};
 use super::chain::{Chain, Stage};
 use super::config::ModelConfig;
 use super::copies::same_rows;
-use super::families::Family;
+use super::families::{Family, synonyms};
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
+use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::stack::{RowsOfBatch, Stack};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use super::update::Slot;
 use crate::error::{Error, Result};
 use crate::ops::Span;
-use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
+use crate::weights::{Checkpoint, FrozenMatrix, RowOrder, WeightsError};
 use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 use toktune_kernels::cross_entropy::Head;
@@ -29,12 +34,18 @@ pub struct PretrainedModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
     device: Device,
+    /// How products are taken, where that was said.
+    mode: Option<PrecisionMode>,
     embedding: TokenMatrix,
+    /// Whether the configuration ties the head, though the file may hold one that differs.
+    tied_by_configuration: bool,
     /// `None` when the head is the embedding, or there is none.
     head: Option<TokenMatrix>,
     head_bias: Vec<f32>,
     stack: Stack,
     encoder: Option<Stack>,
+    /// How a sequence becomes a vector, where there is no head.
+    sentence: SentenceSpec,
     /// From the stack to the rows that meet the vocabulary.
     to_head: Chain,
 }
@@ -51,14 +62,13 @@ impl PretrainedModel {
         checkpoint: Checkpoint,
         device: &Device,
     ) -> Result<Self> {
-        let mut spec = (family.spec)(&config)?;
+        let mut spec = (family.spec)(&synonyms::own_names(&config))?;
         spec.check().map_err(|(key, problem)| config.error(key, problem))?;
         let is_gguf = checkpoint.as_gguf().is_some();
         let gguf = family.gguf.as_ref().filter(|_| is_gguf);
         let naming = Naming {
             gguf: is_gguf.then(|| spec.stack.names.in_gguf()),
-            prefix: spec.names.prefix,
-            aliases: spec.names.aliases,
+            model: spec.names,
             qk_order: match gguf {
                 Some(gguf) if gguf.interleaves => {
                     RowOrder::Interleaved { head_dim: spec.stack.attention.head_dim }
@@ -84,6 +94,7 @@ impl PretrainedModel {
         let stored = if is_gguf { spec.names.in_gguf() } else { spec.names };
         // a GGUF file says by its tensors whether the head is the embedding
         spec.tied |= is_gguf;
+        let tied_by_configuration = spec.tied && !is_gguf;
         let token_matrix = |names: &[&str], module: &str| -> Result<TokenMatrix> {
             let tensor = find_first(&checkpoint, &naming, names);
             // the matrix may have more rows than `vocab_size` says, never fewer: padding rows are there to be used
@@ -95,9 +106,15 @@ impl PretrainedModel {
             let width = spec.stack.embedding.width;
             Ok(TokenMatrix::new(module, checkpoint.matrix(&tensor, rows, width, RowOrder::Plain)?))
         };
-        let embed_names = [&[stored.embed], stored.embed_files].concat();
         let head_names = [&[stored.head], stored.head_files].concat();
+        // a file of a tied model may hold the matrix under the name of the head alone
+        let heads: &[&str] = if spec.tied { &head_names } else { &[] };
+        let embed_names = [&[stored.embed], stored.embed_files, heads].concat();
         let embedding = token_matrix(&embed_names, spec.names.embed)?;
+        if !is_gguf {
+            let others = spec.names.embed_aliases.iter().chain(spec.names.embed_files);
+            refuse_other_embeddings(&checkpoint, &naming, embedding.frozen().name(), others)?;
+        }
         let has_head = spec.kind != ModelKind::SentencePairs;
         if spec.tied {
             // as transformers 5 has it, a file with a head that differs is not tied, whatever its configuration says
@@ -112,7 +129,10 @@ impl PretrainedModel {
         let head_bias = match spec.head.bias && has_head {
             true => {
                 let rows = head.as_ref().unwrap_or(&embedding).rows();
-                let name = naming.find(&checkpoint, stored.head_bias);
+                // where the head's own differs from the one it is tied to, transformers computes with its own
+                let own = format!("{}.bias", stored.head);
+                let own = Some(naming.find(&checkpoint, &own)).filter(|name| checkpoint.contains(name));
+                let name = own.unwrap_or_else(|| naming.find(&checkpoint, stored.head_bias));
                 // BART and its kin keep it as a matrix of one row
                 match checkpoint.shape(&name) {
                     Some([1, _]) => checkpoint.matrix(&name, 1, rows, RowOrder::Plain)?.decode_rows(0..1),
@@ -125,17 +145,24 @@ impl PretrainedModel {
         let encoder = spec.encoder.clone();
         let encoder = encoder.map(|of| Stack::load(of, &checkpoint, &naming, device)).transpose()?;
         let to_head = Self::to_head(&spec, &checkpoint, &naming, device)?;
+        let sentence = match spec.kind == ModelKind::SentencePairs && path.is_dir() {
+            true => SentenceSpec::read(path)?,
+            false => SentenceSpec::default(),
+        };
         Ok(Self {
             path: path.to_path_buf(),
             device: device.clone(),
+            mode: None,
             family,
             config,
             spec,
             embedding,
+            tied_by_configuration,
             head,
             head_bias,
             stack,
             encoder,
+            sentence,
             to_head,
             checkpoint,
         })
@@ -228,6 +255,11 @@ impl PretrainedModel {
         self.has_head() && self.head.is_none()
     }
 
+    /// Whether the configuration says that the head is the embedding, and the file has a head that differs.
+    pub(crate) fn is_untied_by_its_file(&self) -> bool {
+        self.has_head() && self.tied_by_configuration && self.head.is_some()
+    }
+
     /// The name of the input embedding, as transformers names the module.
     pub fn embedding_name(&self) -> &'static str {
         self.spec.names.embed
@@ -280,6 +312,25 @@ impl PretrainedModel {
     pub fn num_parameters(&self) -> u64 {
         let appended = self.embedding.extra().len() + self.head.as_ref().map_or(0, |h| h.extra().len());
         self.checkpoint.total_parameters() + appended as u64
+    }
+
+    /// How a sequence becomes a vector, in a model without a head.
+    pub fn sentence(&self) -> &SentenceSpec {
+        &self.sentence
+    }
+
+    /// The class of transformers that loads it.
+    pub fn auto_class(&self) -> &'static str {
+        match self.family.is_multimodal() {
+            true => "AutoModelForImageTextToText",
+            false => self.kind().auto_class(),
+        }
+    }
+
+    /// The class of PEFT that opens an adapter with its base; `None` where there is none, and
+    /// `PeftModel.from_pretrained` takes the base and the adapter.
+    pub fn auto_peft_class(&self) -> Option<&'static str> {
+        self.kind().auto_peft_class().filter(|_| !self.family.is_multimodal())
     }
 
     /// The names of all linear layers and token matrices, as transformers names the modules.
@@ -382,6 +433,7 @@ impl PretrainedModel {
 
     /// Takes products with frozen weights as `mode` says.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
+        self.mode = Some(mode);
         let precision = |of: &FrozenMatrix| mode.of(of.dtype());
         self.all_blocks_mut().for_each(|block| block.set_precision(precision));
         for matrix in std::iter::once(&mut self.embedding).chain(self.head.as_mut()) {
@@ -463,6 +515,24 @@ fn find_first(checkpoint: &Checkpoint, naming: &Naming, names: &[&str]) -> Strin
     let found: Vec<String> = tensors.map(|tensor| naming.find(checkpoint, &tensor).into_owned()).collect();
     let first = found.iter().find(|tensor| checkpoint.contains(tensor));
     first.or(found.first()).cloned().unwrap_or_default()
+}
+
+/// Refuses files in which modules that share the embedding have matrices of their own.
+fn refuse_other_embeddings<'n>(
+    checkpoint: &Checkpoint,
+    naming: &Naming,
+    embedding: &str,
+    modules: impl Iterator<Item = &'n &'static str>,
+) -> Result<()> {
+    for module in modules {
+        let weight = format!("{module}.weight");
+        let name = naming.find(checkpoint, &weight);
+        if checkpoint.contains(&name) && name != embedding && !same_rows(checkpoint, embedding, &name) {
+            let (path, tensor, other) = (checkpoint.path().into(), name.into_owned(), embedding.into());
+            return Err(WeightsError::DifferentCopies { path, tensor, other }.into());
+        }
+    }
+    Ok(())
 }
 
 /// What a caller asked for another kind of model than there is.

@@ -3,6 +3,8 @@
 //! Names are without `.weight`; transformers' module names are the same, so they serve `target_modules` too. What a family
 //! lacks has no name.
 
+use std::borrow::Cow;
+
 /// The names that belong to the whole model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModelNames {
@@ -276,6 +278,21 @@ impl StackNames {
 }
 
 impl ModelNames {
+    /// The names that a tensor may have in a checkpoint: its own, without the model's prefix or with it, and what it was once
+    /// called.
+    pub(super) fn forms<'n>(&self, name: &'n str) -> impl Iterator<Item = Cow<'n, str>> {
+        let bare = name.strip_prefix(self.prefix).map(Cow::Borrowed);
+        let prefixed = format!("{}{name}", self.prefix);
+        let former = self
+            .aliases
+            .iter()
+            .filter_map(|(own, other)| Some(format!("{other}{}", name.strip_prefix(own)?)));
+        [Some(Cow::Borrowed(name)), bare, Some(prefixed.into())]
+            .into_iter()
+            .flatten()
+            .chain(former.map(Cow::Owned))
+    }
+
     /// The names in the same model without its head.
     pub(super) fn without_head(&self) -> Self {
         let embed = self.embed.strip_prefix(self.prefix).unwrap_or(self.embed);

@@ -89,7 +89,16 @@ fn card(
     if let (Some(before), Some(after)) = (&output.before, &output.after) {
         writeln!(text, "| held-out loss, before and after | {:.4}, {:.4} |", before.loss, after.loss)?;
     }
-    if base.to_lowercase().ends_with(".gguf") {
+    let lost = model.layers_lost_by_resize();
+    let resized = tokenizer.is_some() || model.base().vocabulary() > model.base().embedding().frozen().rows();
+    if resized && !lost.is_empty() {
+        writeln!(
+            text,
+            "\nPEFT cannot open this adapter: in a model that was resized for added tokens it does not find {}.",
+            lost.join(", ")
+        )?;
+        writeln!(text, "Use it with toktune.")?;
+    } else if base.to_lowercase().ends_with(".gguf") {
         writeln!(
             text,
             "\nThe base is a GGUF file, which PEFT cannot load. Use the adapter with toktune, with the folder"
@@ -101,13 +110,13 @@ fn card(
         )?;
     } else {
         writeln!(text, "\n```python")?;
-        match model.base().kind().auto_peft_class() {
+        match model.base().auto_peft_class() {
             Some(class) => {
                 writeln!(text, "from peft import {class}\n")?;
                 writeln!(text, "model = {class}.from_pretrained(\"path/to/this/folder\")")?;
             }
             None => {
-                let class = model.base().kind().auto_class();
+                let class = model.base().auto_class();
                 writeln!(text, "from peft import PeftModel\nfrom transformers import {class}\n")?;
                 writeln!(text, "base = {class}.from_pretrained({base:?})")?;
                 writeln!(text, "model = PeftModel.from_pretrained(base, \"path/to/this/folder\")")?;

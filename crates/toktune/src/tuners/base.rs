@@ -4,7 +4,7 @@ use super::TunerError;
 use super::lora::LoraLayer;
 use crate::config::CAUSAL_LM;
 use crate::error::{Result, nearest};
-use crate::models::{ModelKind, PretrainedModel, TokenMatrix, TrainedRows};
+use crate::models::{ModelKind, PretrainedModel, ReplaceError, TokenMatrix, TrainedRows};
 use crate::weights::FrozenMatrix;
 use std::fmt::Debug;
 
@@ -69,6 +69,12 @@ pub trait BaseModel {
     /// The layers that share another's weight.
     fn tied_layers(&self) -> Vec<TiedLayer>;
 
+    /// A layer that the configuration ties to another, though the stored model has a weight of its own for it. PEFT goes by the
+    /// configuration, and stores rows for such a layer.
+    fn tied_by_configuration(&self) -> Option<TiedLayer> {
+        None
+    }
+
     /// Rows of a layer's weight, `[tokens, cols]`; tokens are in range.
     ///
     /// # Errors
@@ -115,6 +121,27 @@ pub trait BaseModel {
     /// Linear layers that the model has but that cannot be adapted.
     fn fixed_linears(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether transformers' model has linear layers beside those that are named here, whose names may end alike: the vision
+    /// tower of a model that reads images too.
+    fn has_other_linears(&self) -> bool {
+        false
+    }
+
+    /// Puts other values in the place of weights that are neither embeddings nor heads, by their full names, for good: what an
+    /// adapter with trained biases or whole modules (`bias`, `modules_to_save`) brings.
+    ///
+    /// # Errors
+    /// A tensor is not there, or of another size; the base does not take any.
+    fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
+        match tensors.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let problem = "which this kind of base does not take";
+                Err(TunerError::WholeModule { field, tensor: name.clone(), problem }.into())
+            }
+        }
     }
 
     /// Numbers in all weights.
@@ -203,6 +230,8 @@ impl BaseModel for PretrainedModel {
 
     fn task_type(&self) -> Option<&'static str> {
         match self.kind() {
+            // no class of PEFT's opens them by such a name
+            _ if self.family().is_multimodal() => None,
             ModelKind::Causal => Some(CAUSAL_LM),
             ModelKind::Seq2Seq => Some("SEQ_2_SEQ_LM"),
             ModelKind::SentencePairs => Some("FEATURE_EXTRACTION"),
@@ -219,6 +248,11 @@ impl BaseModel for PretrainedModel {
         let head = self.is_tied().then(|| self.head_name());
         let tied = |layer: &str| TiedLayer { layer: layer.into(), source: self.embedding_name().into() };
         aliases.chain(head).map(tied).collect()
+    }
+
+    fn tied_by_configuration(&self) -> Option<TiedLayer> {
+        let tied = || TiedLayer { layer: self.head_name().into(), source: self.embedding_name().into() };
+        self.is_untied_by_its_file().then(tied)
     }
 
     fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -270,6 +304,17 @@ impl BaseModel for PretrainedModel {
 
     fn fixed_linears(&self) -> Vec<String> {
         self.linears_around_blocks()
+    }
+
+    fn has_other_linears(&self) -> bool {
+        self.family().is_multimodal()
+    }
+
+    fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
+        PretrainedModel::replace_tensors(self, tensors).map_err(|error| match error {
+            ReplaceError::Name(tensor, problem) => TunerError::WholeModule { field, tensor, problem }.into(),
+            ReplaceError::Other(error) => error,
+        })
     }
 
     fn num_parameters(&self) -> u64 {

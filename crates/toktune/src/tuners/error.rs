@@ -155,6 +155,18 @@ pub enum TunerError {
         /// Endings of the names of linear layers.
         layers: Vec<String>,
     },
+    /// The updates would have more numbers than can be meant.
+    #[error(
+        "r = {r} gives {numbers} trained numbers; expected at most {most}, which is what the model has itself, or 1 GiB"
+    )]
+    TooManyNumbers {
+        /// The rank of most layers.
+        r: usize,
+        /// The numbers of all updates.
+        numbers: u64,
+        /// What is accepted.
+        most: u64,
+    },
     /// A LoRA option has a value that cannot be honoured.
     #[error("{option} is {found}; expected {expected}")]
     LoraOption {
@@ -165,17 +177,47 @@ pub enum TunerError {
         /// What would have been accepted.
         expected: &'static str,
     },
-    /// Whole modules were to be trained and stored.
-    #[error("modules_to_save names {}; whole modules are not trained here, rows of tokens are", listed(.modules))]
-    ModulesToSave {
-        /// The modules.
-        modules: Vec<String>,
+    /// Biases or whole modules were to be trained and stored.
+    #[error(
+        "{field} is {found}: an adapter with it is loaded, computed with and merged, but neither trained nor saved; expected none"
+    )]
+    NotTrained {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: String,
     },
     /// A module was to be trained whole, and by rows too.
     #[error("'{module}' is in modules_to_save and in trainable_token_indices; expected one of them")]
     TrainedWholeAndByRows {
         /// The module.
         module: String,
+    },
+    /// A field of an adapter's file cannot be honoured, as the source says.
+    #[error("{path}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the field.
+        source: Box<crate::Error>,
+    },
+    /// A folder of the model has more in it than is copied.
+    #[error(
+        "{path}: a module of modules.json with thousands of files, or folders seven deep; nothing was merged"
+    )]
+    FolderTooLarge {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An adapter brings whole modules that the base cannot take.
+    #[error("{field} brings '{tensor}', {problem}")]
+    WholeModule {
+        /// The field of the configuration that asks for it.
+        field: &'static str,
+        /// The tensor in the adapter's file.
+        tensor: String,
+        /// What stands against it.
+        problem: &'static str,
     },
     /// An adapter's tokens are past the base's rows.
     #[error(
@@ -251,6 +293,30 @@ pub enum TunerError {
         /// The nearest there is.
         nearest: Option<String>,
     },
+}
+
+impl TunerError {
+    /// `error`, said of the file at `path` where it is about a field of a configuration; fields may also be given by hand.
+    pub(crate) fn in_file(path: PathBuf, error: crate::Error) -> crate::Error {
+        use crate::Error;
+        let of_field = matches!(
+            &error,
+            Error::Pattern { .. }
+                | Error::NoTarget { .. }
+                | Error::NotATokenMatrix { .. }
+                | Error::Tuner(
+                    Self::LoraOption { .. }
+                        | Self::NoLinear { .. }
+                        | Self::NoDefaultTargets { .. }
+                        | Self::LoraOnTokenMatrix { .. }
+                        | Self::LoraOutsideBlocks { .. }
+                        | Self::TooManyNumbers { .. }
+                        | Self::TargetedTwice { .. }
+                        | Self::TrainedWholeAndByRows { .. }
+                )
+        );
+        if of_field { Self::InFile { path, source: Box::new(error) }.into() } else { error }
+    }
 }
 
 fn near(nearest: &Option<String>) -> String {

@@ -2,18 +2,21 @@
 
 use super::TunerError;
 use super::adapter::DEFAULT_ADAPTER;
-use super::base::BaseModel;
+use super::base::{BaseModel, NamedLayer};
+use super::layer::TrainableTokensLayer;
 use super::model::PeftModel;
 use super::state_dict::{
-    LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, is_tied_copy, set_embeddings,
-    set_peft_model_state_dict,
+    DELTA, LoadResult, PREFIX, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, is_tied_copy,
+    set_embeddings, set_peft_model_state_dict, whole_weight_of,
 };
-use crate::config::{CONFIG_FILE, PeftConfig};
+use crate::config::{CONFIG_FILE, LoraConfig, PeftConfig};
 use crate::error::{Error, Result};
+use crate::models::TrainedRows;
 use crate::weights::{
     Checkpoint, FrozenMatrix, RowOrder, TensorHeader, WeightType, write_atomically, write_safetensors_into,
 };
 use serde_json::Map;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -43,13 +46,16 @@ impl<M: BaseModel> PeftModel<M> {
     /// Writes one adapter into `folder`, whatever its name.
     ///
     /// # Errors
-    /// There is no such adapter, or a file cannot be written.
+    /// There is no such adapter, it has biases or whole modules, or a file cannot be written.
     pub fn save_adapter(
         &self,
         name: &str,
         folder: &Path,
         save_embedding_layers: SaveEmbeddingLayers,
     ) -> Result<()> {
+        if let Some((field, found)) = self.config(name)?.not_trained() {
+            return Err(TunerError::NotTrained { field, found }.into());
+        }
         let tensors = get_peft_model_state_dict(self, name, save_embedding_layers)?;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         write_tensors(&folder.join(ADAPTER_FILE), &tensors)?;
@@ -82,11 +88,11 @@ impl<M: BaseModel> PeftModel<M> {
         self.check_new_name(name)?;
         self.refuse_merged("loading an adapter")?;
         let config = PeftConfig::from_pretrained(folder)?;
-        let (tensors, others) = read_tensors(folder)?;
+        let StoredTensors { matrices: tensors, vectors, others } = StoredTensors::read(folder)?;
         let token_layers = self.base.named_layers().into_iter().filter(|layer| layer.has_token_rows());
         let before = token_layers.map(|layer| Ok((self.base.keep(&layer.name)?, layer.name)));
         let before: Vec<_> = before.collect::<Result<_>>()?;
-        match self.load_tensors(config, tensors, name) {
+        match self.load_tensors(config, tensors, vectors, name) {
             Ok(mut result) => {
                 result.unexpected_keys.extend(others);
                 Ok(result)
@@ -96,19 +102,36 @@ impl<M: BaseModel> PeftModel<M> {
                 for (kept, layer) in before {
                     self.base.restore(&layer, kept)?;
                 }
-                Err(error)
+                Err(TunerError::in_file(folder.join(CONFIG_FILE), error))
             }
         }
     }
 
-    fn load_tensors(&mut self, config: PeftConfig, mut tensors: StateDict, name: &str) -> Result<LoadResult> {
+    fn load_tensors(
+        &mut self,
+        config: PeftConfig,
+        mut tensors: StateDict,
+        mut vectors: Vectors,
+        name: &str,
+    ) -> Result<LoadResult> {
+        let layers = self.base.named_layers();
+        self.refuse_whole_tied(&config, &tensors)?;
         // whole embeddings come first: the tokens may lie in rows that only they have
         set_embeddings(&mut self.base, &tensors)?;
         let inference_mode = config.common().inference_mode;
         let init_weights = started_from_base(&config);
         self.add_adapter(name, init_weights).map_err(|error| self.explained(error, &config))?;
-        tensors.retain(|key, _| !is_whole_embedding(key));
-        let result = set_peft_model_state_dict(self, &tensors, name)?;
+        self.follow_configuration(&config, &tensors, name)?;
+        if self.base.has_other_linears() {
+            drop_idle_updates(&mut tensors, &layers);
+        }
+        tensors.retain(|key, _| whole_weight_of(key, &layers).is_none());
+        if let Some((field, _)) = config.not_trained() {
+            let whole = take_whole(&mut tensors, std::mem::take(&mut vectors));
+            self.base.replace_tensors(field, &whole)?;
+        }
+        let mut result = set_peft_model_state_dict(self, &tensors, name)?;
+        result.unexpected_keys.extend(vectors.into_keys());
         let adapter = self.adapter_mut(name)?;
         adapter.config = with_targets(config, &adapter.config);
         adapter.config.common_mut().inference_mode = inference_mode;
@@ -121,9 +144,9 @@ impl<M: BaseModel> PeftModel<M> {
     /// The tensors there are not those of this adapter: one is missing, unexpected, of another shape, or not finite.
     pub fn load_values(&mut self, folder: &Path) -> Result<()> {
         let name = self.trained_adapter()?.name().to_string();
-        let (tensors, others) = read_tensors(folder)?;
+        let StoredTensors { matrices: tensors, vectors, others } = StoredTensors::read(folder)?;
         let mut result = set_peft_model_state_dict(self, &tensors, &name)?;
-        result.unexpected_keys.extend(others);
+        result.unexpected_keys.extend(vectors.into_keys().chain(others));
         self.refuse_misfits(&folder.join(ADAPTER_FILE), &name, result)
     }
 
@@ -144,6 +167,46 @@ impl<M: BaseModel> PeftModel<M> {
             true => Ok(()),
             false => Err(TunerError::MissingKeys { path: path.into(), keys: missing }.into()),
         }
+    }
+
+    /// Gives the adapter rows of a head that the configuration ties and the file does not, where its file has such: it was
+    /// trained where they were one. The head's other rows stay its own.
+    fn follow_configuration(&mut self, config: &PeftConfig, tensors: &StateDict, name: &str) -> Result<()> {
+        let (PeftConfig::TrainableTokens(config), Some(tie)) = (config, self.base.tied_by_configuration())
+        else {
+            return Ok(());
+        };
+        let stored = tensors.contains_key(&format!("{PREFIX}{}.{DELTA}", tie.layer));
+        let adapter = self.adapter(name)?;
+        if stored && adapter.rows_on(&tie.layer).is_none() && adapter.rows_on(&tie.source).is_some() {
+            let tokens = config.token_indices.clone();
+            let values = self.base.weight_rows(&tie.layer, &tokens)?;
+            let width = values.len() / tokens.len().max(1);
+            let rows = TrainedRows::new(tokens, width, values);
+            let layer = TrainableTokensLayer::new(tie.layer, Vec::new(), rows);
+            self.adapter_mut(name)?.tokens.push(layer);
+        }
+        Ok(())
+    }
+
+    /// A whole embedding or head that is trained apart from the one it is tied to would make two matrices of one.
+    fn refuse_whole_tied(&self, config: &PeftConfig, tensors: &StateDict) -> Result<()> {
+        let PeftConfig::Lora(LoraConfig { modules_to_save: Some(modules), .. }) = config else {
+            return Ok(());
+        };
+        let (layers, tied) = (self.base.named_layers(), self.base.tied_layers());
+        for key in tensors.keys() {
+            let Some(layer) = whole_weight_of(key, &layers) else { continue };
+            let shares = tied.iter().any(|tie| tie.layer == layer.name || tie.source == layer.name);
+            let path = format!(".{}.", layer.name);
+            if shares && modules.iter().any(|module| path.contains(&format!(".{module}."))) {
+                let (field, tensor) = ("modules_to_save", key.clone());
+                let problem =
+                    "which is one matrix with another module of this base; expected a base with two";
+                return Err(TunerError::WholeModule { field, tensor, problem }.into());
+            }
+        }
+        Ok(())
     }
 
     /// A token past the base's rows is told with what leads to it.
@@ -180,27 +243,73 @@ fn with_targets(mut stored: PeftConfig, made: &PeftConfig) -> PeftConfig {
     stored
 }
 
-fn is_whole_embedding(key: &str) -> bool {
-    key.ends_with(".weight") && !key.ends_with(".lora_A.weight") && !key.ends_with(".lora_B.weight")
+/// Takes out the updates of layers that the base does not name, where they change nothing: PEFT wraps layers of a vision tower
+/// whose names end alike, and training on text leaves their `lora_B` at zero.
+fn drop_idle_updates(tensors: &mut StateDict, layers: &[NamedLayer]) {
+    let module = |key: &str| {
+        let name = key.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
+        let name = name.strip_suffix(".lora_B").or_else(|| name.strip_suffix(".lora_A"))?;
+        (!layers.iter().any(|layer| layer.name == name)).then(|| name.to_owned())
+    };
+    let idle = |tensor: &FrozenMatrix| tensor.decode_rows(0..tensor.rows()).iter().all(|x| *x == 0.0);
+    let found = tensors.iter().filter(|(key, tensor)| key.ends_with(".lora_B.weight") && idle(tensor));
+    let found: Vec<String> = found.filter_map(|(key, _)| module(key)).collect();
+    tensors.retain(|key, _| module(key).is_none_or(|name| !found.contains(&name)));
 }
 
-/// The matrices of an adapter's file, and the names of what is no matrix of numbers.
-fn read_tensors(folder: &Path) -> Result<(StateDict, Vec<String>)> {
-    let path = folder.join(ADAPTER_FILE);
-    if !path.exists() && folder.join(PICKLE_FILE).exists() {
-        return Err(TunerError::Pickle { path: folder.join(PICKLE_FILE) }.into());
-    }
-    let stored = Checkpoint::open(&path)?;
-    let (mut tensors, mut others) = (StateDict::new(), Vec::new());
-    for name in stored.names() {
-        match (stored.shape(name), stored.dtype(name)) {
-            (Some(&[rows, cols]), Some(_)) => {
-                tensors.insert(name.to_string(), stored.matrix(name, rows, cols, RowOrder::Plain)?);
-            }
-            _ => others.push(name.to_string()),
+/// Takes the weights and biases of whole modules out of what an adapter's file holds, by the names of the modules.
+fn take_whole(tensors: &mut StateDict, vectors: Vectors) -> Vec<(String, Vec<f32>)> {
+    // a wrapped layer keeps its own bias beneath it
+    let module = |key: &str| key.strip_prefix(PREFIX).map(|name| name.replace(".base_layer.", "."));
+    let of_vectors = vectors.into_iter().filter_map(|(key, values)| Some((module(&key)?, values)));
+    let mut whole: Vec<(String, Vec<f32>)> = of_vectors.collect();
+    tensors.retain(|key, tensor| {
+        let name = module(key).filter(|_| is_whole(key));
+        let is_whole = name.is_some();
+        whole.extend(name.map(|name| (name, tensor.decode_rows(0..tensor.rows()))));
+        !is_whole
+    });
+    whole
+}
+
+/// Whether a key is that of a module's own weight or bias.
+fn is_whole(key: &str) -> bool {
+    let is_update = key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight");
+    (key.ends_with(".weight") || key.ends_with(".bias")) && !is_update
+}
+
+/// Vectors by their keys.
+type Vectors = BTreeMap<String, Vec<f32>>;
+
+/// What an adapter's file holds.
+struct StoredTensors {
+    matrices: StateDict,
+    vectors: Vectors,
+    /// The names of what is neither.
+    others: Vec<String>,
+}
+
+impl StoredTensors {
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(ADAPTER_FILE);
+        if !path.exists() && folder.join(PICKLE_FILE).exists() {
+            return Err(TunerError::Pickle { path: folder.join(PICKLE_FILE) }.into());
         }
+        let stored = Checkpoint::open(&path)?;
+        let mut found = Self { matrices: StateDict::new(), vectors: Vectors::new(), others: Vec::new() };
+        for name in stored.names() {
+            match (stored.shape(name), stored.dtype(name)) {
+                (Some(&[rows, cols]), Some(_)) => {
+                    found.matrices.insert(name.into(), stored.matrix(name, rows, cols, RowOrder::Plain)?);
+                }
+                (Some(&[len]), Some(_)) => {
+                    found.vectors.insert(name.into(), stored.vector(name, len)?);
+                }
+                _ => found.others.push(name.into()),
+            }
+        }
+        Ok(found)
     }
-    Ok((tensors, others))
 }
 
 pub(super) fn write_tensors(path: &Path, tensors: &StateDict) -> Result<()> {

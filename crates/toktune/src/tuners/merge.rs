@@ -3,6 +3,7 @@
 //! Nothing is held in memory but a panel of rows: tensors go from the mapped source to the file. The folder
 //! is filled under a temporary name beside its own and renamed, so that it is there whole or not at all.
 
+mod companions;
 mod config;
 mod from_gguf;
 mod from_pytorch;
@@ -51,8 +52,8 @@ pub struct MergeOptions {
 ///
 /// From a folder of safetensors everything else is copied as it stands: other tensors byte for byte, each in
 /// its type and its shard, `config.json` (with a new `vocab_size` when rows were appended), and the files
-/// that belong to a model (`generation_config.json`, the tokenizer's, code, cards and licences; no other
-/// weights, hidden files or folders). The tensors of `pytorch_model.bin`, sharded or not, go as they are stored into
+/// and folders that belong to a model (`generation_config.json`, the tokenizer's and the processor's, code, cards and
+/// licences, what `modules.json` names; no other weights and nothing hidden). The tensors of `pytorch_model.bin`, sharded or not, go as they are stored into
 /// one `model.safetensors`, the rest is copied likewise. From a GGUF file the tensors are decoded, renamed and reordered as
 /// transformers has them, into one `model.safetensors` beside a `config.json` made from the metadata. A
 /// tokenizer that was changed, or that is inside the GGUF file, is the caller's to save.

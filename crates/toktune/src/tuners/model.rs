@@ -10,6 +10,7 @@ use super::lora::LoraLayer;
 use crate::config::{CAUSAL_LM, PeftConfig};
 use crate::error::{Result, nearest};
 use crate::models::PretrainedModel;
+use crate::random::Random;
 use std::io::Write;
 use std::sync::OnceLock;
 
@@ -222,11 +223,17 @@ impl<M: BaseModel> PeftModel<M> {
     /// The adapter that is trained: the active one.
     ///
     /// # Errors
-    /// None is active, or several are, or some are merged.
+    /// None is active, or several are, or some are merged; its configuration asks for what is not trained here.
     pub fn trained_adapter(&self) -> Result<&Adapter> {
         self.refuse_merged("training")?;
         match self.active.as_slice() {
-            [name] => self.adapter(name),
+            [name] => {
+                let adapter = self.adapter(name)?;
+                match adapter.config.not_trained() {
+                    None => Ok(adapter),
+                    Some((field, found)) => Err(TunerError::NotTrained { field, found }.into()),
+                }
+            }
             [] => Err(TunerError::NoneActive { adapters: self.names() }.into()),
             several => Err(TunerError::SeveralActive { adapters: several.to_vec() }.into()),
         }
@@ -313,6 +320,15 @@ impl PeftModel {
         Ok(ActiveRows::new(&adapter.tokens, &adapter.lora, &self.base))
     }
 
+    /// The embeddings of the active adapters that PEFT cannot name once the base was resized: an encoder-decoder's own names
+    /// for the embedding that its sides share (`encoder.embed_tokens`). transformers then makes one module of them, which is
+    /// known by the first name, and `target_modules` with another finds nothing. PEFT resizes a base for every adapter with
+    /// a tokenizer in its folder.
+    pub fn layers_lost_by_resize(&self) -> Vec<&str> {
+        let layers = self.acting().flat_map(|adapter| &adapter.tokens).map(TrainableTokensLayer::name);
+        layers.filter(|name| self.base.embedding_modules().skip(1).any(|alias| alias == *name)).collect()
+    }
+
     /// Starts the rows of `tokens`, those of them that the active adapter trains, anew.
     pub fn init_rows(&mut self, tokens: &[u32], init: RowInit) {
         self.joined.take();
@@ -324,13 +340,15 @@ impl PeftModel {
             let matrix = if is_head { base.head() } else { base.embedding() };
             let width = matrix.width();
             let statistics = (init != RowInit::Base).then(|| matrix.statistics());
+            let layer_name = layer.name().to_owned();
             let rows = layer.rows_mut();
-            for (i, &token) in tokens.iter().enumerate() {
+            for &token in tokens {
                 let Some(at) = rows.position(token) else { continue };
                 let start = match (init, &statistics) {
                     (RowInit::Mean, Some((mean, _))) => mean.clone(),
                     (RowInit::Random { seed }, Some((_, rms))) => {
-                        normal(width, *rms, seed.wrapping_add(i as u64))
+                        let id = token.to_string();
+                        normal(width, *rms, Random::named(seed, &[&adapter.name, layer_name.as_str(), &id]))
                     }
                     _ => matrix.gather(&[token]),
                 };

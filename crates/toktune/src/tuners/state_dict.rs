@@ -40,8 +40,8 @@ pub struct LoadResult {
     pub unexpected_keys: Vec<String>,
 }
 
-const PREFIX: &str = "base_model.model.";
-const DELTA: &str = "trainable_tokens_delta";
+pub(super) const PREFIX: &str = "base_model.model.";
+pub(super) const DELTA: &str = "trainable_tokens_delta";
 
 /// What a key stands for.
 enum Slot {
@@ -180,7 +180,7 @@ fn saved_whole(layers: &[NamedLayer], input: Option<&str>) -> Vec<String> {
 }
 
 /// The layer whose whole weight a key holds.
-fn whole_weight_of<'a>(key: &str, layers: &'a [NamedLayer]) -> Option<&'a NamedLayer> {
+pub(super) fn whole_weight_of<'a>(key: &str, layers: &'a [NamedLayer]) -> Option<&'a NamedLayer> {
     let inner = key.strip_prefix(PREFIX)?;
     layers.iter().filter(|layer| layer.has_token_rows()).find(|layer| {
         inner.strip_prefix(layer.name.as_str()).is_some_and(|rest| {

@@ -7,6 +7,7 @@ mod files;
 mod merging;
 mod targets;
 mod tying;
+mod whole;
 
 use super::*;
 use crate::config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};

@@ -107,6 +107,21 @@ impl Checkpoint {
         }
     }
 
+    /// Puts other values in the place of a tensor's, for all that read it from now on; the file stays as it is.
+    pub(crate) fn replace(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        match self {
+            Checkpoint::Safetensors(safetensors) => safetensors.table_mut(),
+            Checkpoint::Pytorch(pytorch) => pytorch.table_mut(),
+            Checkpoint::Gguf(gguf) => gguf.table_mut(),
+        }
+        .replace(name, values)
+    }
+
+    /// The names of the tensors that are not the file's.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = &str> {
+        self.table().replaced()
+    }
+
     fn tensors(&self) -> &[StoredTensor] {
         self.table().tensors()
     }

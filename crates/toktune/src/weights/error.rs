@@ -37,6 +37,18 @@ pub enum WeightsError {
         /// The tensor.
         tensor: String,
     },
+    /// Two tensors that a model has one matrix for hold different rows.
+    #[error(
+        "{path}: '{tensor}' and '{other}' hold different rows; a model in which they are two matrices is not supported"
+    )]
+    DifferentCopies {
+        /// The file.
+        path: PathBuf,
+        /// One of them.
+        tensor: String,
+        /// The other.
+        other: String,
+    },
     /// A tensor is said to lie outside of the file.
     #[error("{path}: tensor '{tensor}' is said to lie at bytes {start}..{end} of {available}")]
     TensorOffsets {

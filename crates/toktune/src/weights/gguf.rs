@@ -97,6 +97,11 @@ impl Gguf {
     pub(super) fn table(&self) -> &TensorTable {
         &self.table
     }
+
+    /// The same, to put other tensors in it.
+    pub(super) fn table_mut(&mut self) -> &mut TensorTable {
+        &mut self.table
+    }
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<u32> {

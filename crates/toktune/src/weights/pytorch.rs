@@ -102,6 +102,11 @@ impl Pytorch {
     pub(super) fn table(&self) -> &TensorTable {
         &self.table
     }
+
+    /// The same, to put other tensors in it.
+    pub(super) fn table_mut(&mut self) -> &mut TensorTable {
+        &mut self.table
+    }
 }
 
 /// The folder that everything in an archive lies in, with its slash; its name is that of the file when it was

@@ -89,6 +89,11 @@ impl Safetensors {
     pub(super) fn table(&self) -> &TensorTable {
         &self.table
     }
+
+    /// The same, to put other tensors in it.
+    pub(super) fn table_mut(&mut self) -> &mut TensorTable {
+        &mut self.table
+    }
 }
 
 /// The header's text and the data behind it.

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use toktune_kernels::weight::encode;
 use toktune_kernels::{Matrix, RowOrder, Weight, WeightType};
 
 /// A tensor in its file.
@@ -34,12 +35,20 @@ pub(super) struct TensorTable {
     supported: &'static [WeightType],
     tensors: Vec<StoredTensor>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Tensors that are no longer the file's.
+    replaced: Vec<usize>,
 }
 
 impl TensorTable {
     /// An empty table for the checkpoint at `path`, whose format can hold the `supported` types.
     pub fn new(path: impl Into<Arc<Path>>, supported: &'static [WeightType]) -> Self {
-        Self { path: path.into(), supported, tensors: Vec::new(), by_name: HashMap::new() }
+        Self {
+            path: path.into(),
+            supported,
+            tensors: Vec::new(),
+            by_name: HashMap::new(),
+            replaced: Vec::new(),
+        }
     }
 
     /// The checkpoint's file.
@@ -60,6 +69,37 @@ impl TensorTable {
     /// The tensors in the order they were added.
     pub fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
+    }
+
+    /// Puts other values, of the same shape, in the place of a tensor's, in its own type where that is a plain one.
+    ///
+    /// # Errors
+    /// There is no tensor of this name, or it has another number of entries.
+    pub fn replace(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let shape = self.get(name).map(|tensor| tensor.shape.clone()).unwrap_or_default();
+        self.require(name, &shape)?;
+        let Some(&at) = self.by_name.get(name) else { return Ok(()) };
+        let tensor = &mut self.tensors[at];
+        let entries: usize = tensor.shape.iter().product();
+        if entries != values.len() {
+            let (path, tensor, expected) = (tensor.file.to_path_buf(), name.to_owned(), shape);
+            let found = vec![values.len()];
+            return Err(WeightsError::TensorShape { path, tensor, expected, found }.into());
+        }
+        let plain = [WeightType::F32, WeightType::F16, WeightType::BF16];
+        let dtype = tensor.dtype.filter(|dtype| plain.contains(dtype)).unwrap_or(WeightType::F32);
+        let bytes = encode(dtype, values).ok_or_else(|| Error::Serialise(format!("{name} as {dtype}")))?;
+        (tensor.bytes, tensor.dtype, tensor.type_name) =
+            (Bytes::owned(bytes), Some(dtype), dtype.name().into());
+        if !self.replaced.contains(&at) {
+            self.replaced.push(at);
+        }
+        Ok(())
+    }
+
+    /// The names of the replaced tensors.
+    pub fn replaced(&self) -> impl Iterator<Item = &str> {
+        self.replaced.iter().map(|at| &*self.tensors[*at].name)
     }
 
     /// The tensors, given away.

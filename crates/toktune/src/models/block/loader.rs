@@ -9,7 +9,7 @@ use super::mlp::{Mlp, Up};
 use super::norm::{HeadWeights, Norm};
 use super::{Block, Sublayer, Work};
 use crate::error::Result;
-use crate::models::names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, StackNames};
+use crate::models::names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 use crate::models::relative::DisentangledSpec;
 use crate::models::spec::{ExpertsSpec, LayerSpec, NormKind, NormSpec, QkNorm, QkvLayout, StackSpec};
 use crate::models::update::Slot;
@@ -24,10 +24,8 @@ use std::sync::Arc;
 pub(crate) struct Naming {
     /// The names in a GGUF file; `None` for HuggingFace's own.
     pub(crate) gguf: Option<StackNames>,
-    /// The prefix that checkpoints of the model without its head lack.
-    pub(crate) prefix: &'static str,
-    /// Beginnings of names with those that stand for them in some checkpoints.
-    pub(crate) aliases: &'static [(&'static str, &'static str)],
+    /// The names of the model, with those that checkpoints may have instead.
+    pub(crate) model: ModelNames,
     /// How the rows of the query and key projections lie.
     pub(crate) qk_order: RowOrder,
     /// How the rows of a fused query, key and value projection lie.
@@ -58,13 +56,9 @@ struct Module {
 impl Naming {
     /// The name of a tensor in `checkpoint`: as it is, without the prefix or with it, or as it was once called.
     pub(crate) fn find<'n>(&self, checkpoint: &Checkpoint, name: &'n str) -> Cow<'n, str> {
-        let bare = name.strip_prefix(self.prefix).map(String::from);
-        let prefixed = Some(format!("{}{name}", self.prefix));
-        let alias =
-            self.aliases.iter().find_map(|(own, other)| Some(format!("{other}{}", name.strip_prefix(own)?)));
-        for candidate in [Some(name.to_string()), bare, prefixed, alias].into_iter().flatten() {
+        for candidate in self.model.forms(name) {
             if checkpoint.contains(&candidate) {
-                return candidate.into();
+                return candidate;
             }
             for (ending, former) in FORMER {
                 let former = candidate.strip_suffix(ending).map(|stem| format!("{stem}{former}"));

@@ -33,7 +33,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     if config.flag(key, false)? {
         return Err(config.error(key, "not supported"));
     }
-    let hidden_size = decoder::size_of(config, &["hidden_size", "n_embed"])?;
+    let hidden_size = decoder::size_of(config, &["n_embed", "hidden_size"])?;
     let heads = decoder::size_of(config, &["n_head", "num_attention_heads"])?;
     let layers = decoder::size_of(config, &["n_layer", "num_hidden_layers"])?;
     let mlp = MlpSpec {

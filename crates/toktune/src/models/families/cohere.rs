@@ -30,6 +30,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
         spec.stack.names.attention = HEAD_NORMS;
     }
     decoder::biases(config, &mut spec)?;
+    spec.stack.ropes = vec![decoder::rope_from(config, spec.stack.attention.head_dim, 500_000.0)?];
     spec.tied = config.flag("tie_word_embeddings", true)?;
     spec.head.scale = config.optional_number("logit_scale")?.unwrap_or(0.0625) as f32;
     spec.stack.parallel = true;

@@ -94,14 +94,42 @@ pub(super) fn size_of(config: &ModelConfig, keys: &[&str]) -> Result<usize> {
 /// The rotary embedding of a model that has one for all layers: `rope_parameters` since transformers 5, `rope_theta` with
 /// `rope_scaling` before.
 pub(super) fn rope(config: &ModelConfig, head_dim: usize) -> Result<RopeSpec> {
-    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
-    RopeSpec::read(config, section.as_ref(), config.optional_number("rope_theta")?, head_dim)
+    rope_from(config, head_dim, 10_000.0)
+}
+
+/// The section of one rotary embedding. As in transformers, `rope_scaling` (where it is not empty) stands above
+/// `rope_parameters` when a configuration has both.
+pub(super) fn rope_section(config: &ModelConfig) -> Option<ModelConfig> {
+    let former = config.section("rope_scaling").filter(|section| !section.object().is_empty());
+    former.or_else(|| config.section("rope_parameters"))
+}
+
+/// The section of the layers of one `kind`, for models whose kinds of layers rotate in their own ways: the one in
+/// `rope_parameters`, with what `rope_scaling` says over it where `scaled`.
+pub(super) fn rope_section_of(config: &ModelConfig, kind: &str, scaled: bool) -> ModelConfig {
+    let own = config.section("rope_parameters").and_then(|of| of.section(kind));
+    let new_form = config.get("rope_parameters").is_some();
+    let mut section = own.map(|own| own.object().clone()).unwrap_or_default();
+    if !new_form || section.is_empty() {
+        // with this beside it, the `type` of the former form is not read
+        section.entry("rope_type").or_insert_with(|| "default".into());
+    }
+    if let Some(scaling) = config.section("rope_scaling").filter(|_| scaled) {
+        section.extend(scaling.object().clone());
+    }
+    ModelConfig::from_object(config.path(), section)
+}
+
+/// The same where the base is `theta` unless the configuration says otherwise.
+pub(super) fn rope_from(config: &ModelConfig, head_dim: usize, theta: f64) -> Result<RopeSpec> {
+    let theta = config.optional_number("rope_theta")?.unwrap_or(theta);
+    RopeSpec::read(config, rope_section(config).as_ref(), Some(theta), head_dim)
 }
 
 /// The same where a share of each head is rotated unless the configuration says otherwise.
 pub(super) fn partial_rope(config: &ModelConfig, head_dim: usize, share: f64) -> Result<RopeSpec> {
     let mut rope = rope(config, head_dim)?;
-    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
+    let section = rope_section(config);
     let key = "partial_rotary_factor";
     if config.get(key).is_none() && section.is_none_or(|section| section.get(key).is_none()) {
         rope.dim = (head_dim as f64 * share.clamp(0.0, 1.0)) as usize;
@@ -196,4 +224,106 @@ pub(super) fn layer_types(
             .error("layer_types", format!("expected full_attention or sliding_attention, found {kind}"))),
     };
     types.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::models::config::ModelConfig;
+    use crate::models::families::of_model_type;
+    use crate::models::rope::{RopeSpec, RopeVariant};
+    use crate::ops::Activation;
+    use serde_json::{Value, json};
+
+    fn spec(model_type: &str, keys: Value) -> crate::models::ModelSpec {
+        let mut object = json!({
+            "model_type": model_type, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 99, "max_position_embeddings": 128,
+            "head_dim": 16,
+        });
+        object.as_object_mut().expect("an object").extend(keys.as_object().expect("an object").clone());
+        let config = ModelConfig::from_object("config.json", object.as_object().expect("an object").clone());
+        (of_model_type(&config).expect("a family").spec)(&config).expect("a description")
+    }
+
+    fn rope(model_type: &str, keys: Value) -> RopeSpec {
+        spec(model_type, keys).stack.ropes[0].clone()
+    }
+
+    /// What `AutoConfig` of transformers 5.23 makes of the same keys.
+    #[test]
+    fn keys_of_a_rotation_that_stand_twice_are_taken_as_transformers_takes_them() {
+        let former = json!({"type": "linear", "factor": 4.0});
+        let new = json!({"rope_type": "default", "rope_theta": 5000.0});
+        let linear = |factor: f64| RopeVariant::Linear { factor };
+        for (model_type, keys, theta, variant) in [
+            ("llama", json!({"rope_scaling": former, "rope_parameters": new}), 10_000.0, linear(4.0)),
+            (
+                "llama",
+                json!({"rope_scaling": former, "rope_parameters": new, "rope_theta": 7e3}),
+                7e3,
+                linear(4.0),
+            ),
+            ("llama", json!({"rope_parameters": new, "rope_theta": 7e3}), 5e3, RopeVariant::Default),
+            (
+                "qwen3",
+                json!({"rope_parameters": {"type": "linear", "factor": 2.0}, "rope_theta": 7e3}),
+                7e3,
+                linear(2.0),
+            ),
+            ("mistral", json!({"rope_scaling": {}, "rope_parameters": new}), 5e3, RopeVariant::Default),
+            (
+                "qwen2",
+                json!({"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 3.0}}),
+                1e4,
+                RopeVariant::Default,
+            ),
+            ("mixtral", json!({"rope_scaling": former, "rope_parameters": new}), 1e6, linear(4.0)),
+            ("smollm3", json!({"rope_scaling": former, "rope_parameters": new}), 2e6, linear(4.0)),
+            ("cohere", json!({}), 5e5, RopeVariant::Default),
+            (
+                "gpt_neox",
+                json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 7e3}),
+                1e4,
+                linear(2.0),
+            ),
+            ("gpt_neox", json!({"rotary_emb_base": 3e3, "rope_theta": 7e3}), 3e3, RopeVariant::Default),
+            ("gemma3_text", json!({"rope_parameters": new}), 1e6, RopeVariant::Default),
+            (
+                "gemma3_text",
+                json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}, "rope_theta": 7e3}),
+                7e3,
+                RopeVariant::Default,
+            ),
+            (
+                "gemma3_text",
+                json!({
+                    "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 7e3,
+                    "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}},
+                }),
+                5e5,
+                linear(4.0),
+            ),
+            ("gemma3_text", json!({"rope_scaling": former}), 1e6, RopeVariant::Default),
+        ] {
+            let found = rope(model_type, keys.clone());
+            assert_eq!((found.theta, found.variant), (theta, variant), "{model_type} {keys}");
+        }
+        let share = |keys| rope("gpt_neox", keys).dim;
+        assert_eq!(share(json!({"rotary_pct": 0.5, "partial_rotary_factor": 0.75})), 8);
+        let both = json!({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.25}});
+        assert_eq!(rope("llama", both).dim, 4);
+    }
+
+    #[test]
+    fn gemmas_activation_is_under_the_key_that_its_class_reads() {
+        for (model_type, keys, expected) in [
+            ("gemma", json!({"hidden_act": "gelu", "hidden_activation": "silu"}), Activation::GeluTanh),
+            ("gemma", json!({"hidden_act": "silu"}), Activation::Silu),
+            ("gemma2", json!({"hidden_act": "gelu", "hidden_activation": "silu"}), Activation::Silu),
+            ("gemma3_text", json!({"hidden_act": "gelu"}), Activation::GeluTanh),
+            ("gemma3_text", json!({"hidden_activation": "gelu"}), Activation::Gelu),
+        ] {
+            assert_eq!(spec(model_type, keys.clone()).stack.mlp.activation, expected, "{model_type} {keys}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ const STACK: StackNames =
     StackNames { block: "transformer.h.{}", final_norm: Some("transformer.ln_f"), ..MEGATRON_STACK };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
-    let hidden_size = decoder::size_of(config, &["hidden_size", "n_embed"])?;
+    let hidden_size = decoder::size_of(config, &["n_embed", "hidden_size"])?;
     let heads = decoder::size_of(config, &["num_attention_heads", "n_head"])?;
     let layers = decoder::size_of(config, &["num_hidden_layers", "n_layer"])?;
     let new = config.flag("new_decoder_architecture", false)?;

@@ -45,11 +45,13 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
     let of = &mut spec.stack;
     of.embedding.scale = (of.hidden_size as f32).sqrt();
     of.norm.plus_one = true;
-    // early configurations say `gelu` and mean the approximation
-    let key = if config.get("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
-    of.mlp.activation = match decoder::activation(config, key, Activation::GeluTanh)? {
-        Activation::GeluTanh | Activation::Gelu => Activation::GeluTanh,
-        other => return Err(config.error(key, format!("expected gelu_pytorch_tanh, found {other:?}"))),
+    of.mlp.activation = match config.model_type() {
+        // early configurations say `gelu` and mean the approximation
+        "gemma" => match decoder::activation(config, "hidden_act", Activation::GeluTanh)? {
+            Activation::Gelu => Activation::GeluTanh,
+            other => other,
+        },
+        _ => decoder::activation(config, "hidden_activation", Activation::GeluTanh)?,
     };
     of.attention.head_dim = config.optional_size("head_dim")?.unwrap_or(256);
     let scalar = match config.optional_number("query_pre_attn_scalar")? {
@@ -58,8 +60,6 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
         None => 256.0,
     };
     of.attention.scale = scalar.powf(-0.5);
-    if config.section("rope_parameters").is_none_or(|section| section.get("full_attention").is_none()) {
-        of.ropes = vec![decoder::rope(config, of.attention.head_dim)?];
-    }
+    of.ropes = vec![decoder::rope(config, of.attention.head_dim)?];
     Ok(spec)
 }

@@ -33,7 +33,7 @@ const STACK: StackNames = StackNames {
 const FULL: usize = 0;
 const SLIDING: usize = 1;
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     for key in ["final_logit_softcapping", "attn_logit_softcapping"] {
         if let Some(value) = config.get(key) {
             return Err(config.error(key, format!("found {value}; soft caps are not supported for Gemma 3")));
@@ -60,17 +60,13 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
 /// One section for each kind of layer since transformers 5; before, `rope_theta` with `rope_scaling` for full layers and
 /// `rope_local_base_freq` for sliding ones.
 fn ropes(config: &ModelConfig, head_dim: usize) -> Result<Vec<RopeSpec>> {
-    let read = |section: Option<&ModelConfig>, theta| RopeSpec::read(config, section, Some(theta), head_dim);
-    if let Some(parameters) = config.section("rope_parameters") {
-        let of = |key: &str, theta| {
-            let section = parameters
-                .section(key)
-                .ok_or_else(|| config.error("rope_parameters", format!("no {key}")))?;
-            read(Some(&section), theta)
-        };
-        return Ok(vec![of("full_attention", 1_000_000.0)?, of("sliding_attention", 10_000.0)?]);
-    }
-    let theta = config.optional_number("rope_theta")?.unwrap_or(1_000_000.0);
-    let local = config.optional_number("rope_local_base_freq")?.unwrap_or(10_000.0);
-    Ok(vec![read(config.section("rope_scaling").as_ref(), theta)?, read(None, local)?])
+    let of = |kind: &str, scaled: bool, (key, theta): (&str, f64)| {
+        let section = decoder::rope_section_of(config, kind, scaled);
+        let theta = config.optional_number(key)?.unwrap_or(theta);
+        RopeSpec::read(config, Some(&section), Some(theta), head_dim)
+    };
+    Ok(vec![
+        of("full_attention", true, ("rope_theta", 1_000_000.0))?,
+        of("sliding_attention", false, ("rope_local_base_freq", 10_000.0))?,
+    ])
 }

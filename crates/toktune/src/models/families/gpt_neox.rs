@@ -4,7 +4,7 @@ use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
-use crate::models::rope::{RopeSpec, RopeVariant};
+use crate::models::rope::RopeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
 use crate::ops::Activation;
 
@@ -57,15 +57,15 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     of.max_positions = config.optional_size("max_position_embeddings")?;
     of.layers.fill(LayerSpec { rope: Some(0), ..LayerSpec::default() });
     let head_dim = of.attention.head_dim;
-    // `rotary_pct` and `rotary_emb_base` until transformers 5
-    let share = config.optional_number("rotary_pct")?.unwrap_or(0.25);
-    of.ropes = vec![match config.optional_number("rotary_emb_base")? {
-        Some(theta)
-            if config.section("rope_parameters").is_none() && config.section("rope_scaling").is_none() =>
-        {
-            RopeSpec { theta, dim: (head_dim as f64 * share) as usize, variant: RopeVariant::Default }
-        }
-        _ => decoder::partial_rope(config, head_dim, share)?,
-    }];
+    // beside the section only these names are read, those of other families are not
+    let mut section = decoder::rope_section(config).map(|of| of.object().clone()).unwrap_or_default();
+    for (own, key, default) in
+        [("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_rotary_factor", 0.25)]
+    {
+        let value = config.optional_number(own)?.unwrap_or(default);
+        section.entry(key).or_insert_with(|| value.into());
+    }
+    let section = ModelConfig::from_object(config.path(), section);
+    of.ropes = vec![RopeSpec::read(config, Some(&section), None, head_dim)?];
     Ok(spec)
 }

@@ -20,7 +20,7 @@ pub(super) const LLAMA: Family = Family {
     spec,
 };
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
     decoder::biases(config, &mut spec)?;
     Ok(spec)

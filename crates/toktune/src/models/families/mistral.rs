@@ -20,7 +20,7 @@ pub(super) const MISTRAL: Family = Family {
 /// The window where the configuration says nothing of it; `null` says that there is none.
 const WINDOW: usize = 4096;
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
     decoder::one_window(config, &mut spec, Some(WINDOW))?;
     Ok(spec)

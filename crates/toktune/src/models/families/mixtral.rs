@@ -4,7 +4,6 @@ use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{ExpertNames, LLAMA_MODEL, LLAMA_STACK, StackNames};
-use crate::models::rope::RopeSpec;
 use crate::models::spec::{ExpertsSpec, ModelSpec, NormSpec};
 
 pub(super) const MIXTRAL: Family = Family {
@@ -35,9 +34,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     decoder::no_router_loss(config)?;
     let of = &mut spec.stack;
     of.norm = NormSpec::rms(config.optional_number("rms_norm_eps")?.unwrap_or(1e-5));
-    let section = config.section("rope_parameters").or_else(|| config.section("rope_scaling"));
-    let theta = config.optional_number("rope_theta")?.unwrap_or(1e6);
-    of.ropes = vec![RopeSpec::read(config, section.as_ref(), Some(theta), of.attention.head_dim)?];
+    of.ropes = vec![decoder::rope_from(config, of.attention.head_dim, 1e6)?];
     let experts = ExpertsSpec {
         count: config.optional_size("num_local_experts")?.unwrap_or(8),
         chosen: config.optional_size("num_experts_per_tok")?.unwrap_or(2),

@@ -112,7 +112,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
 
 /// The rotary embedding of a kind of layers: a section of its own since transformers 5, a base of its own before.
 fn of_layers(config: &ModelConfig, kind: &str, key: &str, theta: f64, head_dim: usize) -> Result<RopeSpec> {
-    let section = config.section("rope_parameters").and_then(|section| section.section(kind));
+    let section = decoder::rope_section_of(config, kind, true);
     let theta = config.optional_number(key)?.unwrap_or(theta);
-    RopeSpec::read(config, section.as_ref(), Some(theta), head_dim)
+    RopeSpec::read(config, Some(&section), Some(theta), head_dim)
 }

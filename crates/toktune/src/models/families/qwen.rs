@@ -35,14 +35,14 @@ pub(super) const HEAD_NORMS: AttentionNames = AttentionNames {
 
 const STACK_3: StackNames = StackNames { attention: HEAD_NORMS, ..LLAMA_STACK };
 
-fn spec_2(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec_2(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
     spec.stack.attention.qkv_bias = true;
     decoder::late_windows(config, &mut spec)?;
     Ok(spec)
 }
 
-fn spec_3(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec_3(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK_3)?;
     if config.get("head_dim").is_none() {
         return Err(config

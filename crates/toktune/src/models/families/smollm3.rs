@@ -20,6 +20,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
     spec.tied = config.flag("tie_word_embeddings", true)?;
     decoder::biases(config, &mut spec)?;
+    spec.stack.ropes = vec![decoder::rope_from(config, spec.stack.attention.head_dim, 2_000_000.0)?];
     let count = spec.stack.layers.len();
     let rotated = rotated(config, count)?;
     let window = match config.flag("use_sliding_window", false)? {

@@ -44,7 +44,8 @@ impl RopeSpec {
             None => section.optional_text("type")?.unwrap_or_else(|| "default".into()),
         };
         let variant = match kind.as_str() {
-            "default" => RopeVariant::Default,
+            // of text alone all axes of Qwen's have the same positions
+            "default" | "mrope" => RopeVariant::Default,
             "linear" => RopeVariant::Linear { factor: reader.required("factor")? },
             "dynamic" => reader.dynamic(dim)?,
             "llama3" => RopeVariant::Llama3 {

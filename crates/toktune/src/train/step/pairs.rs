@@ -1,8 +1,8 @@
-//! Sentences in pairs: in-batch negatives over mean-pooled, normalised outputs (MultipleNegativesRankingLoss of
+//! Sentences in pairs: in-batch negatives over pooled, normalised outputs (MultipleNegativesRankingLoss of
 //! sentence-transformers, with its scale of 20).
 //!
 //! ```text
-//! e = normalise(mean of the rows),   s_ij = 20 a_i · p_j,   loss_i = ln Σ_j e^(s_ij) - s_ii
+//! e = normalise(the vector of the rows, in most models their mean),   s_ij = 20 a_i · p_j,   loss_i = ln Σ_j e^(s_ij) - s_ii
 //! ```
 
 use super::super::pass::StackRun;
@@ -10,7 +10,7 @@ use super::{LabelLosses, MemoryRows, Step};
 use crate::data::RaggedBatch;
 use crate::error::Result;
 use crate::models::BlockUpdates;
-use crate::models::pooling::{mean, normalised};
+use crate::models::pooling::{self, normalised};
 
 /// Stands for a label that is no token: a pair has a loss, and no label.
 pub const NO_TOKEN: u32 = u32::MAX;
@@ -34,22 +34,21 @@ impl Step<'_> {
         let (stack, d) = (model.stack(), model.stack().spec().embedding.width);
         let constant = stack.end().run(forward.constant);
         let last = stack.end().run(forward.depending.clone());
-        let mut means = vec![Vec::new(); count];
+        let modes = &model.sentence().pooling;
+        let mut vectors = vec![Vec::new(); count];
         for (part, rows) in [(&plan.constant, &constant), (&plan.depending, &last)] {
             for (span, &sequence) in part.spans.iter().zip(&part.sequences) {
-                means[sequence] = mean(&rows[span.rows.start * d..span.rows.end * d], d);
+                vectors[sequence] = pooling::pool(modes, &rows[span.rows.start * d..span.rows.end * d], d);
             }
         }
-        let (losses, nearest, dmeans) = ranking(&means);
+        let (losses, nearest, dvectors) = ranking(&vectors);
         self.nearest = Some(nearest);
         let labelled = losses.into_iter().map(|loss| (NO_TOKEN, loss as f32)).collect();
         if pull {
             let mut dlast = vec![0f32; last.len()];
             for (span, &sequence) in plan.depending.spans.iter().zip(&plan.depending.sequences) {
-                let share = 1.0 / span.rows.len() as f64;
-                for row in dlast[span.rows.start * d..span.rows.end * d].chunks_exact_mut(d) {
-                    row.iter_mut().zip(&dmeans[sequence]).for_each(|(x, g)| *x = (g * share) as f32);
-                }
+                let at = span.rows.start * d..span.rows.end * d;
+                pooling::pull(modes, &last[at.clone()], d, &dvectors[sequence], &mut dlast[at]);
             }
             let upstream = stack.end().pull(&forward.depending, dlast);
             self.pull(run, forward.trace, upstream, &none, &mut [], self.rows.input)?;
@@ -63,11 +62,11 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The loss of each pair, how many anchors are nearest to their own positive, and the gradient of the losses' sum with
-/// respect to every mean.
-fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, usize, Vec<Vec<f64>>) {
-    let (units, norms): (Vec<Vec<f64>>, Vec<f64>) = means.iter().map(|x| normalised(x)).unzip();
-    let mut dunits: Vec<Vec<f64>> = means.iter().map(|x| vec![0f64; x.len()]).collect();
-    let pairs = means.len() / 2;
+/// respect to every vector.
+fn ranking(vectors: &[Vec<f64>]) -> (Vec<f64>, usize, Vec<Vec<f64>>) {
+    let (units, norms): (Vec<Vec<f64>>, Vec<f64>) = vectors.iter().map(|x| normalised(x)).unzip();
+    let mut dunits: Vec<Vec<f64>> = vectors.iter().map(|x| vec![0f64; x.len()]).collect();
+    let pairs = vectors.len() / 2;
     let (mut losses, mut nearest) = (Vec::new(), 0);
     for i in 0..pairs {
         let scores: Vec<f64> = (0..pairs).map(|j| SCALE * dot(&units[2 * i], &units[2 * j + 1])).collect();
@@ -83,11 +82,11 @@ fn ranking(means: &[Vec<f64>]) -> (Vec<f64>, usize, Vec<Vec<f64>>) {
         }
     }
     // through the normalisation: what lies along the unit vector is lost
-    let dmeans = units.iter().zip(&dunits).zip(&norms).map(|((unit, g), norm)| {
+    let dvectors = units.iter().zip(&dunits).zip(&norms).map(|((unit, g), norm)| {
         let along = dot(unit, g);
         unit.iter().zip(g).map(|(u, g)| (g - along * u) / norm).collect()
     });
-    (losses, nearest, dmeans.collect())
+    (losses, nearest, dvectors.collect())
 }
 
 #[cfg(test)]

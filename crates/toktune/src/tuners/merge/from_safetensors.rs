@@ -1,5 +1,6 @@
 //! Merging from a HuggingFace folder: what is not trained is copied as it lies.
 
+use super::companions::{copy, copy_companions};
 use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::error::{Error, Result};
 use crate::tuners::PeftModel;
@@ -8,18 +9,8 @@ use crate::weights::{
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-
-/// Endings of files that belong to a model beside its weights: configurations, tokenizers, templates, code,
-/// cards.
-const COPIED_ENDINGS: [&str; 8] = ["json", "txt", "model", "jinja", "tiktoken", "vocab", "py", "md"];
-
-/// Files without such an ending that a model must not lose.
-const COPIED_NAMES: [&str; 3] = ["LICENSE", "NOTICE", "USE_POLICY"];
-
-/// Files with such an ending that would be wrong beside a merged model.
-const LEFT_OUT: [&str; 4] = ["config.json", "adapter_config.json", "trainer_state.json", "all_results.json"];
+use std::fs;
+use std::path::Path;
 
 /// A tensor that is not as it is stored.
 pub(super) enum ChangedTensor<'a> {
@@ -27,6 +18,8 @@ pub(super) enum ChangedTensor<'a> {
     Linear(MergedLinear<'a>),
     /// The logits' biases, as they are stored, with zeros for appended rows.
     HeadBias(HeadBias<'a>),
+    /// One that an adapter brought whole, which the checkpoint has in place of its own.
+    Replaced(&'a [u8], WeightType),
 }
 
 /// Biases of the logits of a head that was given more rows.
@@ -45,7 +38,7 @@ impl ChangedTensor<'_> {
         let mut shape = stored.to_vec();
         match self {
             Self::Tokens(matrix) => shape[0] = matrix.matrix.rows(),
-            Self::Linear(_) => {}
+            Self::Linear(_) | Self::Replaced(..) => {}
             Self::HeadBias(bias) => shape[stored.len() - 1] = bias.entries,
         }
         shape
@@ -56,6 +49,7 @@ impl ChangedTensor<'_> {
             Self::Tokens(matrix) => matrix.matrix.rows() * matrix.matrix.width(),
             Self::Linear(linear) => linear.weight.rows() * linear.weight.cols(),
             Self::HeadBias(bias) => bias.entries,
+            Self::Replaced(stored, dtype) => stored.len() / dtype.bytes(1, 1).unwrap_or(1),
         }
     }
 
@@ -65,6 +59,7 @@ impl ChangedTensor<'_> {
             Self::Tokens(matrix) => matrix.matrix.frozen().dtype(),
             Self::Linear(linear) => linear.weight.dtype(),
             Self::HeadBias(bias) => bias.dtype,
+            Self::Replaced(_, dtype) => *dtype,
         }
     }
 
@@ -75,6 +70,7 @@ impl ChangedTensor<'_> {
 
     fn write(&self, name: &str, out: &mut TensorOut<'_>) -> Result<()> {
         match self {
+            Self::Replaced(stored, _) => out.put(stored),
             Self::Tokens(matrix) => write_over(name, matrix, out),
             Self::Linear(linear) => linear.write(name, self.dtype(), out),
             Self::HeadBias(bias) => {
@@ -144,6 +140,11 @@ pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
     let tokens = matrices.into_iter().filter(|(_, matrix)| matrix.is_changed());
     let mut changed: Changed<'_> =
         tokens.map(|(name, matrix)| (name, ChangedTensor::Tokens(matrix))).collect();
+    for name in checkpoint.replaced() {
+        if let (Some(stored), Some(dtype)) = (checkpoint.stored_bytes(name), checkpoint.dtype(name)) {
+            changed.entry(name.to_owned()).or_insert(ChangedTensor::Replaced(stored, dtype));
+        }
+    }
     if !base.head().extra().is_empty() {
         for name in base.head_bias_tensors() {
             if let (Some(stored), Some(dtype)) = (checkpoint.stored_bytes(&name), checkpoint.dtype(&name)) {
@@ -241,76 +242,4 @@ fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) ->
     }
     let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Serialise(e.to_string()))?;
     write_file(target, (text + "\n").as_bytes())
-}
-
-/// Copies what belongs to the model beside its weights and its configuration.
-fn copy_companions(source: &Path, output: &Path) -> Result<()> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(source).map_err(Error::io(source))? {
-        files.push(entry.map_err(Error::io(source))?.path());
-    }
-    files.sort();
-    for file in files.into_iter().filter(|file| file.is_file()) {
-        let Some(name) = file.file_name().and_then(|name| name.to_str()) else { continue };
-        if is_companion(name) {
-            copy(&file, &output.join(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn is_companion(name: &str) -> bool {
-    let left_out = name.starts_with('.') || LEFT_OUT.contains(&name) || name.ends_with(".index.json");
-    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-    let copied = ending.is_some_and(|ending| COPIED_ENDINGS.contains(&ending.as_str()))
-        || COPIED_NAMES.iter().any(|known| name.to_ascii_uppercase().starts_with(known));
-    copied && !left_out
-}
-
-/// Copies a file, through links, and makes sure that it outlasts a loss of power.
-fn copy(source: &Path, target: &Path) -> Result<()> {
-    let mut from = File::open(source).map_err(Error::io(source))?;
-    // not `fs::copy`: the copy of a read-only file need not be read-only
-    let mut to = File::create_new(target).map_err(Error::io(target))?;
-    std::io::copy(&mut from, &mut to).map_err(Error::io(target))?;
-    to.sync_all().map_err(Error::io(target))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_companion;
-
-    #[test]
-    fn files_of_the_model_are_copied_and_others_are_not() {
-        for name in [
-            "generation_config.json",
-            "tokenizer.json",
-            "tokenizer.model",
-            "vocab.txt",
-            "chat_template.jinja",
-            "modeling_x.py",
-            "README.md",
-            "LICENSE",
-            "Notice.pdf",
-        ] {
-            assert!(is_companion(name), "{name}");
-        }
-        for name in [
-            "config.json",
-            "model.safetensors",
-            "model.safetensors.index.json",
-            "pytorch_model.bin.index.json",
-            "pytorch_model.bin",
-            "model.gguf",
-            "adapter_config.json",
-            "adapter_model.safetensors",
-            ".gitattributes",
-            ".hidden.json",
-            "optimizer.pt",
-            "data.jsonl",
-            "trainer_state.json",
-        ] {
-            assert!(!is_companion(name), "{name}");
-        }
-    }
 }

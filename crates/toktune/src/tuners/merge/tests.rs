@@ -3,6 +3,7 @@
 mod copies;
 mod families;
 mod lora;
+mod multimodal;
 
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
