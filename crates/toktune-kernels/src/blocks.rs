@@ -48,7 +48,9 @@ pub fn decode(dtype: WeightType, data: &[u8], out: &mut [f32]) {
         WeightType::Tq1_0 => ternary::tq1_0(data, out),
         WeightType::Tq2_0 => ternary::tq2_0(data, out),
         WeightType::Mxfp4 => codebook::mxfp4(data, out),
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => panic!("{dtype} is no block type"),
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::F8E4M3 | WeightType::F8E5M2 => {
+            panic!("{dtype} is no block type")
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
 //! This module owns the types and the panels; the GGUF block formats are in [`crate::blocks`].
 
-use crate::blocks;
+use crate::{blocks, fp8};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
@@ -61,11 +61,15 @@ pub enum WeightType {
     Tq2_0,
     /// GGUF: 32 4-bit floats with a power of two.
     Mxfp4,
+    /// 8-bit floats with three bits of mantissa, which need [`Scales`].
+    F8E4M3,
+    /// 8-bit floats with two bits of mantissa, which need [`Scales`].
+    F8E5M2,
 }
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [WeightType; 25] = [
+    pub const ALL: [WeightType; 27] = [
         WeightType::F32,
         WeightType::F16,
         WeightType::BF16,
@@ -91,7 +95,12 @@ impl WeightType {
         WeightType::Tq1_0,
         WeightType::Tq2_0,
         WeightType::Mxfp4,
+        WeightType::F8E4M3,
+        WeightType::F8E5M2,
     ];
+
+    /// The types that a GGUF file can have: all but the 8-bit floats.
+    pub const GGUF: &'static [WeightType] = WeightType::ALL.split_at(25).0;
 
     /// The name, weights in a block and bytes of a block.
     #[rustfmt::skip]
@@ -122,6 +131,8 @@ impl WeightType {
             WeightType::Tq1_0 => ("TQ1_0", 256, 54),
             WeightType::Tq2_0 => ("TQ2_0", 256, 66),
             WeightType::Mxfp4 => ("MXFP4", 32, 17),
+            WeightType::F8E4M3 => ("F8_E4M3", 1, 1),
+            WeightType::F8E5M2 => ("F8_E5M2", 1, 1),
         }
     }
 
@@ -221,6 +232,15 @@ pub enum WeightError {
         /// The bytes there are.
         found: usize,
     },
+    /// There are not as many scales as the weights have blocks, or a block has no weights.
+    Scales {
+        /// Rows and columns of the matrix.
+        shape: [usize; 2],
+        /// Rows and columns of a block.
+        block: [usize; 2],
+        /// Scales that there are.
+        found: usize,
+    },
     /// The rows do not divide into heads of an even number of rows.
     Heads {
         /// Rows of the matrix.
@@ -257,6 +277,9 @@ impl fmt::Display for WeightError {
             WeightError::Size { expected: None, found } => {
                 write!(f, "a shape too large for memory, in {found} bytes")
             }
+            WeightError::Scales { shape, block, found } => {
+                write!(f, "{found} scales for {shape:?} weights in blocks of {block:?}")
+            }
             WeightError::Heads { rows, head_dim } => {
                 write!(f, "{rows} rows are no whole number of heads of {head_dim}")
             }
@@ -286,6 +309,44 @@ pub trait Matrix: Sync {
     fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
 }
 
+/// What the weights of an 8-bit type are multiplied with: one number for each block of rows and columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales<'a> {
+    /// One for each block, row by row; blocks at the end may be cut off by the matrix.
+    pub values: &'a [f32],
+    /// Rows and columns of a block.
+    pub block: [usize; 2],
+    /// Rows of the first block that lie before the matrix, when that is a part of a larger one.
+    pub skipped: usize,
+}
+
+impl Scales<'_> {
+    /// Whether these are the scales of a matrix of this shape.
+    fn fit(&self, rows: usize, cols: usize) -> bool {
+        let Some(rows) = rows.checked_add(self.skipped) else { return false };
+        let [height, width] = self.block;
+        height > 0
+            && width > 0
+            && self.skipped < height
+            && rows.div_ceil(height).checked_mul(cols.div_ceil(width)) == Some(self.values.len())
+    }
+
+    /// Multiplies columns of row `row` of a matrix of `width` columns, `first` being the first of them.
+    fn apply(&self, row: usize, width: usize, first: usize, out: &mut [f32]) {
+        let across = width.div_ceil(self.block[1]);
+        let of_row = &self.values[(row + self.skipped) / self.block[0] * across..][..across];
+        let mut at = first;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let end = (at / self.block[1] + 1) * self.block[1];
+            let (part, behind) = rest.split_at_mut(rest.len().min(end - at));
+            let scale = of_row[at / self.block[1]];
+            part.iter_mut().for_each(|x| *x *= scale);
+            (at, rest) = (end, behind);
+        }
+    }
+}
+
 /// A borrowed weight in its stored type.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
@@ -294,6 +355,7 @@ pub struct Weight<'a> {
     rows: usize,
     cols: usize,
     order: RowOrder,
+    scales: Option<Scales<'a>>,
 }
 
 impl<'a> Weight<'a> {
@@ -326,7 +388,19 @@ impl<'a> Weight<'a> {
                 return Err(WeightError::Groups { rows, groups, queries, head_dim });
             }
         }
-        Ok(Self { dtype, data, rows, cols, order })
+        Ok(Self { dtype, data, rows, cols, order, scales: None })
+    }
+
+    /// The same weight, multiplied with `scales`, block by block of its rows as they are stored.
+    ///
+    /// # Errors
+    /// There are more or fewer scales than blocks, or a block is empty.
+    pub fn scaled(self, scales: Scales<'a>) -> Result<Self, WeightError> {
+        if !scales.fit(self.rows, self.cols) {
+            let (shape, block) = ([self.rows, self.cols], scales.block);
+            return Err(WeightError::Scales { shape, block, found: scales.values.len() });
+        }
+        Ok(Self { scales: Some(scales), ..self })
     }
 
     /// The stored type.
@@ -368,8 +442,12 @@ impl Matrix for Weight<'_> {
         let row_bytes = self.cols / block_len * block_bytes;
         let within = cols.start / block_len * block_bytes..cols.end / block_len * block_bytes;
         for (out, row) in panel.chunks_exact_mut(cols.len()).zip(rows) {
-            let stored = &self.data[self.order.stored(row) * row_bytes..][..row_bytes];
+            let row = self.order.stored(row);
+            let stored = &self.data[row * row_bytes..][..row_bytes];
             decode_run(self.dtype, &stored[within.clone()], out);
+            if let Some(scales) = &self.scales {
+                scales.apply(row, self.cols, cols.start, out);
+            }
         }
     }
 }
@@ -380,6 +458,8 @@ fn decode_run(dtype: WeightType, data: &[u8], out: &mut [f32]) {
         WeightType::F32 => decode_f32(data, out),
         WeightType::F16 => decode_f16(data, out),
         WeightType::BF16 => decode_bf16(data, out),
+        WeightType::F8E4M3 => fp8::e4m3(data, out),
+        WeightType::F8E5M2 => fp8::e5m2(data, out),
         _ => blocks::decode(dtype, data, out),
     }
 }
@@ -413,7 +493,7 @@ fn decode_f16(data: &[u8], out: &mut [f32]) {
 
 /// Rounds `f32` rows into `dtype` (`F32`, `F16` or `BF16`), to nearest even, for writing trained rows into a checkpoint.
 ///
-/// Returns `None` for the block types, which are not written.
+/// Returns `None` for the other types, which are not written.
 pub fn encode(dtype: WeightType, rows: &[f32]) -> Option<Vec<u8>> {
     match dtype {
         WeightType::F32 => Some(rows.iter().flat_map(|x| x.to_le_bytes()).collect()),
@@ -549,6 +629,38 @@ mod tests {
                     (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
                 assert_eq!(part, expected, "rows {start}..{end}");
             }
+        }
+    }
+
+    #[test]
+    fn scales_belong_to_blocks_whatever_the_panel() {
+        // 1.0 and 2.0 in E4M3
+        let data: Vec<u8> = (0..35).map(|i| if i % 2 == 0 { 0x38 } else { 0x40 }).collect();
+        let values: Vec<f32> = (0..6).map(|i| 10f32.powi(i)).collect();
+        let whole = |skipped| {
+            let weight = Weight::new(WeightType::F8E4M3, &data, 5, 7, RowOrder::Plain).expect("valid");
+            weight.scaled(Scales { values: &values, block: [3, 3], skipped }).expect("valid")
+        };
+        for skipped in [0, 1] {
+            let expected = |row: usize, col: usize| {
+                let scale = values[(row + skipped) / 3 * 3 + col / 3];
+                scale * if (row * 7 + col) % 2 == 0 { 1.0 } else { 2.0 }
+            };
+            for (rows, cols) in [(0..5, 0..7), (1..4, 2..7), (4..5, 5..6), (2..3, 3..3)] {
+                let mut panel = vec![f32::NAN; rows.len() * cols.len()];
+                whole(skipped).decode(rows.clone(), cols.clone(), &mut panel);
+                let wanted: Vec<f32> = rows
+                    .flat_map(|row| cols.clone().map(move |col| (row, col)))
+                    .map(|(r, c)| expected(r, c))
+                    .collect();
+                assert_eq!(panel, wanted);
+            }
+        }
+        let weight = whole(0);
+        for (count, block, skipped) in [(5, [3, 3], 0), (6, [0, 3], 0), (6, [3, 0], 0), (6, [3, 3], 3)] {
+            let scales = Scales { values: &values[..count], block, skipped };
+            let error = weight.scaled(scales).expect_err("no such scales");
+            assert_eq!(error, WeightError::Scales { shape: [5, 7], block, found: count });
         }
     }
 
