@@ -137,9 +137,9 @@ fn damaged_safetensors_files() {
     });
 }
 
-#[test]
-fn damaged_torch_files() {
-    let sound = TorchFile::new()
+/// A file of torch with what such files can have.
+fn torch_file() -> TorchFile {
+    TorchFile::new()
         .f32("model.embed_tokens.weight", &[4, 2], &[1.0; 8])
         .tensor("lm_head.weight", "FloatStorage", 0, 0, &[4, 2], &[2, 1])
         .tensor("transposed", "FloatStorage", 0, 2, &[2, 3], &[1, 2])
@@ -149,6 +149,42 @@ fn damaged_torch_files() {
         .tensor("position_ids", "LongStorage", 1, 0, &[1, 2], &[2, 1])
         .tensor("other", "ComplexFloatStorage", 1, 0, &[2], &[1])
         .value("step", b"K\x01")
-        .build();
-    survive(&sound, 12000, |bytes| Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch));
+}
+
+#[test]
+fn damaged_torch_files() {
+    survive(&torch_file().build(), 12000, |bytes| {
+        Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch)
+    });
+}
+
+#[test]
+fn damaged_torch_files_of_before_1_6() {
+    survive(&torch_file().build_stream(&[4, 8]), 12000, |bytes| {
+        Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch)
+    });
+}
+
+#[test]
+fn damaged_parts_of_gguf_files() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |number: u16| folder.path().join(format!("m-{number:05}-of-00002.gguf"));
+    let part = |number: u16| {
+        GgufBytes::new()
+            .pair("split.no", 2, &number.to_le_bytes())
+            .pair("split.count", 2, &2u16.to_le_bytes())
+            .pair("split.tensors.count", 5, &4i32.to_le_bytes())
+            .tensor(&format!("blk.{number}.a"), &[256, 2], 11, &[2; 220])
+            .tensor(&format!("blk.{number}.b"), &[32, 2], 39, &[1; 34])
+            .build()
+    };
+    for damaged in [0, 1] {
+        std::fs::write(path(2 - damaged), part(1 - damaged)).expect("written");
+        // written anew and not in place: what is mapped must stay as it is
+        survive(&part(damaged), 1500, |bytes| {
+            std::fs::remove_file(path(1 + damaged)).ok();
+            std::fs::write(path(1 + damaged), &*bytes).expect("written");
+            Checkpoint::open(&path(1))
+        });
+    }
 }
