@@ -1,28 +1,11 @@
 //! What the targets share.
 
 use std::path::Path;
-use toktune::weights::{Checkpoint, RowOrder};
 
-/// Reads everything there is in a checkpoint, if it opened.
-pub fn read_all(opened: toktune::Result<Checkpoint>) {
-    let Ok(checkpoint) = opened else { return };
-    checkpoint.total_bytes();
-    checkpoint.total_parameters();
-    for name in checkpoint.names() {
-        match checkpoint.shape(name) {
-            Some([len]) => drop(checkpoint.vector(name, *len)),
-            Some([rows, cols]) => {
-                for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim: 2 }] {
-                    if let Ok(matrix) = checkpoint.matrix(name, *rows, *cols, order) {
-                        // a row of no bytes may be repeated any number of times
-                        matrix.decode_rows(0..matrix.rows().min(8));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-}
+#[path = "../../crates/toktune/tests/common/read_all.rs"]
+mod read_all;
+
+pub use read_all::read_all;
 
 /// The parts of an input, which are divided by bytes of zero; the last one may hold any.
 pub fn parts<const N: usize>(input: &[u8]) -> Option<[&[u8]; N]> {

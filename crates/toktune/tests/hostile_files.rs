@@ -4,11 +4,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
-use toktune::weights::{Bytes, Checkpoint, Gguf, Pytorch, RowOrder, Safetensors};
+use toktune::weights::{Bytes, Checkpoint, Gguf, Pytorch, Safetensors};
 
+#[path = "common/read_all.rs"]
+mod read_all;
 #[path = "../src/weights/testing.rs"]
 #[allow(dead_code, missing_docs)]
 mod testing;
+use read_all::read_all;
 use testing::{GgufBytes, Random, TorchFile, array, safetensors_f32, text};
 
 /// The system's allocator, which notes the largest request of each thread.
@@ -39,28 +42,6 @@ static ALLOCATOR: Noting = Noting;
 
 /// Well above what the small files here need, well below what any of their counts could ask for.
 const MOST: usize = 1 << 20;
-
-/// Reads everything there is in a checkpoint, if it opens.
-fn read_all(checkpoint: toktune::Result<Checkpoint>) -> bool {
-    let Ok(checkpoint) = checkpoint else { return false };
-    checkpoint.total_bytes();
-    checkpoint.total_parameters();
-    for name in checkpoint.names() {
-        match checkpoint.shape(name) {
-            Some([len]) => drop(checkpoint.vector(name, *len)),
-            Some([rows, cols]) => {
-                for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim: 2 }] {
-                    if let Ok(matrix) = checkpoint.matrix(name, *rows, *cols, order) {
-                        // A row of no bytes may be repeated any number of times.
-                        matrix.decode_rows(0..matrix.rows().min(8));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    true
-}
 
 /// `bytes` with one to four changes: a byte replaced, a bit flipped, eight bytes replaced by a number that is
 /// often a limit, a part removed or repeated, or the end cut off.
@@ -120,6 +101,8 @@ fn damaged_gguf_files() {
         .pair("nested", 9, &array(9, 2, &[array(0, 2, &[1, 2]), array(7, 1, &[1])].concat()))
         .tensor("token_embd.weight", &[32, 4], 8, &[1; 136])
         .tensor("blk.0.attn_q.weight", &[256, 2], 12, &[2; 288])
+        .tensor("blk.0.attn_k.weight", &[256, 2], 23, &[3; 272])
+        .tensor("blk.0.attn_v.weight", &[256, 2], 29, &[255; 112])
         .tensor("output_norm.weight", &[4], 0, &[0; 16])
         .build();
     survive(&sound, 6000, |bytes| Gguf::from_bytes(Path::new("m.gguf"), bytes).map(Checkpoint::Gguf));

@@ -24,7 +24,7 @@ mod tests;
 /// The types whose tensors can be used; a file may hold others as long as nobody asks for them.
 const SUPPORTED: &[WeightType] = &[WeightType::F32, WeightType::F16, WeightType::BF16];
 
-/// torch's storages: the class, the name of the type as safetensors has it, bytes of an entry.
+/// torch's storages: the class, the name of the type (as safetensors has it, where it has one), bytes of an entry.
 const STORAGES: [(&str, &str, usize); 16] = [
     ("FloatStorage", "F32", 4),
     ("HalfStorage", "F16", 2),
@@ -36,12 +36,12 @@ const STORAGES: [(&str, &str, usize); 16] = [
     ("CharStorage", "I8", 1),
     ("ByteStorage", "U8", 1),
     ("BoolStorage", "BOOL", 1),
-    ("ComplexFloatStorage", "C64", 8),
-    ("ComplexDoubleStorage", "C128", 16),
-    ("QInt8Storage", "QI8", 1),
-    ("QUInt8Storage", "QU8", 1),
-    ("QInt32Storage", "QI32", 4),
-    ("UntypedStorage", "U8", 1),
+    ("ComplexFloatStorage", "ComplexFloatStorage", 8),
+    ("ComplexDoubleStorage", "ComplexDoubleStorage", 16),
+    ("QInt8Storage", "QInt8Storage", 1),
+    ("QUInt8Storage", "QUInt8Storage", 1),
+    ("QInt32Storage", "QInt32Storage", 4),
+    ("UntypedStorage", "UntypedStorage", 1),
 ];
 
 /// torch has no limit on the dimensions of a tensor, but no model comes near this one.
