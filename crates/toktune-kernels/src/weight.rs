@@ -644,7 +644,7 @@ mod tests {
         for skipped in [0, 1] {
             let expected = |row: usize, col: usize| {
                 let scale = values[(row + skipped) / 3 * 3 + col / 3];
-                scale * if (row * 7 + col) % 2 == 0 { 1.0 } else { 2.0 }
+                scale * if (row * 7 + col).is_multiple_of(2) { 1.0 } else { 2.0 }
             };
             for (rows, cols) in [(0..5, 0..7), (1..4, 2..7), (4..5, 5..6), (2..3, 3..3)] {
                 let mut panel = vec![f32::NAN; rows.len() * cols.len()];

@@ -56,7 +56,7 @@ pub(super) fn prepare(config: &ModelConfig, checkpoint: &mut Checkpoint) -> Resu
     }
     let with = |ending: &&str| checkpoint.names().find(|name| name.ends_with(*ending));
     for (endings, method) in ENDINGS {
-        let found: Option<Vec<&str>> = endings.iter().map(|ending| with(&ending)).collect();
+        let found: Option<Vec<&str>> = endings.iter().map(&with).collect();
         if let Some(first) = found.and_then(|found| found.last().copied()) {
             let (path, method) = (checkpoint.path().to_path_buf(), method.to_owned());
             return Err(

@@ -157,22 +157,6 @@ pub enum WeightsError {
         /// The types that can be read.
         supported: String,
     },
-    /// A tensor of 8-bit floats has scales of a shape that does not fit it.
-    #[error(
-        "{path}: tensor '{tensor}' of shape {shape:?} has scales of shape {scales:?}, expected {expected:?}"
-    )]
-    ScaleShape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor of the scales.
-        tensor: String,
-        /// The shape of the weights.
-        shape: Vec<usize>,
-        /// The shape of the scales.
-        scales: Vec<usize>,
-        /// The shape they should have.
-        expected: Vec<usize>,
-    },
     /// The weights are quantised in a way that is not read.
     #[error(
         "{path}: the weights are quantised by {method} ({evidence}), which is not read; take the model of 16 bits that \

@@ -199,12 +199,11 @@ impl TensorTable {
         let by_shape = || divides.then(|| [(rows / grid[0]).max(1), (cols / grid[1]).max(1)]);
         let Some(block) = by_blocks.or_else(by_shape) else {
             let [height, width] = scaling.block.unwrap_or([1, 1]).map(|side| side.max(1));
-            return Err(WeightsError::ScaleShape {
+            return Err(WeightsError::TensorShape {
                 path: scales.file.to_path_buf(),
                 tensor: scales.name.to_string(),
-                shape: vec![rows, cols],
-                scales: scales.shape.clone(),
                 expected: vec![rows.div_ceil(height), cols.div_ceil(width)],
+                found: scales.shape.clone(),
             }
             .into());
         };

@@ -77,10 +77,13 @@ fn rows(model: &PretrainedModel) -> (Vec<f32>, usize, usize) {
     (weight.decode_rows(0..weight.rows()), weight.rows(), weight.cols())
 }
 
+/// The blocks that a configuration names; ending, shape and type of the scales; the blocks that are meant.
+type Scaled<'a> = (Value, &'a str, &'a [usize], &'static str, [usize; 2]);
+
 #[test]
 fn eight_bit_floats_are_read_with_their_scales() {
     // the layer has 56 rows of 32; blocks at the ends may be cut off
-    let cases: [(Value, &str, &[usize], &str, [usize; 2]); 7] = [
+    let cases: [Scaled<'_>; 7] = [
         (json!([16, 16]), "_scale_inv", &[4, 2], "F32", [16, 16]),
         (json!([24, 20]), "_scale_inv", &[3, 2], "BF16", [24, 20]),
         (json!([128, 128]), "_scale_inv", &[1, 1], "F32", [128, 128]),
@@ -117,11 +120,11 @@ fn scales_that_do_not_fit_are_told() {
         open(folder.path()).expect_err("unsound").to_string()
     };
     let message = refused(json!([16, 16]), &[5, 2], "_scale_inv");
-    assert!(message.contains("has scales of shape [5, 2], expected [4, 2]"), "{message}");
+    assert!(message.contains("weight_scale_inv' has shape [5, 2], expected [4, 2]"), "{message}");
     let message = refused(json!([16, 16]), &[0, 2], "_scale_inv");
-    assert!(message.contains("has scales of shape [0, 2]"), "{message}");
+    assert!(message.contains("has shape [0, 2]"), "{message}");
     let message = refused(json!([16, 16]), &[1, 1, 1], "_scale_inv");
-    assert!(message.contains("has scales of shape [1, 1, 1]"), "{message}");
+    assert!(message.contains("has shape [1, 1, 1]"), "{message}");
     let message = refused(json!([16, 16]), &[4, 2], "_other");
     assert!(
         message.contains("there is no tensor 'model.layers.0.mlp.up_proj.weight_scale_inv'"),

@@ -212,6 +212,10 @@ fn streams_of_earlier_torches_are_read() {
     let file = read(stream(PYTHON_2, b"\x80\x02]U\x0212a.", &[(4, &numbers)])).expect("sound");
     // it begins at entry 1 of the part, which begins at entry 1
     assert_eq!(file.table().vector("w", 2).expect("a vector"), [3.0, 4.0]);
+    let file = TorchFile::new().f32("a", &[2], &[1.0, 2.0]).storage(&[0, 0x3C]);
+    let file = read(file.tensor("b", "HalfStorage", 1, 0, &[1], &[1]).build_stream(&[4, 2])).expect("sound");
+    assert_eq!(file.table().vector("a", 2).expect("a vector"), [1.0, 2.0]);
+    assert_eq!(file.table().vector("b", 1).expect("a vector"), [1.0]);
 }
 
 #[test]
