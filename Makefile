@@ -46,6 +46,6 @@ fuzz:
 	command -v cargo-fuzz > /dev/null || cargo install cargo-fuzz --locked
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/new/$$target; \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target fuzz/new/$$target fuzz/corpus/$$target -- \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --dev --sanitizer none $$target fuzz/new/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=20 || exit 1; \
 	done

@@ -1,7 +1,7 @@
 //! The GGUF block formats: decoding runs of whole blocks to `f32`.
 //!
 //! A block holds 32 or 256 small integers and what turns them into weights: one or two half-precision
-//! factors, and in the K formats a small integer factor for each 16 or 32 of them; in the formats of [`codebook`]
+//! factors, and in the K formats a small integer factor for each 16 or 32 of them; in the formats of `codebook`
 //! the integers stand for entries of a table. Every product and sum is taken in the order that ggml takes them, so
 //! the decoded weights are equal to the last bit.
 //!
