@@ -25,7 +25,12 @@ impl AutoModel {
     pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
         let path = path.as_ref();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let checkpoint = Checkpoint::open(path).map_err(|error| quantisation::explained(folder, error))?;
+        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let checkpoint = Checkpoint::open(path).map_err(|error| match is_gguf {
+            // what lies beside such a file says nothing of it
+            true => error,
+            false => quantisation::explained(folder, error),
+        })?;
         let config = match checkpoint.as_gguf() {
             Some(gguf) => gguf_config::from_metadata(path, &checkpoint, gguf)?,
             None => ModelConfig::read(folder)?,

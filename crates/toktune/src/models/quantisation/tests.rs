@@ -181,6 +181,9 @@ fn other_methods_are_refused_by_their_names() {
         // even where the files cannot be read at all
         std::fs::write(folder.path().join("model.safetensors"), b"packed").expect("written");
         assert!(open(folder.path()).expect_err("quantised").to_string().contains(named));
+        let gguf = folder.path().join("model.gguf");
+        std::fs::write(&gguf, b"none").expect("written");
+        assert!(open(&gguf).expect_err("no GGUF file").to_string().contains("not a GGUF file"));
     }
     let empty = folder(Some(("quantization_config", json!({}))), |_| {});
     open(empty.path()).expect("nothing said");
