@@ -11,11 +11,12 @@
 
 mod framed;
 
-use super::chat::ChatEncoder;
+use super::chat::{ChatEncoder, ChatNotes};
 use super::row::Row;
 use super::{Collator, DataError, Example, ModelKind, Source};
 use crate::Result;
-use crate::text::AutoTokenizer;
+use crate::text::{AutoTokenizer, ChatOptions};
+use serde_json::Value;
 
 /// Which tokens are learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub(super) struct Encoder<'e> {
     /// How many tokens it puts behind one.
     behind: usize,
     chat: Option<ChatEncoder<'e>>,
+    /// What was noted about conversations so far.
+    pub(super) notes: ChatNotes,
 }
 
 impl<'e> Encoder<'e> {
@@ -73,17 +76,24 @@ impl<'e> Encoder<'e> {
         }
         options.collator.check(options.vocab_size)?;
         let (before, behind) = tokenizer.map_or(Ok(Default::default()), AutoTokenizer::frame_around)?;
-        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None })
+        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None, notes: ChatNotes::default() })
     }
 
-    pub(super) fn encode(&mut self, row: Row, at: Source) -> Result<Example> {
+    /// A row's examples: one, or several where a chat template renders turns differently once later ones follow.
+    pub(super) fn encode(&mut self, row: Row, at: Source) -> Result<Vec<Example>> {
         let key = row.key();
-        let example = match self.options.collator.kind() {
+        let examples = match self.options.collator.kind() {
             ModelKind::Causal => self.causal(row, at)?,
-            ModelKind::MaskedLm => self.masked(row, at)?,
-            ModelKind::Seq2Seq => self.seq2seq(row, at)?,
-            ModelKind::SentencePairs => self.pair(row, at)?,
+            ModelKind::MaskedLm => vec![self.masked(row, at)?],
+            ModelKind::Seq2Seq => vec![self.seq2seq(row, at)?],
+            ModelKind::SentencePairs => vec![self.pair(row, at)?],
         };
+        examples.iter().try_for_each(|example| self.check(example, key))?;
+        Ok(examples)
+    }
+
+    /// Checks an example against the model.
+    fn check(&self, example: &Example, key: &'static str) -> Result<()> {
         let at = || example.source.clone();
         if example.input_ids.is_empty() {
             return Err(DataError::EmptyRow { at: at(), key }.into());
@@ -99,15 +109,39 @@ impl<'e> Encoder<'e> {
         if let Some(max_positions) = self.options.max_positions.filter(|most| tokens > *most) {
             return Err(DataError::TooLong { at: at(), tokens, max_positions }.into());
         }
-        Ok(example)
+        Ok(())
     }
 
     /// A row for a causal language model.
-    fn causal(&mut self, row: Row, at: Source) -> Result<Example> {
-        let (mut input_ids, mut labels) = self.tokens(row, &at)?;
-        let cut = self.cut(&mut input_ids, 0);
-        labels.truncate(input_ids.len());
-        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+    fn causal(&mut self, row: Row, at: Source) -> Result<Vec<Example>> {
+        let sequences = match row {
+            Row::Messages { messages, tools, documents, variables } => {
+                let options = ChatOptions { tools, documents, variables, ..ChatOptions::default() };
+                self.conversation(&messages, &options, &at)?
+            }
+            other => vec![self.tokens(other, &at)?],
+        };
+        let example = |(mut input_ids, mut labels): (Vec<u32>, Vec<Option<u32>>)| {
+            let cut = self.cut(&mut input_ids, 0);
+            labels.truncate(input_ids.len());
+            Example { input_ids, second: Vec::new(), labels, cut, source: at.clone() }
+        };
+        Ok(sequences.into_iter().map(example).collect())
+    }
+
+    /// A conversation's sequences with their labels.
+    fn conversation(
+        &mut self,
+        messages: &[Value],
+        options: &ChatOptions,
+        at: &Source,
+    ) -> Result<Vec<(Vec<u32>, Vec<Option<u32>>)>> {
+        let tokenizer = self.tokenizer("messages", at)?;
+        let chat = self.chat.get_or_insert_with(|| ChatEncoder::new(tokenizer));
+        let all = self.options.loss_on == Some(LossOn::All);
+        let encoded = chat.encode(messages, options, all, at)?;
+        self.notes.add(&encoded.notes);
+        Ok(encoded.sequences)
     }
 
     /// Cuts a sequence that is too long, but for its last `kept` tokens; what was cut.
@@ -140,14 +174,6 @@ impl<'e> Encoder<'e> {
         }
         let tokenizer = self.tokenizer(key, at)?;
         match row {
-            Row::Messages { messages, tools, documents, variables } => {
-                let chat = match self.chat.take() {
-                    Some(chat) => self.chat.insert(chat),
-                    None => self.chat.insert(ChatEncoder::new(tokenizer)),
-                };
-                let all = self.options.loss_on == Some(LossOn::All);
-                chat.encode(&messages, tools, documents, variables, all, at)
-            }
             Row::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
                     return Err(DataError::EmptyRow { at: at.clone(), key }.into());
@@ -175,7 +201,7 @@ impl<'e> Encoder<'e> {
             }
             // Handled above; without a tokenizer these rows are as complete as with one.
             Row::Ids { input_ids, .. } => Ok((input_ids.clone(), learn(&input_ids))),
-            Row::Pair { .. } => Err(self.wrong_kind(key, at).into()),
+            Row::Pair { .. } | Row::Messages { .. } => Err(self.wrong_kind(key, at).into()),
         }
     }
 

@@ -24,6 +24,7 @@ mod tests;
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::{TokenUse, audit};
 pub use batch::{RaggedBatch, RaggedRows};
+pub use chat::{ChatNotes, FieldUse};
 pub use collator::Collator;
 pub use encode::{DataOptions, LossOn};
 pub use error::DataError;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::encode::Encoder;
 use super::row::Row;
-use super::{Collator, DataError, DataOptions, RaggedBatch};
+use super::{ChatNotes, Collator, DataError, DataOptions, RaggedBatch};
 use crate::text::AutoTokenizer;
 use crate::{Error, Result};
 
@@ -55,6 +55,8 @@ pub struct Dataset {
     pub collator: Collator,
     /// Rows of the model: ids lie below.
     pub vocab_size: usize,
+    /// What is to be known about the conversations among the rows.
+    pub chat: ChatNotes,
 }
 
 impl Dataset {
@@ -82,7 +84,7 @@ impl Dataset {
                 BufReader::new(file),
                 path,
                 |row, at| {
-                    examples.push(encoder.encode(row, at)?);
+                    examples.extend(encoder.encode(row, at)?);
                     Ok(())
                 },
                 options.vocab_size,
@@ -92,7 +94,7 @@ impl Dataset {
             }
         }
         let (collator, vocab_size) = (options.collator.clone(), options.vocab_size);
-        let dataset = Dataset { examples, collator, vocab_size };
+        let dataset = Dataset { examples, collator, vocab_size, chat: encoder.notes };
         if dataset.rows_without_labels() == dataset.len() {
             let (rows, cut_rows) = (dataset.examples.len(), dataset.cut_rows());
             return Err(DataError::NoLabels { rows, cut_rows }.into());

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
+use super::{ChatNotes, Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
 use crate::text::gguf::tests::byte_level;
 use crate::text::{AutoTokenizer, GgufTokenizer};
 
@@ -227,7 +227,7 @@ fn example(input_ids: &[u32], labels: &[Option<u32>], cut: &[u32]) -> Example {
 }
 
 fn dataset(examples: impl Into<Vec<Example>>, collator: Collator) -> Dataset {
-    Dataset { examples: examples.into(), collator, vocab_size: 1000 }
+    Dataset { examples: examples.into(), collator, vocab_size: 1000, chat: ChatNotes::default() }
 }
 
 #[test]
