@@ -158,12 +158,11 @@ impl<'r> Renderings<'r> {
         }
         let (before, turn) = (&own[..place.start], &own[place.clone()]);
         let whole = &self.whole;
+        let mut header = "";
         let starts = if whole.starts_with(before) {
             vec![before.len()]
         } else {
-            let header = &before[floor(before, before.len().saturating_sub(HEADER))..];
-            // The end of what asks for the turn, its last line at the least.
-            let header = header.rfind('\n').filter(|at| *at + 1 < header.len()).map_or(header, |at| &header[at + 1..]);
+            header = self.header(index, before);
             if header.is_empty() {
                 return None;
             }
@@ -188,6 +187,18 @@ impl<'r> Renderings<'r> {
         best.filter(|_| !tied).map(|(_, place)| place)
     }
 
+    /// What asks for a turn: what the prompt adds to the conversation before, or the last mark in that.
+    fn header<'t>(&self, index: usize, before: &'t str) -> &'t str {
+        let base = self.render(index, false).unwrap_or_default();
+        match before.strip_prefix(&*base).filter(|prompt| !prompt.is_empty() && !base.is_empty()) {
+            Some(prompt) => prompt,
+            None => {
+                let tail = &before[floor(before, before.len().saturating_sub(HEADER))..];
+                tail.rfind(['<', '[']).map_or(tail, |at| &tail[at..])
+            }
+        }
+    }
+
     /// How long the piece of a turn is that a text begins with.
     fn piece(&self, index: usize, turn: &str, text: &str, compared: &mut usize) -> Option<usize> {
         let mut best: Option<(usize, usize)> = None;
@@ -204,11 +215,19 @@ impl<'r> Renderings<'r> {
         let (from, length) = best?;
         let words = self.words_end(index, turn)?;
         let piece = &turn[from..from + length];
-        let missing = &turn[from + length..];
-        // The piece has the words, and something of what ends the turn where there is such.
-        let ended = from + length > words || turn[words..].trim().is_empty();
-        let no_words = self.words_end(index, piece).is_some_and(|end| end > 0 || words == 0);
-        (ended && no_words && from + length >= words && !missing.trim().contains(char::is_whitespace)).then_some(length)
+        let inside = self.words_end(index, piece)?;
+        if words > 0 && (inside == 0 || from + length < words) {
+            return None;
+        }
+        // Two marks may begin alike: what ends the turn here, and what begins the next one there.
+        let length = match from + length == turn.len() {
+            true => length,
+            false => inside + whole_marks(&piece[inside..]),
+        };
+        // The piece has something of what ends the turn where there is such, and no words are left out behind.
+        let ended = length > inside || turn[words..].trim().is_empty();
+        let rest = turn[from + length..].trim();
+        (ended && !rest.contains(char::is_whitespace)).then_some(length)
     }
 }
 

@@ -36,6 +36,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) use fault::{Fault, FaultKind, Result};
+#[cfg(test)]
+pub(crate) use time::strftime;
 pub(crate) use value::Value;
 
 use machine::Machine;
