@@ -190,11 +190,15 @@ pub fn any_length(files: &[PathBuf], tokenizer: &Tokenizer, model: &PretrainedMo
 }
 
 fn read(files: &[PathBuf], tokenizer: &Tokenizer, options: &DataOptions) -> Outcome<Dataset> {
-    Dataset::read(files, tokenizer.as_ref().ok(), options).map_err(|error| match (&error, tokenizer) {
-        // the data's error cannot know why there is no tokenizer
-        (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
-            Failure::Failed(format!("{error} ({reason})"))
+    let data = Dataset::read(files, tokenizer.as_ref().ok(), options).map_err(|error| {
+        match (&error, tokenizer) {
+            // the data's error cannot know why there is no tokenizer
+            (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
+                Failure::Failed(format!("{error} ({reason})"))
+            }
+            _ => Failure::from(error),
         }
-        _ => error.into(),
-    })
+    })?;
+    crate::report::chats(&data.chat);
+    Ok(data)
 }

@@ -76,7 +76,14 @@ impl<'e> Encoder<'e> {
         }
         options.collator.check(options.vocab_size)?;
         let (before, behind) = tokenizer.map_or(Ok(Default::default()), AutoTokenizer::frame_around)?;
-        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None, notes: ChatNotes::default() })
+        Ok(Encoder {
+            options,
+            tokenizer,
+            before,
+            behind: behind.len(),
+            chat: None,
+            notes: ChatNotes::default(),
+        })
     }
 
     /// A row's examples: one, or several where a chat template renders turns differently once later ones follow.

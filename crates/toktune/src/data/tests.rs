@@ -7,7 +7,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{ChatNotes, Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit};
+use super::{
+    ChatNotes, Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse, audit,
+};
 use crate::text::gguf::tests::byte_level;
 use crate::text::{AutoTokenizer, GgufTokenizer};
 

@@ -69,5 +69,8 @@ fn text_of(part: &Value) -> Option<&str> {
 /// What a part is instead of text.
 fn kind_of(part: &Value) -> String {
     let kind = part.get("type").and_then(Value::as_str);
-    kind.map_or_else(|| "no text".to_owned(), |kind| format!("`{}`", kind.chars().take(40).collect::<String>()))
+    kind.map_or_else(
+        || "no text".to_owned(),
+        |kind| format!("`{}`", kind.chars().take(40).collect::<String>()),
+    )
 }

@@ -61,7 +61,11 @@ fn read(fields: &Map<String, Value>, index: usize, at: &Source) -> Result<Switch
     for key in OF_PARTS {
         let given = fields.get(key).filter(|value| !value.is_null() && value.as_array() != Some(&Vec::new()));
         if given.is_some() {
-            return Err(wrong(key, "given".to_owned(), "a switch of the whole message: parts cannot be switched"));
+            return Err(wrong(
+                key,
+                "given".to_owned(),
+                "a switch of the whole message: parts cannot be switched",
+            ));
         }
     }
     let mut switch: Option<(&str, Switch)> = None;

@@ -95,29 +95,48 @@ impl<'r> Renderings<'r> {
     fn own(&self, index: usize) -> Option<(String, Range<usize>)> {
         let own = self.render(index + 1, false)?;
         let start = match self.render(index, true) {
+            Some(asking) if own.starts_with(&asking) => asking.len(),
             Some(asking) => {
-                let common = common_prefix(&own, &asking);
-                match common == asking.len() {
-                    true => common,
+                let base = self.render(index, false)?;
+                let prompt = asking.strip_prefix(&*base)?;
+                match !base.is_empty() && own.starts_with(&base) {
                     // The prompt says more than the turn keeps: a thought that it begins.
+                    true => base.len() + whole_marks(&own[base.len()..common_prefix(&own, &asking)]),
+                    // What comes before is written differently once the turn follows.
                     false => {
-                        let base = self.render(index, false)?;
-                        if common < base.len() || !asking.starts_with(&base) || !own.starts_with(&base) {
-                            return None;
-                        }
-                        base.len() + whole_marks(&own[base.len()..common])
+                        let start = after_last(&own, prompt).or_else(|| after_last(&own, &self.prompt()?))?;
+                        self.behind_previous(index, &own, &base, start)?
                     }
                 }
             }
-            // The template refuses a conversation that stops before the turn; its prompt is the same elsewhere.
+            // The template refuses a conversation that stops before the turn.
             None => {
-                let asking = self.render(self.messages.len(), true)?;
-                let prompt = asking.strip_prefix(&*self.whole).filter(|prompt| !prompt.is_empty())?;
-                own.rfind(prompt)? + prompt.len()
+                let base = if index == 0 { String::new() } else { self.render(index, false)? };
+                self.behind_previous(index, &own, &base, after_last(&own, &self.prompt()?)?)?
             }
         };
         let place = start..own.len();
         self.holds_words(index, &own[place.clone()]).then_some((own, place))
+    }
+
+    /// A turn's start, unless it may be that of a message before, from which the template does not part the turn.
+    fn behind_previous(&self, index: usize, own: &str, base: &str, start: usize) -> Option<usize> {
+        let words = |index: usize| {
+            self.messages[index].get("content").and_then(Value::as_str).unwrap_or_default().trim()
+        };
+        let previous = index.checked_sub(1).map_or("", words);
+        let said =
+            !previous.is_empty() && own[start..].contains(previous) && !words(index).contains(previous);
+        (start >= common_prefix(own, base) && !said).then_some(start)
+    }
+
+    /// What the template asks for a turn with, wherever it does.
+    fn prompt(&self) -> Option<String> {
+        (1..=self.messages.len()).rev().find_map(|count| {
+            let asking = self.render(count, true)?;
+            let prompt = asking.strip_prefix(&*self.render(count, false)?)?;
+            (!prompt.is_empty()).then(|| prompt.to_owned())
+        })
     }
 
     /// Whether a piece of text has a message's words.
@@ -128,20 +147,22 @@ impl<'r> Renderings<'r> {
     /// Where a message's words end in a piece of text.
     fn words_end(&self, index: usize, piece: &str) -> Option<usize> {
         let message = &self.messages[index];
-        let mut end = 0;
         let content = message.get("content").and_then(Value::as_str).unwrap_or_default();
         // Templates drop a thought that stands in the words.
         let content = content.rsplit_once("</think>").map_or(content, |(_, behind)| behind).trim();
-        if !content.is_empty() {
-            end = piece.rfind(content)? + content.len();
-        }
+        let said = piece.rfind(content).map(|at| at + content.len()).filter(|_| !content.is_empty());
+        let mut called = None;
         for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
             let function = call.get("function").unwrap_or(call);
-            let Some(name) = function.get("name").and_then(Value::as_str) else { continue };
-            // A template without tools drops its calls in every rendering, which is counted elsewhere.
-            end = piece.rfind(name).map_or(end, |at| end.max(at + name.len()));
+            let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
+            let at = piece.rfind(name).filter(|_| !name.is_empty());
+            called = called.max(at.map(|at| at + name.len()));
         }
-        Some(end)
+        // Some templates write either the words or the calls.
+        match said.max(called) {
+            None if content.is_empty() => Some(0),
+            end => end,
+        }
     }
 
     /// The turn's place in the whole rendering.
@@ -158,7 +179,7 @@ impl<'r> Renderings<'r> {
         }
         let (before, turn) = (&own[..place.start], &own[place.clone()]);
         let whole = &self.whole;
-        let mut header = "";
+        let header;
         let starts = if whole.starts_with(before) {
             vec![before.len()]
         } else {
@@ -229,6 +250,19 @@ impl<'r> Renderings<'r> {
         let rest = turn[from + length..].trim();
         (ended && !rest.contains(char::is_whitespace)).then_some(length)
     }
+}
+
+/// The place behind the last prompt in a text, or the last of the prompt's first lines: it may begin a thought that the
+/// turn has not.
+fn after_last(text: &str, mut prompt: &str) -> Option<usize> {
+    while !prompt.trim().is_empty() {
+        if let Some(at) = text.rfind(prompt) {
+            return Some(at + prompt.len());
+        }
+        let line = prompt.trim_end_matches('\n').rfind('\n')?;
+        prompt = &prompt[..=line];
+    }
+    None
 }
 
 /// How many bytes two texts have in common at their beginning, in whole letters.

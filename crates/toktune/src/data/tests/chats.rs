@@ -112,7 +112,8 @@ fn a_turn_that_cannot_be_found_is_learnt_in_a_sequence_of_its_own() {
     let template = "{% for m in messages %}<{{ m.role[0] }}>\
         {% if m.role == 'assistant' and not loop.last %}{{ m.content|upper }}{% else %}{{ m.content }}{% endif %}\
         <|end|>\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";
-    let expected = ["<u>q<|end|>\n<a>AB<|end|>\n<u>r<|end|>\n<a>[cd<|end|>]\n", "<u>q<|end|>\n<a>[ab<|end|>]\n"];
+    let expected =
+        ["<u>q<|end|>\n<a>AB<|end|>\n<u>r<|end|>\n<a>[cd<|end|>]\n", "<u>q<|end|>\n<a>[ab<|end|>]\n"];
     assert_eq!(learnt(template, &conversation()), expected);
     let notes = dataset(template, &conversation(), &options()).unwrap().chat;
     assert_eq!(notes, ChatNotes { rows: 1, split_rows: 1, ..ChatNotes::default() });
@@ -152,13 +153,21 @@ fn switches_of_messages_are_obeyed() {
     let second = "<u>q<|end|>\n<a>ab<|end|>\n<u>r<|end|>\n<a>[cd<|end|>]\n";
     let both = "<u>q<|end|>\n<a>[ab<|end|>]\n<u>r<|end|>\n<a>[cd<|end|>]\n";
     let off = [
-        ("weight", json!(0)), ("weight", json!(0.0)), ("train", json!(false)), ("training", json!(false)),
-        ("train_on_turn", json!(false)), ("trainable", json!(0)), ("loss", json!(false)), ("masked", json!(true)),
+        ("weight", json!(0)),
+        ("weight", json!(0.0)),
+        ("train", json!(false)),
+        ("training", json!(false)),
+        ("train_on_turn", json!(false)),
+        ("trainable", json!(0)),
+        ("loss", json!(false)),
+        ("masked", json!(true)),
     ];
     for (key, value) in off {
         assert_eq!(learnt(template, &switched(1, key, value)), [second], "{key}");
     }
-    for (key, value) in [("weight", json!(1)), ("train", json!(true)), ("masked", json!(false)), ("train", json!(null))] {
+    for (key, value) in
+        [("weight", json!(1)), ("train", json!(true)), ("masked", json!(false)), ("train", json!(null))]
+    {
         assert_eq!(learnt(template, &switched(1, key, value)), [both], "{key}");
     }
     // Another's message is learnt where it is switched on, and not for a weight, which is the assistant's alone.
@@ -170,7 +179,10 @@ fn switches_of_messages_are_obeyed() {
     assert_eq!(learnt_with(template, &switched(0, "weight", json!(0)), &all), without);
     // A template that prints whole messages does not see them.
     let dumping = "{% for m in messages %}{{ m|tojson }}{% endfor %}";
-    assert_eq!(learnt_with(dumping, &switched(1, "weight", json!(1)), &all), learnt_with(dumping, &conversation(), &all));
+    assert_eq!(
+        learnt_with(dumping, &switched(1, "weight", json!(1)), &all),
+        learnt_with(dumping, &conversation(), &all)
+    );
     let marking = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}\
         {% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
     assert_eq!(learnt(marking, &switched(1, "weight", json!(0))), ["qabr[cd]"]);
@@ -207,7 +219,10 @@ fn parts_of_text_are_taken_as_the_template_takes_them() {
     let mut image = parts.clone();
     image["messages"][0]["content"][1] = json!({"type": "image_url", "image_url": {"url": "x"}});
     let error = read(&image.to_string(), &options()).unwrap_err();
-    assert!(error.contains("`messages[0].content[1]` is `image_url`, expected a part of type `text`"), "{error}");
+    assert!(
+        error.contains("`messages[0].content[1]` is `image_url`, expected a part of type `text`"),
+        "{error}"
+    );
 }
 
 #[test]

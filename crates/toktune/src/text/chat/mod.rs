@@ -114,7 +114,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// Values nested deeper than a template may see.
-    pub(crate) fn prepare(&self, messages: &[Value], options: &ChatOptions) -> Result<PreparedChat, TextError> {
+    pub(crate) fn prepare(
+        &self,
+        messages: &[Value],
+        options: &ChatOptions,
+    ) -> Result<PreparedChat, TextError> {
         let json = |value: &Value| jinja::Value::from_json(value).map_err(|fault| text_error(&fault));
         let optional = |value: &Option<Value>| value.as_ref().map_or(Ok(jinja::Value::None), json);
         let mut variables = self.special.clone();
@@ -123,7 +127,8 @@ impl ChatTemplate {
         }
         variables.push(("tools".into(), optional(&options.tools)?));
         variables.push(("documents".into(), optional(&options.documents)?));
-        let messages = messages.iter().map(|message| json(&with_reasoning(message))).collect::<Result<_, _>>()?;
+        let messages =
+            messages.iter().map(|message| json(&with_reasoning(message))).collect::<Result<_, _>>()?;
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Ok(PreparedChat { messages, variables, now: options.now.unwrap_or_else(clock) })
     }

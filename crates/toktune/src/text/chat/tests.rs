@@ -111,7 +111,8 @@ fn faults_are_told_apart() {
     assert_eq!(error, "chat template: unexpected `%}` (line 2)");
     let error = render("{{ messages[0].role.name.first }}", json!([{}])).unwrap_err();
     assert_eq!(error, "chat template: dict has no attribute `role` (line 1)");
-    let error = render("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", json!([]));
+    let error =
+        render("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", json!([]));
     assert_eq!(error.unwrap_err(), "chat template: stopped: more than 5000000 steps");
     let error = byte_level().build().unwrap().apply_chat_template(&[], &ChatOptions::default()).unwrap_err();
     assert!(error.to_string().contains("no chat template"), "{error}");

@@ -9,8 +9,27 @@ use super::{filters, operators, text as strings};
 
 /// Tests of one value.
 const PLAIN: [&str; 21] = [
-    "boolean", "callable", "defined", "even", "false", "filter", "float", "integer", "iterable", "lower", "mapping",
-    "none", "number", "odd", "sequence", "string", "test", "true", "undefined", "upper", "escaped",
+    "boolean",
+    "callable",
+    "defined",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "integer",
+    "iterable",
+    "lower",
+    "mapping",
+    "none",
+    "number",
+    "odd",
+    "sequence",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
+    "escaped",
 ];
 
 /// `value is name(arguments)`; the value is the first of the arguments.
@@ -48,8 +67,23 @@ fn exists(name: &str) -> bool {
     PLAIN.contains(&name)
         || matches!(
             name,
-            "eq" | "==" | "equalto" | "ne" | "!=" | "lt" | "<" | "lessthan" | "le" | "<=" | "gt" | ">" | "greaterthan"
-                | "ge" | ">=" | "in" | "divisibleby" | "sameas"
+            "eq" | "=="
+                | "equalto"
+                | "ne"
+                | "!="
+                | "lt"
+                | "<"
+                | "lessthan"
+                | "le"
+                | "<="
+                | "gt"
+                | ">"
+                | "greaterthan"
+                | "ge"
+                | ">="
+                | "in"
+                | "divisibleby"
+                | "sameas"
         )
 }
 
@@ -100,7 +134,9 @@ fn plain(name: &str, value: &Value, budget: &mut Budget) -> Result<bool> {
         "filter" | "test" => {
             match value {
                 Value::Dict(_) => _ = value.key(budget)?,
-                Value::Seq(seq) if matches!(seq.kind, SeqKind::List | SeqKind::Keys | SeqKind::Items) => _ = value.key(budget)?,
+                Value::Seq(seq) if matches!(seq.kind, SeqKind::List | SeqKind::Keys | SeqKind::Items) => {
+                    _ = value.key(budget)?
+                }
                 _ => {}
             }
             value.as_str().is_some_and(if name == "filter" { filters::exists } else { exists })
@@ -113,7 +149,8 @@ fn plain(name: &str, value: &Value, budget: &mut Budget) -> Result<bool> {
 fn same(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool> {
     match (a, b) {
         (Value::Seq(a), Value::Seq(b)) => {
-            let empty = a.kind == SeqKind::Tuple && b.kind == SeqKind::Tuple && a.items.len() + b.items.len() == 0;
+            let empty =
+                a.kind == SeqKind::Tuple && b.kind == SeqKind::Tuple && a.items.len() + b.items.len() == 0;
             Ok(empty || std::sync::Arc::ptr_eq(a, b))
         }
         (Value::Dict(a), Value::Dict(b)) => Ok(std::sync::Arc::ptr_eq(a, b)),

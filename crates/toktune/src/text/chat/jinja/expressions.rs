@@ -54,7 +54,9 @@ impl Machine {
                 match (self.eval(test)?.truth(), otherwise) {
                     (true, _) => self.eval(value),
                     (false, Some(otherwise)) => self.eval(otherwise),
-                    (false, None) => Ok(Value::Undefined(Missing::Other("an `if` without `else` did not hold"))),
+                    (false, None) => {
+                        Ok(Value::Undefined(Missing::Other("an `if` without `else` did not hold")))
+                    }
                 }
             }
             Expr::Negative(value) | Expr::Positive(value) => {
@@ -115,7 +117,12 @@ impl Machine {
     }
 
     /// Attributes, items, calls, filters and tests of a value.
-    pub(super) fn eval_posts(&mut self, mut value: Value, posts: &[Post], mut caller: Option<Value>) -> Result<Value> {
+    pub(super) fn eval_posts(
+        &mut self,
+        mut value: Value,
+        posts: &[Post],
+        mut caller: Option<Value>,
+    ) -> Result<Value> {
         let mut posts = posts.iter().peekable();
         while let Some(post) = posts.next() {
             self.budget.step(1)?;
@@ -167,7 +174,8 @@ impl Machine {
     }
 
     fn arguments(&mut self, arguments: &Arguments, first: Option<Value>) -> Result<Call> {
-        let mut call = Call { positional: Vec::with_capacity(arguments.positional.len() + 1), named: Vec::new() };
+        let mut call =
+            Call { positional: Vec::with_capacity(arguments.positional.len() + 1), named: Vec::new() };
         call.positional.extend(first);
         for argument in &arguments.positional {
             call.positional.push(self.eval(argument)?);
@@ -184,7 +192,9 @@ impl Machine {
                 return Err(Fault::failed("`**` needs a dict"));
             };
             for (key, value) in &dict.entries {
-                let Value::Str(name) = key else { return Err(Fault::failed("`**` needs a dict with texts as keys")) };
+                let Value::Str(name) = key else {
+                    return Err(Fault::failed("`**` needs a dict with texts as keys"));
+                };
                 call.named.push((name.clone(), value.clone()));
             }
         }

@@ -27,7 +27,12 @@ struct Layout {
 const MOST_DIGITS: usize = 1000;
 
 /// `text % arguments`; `whole` is the value that was given, for `%(name)s`.
-pub(crate) fn percent(text: &str, arguments: &[Value], whole: Option<&Value>, budget: &mut Budget) -> Result<String> {
+pub(crate) fn percent(
+    text: &str,
+    arguments: &[Value],
+    whole: Option<&Value>,
+    budget: &mut Budget,
+) -> Result<String> {
     let mut out = String::new();
     let mut letters = text.chars().peekable();
     let mut next = 0;
@@ -77,7 +82,7 @@ pub(crate) fn percent(text: &str, arguments: &[Value], whole: Option<&Value>, bu
             value.ok_or_else(|| Fault::failed("`%`: not enough arguments"))
         };
         let number = |letters: &mut std::iter::Peekable<std::str::Chars<'_>>,
-                          take: &mut dyn FnMut() -> Result<Value>|
+                      take: &mut dyn FnMut() -> Result<Value>|
          -> Result<usize> {
             if letters.next_if_eq(&'*').is_some() {
                 let value = take()?.as_int().unwrap_or(-1);
@@ -146,7 +151,9 @@ fn write_percent(
             let number = match (value.as_int(), value.as_float()) {
                 (Some(number), _) => number,
                 (None, Some(number)) if "diu".contains(kind) && number.is_finite() => number.trunc() as i128,
-                _ => return Err(Fault::failed(format!("`%{kind}` needs a number, not {}", value.type_name()))),
+                _ => {
+                    return Err(Fault::failed(format!("`%{kind}` needs a number, not {}", value.type_name())));
+                }
             };
             layout.kind = Some(if "iu".contains(kind) { 'd' } else { kind });
             let least = layout.precision.take();
@@ -232,7 +239,8 @@ impl Filler<'_> {
             });
         }
         let layout = rest.strip_prefix(':').unwrap_or("");
-        let layout = if layout.contains('{') { self.fill(layout, depth - 1, budget)? } else { layout.to_owned() };
+        let layout =
+            if layout.contains('{') { self.fill(layout, depth - 1, budget)? } else { layout.to_owned() };
         lay_out(&value, &layout, out, budget)
     }
 
@@ -278,10 +286,15 @@ fn lay_out(value: &Value, source: &str, out: &mut String, budget: &mut Budget) -
             out.push_str(&text);
             Ok(())
         }
-        Value::Str(text) if matches!(layout.kind, None | Some('s')) => {
-            pad(&cut(text, layout.precision), &Layout { align: layout.align.or(Some('<')), ..layout }, out, budget)
-        }
-        Value::Int(_) | Value::Bool(_) if matches!(layout.kind, None | Some('d' | 'x' | 'X' | 'o' | 'b' | 'n')) => {
+        Value::Str(text) if matches!(layout.kind, None | Some('s')) => pad(
+            &cut(text, layout.precision),
+            &Layout { align: layout.align.or(Some('<')), ..layout },
+            out,
+            budget,
+        ),
+        Value::Int(_) | Value::Bool(_)
+            if matches!(layout.kind, None | Some('d' | 'x' | 'X' | 'o' | 'b' | 'n')) =>
+        {
             let number = value.as_int().unwrap_or(0);
             write_integer(number, None, &layout, out, budget)
         }
@@ -387,7 +400,8 @@ fn write_float(number: f64, layout: &Layout, out: &mut String, budget: &mut Budg
     if upper {
         text = text.to_uppercase();
     }
-    let (whole, rest) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let (whole, rest) =
+        text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
     let text = format!("{}{rest}", grouped(whole, layout));
     number_padded(number.is_sign_negative() && !number.is_nan(), &text, 0, layout, out, budget)
 }
@@ -445,7 +459,8 @@ fn number_padded(
         false if layout.space => " ",
         false => "",
     };
-    let inside = layout.zero && layout.align != Some('<') && layout.fill.is_none() || layout.align == Some('=');
+    let inside =
+        layout.zero && layout.align != Some('<') && layout.fill.is_none() || layout.align == Some('=');
     if !inside {
         let layout = Layout { align: layout.align.or(Some('>')), ..layout.clone() };
         return pad(&format!("{sign}{text}"), &layout, out, budget);

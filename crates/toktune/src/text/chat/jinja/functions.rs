@@ -6,8 +6,8 @@ use super::call::{Call, integer, required, text};
 use super::fault::{Fault, Result};
 use super::machine::Machine;
 use super::print::display;
-use super::value::{SeqKind, Space, Value};
 use super::time;
+use super::value::{SeqKind, Space, Value};
 
 /// The sandbox's bound on `range`.
 const LONGEST_RANGE: i128 = 100_000;

@@ -32,8 +32,7 @@ pub(crate) fn tojson(arguments: Call, budget: &mut Budget) -> Result<Value> {
         Some(_) => return Err(Fault::failed("tojson: `separators` must be two texts")),
     };
     let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
-    let style =
-        Style { indent, separators, sort_keys: truth(sort_keys), ensure_ascii: truth(ensure_ascii) };
+    let style = Style { indent, separators, sort_keys: truth(sort_keys), ensure_ascii: truth(ensure_ascii) };
     let mut out = String::new();
     style.write(&value, 0, &mut out, budget)?;
     Ok(Value::str(out))
@@ -103,7 +102,14 @@ impl Style {
         self.line(depth + 1, out, budget)
     }
 
-    fn close(&self, end: char, count: usize, depth: usize, out: &mut String, budget: &mut Budget) -> Result<()> {
+    fn close(
+        &self,
+        end: char,
+        count: usize,
+        depth: usize,
+        out: &mut String,
+        budget: &mut Budget,
+    ) -> Result<()> {
         if count > 0 {
             self.line(depth, out, budget)?;
         }

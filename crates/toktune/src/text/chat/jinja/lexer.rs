@@ -32,8 +32,8 @@ pub(super) enum TokenKind {
 
 /// Operators, longer ones first.
 const OPERATORS: [&str; 26] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=",
-    ".", ":", "|", ",", ";",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
+    "=", ".", ":", "|", ",", ";",
 ];
 
 struct Lexer<'s> {
@@ -235,7 +235,10 @@ impl<'s> Lexer<'s> {
                     "(" | "[" | "{" => open.push(operator),
                     ")" | "]" | "}" => {
                         let opening = open.pop();
-                        if !matches!((opening, operator), (Some("("), ")") | (Some("["), "]") | (Some("{"), "}")) {
+                        if !matches!(
+                            (opening, operator),
+                            (Some("("), ")") | (Some("["), "]") | (Some("{"), "}")
+                        ) {
                             return Err(Fault::syntax(self.line, format!("unexpected `{operator}`")));
                         }
                     }
@@ -270,10 +273,7 @@ impl<'s> Lexer<'s> {
         }
         let mut end = digits(0);
         let mut float = false;
-        let attribute = matches!(
-            self.tokens.last(),
-            Some(Token { kind: TokenKind::Operator("."), .. })
-        );
+        let attribute = matches!(self.tokens.last(), Some(Token { kind: TokenKind::Operator("."), .. }));
         if !attribute {
             if bytes.get(end) == Some(&b'.') && bytes.get(end + 1).is_some_and(u8::is_ascii_digit) {
                 end = digits(end + 1);

@@ -81,7 +81,9 @@ impl Machine {
     /// Runs a part one level deeper.
     pub(super) fn deeper<T>(&mut self, part: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= DEPTH {
-            return Err(Fault::limit(format!("expressions, blocks and macros nested more than {DEPTH} deep")));
+            return Err(Fault::limit(format!(
+                "expressions, blocks and macros nested more than {DEPTH} deep"
+            )));
         }
         self.depth += 1;
         let done = part(self);
@@ -372,11 +374,14 @@ impl Machine {
                 *slot = Some(named.remove(place).1);
             }
         }
-        let caller = named.iter().position(|(name, _)| **name == *EXTRAS[2]).map(|place| named.remove(place).1);
+        let caller =
+            named.iter().position(|(name, _)| **name == *EXTRAS[2]).map(|place| named.remove(place).1);
         let [takes_more, takes_named, takes_caller] = def.extras;
         let unexpected = (!more.is_empty() && !takes_more).then_some("arguments than it has parameters");
-        let unexpected = unexpected.or((!named.is_empty() && !takes_named).then_some("names than it has parameters"));
-        let unexpected = unexpected.or((caller.is_some() && !takes_caller).then_some("than it uses: a `caller`"));
+        let unexpected =
+            unexpected.or((!named.is_empty() && !takes_named).then_some("names than it has parameters"));
+        let unexpected =
+            unexpected.or((caller.is_some() && !takes_caller).then_some("than it uses: a `caller`"));
         if let Some(what) = unexpected {
             return Err(Fault::failed(format!("the macro `{}` is given more {what}", def.name)));
         }

@@ -11,11 +11,53 @@ use super::value::{SeqKind, Value};
 use super::{access, format};
 
 const STR: [&str; 47] = [
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "maketrans", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
 ];
 const LIST: [&str; 11] =
     ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
@@ -23,7 +65,17 @@ const DICT: [&str; 11] =
     ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
 /// What the sandbox keeps from being called.
 const WRITING: [&str; 12] = [
-    "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update",
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
+    "update",
     "fromkeys",
 ];
 
@@ -149,7 +201,8 @@ fn str_method(this: &Arc<str>, name: &str, arguments: Call, budget: &mut Budget)
             let (here, _) = within(this, start, end, budget)?;
             for affix in affixes {
                 let affix = text(affix, name)?;
-                let is = if name == "startswith" { here.starts_with(&*affix) } else { here.ends_with(&*affix) };
+                let is =
+                    if name == "startswith" { here.starts_with(&*affix) } else { here.ends_with(&*affix) };
                 if is {
                     return Ok(Value::Bool(true));
                 }
@@ -162,7 +215,9 @@ fn str_method(this: &Arc<str>, name: &str, arguments: Call, budget: &mut Budget)
             let most = most.and_then(|most| usize::try_from(most).ok());
             let parts = match optional_text(separator, name)? {
                 None => strings::split_blanks(this, most, name == "rsplit"),
-                Some(separator) if separator.is_empty() => return Err(Fault::failed("split: an empty separator")),
+                Some(separator) if separator.is_empty() => {
+                    return Err(Fault::failed("split: an empty separator"));
+                }
                 Some(separator) => strings::split_at(this, &separator, most, name == "rsplit"),
             };
             texts(SeqKind::List, parts, budget)
@@ -201,12 +256,12 @@ fn str_method(this: &Arc<str>, name: &str, arguments: Call, budget: &mut Budget)
         "find" | "rfind" | "index" | "rindex" | "count" => search(this, name, arguments, budget),
         "center" | "ljust" | "rjust" | "zfill" => justified(this, name, arguments, budget),
         "expandtabs" => expand_tabs(this, arguments, budget),
-        "format" => {
-            format::format(this, &arguments.positional, &arguments.named, budget).map(Value::str)
-        }
+        "format" => format::format(this, &arguments.positional, &arguments.named, budget).map(Value::str),
         "format_map" => {
             let [mapping] = arguments.bind(name, ["mapping"])?;
-            let Some(Value::Dict(dict)) = mapping else { return Err(Fault::failed("format_map needs a dict")) };
+            let Some(Value::Dict(dict)) = mapping else {
+                return Err(Fault::failed("format_map needs a dict"));
+            };
             let named = dict.entries.iter().filter_map(|(key, value)| match key {
                 Value::Str(key) => Some((key.clone(), value.clone())),
                 _ => None,
@@ -278,7 +333,12 @@ pub(crate) fn join(items: &[Arc<str>], between: &str, budget: &mut Budget) -> Re
 }
 
 /// The part that a method looks at, and where it begins in letters.
-fn within<'t>(this: &'t str, start: Option<Value>, end: Option<Value>, budget: &mut Budget) -> Result<(&'t str, usize)> {
+fn within<'t>(
+    this: &'t str,
+    start: Option<Value>,
+    end: Option<Value>,
+    budget: &mut Budget,
+) -> Result<(&'t str, usize)> {
     if start.is_none() && end.is_none() {
         return Ok((this, 0));
     }

@@ -153,7 +153,9 @@ pub(crate) fn compare(comparison: Comparison, a: &Value, b: &Value, budget: &mut
         Comparison::Less => a.compare(b, budget)? == Some(Ordering::Less),
         Comparison::Greater => a.compare(b, budget)? == Some(Ordering::Greater),
         Comparison::LessEqual => matches!(a.compare(b, budget)?, Some(Ordering::Less | Ordering::Equal)),
-        Comparison::GreaterEqual => matches!(a.compare(b, budget)?, Some(Ordering::Greater | Ordering::Equal)),
+        Comparison::GreaterEqual => {
+            matches!(a.compare(b, budget)?, Some(Ordering::Greater | Ordering::Equal))
+        }
     })
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::ast::{Arguments, EXTRAS, Body, Comparison, Expr, For, MacroDef, Operator, Post, Stmt, StmtKind, Target};
+use super::ast::{
+    Arguments, Body, Comparison, EXTRAS, Expr, For, MacroDef, Operator, Post, Stmt, StmtKind, Target,
+};
 use super::budget::DEPTH;
 use super::fault::{Fault, Result};
 use super::lexer::{Token, TokenKind, tokenize};
@@ -16,7 +18,14 @@ pub(crate) fn parse(source: &str) -> Result<(Body, bool)> {
     if source.len() > LONGEST_SOURCE {
         return Err(Fault::syntax(0, format!("{} bytes, expected at most {LONGEST_SOURCE}", source.len())));
     }
-    let mut parser = Parser { tokens: tokenize(source)?, at: 0, depth: 0, loops: 0, extras: [false; 3], generation: false };
+    let mut parser = Parser {
+        tokens: tokenize(source)?,
+        at: 0,
+        depth: 0,
+        loops: 0,
+        extras: [false; 3],
+        generation: false,
+    };
     let body = parser.body(&[])?;
     match parser.kind() {
         TokenKind::End => Ok((body, parser.generation)),
@@ -157,7 +166,10 @@ impl Parser {
                 }
                 TokenKind::End if ends.is_empty() => return Ok(body),
                 TokenKind::End => {
-                    return Err(self.fault(format!("unexpected end of the template, expected `{}`", ends.join("` or `"))));
+                    return Err(self.fault(format!(
+                        "unexpected end of the template, expected `{}`",
+                        ends.join("` or `")
+                    )));
                 }
                 _ => return Err(self.unexpected()),
             };

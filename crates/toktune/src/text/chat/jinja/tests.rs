@@ -105,7 +105,8 @@ fn large_templates_are_rendered() {
     let circle = "{% set a = namespace() %}{% for i in range(50000) %}{% set b = namespace(a=a) %}{% set a.b = b %}\
                   {% endfor %}{{ a.b.a.b.a is defined }}";
     assert_eq!(render(circle, &serde_json::json!({})).unwrap(), "True");
-    let chain = "{% set n = namespace(x=0) %}{% for i in range(50000) %}{% set n.x = namespace(x=n.x) %}{% endfor %}";
+    let chain =
+        "{% set n = namespace(x=0) %}{% for i in range(50000) %}{% set n.x = namespace(x=n.x) %}{% endfor %}";
     assert_eq!(render(chain, &serde_json::json!({})).unwrap(), "");
 }
 

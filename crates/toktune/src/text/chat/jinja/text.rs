@@ -21,7 +21,10 @@ pub(crate) fn strip<'t>(text: &'t str, letters: Option<&str>, left: bool, right:
 /// `splitlines`, with or without the line breaks.
 pub(crate) fn lines(text: &str, keep: bool) -> Vec<&str> {
     let ends = |letter| {
-        matches!(letter, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        matches!(
+            letter,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
     };
     let mut lines = Vec::new();
     let mut rest = text;
@@ -74,7 +77,12 @@ pub(crate) fn split_blanks(text: &str, most: Option<usize>, from_right: bool) ->
 }
 
 /// `split` and `rsplit` at a separator that is not empty.
-pub(crate) fn split_at<'t>(text: &'t str, separator: &str, most: Option<usize>, from_right: bool) -> Vec<&'t str> {
+pub(crate) fn split_at<'t>(
+    text: &'t str,
+    separator: &str,
+    most: Option<usize>,
+    from_right: bool,
+) -> Vec<&'t str> {
     let most = most.map_or(usize::MAX, |most| most.saturating_add(1));
     if !from_right {
         return text.splitn(most, separator).collect();
@@ -100,7 +108,13 @@ pub(crate) fn replace(
 }
 
 /// A text in the middle of, before or after a fill up to a width.
-pub(crate) fn justify(text: &str, width: usize, fill: char, side: char, budget: &mut Budget) -> Result<String> {
+pub(crate) fn justify(
+    text: &str,
+    width: usize,
+    fill: char,
+    side: char,
+    budget: &mut Budget,
+) -> Result<String> {
     let missing = width.saturating_sub(text.chars().count());
     budget.make(text.len().saturating_add(missing.saturating_mul(fill.len_utf8())))?;
     let left = match side {

@@ -145,7 +145,8 @@ impl Value {
                 Value::list(items.iter().map(Value::from_json).collect::<Result<_>>()?)?
             }
             serde_json::Value::Object(fields) => {
-                let entry = |(key, value): (&String, _)| Ok((Value::str(key.as_str()), Value::from_json(value)?));
+                let entry =
+                    |(key, value): (&String, _)| Ok((Value::str(key.as_str()), Value::from_json(value)?));
                 Value::dict(fields.iter().map(entry).collect::<Result<_>>()?)?
             }
         })
@@ -338,11 +339,7 @@ impl Value {
             None => {
                 self.defined()?;
                 other.defined()?;
-                Err(Fault::failed(format!(
-                    "cannot order {} and {}",
-                    self.type_name(),
-                    other.type_name()
-                )))
+                Err(Fault::failed(format!("cannot order {} and {}", self.type_name(), other.type_name())))
             }
         }
     }

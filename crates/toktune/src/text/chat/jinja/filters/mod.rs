@@ -12,9 +12,8 @@ use super::value::{Missing, Value};
 use super::{access, methods};
 
 /// Filters of jinja2 that no chat template has a use for, or that give something else in every run.
-const REFUSED: [&str; 8] = [
-    "filesizeformat", "forceescape", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr",
-];
+const REFUSED: [&str; 8] =
+    ["filesizeformat", "forceescape", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr"];
 
 /// `value|name(arguments)`; the value is the first of the arguments.
 pub(crate) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<Value> {
@@ -22,12 +21,12 @@ pub(crate) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<
     match name {
         "tojson" => json::tojson(arguments, budget),
         "abs" | "int" | "float" | "round" | "sum" | "min" | "max" => numbers::apply(name, arguments, budget),
-        "capitalize" | "center" | "e" | "escape" | "format" | "indent" | "lower" | "replace" | "safe" | "string"
-        | "title" | "trim" | "truncate" | "upper" | "urlencode" | "wordcount" => {
+        "capitalize" | "center" | "e" | "escape" | "format" | "indent" | "lower" | "replace" | "safe"
+        | "string" | "title" | "trim" | "truncate" | "upper" | "urlencode" | "wordcount" => {
             texts::apply(name, arguments, budget)
         }
-        "batch" | "dictsort" | "first" | "groupby" | "items" | "join" | "last" | "list" | "map" | "reject"
-        | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort" | "unique" => {
+        "batch" | "dictsort" | "first" | "groupby" | "items" | "join" | "last" | "list" | "map"
+        | "reject" | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort" | "unique" => {
             sequences::apply(name, arguments, budget)
         }
         "default" | "d" => {
@@ -46,7 +45,8 @@ pub(crate) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<
                 budget.scan(text.len())?;
             }
             let length = value.length();
-            let length = length.ok_or_else(|| Fault::failed(format!("{} has no length", value.type_name())))?;
+            let length =
+                length.ok_or_else(|| Fault::failed(format!("{} has no length", value.type_name())))?;
             Ok(Value::Int(length as i128))
         }
         "attr" => {

@@ -22,7 +22,10 @@ pub(super) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<
                 value => {
                     value.defined()?;
                     let number = integer(&value, name)?;
-                    number.checked_abs().map(Value::Int).ok_or_else(|| Fault::limit("an integer that is too large"))
+                    number
+                        .checked_abs()
+                        .map(Value::Int)
+                        .ok_or_else(|| Fault::limit("an integer that is too large"))
                 }
             }
         }

@@ -11,8 +11,23 @@ use super::super::value::{Missing, SeqKind, Value};
 use super::super::{checks, methods};
 
 pub(super) const NAMES: [&str; 17] = [
-    "batch", "dictsort", "first", "groupby", "items", "join", "last", "list", "map", "reject", "rejectattr",
-    "reverse", "select", "selectattr", "slice", "sort", "unique",
+    "batch",
+    "dictsort",
+    "first",
+    "groupby",
+    "items",
+    "join",
+    "last",
+    "list",
+    "map",
+    "reject",
+    "rejectattr",
+    "reverse",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "unique",
 ];
 
 pub(super) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<Value> {
@@ -96,7 +111,8 @@ pub(super) fn apply(name: &str, arguments: Call, budget: &mut Budget) -> Result<
             let mut parts = Vec::new();
             for index in 0..slices {
                 let mut part: Vec<Value> = rest.by_ref().take(each + usize::from(index < more)).collect();
-                if let Some(fill) = fill.clone().filter(|fill| !matches!(fill, Value::None) && index >= more) {
+                if let Some(fill) = fill.clone().filter(|fill| !matches!(fill, Value::None) && index >= more)
+                {
                     part.push(fill);
                 }
                 parts.push(Value::list(part)?);
@@ -223,10 +239,12 @@ fn sorted(mut pairs: Vec<(Value, Value)>, reverse: bool, budget: &mut Budget) ->
     }
     pairs.sort_by(|(a, _), (b, _)| match fault {
         Some(_) => Ordering::Equal,
-        None => a.compare(b, budget).map(|ordering| ordering.unwrap_or(Ordering::Equal)).unwrap_or_else(|found| {
-            fault = Some(found);
-            Ordering::Equal
-        }),
+        None => {
+            a.compare(b, budget).map(|ordering| ordering.unwrap_or(Ordering::Equal)).unwrap_or_else(|found| {
+                fault = Some(found);
+                Ordering::Equal
+            })
+        }
     });
     if reverse {
         pairs.reverse();

@@ -5,14 +5,28 @@ use std::sync::Arc;
 use super::super::budget::Budget;
 use super::super::call::{Call, count, integer, required, text};
 use super::super::fault::{Fault, Result};
+use super::super::format;
 use super::super::print::display;
 use super::super::text as strings;
 use super::super::value::{SeqKind, Value};
-use super::super::format;
 
 pub(super) const NAMES: [&str; 16] = [
-    "capitalize", "center", "e", "escape", "format", "indent", "lower", "replace", "safe", "string", "title", "trim",
-    "truncate", "upper", "urlencode", "wordcount",
+    "capitalize",
+    "center",
+    "e",
+    "escape",
+    "format",
+    "indent",
+    "lower",
+    "replace",
+    "safe",
+    "string",
+    "title",
+    "trim",
+    "truncate",
+    "upper",
+    "urlencode",
+    "wordcount",
 ];
 
 pub(super) fn apply(name: &str, mut arguments: Call, budget: &mut Budget) -> Result<Value> {
@@ -149,8 +163,7 @@ fn indent(this: &str, arguments: Call, budget: &mut Budget) -> Result<Value> {
 }
 
 fn truncate(this: &str, arguments: Call, budget: &mut Budget) -> Result<Value> {
-    let [length, kill, end, leeway] =
-        arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
+    let [length, kill, end, leeway] = arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
     let length = count(length, 255, "truncate")?;
     let end = match end {
         None => "...".into(),
@@ -214,7 +227,9 @@ fn url_encode(value: &Value, budget: &mut Budget) -> Result<Value> {
         Value::Dict(dict) => dict.entries.clone(),
         Value::Seq(_) => {
             let pair = |item: Value| match &item {
-                Value::Seq(pair) if pair.items.len() == 2 => Ok((pair.items[0].clone(), pair.items[1].clone())),
+                Value::Seq(pair) if pair.items.len() == 2 => {
+                    Ok((pair.items[0].clone(), pair.items[1].clone()))
+                }
                 _ => Err(Fault::failed("urlencode needs pairs")),
             };
             value.iterate(budget)?.into_iter().map(pair).collect::<Result<_>>()?
