@@ -11,7 +11,7 @@
 
 mod framed;
 
-use super::chat::{ChatEncoder, ChatNotes};
+use super::chat::{ChatEncoder, ChatNotes, LabelledIds};
 use super::row::Row;
 use super::{Collator, DataError, Example, ModelKind, Source};
 use crate::Result;
@@ -128,7 +128,7 @@ impl<'e> Encoder<'e> {
             }
             other => vec![self.tokens(other, &at)?],
         };
-        let example = |(mut input_ids, mut labels): (Vec<u32>, Vec<Option<u32>>)| {
+        let example = |(mut input_ids, mut labels): LabelledIds| {
             let cut = self.cut(&mut input_ids, 0);
             labels.truncate(input_ids.len());
             Example { input_ids, second: Vec::new(), labels, cut, source: at.clone() }
@@ -142,7 +142,7 @@ impl<'e> Encoder<'e> {
         messages: &[Value],
         options: &ChatOptions,
         at: &Source,
-    ) -> Result<Vec<(Vec<u32>, Vec<Option<u32>>)>> {
+    ) -> Result<Vec<LabelledIds>> {
         let tokenizer = self.tokenizer("messages", at)?;
         let chat = self.chat.get_or_insert_with(|| ChatEncoder::new(tokenizer));
         let all = self.options.loss_on == Some(LossOn::All);
@@ -162,7 +162,7 @@ impl<'e> Encoder<'e> {
     }
 
     /// The row's tokens and their labels.
-    fn tokens(&mut self, row: Row, at: &Source) -> Result<(Vec<u32>, Vec<Option<u32>>)> {
+    fn tokens(&mut self, row: Row, at: &Source) -> Result<LabelledIds> {
         let key = row.key();
         let row = match row {
             Row::Ids { input_ids, labels: Some(labels) } => {

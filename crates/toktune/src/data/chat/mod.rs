@@ -31,11 +31,14 @@ pub(super) struct ChatEncoder<'c> {
     templates: [OnceLock<ChatTemplate>; 2],
 }
 
+/// The ids of a sequence and their labels, as many.
+pub(super) type LabelledIds = (Vec<u32>, Vec<Option<u32>>);
+
 /// A conversation's sequences, and what is to be known about them.
 #[derive(Debug, Default)]
 pub(super) struct EncodedChat {
-    /// Ids with their labels; at least one.
-    pub(super) sequences: Vec<(Vec<u32>, Vec<Option<u32>>)>,
+    /// At least one.
+    pub(super) sequences: Vec<LabelledIds>,
     pub(super) notes: ChatNotes,
 }
 
@@ -215,7 +218,7 @@ impl Labelled {
         }
     }
 
-    fn finish(self) -> (Vec<u32>, Vec<Option<u32>>) {
+    fn finish(self) -> LabelledIds {
         let ids: Vec<u32> = self.tokens.iter().map(|(id, _)| *id).collect();
         let labels = ids.iter().zip(self.learnt).map(|(id, learnt)| learnt.then_some(*id)).collect();
         (ids, labels)

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use crate::Error;
 use crate::data::{DataError, Source};
 use crate::text::{ChatOptions, ChatTemplate, printed};
 
@@ -39,9 +38,8 @@ pub(super) fn fitting(
             && !lists.iter().any(|list| printed(list).is_some_and(|printed| text.contains(&printed)))
             && !lists.iter().any(|list| text.contains(&list.to_string()))
     };
-    match template.render(&messages, options) {
-        Ok(chat) if takes(&chat.text) => return Ok(messages),
-        Err(Error::Text(crate::text::TextError::TemplateLimit { .. })) | Ok(_) | Err(_) => {}
+    if template.render(&messages, options).is_ok_and(|chat| takes(&chat.text)) {
+        return Ok(messages);
     }
     let flat = messages.into_iter().map(|mut message| {
         let text = match message.get("content") {

@@ -132,6 +132,34 @@ fn a_turn_that_cannot_be_found_is_learnt_in_a_sequence_of_its_own() {
 }
 
 #[test]
+fn a_prompt_is_known_where_what_comes_before_changes() {
+    // Two answers in a row: the first loses its thought once the second follows.
+    let template = "{% for m in messages %}<{{ m.role[0] }}>{% if m.role == 'assistant' and loop.last %}\
+        (t){% endif %}{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";
+    let row = json!({"messages": [turn("user", "q"), turn("assistant", "ab"), turn("assistant", "cd")]});
+    assert_eq!(learnt(template, &row), ["<u>q<|end|>\n<a>[ab<|end|>]\n<a>[(t)cd<|end|>]\n"]);
+    // The template refuses to ask before the first turn.
+    let strict =
+        template.replace("{% for m", "{% if not messages %}{{ raise_exception('none') }}{% endif %}{% for m");
+    let row = json!({"messages": [turn("assistant", "ab"), turn("user", "q"), turn("assistant", "cd")]});
+    assert_eq!(learnt(&strict, &row), ["<a>[ab<|end|>]\n<u>q<|end|>\n<a>[(t)cd<|end|>]\n"]);
+}
+
+#[test]
+fn a_turn_that_is_glued_to_a_message_before_is_not_learnt_with_it() {
+    // Gemma 4's kind: a tool's result is written into the turn, which goes on behind it.
+    let template = "{% for m in messages %}{% if m.role == 'tool' %}({{ m.content }}){% elif m.role == 'user' or \
+        messages[loop.index0 - 1].role == 'user' %}<{{ m.role[0] }}>{{ m.content }}{% else %}{{ m.content }}{% endif %}\
+        {% if loop.last or messages[loop.index].role == 'user' or m.role == 'user' %}<|end|>\n{% endif %}{% endfor %}\
+        {% if add_generation_prompt and messages[-1].role == 'user' %}<a>{% endif %}";
+    let row = json!({"messages": [turn("user", "q"), turn("assistant", "ab"), turn("tool", "r"), turn("assistant", "cd")]});
+    let found = learnt(template, &row);
+    assert!(found.iter().all(|text| !text.contains("[cd") || !text.contains("(r)[")), "{found:?}");
+    let words: String = found.concat().split(['[', ']']).skip(1).step_by(2).collect();
+    assert!(!words.contains('r') && words.contains("ab"), "{found:?}");
+}
+
+#[test]
 fn words_that_a_user_copies_from_a_template_are_not_taken_for_a_turn() {
     let template = "{% for m in messages %}<{{ m.role[0] }}>{% if m.role == 'assistant' and loop.last %}\
         (t){% endif %}{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";

@@ -84,11 +84,10 @@ pub(crate) fn item(value: &Value, key: &Value, budget: &mut Budget) -> Result<Va
             Some(index) => {
                 let length = if text.is_ascii() { text.len() } else { text.chars().count() };
                 budget.scan(text.len())?;
-                let letter = place(index, length).and_then(|place| match text.is_ascii() {
+                place(index, length).and_then(|place| match text.is_ascii() {
                     true => text.get(place..=place).map(Value::str),
                     false => text.chars().nth(place).map(|letter| Value::str(letter.to_string())),
-                });
-                letter
+                })
             }
             None => None,
         },

@@ -117,10 +117,10 @@ fn plain(name: &str, value: &Value, budget: &mut Budget) -> Result<bool> {
         "number" => matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_)),
         "string" => matches!(value, Value::Str(_)),
         "mapping" => matches!(value, Value::Dict(_)),
-        "iterable" => match value {
-            Value::Undefined(_) | Value::Str(_) | Value::Seq(_) | Value::Dict(_) | Value::Loop(_) => true,
-            _ => false,
-        },
+        "iterable" => matches!(
+            value,
+            Value::Undefined(_) | Value::Str(_) | Value::Seq(_) | Value::Dict(_) | Value::Loop(_)
+        ),
         "sequence" => match value {
             Value::Undefined(_) | Value::Str(_) | Value::Dict(_) => true,
             Value::Seq(seq) => seq.kind.indexed(),

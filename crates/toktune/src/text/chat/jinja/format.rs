@@ -141,7 +141,7 @@ fn write_percent(
                 return Err(Fault::failed("`%a` of a text that is not ASCII is not supported"));
             }
             layout.zero = false;
-            pad(&cut(&text, layout.precision), &layout, out, budget)
+            pad(cut(&text, layout.precision), &layout, out, budget)
         }
         'c' => match value {
             Value::Str(text) if text.chars().count() == 1 => pad(text, &layout, out, budget),
@@ -152,7 +152,10 @@ fn write_percent(
                 (Some(number), _) => number,
                 (None, Some(number)) if "diu".contains(kind) && number.is_finite() => number.trunc() as i128,
                 _ => {
-                    return Err(Fault::failed(format!("`%{kind}` needs a number, not {}", value.type_name())));
+                    return Err(Fault::failed(format!(
+                        "`%{kind}` needs a number, not {}",
+                        value.type_name()
+                    )));
                 }
             };
             layout.kind = Some(if "iu".contains(kind) { 'd' } else { kind });
@@ -287,7 +290,7 @@ fn lay_out(value: &Value, source: &str, out: &mut String, budget: &mut Budget) -
             Ok(())
         }
         Value::Str(text) if matches!(layout.kind, None | Some('s')) => pad(
-            &cut(text, layout.precision),
+            cut(text, layout.precision),
             &Layout { align: layout.align.or(Some('<')), ..layout },
             out,
             budget,
@@ -437,7 +440,7 @@ fn grouped(digits: &str, layout: &Layout) -> String {
     let Some(mark) = layout.comma else { return digits.to_owned() };
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(mark);
         }
         out.push(digit);

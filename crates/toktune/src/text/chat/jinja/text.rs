@@ -157,9 +157,8 @@ pub(crate) fn is_cased(letter: char) -> bool {
 
 /// `islower` and `isupper`: some letter has the case, and none the other.
 pub(crate) fn has_case(text: &str, upper: bool) -> bool {
-    let (has, other): (fn(char) -> bool, fn(char) -> bool) = match upper {
-        true => (char::is_uppercase, char::is_lowercase),
-        false => (char::is_lowercase, char::is_uppercase),
-    };
-    text.chars().any(has) && !text.chars().any(other)
+    match upper {
+        true => text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase),
+        false => text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase),
+    }
 }
