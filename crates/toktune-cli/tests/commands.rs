@@ -90,7 +90,7 @@ fn what_a_chat_template_makes_of_rows_is_said() {
     work.write("model/chat_template.jinja", template);
     let turns =
         r#"{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w1 w1", "reasoning": "w7"}"#;
-    work.write("chat.jsonl", &format!("{{\"messages\": [{turns}, {turns}]}}\n"));
+    work.write("chat.jsonl", format!("{{\"messages\": [{turns}, {turns}]}}\n"));
     let told = work.call(&["eval", "--model", "model", "--data", "chat.jsonl"]).ok();
     for part in
         ["1 conversation of 1 became several", "ignores `reasoning_content` in 1 of 1 row that has it"]
