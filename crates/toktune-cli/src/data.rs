@@ -175,7 +175,7 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
         result = read(&DataOptions { cache: None, ..options.clone() });
     }
     bar.finish();
-    result.map_err(|error| match (&error, tokenizer) {
+    let data = result.map_err(|error| match (&error, tokenizer) {
         // the data's error cannot know why there is no tokenizer
         (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
             Failure::Failed(format!("{error} ({reason})"))
@@ -184,5 +184,7 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
             "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
         )),
         _ => error.into(),
-    })
+    })?;
+    report::chats(&data.notes().chat);
+    Ok(data)
 }

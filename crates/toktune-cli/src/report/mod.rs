@@ -1,5 +1,6 @@
 //! Everything that is written for people, and the JSON lines for programs.
 
+mod chats;
 mod evaluation;
 mod format;
 mod header;
@@ -10,6 +11,7 @@ mod rows;
 mod style;
 mod table;
 
+pub use chats::chats;
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural};
 pub use header::{Header, LoraLine, TokenLine};

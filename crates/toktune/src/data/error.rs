@@ -219,16 +219,38 @@ pub enum DataError {
         /// What the template says.
         source: Box<crate::Error>,
     },
-    /// The place of an assistant's turn cannot be told.
+    /// A switch of a message with a value that is none, or one that is not obeyed.
+    #[error("{at}: `{key}` is {found}, expected {expected}")]
+    MessageSwitch {
+        /// The line.
+        at: Source,
+        /// The switch with its message.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What would be understood.
+        expected: &'static str,
+    },
+    /// A message with a switch whose words cannot be told from the text around them.
     #[error(
-        "{at}: cannot find the turn of message {message} in the rendered conversation: the chat template \
-         writes earlier messages differently once later ones follow; use --loss-on all"
+        "{at}: messages[{message}] has a switch, but its words cannot be found in the text that the chat template \
+         writes; leave the switch out, or the message"
     )]
-    UnstableTemplate {
+    SwitchedTurn {
         /// The line.
         at: Source,
         /// The message's index, from 0.
         message: usize,
+    },
+    /// A part of a message's content that is no text.
+    #[error("{at}: `{key}` is {found}, expected a part of type `text`: only text is learnt")]
+    ContentPart {
+        /// The line.
+        at: Source,
+        /// The part with its message.
+        key: String,
+        /// What it is.
+        found: String,
     },
     /// A saved position outside the data.
     #[error("saved position: row {offset} of an epoch, but the data has {rows} rows; is it the same data?")]

@@ -1,5 +1,6 @@
 //! Tests of reading, tokenising, batching and counting on tiny files and a tiny tokenizer.
 
+mod chats;
 mod kinds;
 
 use std::path::Path;
@@ -146,53 +147,6 @@ fn prompts_are_not_learnt_unless_asked() {
     let dataset = read_with(row.to_string().as_bytes(), Some(&framed), &options()).unwrap();
     assert_eq!(framed.decode(&dataset.example(0).unwrap().input_ids, false).unwrap(), "<|end|>the<|end|>");
     assert_eq!(dataset.example(0).unwrap().labels.iter().flatten().count(), 2);
-}
-
-#[test]
-fn assistant_turns_are_learnt_with_their_end() {
-    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-    let row = json!({"messages": [
-        turn("user", "q"), turn("assistant", "é the"), turn("user", "r"), turn("assistant", "b")
-    ]});
-    let (text, labels) = shown(row.clone(), &options());
-    assert_eq!(text, "<u>q<|end|>\n<a>é the<|end|>\n<u>r<|end|>\n<a>b<|end|>\n");
-    // Two tokens for é, shown one by one as broken characters.
-    assert_eq!(labels, "_________\u{fffd}\u{fffd} the<|end|>__________b<|end|>_");
-    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
-    assert!(!shown(row, &all).1.contains('_'));
-    let none = json!({"messages": [turn("user", "q")]});
-    assert!(read(&none.to_string(), &options()).unwrap_err().contains("no label"));
-}
-
-#[test]
-fn generation_marks_of_a_template_are_followed() {
-    let mut tokenizer = tokenizer();
-    tokenizer.set_chat_template(
-        "{% for m in messages %}{% if m.role == 'assistant' %}[\
-         {% generation %}{{ m.content }}{% endgeneration %}]\
-         {% else %}{{ m.content }}{% endif %}{% endfor %}",
-    );
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}]});
-    let dataset = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap();
-    let example = dataset.example(0).unwrap();
-    assert_eq!(tokenizer.decode(&example.input_ids, false).unwrap(), "q[ab]");
-    let learnt: Vec<u32> = example.labels.iter().flatten().copied().collect();
-    assert_eq!(tokenizer.decode(&learnt, false).unwrap(), "ab");
-}
-
-#[test]
-fn a_template_that_rewrites_earlier_turns_is_refused() {
-    let mut tokenizer = tokenizer();
-    // Like templates that drop the reasoning of all turns but the last.
-    tokenizer.set_chat_template("{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}");
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]});
-    let error = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap_err();
-    assert!(error.contains("the turn of message 1") && error.contains("use --loss-on all"), "{error}");
-    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
-    assert!(read_with(row.to_string().as_bytes(), Some(&tokenizer), &all).is_ok());
-    let plain = byte_level().build().unwrap();
-    let error = read_with(row.to_string().as_bytes(), Some(&plain), &options()).unwrap_err();
-    assert!(error.starts_with("/rows.jsonl:1: the tokenizer has no chat template"), "{error}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod tests;
 mod tokenizer;
 
 pub use chat::{ChatOptions, ChatTemplate, RenderedChat};
+pub(crate) use chat::{PreparedChat, printed};
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use stream::DecodeStream;
