@@ -53,7 +53,13 @@ fn the_same_rows_in_every_file_have_the_same_loss() {
     work.write("keys.jsonl", keys);
     let named = ["keys.jsonl", "--prompt-key", "question", "--completion-key", "answer"];
     assert_eq!(loss(&work, &named), expected);
-    eval(&work, &["keys.jsonl"]).fails(1, &["found keys `question`, `answer`", "--prompt-key"]);
+    eval(&work, &["keys.jsonl"]).fails(
+        1,
+        &[
+            "keys.jsonl:1: found keys `question`, `answer`",
+            "add --prompt-key question --completion-key answer",
+        ],
+    );
     eval(&work, &["train.jsonl:2"]).fails(2, &["train.jsonl:2", "weighted for training alone"]);
     eval(&work, &["train.jsonl:-2"]).fails(2, &["the weight is -2"]);
 }

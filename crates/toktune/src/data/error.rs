@@ -41,6 +41,8 @@ pub enum DataError {
         expected: &'static str,
         /// A key of a known kind that is spelled alike.
         nearest: Option<&'static str>,
+        /// Keys that look like a prompt's and a completion's.
+        pair: Option<(&'static str, &'static str)>,
     },
     /// A row that could be read in two ways.
     #[error("{at}: found `{first}` and `{second}` in one row, expected {expected}")]
