@@ -75,6 +75,16 @@ fn rows_come_from_the_standard_input() {
     let out = child.wait_with_output().expect("ended");
     let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(found["loss"].as_f64(), Some(expected));
+    // a pipe is read once too
+    #[cfg(unix)]
+    {
+        let pipe = work.path("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let rows = work.read("train.jsonl");
+        let writer = std::thread::spawn(move || std::fs::write(pipe, rows));
+        assert_eq!(loss(&work, &["pipe"]), expected);
+        writer.join().expect("ended").expect("taken");
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
 
 /// A message that does not fill the terminal with what it repeats.
 fn shortened(message: &str) -> String {
-    const MOST: usize = 4000;
+    const MOST: usize = 2000;
     let length = message.chars().count();
     if length <= MOST {
         return message.to_owned();
@@ -92,7 +92,7 @@ mod tests {
         let long = format!("begin{}end", "x".repeat(5000));
         let short = shortened(&long);
         assert!(
-            short.chars().count() < 4100 && short.starts_with("begin") && short.ends_with("end"),
+            short.chars().count() < 2100 && short.starts_with("begin") && short.ends_with("end"),
             "{short}"
         );
     }

@@ -21,6 +21,7 @@ use crate::text::{AutoTokenizer, ChatOptions, ChatTemplate, PreparedChat};
 use crate::{Error, Result};
 pub use notes::{ChatNotes, FieldUse};
 use switches::Switch;
+pub(super) use switches::turn_off;
 use turns::{Found, Renderings};
 
 /// The chat templates of a tokenizer, compiled when first needed. Several threads may encode at once.

@@ -29,6 +29,14 @@ const SWITCHES: [(&str, bool); 7] = [
 /// Switches of parts of a message, which are not obeyed.
 const OF_PARTS: [&str; 3] = ["train_detail", "training_detail", "loss_mask"];
 
+/// Turns the learning of a message off, whatever it says itself.
+pub(in crate::data) fn turn_off(message: &mut Map<String, Value>) {
+    message.retain(|name, _| {
+        !SWITCHES.iter().any(|(switch, _)| switch == name) && !OF_PARTS.contains(&name.as_str())
+    });
+    message.insert("train".to_owned(), false.into());
+}
+
 /// Takes the switches out of messages: they are not for the template, which may print a message as it is.
 ///
 /// # Errors
