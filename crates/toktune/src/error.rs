@@ -187,7 +187,7 @@ pub enum Error {
         found: String,
     },
     /// A checkpoint belongs to a run with other settings or data.
-    #[error("{path}: the run was begun otherwise: {}; with resume_anyway it goes on all the same", listed(.changes))]
+    #[error("{path}: the run was begun otherwise: {}; with `resume_anyway` it goes on all the same", listed(.changes))]
     ResumeMismatch {
         /// The checkpoint's state.
         path: PathBuf,
@@ -230,7 +230,7 @@ pub enum Error {
     },
     /// The output folder is in use.
     #[error("{folder} is not empty: it holds {}{}", .holds.join(", "),
-        if *.is_run { "; go on with that run by --resume, or choose another folder" } else { "" })]
+        if *.is_run { "; go on with that run by `resume`, or choose another folder" } else { "" })]
     OutputNotEmpty {
         /// The folder.
         folder: PathBuf,

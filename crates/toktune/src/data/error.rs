@@ -92,8 +92,8 @@ pub enum DataError {
     },
     /// A text with a token that the model has no row for: the tokenizer has grown, the model has not.
     #[error(
-        "{at}: token `{token}` has id {id}, but the model has {vocab_size} rows; add it by \
-         --add-token or resize the embeddings"
+        "{at}: token `{token}` has id {id}, but the model has {vocab_size} rows; add it to the \
+         tokenizer that the embeddings are resized for"
     )]
     TokenBeyondModel {
         /// The line.
@@ -142,7 +142,7 @@ pub enum DataError {
     },
     /// Loss on the completion of a row that has none.
     #[error(
-        "{at}: loss on the completion, but `{key}` has none; use --loss-on all, or prompt and completion"
+        "{at}: `loss_on` is completion, but `{key}` has none; give rows of prompt and completion, or learn all"
     )]
     NoCompletion {
         /// The line.
@@ -161,7 +161,7 @@ pub enum DataError {
         kind: ModelKind,
     },
     /// A share of tokens to mask that is none.
-    #[error("--mlm-probability is {found}, expected more than 0 and at most 1")]
+    #[error("`mlm_probability` is {found}, expected more than 0 and at most 1")]
     MaskProbability {
         /// The share.
         found: f64,
@@ -188,8 +188,8 @@ pub enum DataError {
     },
     /// A row beyond the model's positions.
     #[error(
-        "{at}: {tokens} tokens, but the model has {max_positions} positions; cut rows by --max-length \
-         {max_positions}"
+        "{at}: {tokens} tokens, but the model has {max_positions} positions; a `max_length` of \
+         {max_positions} cuts rows"
     )]
     TooLong {
         /// The line.
@@ -200,7 +200,7 @@ pub enum DataError {
         max_positions: usize,
     },
     /// A length to cut at that leaves nothing.
-    #[error("--max-length is {found}, expected at least 1")]
+    #[error("`max_length` is {found}, expected at least 1")]
     MaxLength {
         /// The length.
         found: usize,
@@ -389,7 +389,7 @@ pub enum DataError {
         example: usize,
     },
     /// A batch size that holds no row.
-    #[error("--batch-size is 0, expected at least 1")]
+    #[error("`batch_size` is 0, expected at least 1")]
     BatchSize,
 }
 
@@ -404,6 +404,6 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
 fn explain_cut(cut_rows: usize) -> String {
     match cut_rows {
         0 => " (every label is -100, or every row has a single token or special ones alone)".to_owned(),
-        rows => format!(" ({rows} rows were cut by --max-length before their first label)"),
+        rows => format!(" ({rows} rows were cut by `max_length` before their first label)"),
     }
 }

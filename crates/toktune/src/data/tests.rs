@@ -133,7 +133,7 @@ fn text_is_framed_and_learnt_whole() {
     // An end that the text brings is not doubled.
     assert_eq!(shown(json!({"text": "ab<|end|>"}), &options()).0, "ab<|end|>");
     let error = read(r#"{"text": "a"}"#, &DataOptions { loss_on: Some(LossOn::Completion), ..options() });
-    assert!(error.unwrap_err().contains("`text` has none; use --loss-on all"));
+    assert!(error.unwrap_err().contains("`text` has none; give rows of prompt"));
 }
 
 #[test]
@@ -159,11 +159,14 @@ fn long_rows_are_cut_or_refused() {
     );
     assert_eq!((cut.example(0).unwrap().labels.len(), cut.cut_rows(), cut.rows_without_labels()), (3, 1, 0));
     let error = read(rows, &DataOptions { max_positions: Some(3), ..options() }).unwrap_err();
-    assert!(error.contains("4 tokens, but the model has 3 positions; cut rows by --max-length 3"), "{error}");
+    assert!(
+        error.contains("4 tokens, but the model has 3 positions; a `max_length` of 3 cuts rows"),
+        "{error}"
+    );
     let error = read(rows, &DataOptions { max_length: Some(0), ..options() }).unwrap_err();
-    assert!(error.contains("--max-length is 0"), "{error}");
+    assert!(error.contains("`max_length` is 0"), "{error}");
     let error = read(rows, &DataOptions { max_length: Some(1), ..options() }).unwrap_err();
-    assert!(error.contains("2 rows were cut by --max-length before their first label"), "{error}");
+    assert!(error.contains("2 rows were cut by `max_length` before their first label"), "{error}");
 }
 
 #[test]
