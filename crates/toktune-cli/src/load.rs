@@ -94,7 +94,7 @@ pub fn with_adapter(
 ) -> Outcome<(PeftModel, Tokenizer)> {
     let own = adapter_tokenizer(folder)?;
     if let Some(own) = &own {
-        base.resize_token_embeddings(own.vocab_size());
+        base.resize_token_embeddings(own.required_rows());
     }
     let model = PeftModel::from_pretrained(base, folder)?;
     Ok((model, own.map_or(tokenizer, Ok)))

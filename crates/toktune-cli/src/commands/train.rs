@@ -118,7 +118,7 @@ fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokeni
     let lora = args.lora.config().map_err(Failure::Usage)?;
     let chosen = choose(&flags.choice, lora.is_some(), &mut tokenizer)?;
     if let (true, Ok(tokenizer)) = (chosen.changed_tokenizer, &tokenizer) {
-        let (before, size) = (base.vocabulary(), tokenizer.vocab_size());
+        let (before, size) = (base.vocabulary(), tokenizer.required_rows());
         base.resize_token_embeddings(size);
         if size > before {
             report::note(&format!("the model grows from {before} to {size} rows"));
