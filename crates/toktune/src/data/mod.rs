@@ -28,6 +28,7 @@ mod store;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::TokenUse;
@@ -45,3 +46,4 @@ pub use notes::EncodingNotes;
 pub use sampler::{Batch, Position, Sampler, Share};
 pub use source::DataSource;
 pub use survey::{Survey, survey};
+pub use texts::texts;

@@ -79,7 +79,15 @@ pub enum TextError {
         /// How many are wanted.
         wanted: usize,
     },
-    /// A vocabulary file of an older kind that cannot be understood.
+    /// A word for which no token can be found or added.
+    #[error("no token for the word `{word}`: {reason}")]
+    Word {
+        /// The word.
+        word: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A vocabulary file of an older kind, or a list of tokens, that cannot be understood.
     #[error("{path}: {reason}")]
     VocabularyFile {
         /// The file.

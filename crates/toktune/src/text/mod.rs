@@ -20,8 +20,10 @@ mod spelling;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token_list;
 mod tokenizer;
 mod vocabulary;
+mod words;
 
 pub use adding::NewToken;
 pub use chat::{ChatOptions, ChatTemplate, RenderedChat};
@@ -29,4 +31,6 @@ pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use spelling::TokenKind;
 pub use stream::DecodeStream;
+pub use token_list::ListedToken;
 pub use tokenizer::AutoTokenizer;
+pub use words::{WordTokens, WordUse};

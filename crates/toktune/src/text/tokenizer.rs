@@ -29,6 +29,8 @@ pub struct AutoTokenizer {
     /// Of a translation model: the tokens around a target, and that of its language where one is set.
     pub(super) target_frame: Option<Frame>,
     pub(super) target_language: Option<u32>,
+    /// What tokens mean, in words, where somebody said so.
+    pub(crate) descriptions: BTreeMap<u32, String>,
     /// Chat templates by name; the usual one is called `default`.
     pub(crate) templates: BTreeMap<String, String>,
 }
@@ -47,6 +49,7 @@ impl AutoTokenizer {
             class: Class::Backend,
             target_frame: None,
             target_language: None,
+            descriptions: BTreeMap::new(),
             templates: BTreeMap::new(),
         })
     }
@@ -212,6 +215,17 @@ impl AutoTokenizer {
             }
         }
         ids
+    }
+
+    /// Says what a token means, in words.
+    pub fn describe(&mut self, id: u32, description: impl Into<String>) {
+        self.descriptions.insert(id, description.into());
+    }
+
+    /// What a token means, where [`describe`](Self::describe) said so. Descriptions are kept for a run and its model card,
+    /// and are no part of a tokenizer's files.
+    pub fn description(&self, id: u32) -> Option<&str> {
+        self.descriptions.get(&id).map(String::as_str)
     }
 
     /// The chat template's source: the one called `default`.
