@@ -124,10 +124,20 @@ impl AutoTokenizer {
         Ok(Some(ids))
     }
 
-    /// The token of the target language, once one is set: the first that is generated (transformers'
-    /// `forced_bos_token_id`).
-    pub fn target_language_id(&self) -> Option<u32> {
-        self.target_language
+    /// The first token to generate once a target language is set: transformers' `forced_bos_token_id`. mBART has none, and
+    /// begins with the language instead.
+    pub fn forced_bos_token_id(&self) -> Option<u32> {
+        self.target_language.filter(|_| self.class != Class::MBart)
+    }
+
+    /// What the target of a translation model is begun by once a target language is set, where the model does not say so
+    /// itself: of mBART the language, of mBART-50 the end of a text.
+    pub fn decoder_start_token_id(&self) -> Option<u32> {
+        match self.class {
+            Class::MBart => self.target_language,
+            Class::MBart50 => self.target_language.and(self.eos_token_id()),
+            _ => None,
+        }
     }
 
     /// The token of a language.

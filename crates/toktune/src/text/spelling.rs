@@ -108,6 +108,29 @@ impl AutoTokenizer {
         })
     }
 
+    /// The tokens that are the same word with or without the space before it, or with its first letter in the other case.
+    pub fn neighbours(&self, id: u32) -> Vec<u32> {
+        let Some(text) = self.piece_text(id) else { return Vec::new() };
+        let word = text.trim_start_matches(' ');
+        let mut letters = word.chars();
+        let other: String = match letters.next() {
+            Some(first) if first.is_lowercase() => first.to_uppercase().chain(letters).collect(),
+            Some(first) => first.to_lowercase().chain(letters).collect(),
+            None => return Vec::new(),
+        };
+        let mut found = Vec::new();
+        for word in [word, other.as_str()] {
+            for spelling in
+                [word.to_owned(), format!(" {word}"), format!("\u{120}{word}"), format!("{SPACE}{word}")]
+            {
+                found.extend(self.token_to_id(&spelling).filter(|other| *other != id));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// All ids with a token, in ascending order.
     pub fn ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.inner.get_vocab(true).into_values().collect();
