@@ -208,7 +208,9 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     if let Some(id) = tokenizer.token_to_id(token) {
         return Ok(id);
     }
-    let pieces = tokenizer.encode(token, false)?;
+    // `Ġx` stands for ` x`, and would be cut as the letters that it is written with
+    let text = tokenizer.text_of_spelling(token);
+    let pieces = tokenizer.encode(text.as_deref().unwrap_or(token), false)?;
     let spelled: Vec<String> =
         pieces.iter().map(|id| tokenizer.id_to_token(*id).unwrap_or_default()).collect();
     let near = tokenizer.nearest_tokens(token, NEAREST);

@@ -24,6 +24,9 @@ use toktune::text::AutoTokenizer;
 use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
 use toktune::tuners::{PeftModel, RowInit, get_peft_model};
 
+/// Remarks on single tokens that are made.
+const MOST_REMARKS: usize = 24;
+
 /// A model ready to train, with what belongs to it.
 struct Prepared {
     model: PeftModel,
@@ -72,7 +75,9 @@ pub fn run(args: &TrainArgs) -> Outcome {
             Some(data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?)
         }
     };
-    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
+    // a new token's row of the head learns in every place where it is not to be said
+    let learns_unseen = !chosen.added.is_empty() && model.base().has_head();
+    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok(), learns_unseen)?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     // the estimate of the run's memory counts what is held now
@@ -236,8 +241,14 @@ fn beside_lora(
     Ok(LoraConfig { trainable_token_indices: indices, ..lora })
 }
 
-/// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
-fn audited(dataset: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
+/// What the data will show of the tokens: nothing of any is an error, or a warning where their rows learn all the same;
+/// nothing of one is a warning.
+fn audited(
+    dataset: &Dataset,
+    ids: &[u32],
+    tokenizer: Option<&AutoTokenizer>,
+    learns_unseen: bool,
+) -> Outcome<Vec<TokenUse>> {
     let uses = dataset.uses(ids);
     let name = |id: u32| match spelling(tokenizer, id) {
         Some(token) => format!("'{token}' (id {id})"),
@@ -263,24 +274,45 @@ fn audited(dataset: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) ->
     if !uses.is_empty() && uses.iter().all(TokenUse::is_unseen) {
         let listed: Vec<String> =
             uses.iter().take(8).map(|token| name(token.id) + &cut(token) + &neighbour(token)).collect();
-        return Err(Failure::Failed(format!(
-            "the data hold none of the chosen tokens, so that nothing can be learnt: {}{}",
-            listed.join(", "),
-            if uses.len() > 8 { ", ..." } else { "" }
-        )));
+        let listed = listed.join(", ") + if uses.len() > 8 { ", ..." } else { "" };
+        if !learns_unseen {
+            return Err(Failure::Failed(format!(
+                "the data hold none of the chosen tokens, so that nothing can be learnt: {listed}"
+            )));
+        }
+        report::warning(&format!(
+            "the data hold none of the chosen tokens: the model learns not to say them, and nothing else: {listed}"
+        ));
+        return Ok(uses);
     }
+    let (mut told, mut untold) = (0, 0);
     for token in &uses {
+        if !token.is_unseen() && token.labels > 0 {
+            continue;
+        }
+        // of thousands of tokens, a few are enough to see what is wrong
+        told += 1;
+        if told > MOST_REMARKS {
+            untold += 1;
+            continue;
+        }
         let (name, cut) = (name(token.id), cut(token));
         if token.is_unseen() {
             report::warning(&format!(
                 "{name} is nowhere in the data: its row stays as it starts{cut}{}",
                 neighbour(token)
             ));
-        } else if token.labels == 0 {
+        } else {
             report::note(&format!(
                 "{name} is read but never a label: the model learns to use it, not to say it{cut}"
             ));
         }
+    }
+    if untold > 0 {
+        report::warning(&format!(
+            "{} more of the chosen tokens are nowhere in the data, or never a label",
+            report::count(untold)
+        ));
     }
     Ok(uses)
 }
