@@ -181,6 +181,12 @@ fn words(
                 others.join(", ")
             ));
         }
+        if found.other_spaces {
+            report::warning(&format!(
+                "--word {name}: this tokenizer puts a space behind every added token when it decodes; texts with the new \
+                 one keep their words and not all of their spaces"
+            ));
+        }
         let spaced = found.added.as_ref().is_some_and(|form| form.starts_with(' '));
         if let (begins @ 1.., Some(longer), true) = (word.inside.0, &word.longer, spaced) {
             report::warning(&format!(

@@ -140,3 +140,50 @@ impl ListedToken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str) -> Result<Vec<ListedToken>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        ListedToken::read(path)
+    }
+
+    fn listed(token: &str, special: bool, description: Option<&str>) -> ListedToken {
+        let token = NewToken { special, ..NewToken::new(token) };
+        ListedToken { token, description: description.map(str::to_owned) }
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        let plain = read("list.txt", "\u{feff}<a>\r\n\n b\n").unwrap();
+        assert_eq!(plain, [listed("<a>", false, None), listed(" b", false, None)]);
+        let lines = "\"<a>\"\n{\"token\": \"<b>\", \"special\": true, \"description\": \"what\"}\n";
+        let expected = [listed("<a>", false, None), listed("<b>", true, Some("what"))];
+        assert_eq!(read("list.jsonl", lines).unwrap(), expected);
+        let table = "[tokens]\n\"<b>\" = {special = true, description = \"what\"}\n\"<a>\" = \"how\"\n";
+        let expected = [listed("<a>", false, Some("how")), listed("<b>", true, Some("what"))];
+        assert_eq!(read("list.toml", table).unwrap(), expected);
+        let list = "tokens = ['<a>', {token = '<b>', description = 'what'}]";
+        let expected = [listed("<a>", false, None), listed("<b>", false, Some("what"))];
+        assert_eq!(read("list.toml", list).unwrap(), expected);
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (name, text, expected) in [
+            ("list.txt", "\n", "no tokens"),
+            ("list.txt", "<a>\n<b>\n<a>\n", "token 3, `<a>`, stands twice"),
+            ("list.jsonl", "\"a\"\n{\"tokn\": 1}\n", "line 2: expected a string or"),
+            ("list.jsonl", "\" \"\n", "token 1 is blank"),
+            ("list.toml", "a = 1", "expected a table `tokens`"),
+            ("list.toml", "[tokens]\na = {specal = true}", "expected a table `tokens`"),
+        ] {
+            let error = read(name, text).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(expected), "{error:?} lacks {expected:?}");
+        }
+    }
+}

@@ -33,6 +33,9 @@ pub struct WordTokens {
     pub ids: Vec<u32>,
     /// The spelling that was added, where the vocabulary had none that comes up.
     pub added: Option<String>,
+    /// Whether texts with the new token decode with other spaces than they had: some SentencePiece tokenizers put one
+    /// behind every added token.
+    pub other_spaces: bool,
 }
 
 impl WordUse {
@@ -135,7 +138,11 @@ impl AutoTokenizer {
         if !word.tokens.is_empty() {
             let mut ids: Vec<(u32, usize)> = word.tokens.iter().map(|(id, count)| (*id, *count)).collect();
             ids.sort_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
-            return Ok(WordTokens { ids: ids.into_iter().map(|(id, _)| id).collect(), added: None });
+            return Ok(WordTokens {
+                ids: ids.into_iter().map(|(id, _)| id).collect(),
+                added: None,
+                other_spaces: false,
+            });
         }
         let refused = |reason: String| TextError::Word { word: word.word.clone(), reason };
         let commonest = word.in_pieces.iter().max_by_key(|(_, count)| **count);
@@ -149,22 +156,101 @@ impl AutoTokenizer {
             true => vec![NewToken::new(form.as_str()), bare],
             false => vec![bare, NewToken::new(form.as_str())],
         };
+        let mut second_best = None;
         for way in ways {
             let mut tried = self.clone();
             let id = tried.add_new_tokens(std::slice::from_ref(&way))?[0];
-            let mut found = 0;
-            let mut is_kept = true;
+            let (mut found, mut is_kept, mut words_are_kept) = (0, true, true);
             for text in &word.samples {
                 let ids = tried.encode(text, false)?;
                 found += ids.iter().filter(|token| **token == id).count();
-                is_kept &= tried.decode(&ids, false)? == self.decode(&self.encode(text, false)?, false)?;
+                let now = tried.decode(&ids, false)?;
+                let before = self.decode(&self.encode(text, false)?, false)?;
+                is_kept &= now == before;
+                words_are_kept &= now.split_whitespace().eq(before.split_whitespace());
             }
+            let tokens = WordTokens { ids: vec![id], added: Some(way.content), other_spaces: !is_kept };
             if found > 0 && is_kept {
                 *self = tried;
-                return Ok(WordTokens { ids: vec![id], added: Some(way.content) });
+                return Ok(tokens);
             }
+            if found > 0 && words_are_kept && second_best.is_none() {
+                second_best = Some((tried, tokens));
+            }
+        }
+        if let Some((tried, tokens)) = second_best {
+            *self = tried;
+            return Ok(tokens);
         }
         let reason = "with this tokenizer an added token for it would not be found in the data, or would not decode to it";
         Err(refused(reason.to_owned()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::gguf::tests::{byte_level, sentence_piece};
+
+    fn read(tokenizer: &AutoTokenizer, word: &str, texts: &[&str]) -> WordUse {
+        let mut found = WordUse::new(word);
+        for text in texts {
+            found.read(tokenizer, text).unwrap();
+        }
+        found
+    }
+
+    #[test]
+    fn the_tokens_that_a_word_is_are_found_and_counted() {
+        let mut tokenizer = byte_level().build().unwrap();
+        let word = read(&tokenizer, " the ", &["the the (the) The other theme", "a the"]);
+        let [bare, spaced] = ["the", "\u{120}the"].map(|token| tokenizer.token_to_id(token).unwrap());
+        assert_eq!(word.tokens, BTreeMap::from([(bare, 2), (spaced, 2)]));
+        assert_eq!(word.in_pieces, BTreeMap::from([(" The".to_owned(), 1)]));
+        assert_eq!((word.inside, word.longer.as_deref()), ((1, 1), Some("other")));
+        let size = tokenizer.vocab_size();
+        let found = tokenizer.add_word(&word).unwrap();
+        assert_eq!(found, WordTokens { ids: vec![bare, spaced], added: None, other_spaces: false });
+        assert_eq!(tokenizer.vocab_size(), size);
+    }
+
+    #[test]
+    fn the_commonest_spelling_is_added_so_that_it_is_found_and_decodes() {
+        let texts = ["a xyz b xyz\nxyz", "bab xyzzy"];
+        for (metadata, puts_spaces) in
+            [(byte_level(), false), (sentence_piece("gemma"), false), (sentence_piece("llama"), true)]
+        {
+            let mut tokenizer = metadata.build().unwrap();
+            let before = tokenizer.clone();
+            let word = read(&tokenizer, "xyz", &texts);
+            assert_eq!((word.in_pieces[" xyz"], word.inside, word.in_pieces["xyz"]), (2, (1, 0), 1));
+            let WordTokens { ids, added, other_spaces } = tokenizer.add_word(&word).unwrap();
+            assert!(added.is_some() && ids == [before.vocab_size() as u32]);
+            assert_eq!(other_spaces, puts_spaces);
+            for text in &texts[..1] {
+                let cut = tokenizer.encode(text, false).unwrap();
+                assert!(cut.iter().filter(|id| **id == ids[0]).count() >= 2, "{added:?}: {cut:?}");
+                let decoded = before.decode(&before.encode(text, false).unwrap(), false).unwrap();
+                assert_eq!(tokenizer.decode(&cut, false).unwrap() != decoded, other_spaces);
+            }
+        }
+        // a bare word is matched as a whole one alone
+        let mut tokenizer = byte_level().build().unwrap();
+        let word = read(&tokenizer, "xyz", &["(xyz) xyzzy", "xyz"]);
+        let WordTokens { ids, added, other_spaces } = tokenizer.add_word(&word).unwrap();
+        assert_eq!((added.as_deref(), other_spaces), (Some("xyz"), false));
+        assert!(tokenizer.encode("(xyz)", false).unwrap().contains(&ids[0]));
+        assert!(!tokenizer.encode("xyzzy", false).unwrap().contains(&ids[0]));
+    }
+
+    #[test]
+    fn a_word_that_never_stands_alone_is_refused() {
+        let mut tokenizer = byte_level().build().unwrap();
+        let word = read(&tokenizer, "yzz", &["a xyzzy"]);
+        let error = tokenizer.add_word(&word).unwrap_err().to_string();
+        assert!(error.contains("`yzz`") && error.contains("inside others, as `xyzzy`"), "{error}");
+        let word = read(&tokenizer, "none", &["a b"]);
+        let error = tokenizer.add_word(&word).unwrap_err().to_string();
+        assert!(error.ends_with("it stands nowhere in the data as a word"), "{error}");
     }
 }
