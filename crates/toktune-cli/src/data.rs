@@ -137,10 +137,9 @@ fn from_hub(source: DataSource) -> Outcome<DataSource> {
     Err(Failure::Failed(format!("hf:{name}: this toktune was built without the Hub (--features hub)")))
 }
 
-/// Reads what `named` names for `model`, to be made into batches by `collator`.
+/// Reads sources for `model`, to be made into batches by `collator`.
 pub fn read(
-    named: &[String],
-    weighted: bool,
+    sources: &Sources,
     tokenizer: &Tokenizer,
     args: &DataArgs,
     model: &PretrainedModel,
@@ -154,7 +153,7 @@ pub fn read(
         usual_positions: spec.max_positions,
         ..options(args, collator, model.vocabulary())
     };
-    let data = read_sources(&Sources::find(named, weighted)?, tokenizer, &options)?;
+    let data = read_sources(sources, tokenizer, &options)?;
     if let (long @ 1.., Some(most)) = (data.notes().long, spec.max_positions) {
         let are = if long == 1 { "is" } else { "are" };
         report::warning(&format!(

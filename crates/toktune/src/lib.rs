@@ -9,7 +9,7 @@
 //! let mut model = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
 //! let mut tokenizer = model.tokenizer()?;
 //! let tokens = tokenizer.add_tokens(&["<think>", "</think>"])?;
-//! model.resize_token_embeddings(tokenizer.vocab_size());
+//! model.resize_token_embeddings(tokenizer.required_rows());
 //! let data = Dataset::read(&["rows.jsonl"], Some(&tokenizer), &DataOptions::new(model.vocabulary()))?;
 //! let model = get_peft_model(model, TrainableTokensConfig::new(tokens))?;
 //! let mut trainer = Trainer::new(model, TrainingArguments::new("adapter"), &data, None, Some(&tokenizer))?;

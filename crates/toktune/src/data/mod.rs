@@ -28,6 +28,7 @@ mod store;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::TokenUse;
@@ -46,3 +47,4 @@ pub use notes::EncodingNotes;
 pub use sampler::{Batch, Position, Sampler, Share};
 pub use source::DataSource;
 pub use survey::{Survey, survey};
+pub use texts::texts;
