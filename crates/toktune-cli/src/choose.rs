@@ -1,30 +1,44 @@
 //! Which tokens are trained: flags to ids, with tokens added to the tokenizer on the way.
 
 use crate::args::ChoiceArgs;
+use crate::data::Sources;
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
-use std::collections::HashMap;
-use toktune::text::AutoTokenizer;
+use std::collections::{HashMap, HashSet};
+use toktune::Error;
+use toktune::data::DataOptions;
+use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordUse};
 
 /// How many near names a message lists.
 const NEAREST: usize = 5;
+/// With more tokens than this, known ones are not told one by one.
+const MOST_NOTES: usize = 32;
 
 /// The chosen tokens.
 #[derive(Debug, Default)]
 pub struct Chosen {
     /// Their ids, in the order of the adapter's rows.
     pub ids: Vec<u32>,
-    /// Those that the tokenizer did not have.
-    pub added: Vec<u32>,
+    /// Those that the tokenizer did not have, or had in reserve.
+    pub added: HashSet<u32>,
     /// Whether the tokenizer is another one now, and so belongs to the adapter.
     pub changed_tokenizer: bool,
+}
+
+/// What is looked at for tokens that the data decide.
+#[derive(Clone, Copy)]
+pub struct Texts<'t> {
+    /// The data.
+    pub sources: &'t Sources,
+    /// How they are read.
+    pub options: &'t DataOptions,
 }
 
 /// Resolves the flags; new tokens are in `tokenizer` afterwards.
 ///
 /// Without a token there is nothing to train, unless `lora` is.
-pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer) -> Outcome<Chosen> {
+pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer, texts: Texts<'_>) -> Outcome<Chosen> {
     let mut chosen = Chosen::default();
     // each id with the flag that chose it, for a message about the second
     let mut origins: Vec<(u32, String)> =
@@ -33,43 +47,162 @@ pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer) -> Outco
         let id = existing(with("--token", tokenizer)?, token)?;
         origins.push((id, format!("--token '{token}'")));
     }
-    for (flag, tokens, special) in
-        [("--add-token", &args.add_token, false), ("--add-special-token", &args.add_special_token, true)]
-    {
-        if tokens.is_empty() {
-            continue;
-        }
-        if let Some(blank) = tokens.iter().find(|token| token.trim().is_empty()) {
-            return usage(format!("{flag} '{blank}': expected a token with something in it"));
-        }
-        let tokenizer = with(flag, tokenizer)?;
-        for token in tokens {
-            if let Some(id) = tokenizer.token_to_id(token).filter(|id| !chosen.added.contains(id)) {
-                report::note(&format!(
-                    "'{token}' is in the tokenizer already (id {id}); its row is trained as it is"
-                ));
-            }
-        }
-        let new: Vec<bool> = tokens.iter().map(|token| tokenizer.token_to_id(token).is_none()).collect();
-        let names: Vec<&str> = tokens.iter().map(String::as_str).collect();
-        let ids = if special { tokenizer.add_special_tokens(&names) } else { tokenizer.add_tokens(&names) }?;
-        for ((id, token), new) in ids.into_iter().zip(tokens).zip(new) {
-            origins.push((id, format!("{flag} '{token}'")));
-            if new {
-                chosen.added.push(id);
-            }
-        }
-        chosen.changed_tokenizer = true;
+    let new = to_add(args)?;
+    if !new.is_empty() {
+        let tokenizer = with(new[0].0, tokenizer)?;
+        add(args, &new, tokenizer, &mut chosen, &mut origins)?;
+    } else if args.use_reserved {
+        return usage(
+            "--use-reserved renames reserved tokens to those of --add-token, --add-special-token and --tokens",
+        );
+    }
+    if !args.word.is_empty() {
+        words(&args.word, with("--word", tokenizer)?, texts, &mut chosen, &mut origins)?;
     }
     if origins.is_empty() && !lora {
         return usage(
-            "no token to train; choose some by --token-ids, --token, --add-token or --add-special-token (or \
-             go on with an adapter by --adapter)",
+            "no token to train; choose some by --token-ids, --token, --word, --add-token, --add-special-token or \
+             --tokens (or go on with an adapter by --adapter)",
         );
     }
     refuse_repeats(&origins)?;
     chosen.ids = origins.into_iter().map(|(id, _)| id).collect();
     Ok(chosen)
+}
+
+/// The tokens to add, each with the flag that names it.
+fn to_add(args: &ChoiceArgs) -> Outcome<Vec<(&'static str, ListedToken)>> {
+    let mut new = Vec::new();
+    for (flag, tokens, special) in
+        [("--add-token", &args.add_token, false), ("--add-special-token", &args.add_special_token, true)]
+    {
+        if let Some(blank) = tokens.iter().find(|token| token.trim().is_empty()) {
+            return usage(format!("{flag} '{blank}': expected a token with something in it"));
+        }
+        new.extend(tokens.iter().map(|token| {
+            let token = NewToken { special, ..NewToken::new(token) };
+            (flag, ListedToken { token, description: None })
+        }));
+    }
+    if let Some(path) = &args.tokens {
+        new.extend(ListedToken::read(path)?.into_iter().map(|listed| ("--tokens", listed)));
+    }
+    Ok(new)
+}
+
+/// Adds tokens, or gives their names to reserved ones.
+fn add(
+    args: &ChoiceArgs,
+    new: &[(&'static str, ListedToken)],
+    tokenizer: &mut AutoTokenizer,
+    chosen: &mut Chosen,
+    origins: &mut Vec<(u32, String)>,
+) -> Outcome {
+    let tokens: Vec<NewToken> = new.iter().map(|(_, listed)| listed.token.clone()).collect();
+    let before: Vec<Option<u32>> = tokens.iter().map(|token| tokenizer.token_to_id(&token.content)).collect();
+    let kinds: Vec<_> = before.iter().map(|id| id.and_then(|id| tokenizer.kind(id))).collect();
+    let ids = match args.use_reserved {
+        true => tokenizer.use_reserved_tokens(&tokens),
+        false => tokenizer.add_new_tokens(&tokens),
+    }?;
+    for (at, ((flag, listed), &id)) in new.iter().zip(&ids).enumerate() {
+        let content = &listed.token.content;
+        origins.push((id, format!("{flag} '{content}'")));
+        if let Some(text) = &listed.description {
+            tokenizer.describe(id, text);
+        }
+        let is_known = before[at].is_some()
+            || !matches!(tokenizer.kind(id), Some(TokenKind::Added | TokenKind::Special));
+        if is_known {
+            // a list of thousands would bury what else there is to read
+            if new.len() <= MOST_NOTES {
+                report::note(&format!(
+                    "'{content}' is in the tokenizer already (id {id}); its row is trained as it is"
+                ));
+            }
+            chosen.changed_tokenizer |= before[at].is_some() && tokenizer.kind(id) != kinds[at];
+        } else {
+            chosen.added.insert(id);
+            chosen.changed_tokenizer = true;
+        }
+    }
+    Ok(())
+}
+
+/// Finds the tokens of words in the data, or adds them.
+fn words(
+    words: &[String],
+    tokenizer: &mut AutoTokenizer,
+    texts: Texts<'_>,
+    chosen: &mut Chosen,
+    origins: &mut Vec<(u32, String)>,
+) -> Outcome {
+    if let Some(blank) = words.iter().find(|word| word.trim().is_empty()) {
+        return usage(format!("--word '{blank}': expected a word with something in it"));
+    }
+    let mut uses: Vec<WordUse> = words.iter().map(|word| WordUse::new(word)).collect();
+    toktune::data::texts(&texts.sources.list, texts.options, &mut |text| {
+        uses.iter_mut().try_for_each(|word| word.read(tokenizer, text))
+    })?;
+    for word in &uses {
+        let name = word.word();
+        let found = tokenizer.add_word(word).map_err(|error| match error {
+            Error::Text(TextError::Word { reason, .. }) => {
+                let near = tokenizer.nearest_tokens(name, NEAREST);
+                let near = match near.is_empty() {
+                    true => String::new(),
+                    false => format!("; near tokens are '{}'", near.join("', '")),
+                };
+                Failure::Usage(format!("--word '{name}': {reason}{near}"))
+            }
+            other => other.into(),
+        })?;
+        let counted: Vec<String> = found
+            .ids
+            .iter()
+            .map(|id| {
+                let token = tokenizer.id_to_token(*id).unwrap_or_default();
+                match word.tokens.get(id) {
+                    Some(count) => format!("'{token}' (id {id}, {})", report::plural(*count, "time")),
+                    None => format!("'{token}' (id {id}, new)"),
+                }
+            })
+            .collect();
+        report::note(&format!("--word {name}: {}", counted.join(", ")));
+        let others: Vec<String> = word
+            .in_pieces
+            .iter()
+            .filter(|(form, _)| found.added.as_ref() != Some(*form))
+            .map(|(form, count)| format!("'{form}' {}", report::plural(*count, "time")))
+            .collect();
+        if !others.is_empty() {
+            report::warning(&format!(
+                "--word {name}: {} in the data, in pieces that are not trained (--add-token adds a spelling)",
+                others.join(", ")
+            ));
+        }
+        if found.other_spaces {
+            report::warning(&format!(
+                "--word {name}: this tokenizer puts a space behind every added token when it decodes; texts with the new \
+                 one keep their words and not all of their spaces"
+            ));
+        }
+        let spaced = found.added.as_ref().is_some_and(|form| form.starts_with(' '));
+        if let (begins @ 1.., Some(longer), true) = (word.inside.0, &word.longer, spaced) {
+            report::warning(&format!(
+                "--word {name}: the new token also begins longer words, as '{longer}', {} in the data",
+                report::plural(begins, "time")
+            ));
+        }
+        for id in found.ids {
+            origins.push((id, format!("--word '{name}'")));
+            if found.added.is_some() {
+                chosen.added.insert(id);
+                chosen.changed_tokenizer = true;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn with<'t>(flag: &str, tokenizer: &'t mut Tokenizer) -> Outcome<&'t mut AutoTokenizer> {
@@ -81,7 +214,9 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     if let Some(id) = tokenizer.token_to_id(token) {
         return Ok(id);
     }
-    let pieces = tokenizer.encode(token, false)?;
+    // `Ġx` stands for ` x`, and would be cut as the letters that it is written with
+    let text = tokenizer.text_of_spelling(token);
+    let pieces = tokenizer.encode(text.as_deref().unwrap_or(token), false)?;
     let spelled: Vec<String> =
         pieces.iter().map(|id| tokenizer.id_to_token(*id).unwrap_or_default()).collect();
     let near = tokenizer.nearest_tokens(token, NEAREST);

@@ -1,6 +1,6 @@
 //! Opening a model with its tokenizer, and an adapter over it.
 
-use crate::args::ModelArgs;
+use crate::args::{LanguageArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,26 @@ pub fn model(name: &str, device: &Device) -> Outcome<(PretrainedModel, Tokenizer
     Ok((model, tokenizer))
 }
 
+/// Gives the tokenizer of a translation model the languages that the flags name.
+pub fn set_languages(tokenizer: &mut Tokenizer, args: &LanguageArgs) -> Outcome {
+    let (source, target) = (args.source_lang.as_deref(), args.target_lang.as_deref());
+    if source.is_none() && target.is_none() {
+        return Ok(());
+    }
+    let flag = if source.is_some() { "--source-lang" } else { "--target-lang" };
+    let tokenizer = tokenizer
+        .as_mut()
+        .map_err(|reason| Failure::Failed(format!("{flag} needs a tokenizer: {reason}")))?;
+    tokenizer.set_languages(source, target).map_err(|error| match &error {
+        Error::Text(TextError::Language { found, .. }) => {
+            let flag = if source == Some(found) { "--source-lang" } else { "--target-lang" };
+            Failure::Usage(format!("{flag}: {error}"))
+        }
+        Error::Text(TextError::NoLanguages { .. }) => Failure::Usage(format!("{flag}: {error}")),
+        _ => error.into(),
+    })
+}
+
 /// The most rows that a mistyped number should not turn into memory.
 const MOST_ROWS: usize = 1 << 24;
 
@@ -94,7 +114,7 @@ pub fn with_adapter(
 ) -> Outcome<(PeftModel, Tokenizer)> {
     let own = adapter_tokenizer(folder)?;
     if let Some(own) = &own {
-        base.resize_token_embeddings(own.vocab_size());
+        base.resize_token_embeddings(own.required_rows());
     }
     let model = PeftModel::from_pretrained(base, folder)?;
     Ok((model, own.map_or(tokenizer, Ok)))

@@ -30,7 +30,7 @@ fn main() -> toktune::Result<()> {
     let mut base = AutoModelForCausalLM::from_pretrained(model, &Device::Cpu)?;
     for (_, folder) in &adapters {
         if let Ok(tokenizer) = AutoTokenizer::from_pretrained(folder) {
-            base.resize_token_embeddings(tokenizer.vocab_size());
+            base.resize_token_embeddings(tokenizer.required_rows());
         }
     }
     let mut model = PeftModel::without_adapter(base);

@@ -9,7 +9,7 @@
 //! let mut model = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
 //! let mut tokenizer = model.tokenizer()?;
 //! let tokens = tokenizer.add_tokens(&["<think>", "</think>"])?;
-//! model.resize_token_embeddings(tokenizer.vocab_size());
+//! model.resize_token_embeddings(tokenizer.required_rows());
 //! let data = Dataset::read(&["rows.jsonl"], Some(&tokenizer), &DataOptions::new(model.vocabulary()))?;
 //! let model = get_peft_model(model, TrainableTokensConfig::new(tokens))?;
 //! let mut trainer = Trainer::new(model, TrainingArguments::new("adapter"), &data, None, Some(&tokenizer))?;
@@ -28,7 +28,7 @@
 //! | [`weights`] | frozen weights: mapped safetensors and GGUF |
 //! | [`ops`] | operations with a gradient, on candle tensors |
 //! | [`text`] | tokenizers, added tokens, chat templates |
-//! | [`data`] | rows of training data, ragged batches |
+//! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
 //! | [`runtime`] | the instruction set and the threads |
@@ -67,3 +67,8 @@ pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// The example in the page on data, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/data.md")]
+pub struct DataPage;

@@ -6,7 +6,7 @@ mod shared;
 mod train;
 mod values;
 
-pub use shared::{DataArgs, MachineArgs, ModelArgs, OutputArgs};
+pub use shared::{DataArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
 pub use train::{ChoiceArgs, TrainArgs};
 pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
 
@@ -49,6 +49,25 @@ pub enum Command {
     Merge(MergeArgs),
     /// Say what is in a model, an adapter or a data file
     Inspect(InspectArgs),
+    /// Show which tokens a text is, or which special, added and reserved ones there are
+    Tokens(TokensArgs),
+}
+
+/// Flags of `tokens`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        toktune tokens --model smollm2.gguf 'The medical answer is <calc>'\n  \
+        toktune tokens --model models/llama")]
+pub struct TokensArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Texts to cut; without one, the special, added and reserved tokens are listed
+    #[arg(value_name = "TEXT")]
+    pub text: Vec<String>,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Flags of `eval`.
@@ -62,6 +81,8 @@ pub enum Command {
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
     /// Rows to evaluate on: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
     /// set of the Hub, `-` for the standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
@@ -98,6 +119,8 @@ pub struct EvalArgs {
 pub struct PreviewArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
     /// Rows to show: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
     /// set of the Hub, `-` for the standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
@@ -130,6 +153,8 @@ pub struct PreviewArgs {
 pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
     /// A text to continue
     #[arg(long, value_name = "TEXT", required_unless_present = "messages", conflicts_with = "messages")]
     pub prompt: Option<String>,

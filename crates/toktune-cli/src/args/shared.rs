@@ -51,6 +51,18 @@ pub struct DataArgs {
     pub data_cache: Option<PathBuf>,
 }
 
+/// Languages of translation models.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Translation (NLLB, mBART, M2M100)")]
+pub struct LanguageArgs {
+    /// The language of prompts, as the tokenizer names it (eng_Latn, en_XX, en) [default: the folder's, or English]
+    #[arg(long, value_name = "LANG")]
+    pub source_lang: Option<String>,
+    /// The language of completions, and of what is generated [default: the folder's, or the source's]
+    #[arg(long, value_name = "LANG")]
+    pub target_lang: Option<String>,
+}
+
 /// On what it runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]

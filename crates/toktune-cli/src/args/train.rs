@@ -1,6 +1,6 @@
 //! The flags of `train`.
 
-use super::shared::{DataArgs, MachineArgs};
+use super::shared::{DataArgs, LanguageArgs, MachineArgs};
 use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
@@ -46,6 +46,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub options: DataArgs,
     #[command(flatten)]
+    pub languages: LanguageArgs,
+    #[command(flatten)]
     pub masks: MaskArgs,
     #[command(flatten)]
     pub run: RunArgs,
@@ -69,6 +71,17 @@ pub struct ChoiceArgs {
     /// A token to add as a special one, hidden from generated text by default; may be repeated
     #[arg(long, value_name = "TOKEN")]
     pub add_special_token: Vec<String>,
+    /// A word: the tokens that it is in the data, or one that is added for it; may be repeated
+    #[arg(long, value_name = "WORD")]
+    pub word: Vec<String>,
+    /// Tokens to add from a file: one a line, JSON lines with `token`, `special` and `description`, or TOML with
+    /// descriptions
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Give the names of added tokens to reserved ones of the vocabulary (`<|reserved_special_token_0|>`, `<unused0>`,
+    /// `[unused0]`), whose rows the model has already
+    #[arg(long)]
+    pub use_reserved: bool,
 }
 
 /// Which rows are trained, and what they start from.
@@ -89,7 +102,8 @@ pub struct TokenArgs {
         long,
         value_name = "DIR",
         conflicts_with_all = [
-            "token_ids", "token", "add_token", "add_special_token", "target_modules", "init",
+            "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved",
+            "target_modules", "init",
         ]
     )]
     pub adapter: Option<PathBuf>,

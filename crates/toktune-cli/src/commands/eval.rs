@@ -2,9 +2,9 @@
 
 use crate::args::{EvalArgs, LogFormat};
 use crate::choose::existing;
-use crate::data;
+use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
-use crate::load::Loaded;
+use crate::load::{Loaded, set_languages};
 use crate::machine::Machine;
 use crate::report;
 use serde_json::json;
@@ -19,7 +19,8 @@ pub fn run(args: &EvalArgs) -> Outcome {
         return Err(Error::Argument { name: "batch_size", expected: "at least 1", found: "0".into() }.into());
     }
     let machine = Machine::new(&args.machine)?;
-    let (model, tokenizer) = Loaded::open(&args.model, &machine)?;
+    let (model, mut tokenizer) = Loaded::open(&args.model, &machine)?;
+    set_languages(&mut tokenizer, &args.languages)?;
     let mut tokens = model.tokens();
     tokens.extend(&args.token_ids);
     for token in &args.token {
@@ -33,7 +34,8 @@ pub fn run(args: &EvalArgs) -> Outcome {
         return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
     }
     let collator = data::collator(model.base(), &tokenizer, 0);
-    let data = data::read(&args.data, false, &tokenizer, &args.options, model.base(), &collator)?;
+    let sources = Sources::find(&args.data, false)?;
+    let data = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
     let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);
     let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };
     let result = pass(model.active())?;

@@ -3,7 +3,7 @@
 use crate::args::GenerateArgs;
 use crate::choose::spelling;
 use crate::failure::{Failure, Outcome};
-use crate::load::Loaded;
+use crate::load::{Loaded, set_languages};
 use crate::machine::Machine;
 use crate::report;
 use serde_json::Value;
@@ -11,16 +11,18 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
 use toktune::generate::{FinishReason, GenerationConfig, Generator};
+use toktune::models::ModelKind;
 use toktune::text::{AutoTokenizer, ChatOptions};
 
 /// Streams the generated text to the standard output.
 pub fn run(args: &GenerateArgs) -> Outcome {
     let machine = Machine::new(&args.machine)?;
-    let (model, tokenizer) = Loaded::open(&args.model, &machine)?;
+    let (model, mut tokenizer) = Loaded::open(&args.model, &machine)?;
+    set_languages(&mut tokenizer, &args.languages)?;
     let tokenizer =
         tokenizer.map_err(|reason| Failure::Failed(format!("generating needs a tokenizer: {reason}")))?;
     let config = config(args, &model, &tokenizer)?;
-    let prompt = prompt(args, &tokenizer)?;
+    let prompt = prompt(args, &tokenizer, model.base().kind() == ModelKind::Seq2Seq)?;
     let generator = Generator::new(model.base(), model.active(), config)?;
     let mut tokens = generator.generate(&prompt)?;
     let mut stream = tokenizer.decode_stream(!args.show_special_tokens);
@@ -72,6 +74,8 @@ fn config(args: &GenerateArgs, model: &Loaded, tokenizer: &AutoTokenizer) -> Out
     config.top_p = args.top_p.unwrap_or(config.top_p);
     config.top_k = args.top_k.unwrap_or(config.top_k);
     config.repetition_penalty = args.repetition_penalty.unwrap_or(config.repetition_penalty);
+    config.forced_bos_token_id = tokenizer.forced_bos_token_id().or(config.forced_bos_token_id);
+    config.decoder_start_token_id = tokenizer.decoder_start_token_id();
     for id in tokenizer.eos_token_ids() {
         if !config.eos_token_ids.contains(&id) {
             config.eos_token_ids.push(id);
@@ -80,9 +84,11 @@ fn config(args: &GenerateArgs, model: &Loaded, tokenizer: &AutoTokenizer) -> Out
     Ok(config)
 }
 
-fn prompt(args: &GenerateArgs, tokenizer: &AutoTokenizer) -> Outcome<Vec<u32>> {
+fn prompt(args: &GenerateArgs, tokenizer: &AutoTokenizer, is_encoder: bool) -> Outcome<Vec<u32>> {
     match (&args.prompt, &args.messages) {
         (_, Some(path)) => conversation(path, tokenizer),
+        // an encoder reads a text in its whole frame
+        (prompt, None) if is_encoder => Ok(tokenizer.encode(prompt.as_deref().unwrap_or_default(), true)?),
         (prompt, None) => Ok(tokenizer.encode_prompt(prompt.as_deref().unwrap_or_default())?),
     }
 }

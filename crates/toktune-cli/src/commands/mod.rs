@@ -6,6 +6,7 @@ mod inspect;
 mod inspect_adapter;
 mod merge;
 mod preview;
+mod tokens;
 mod train;
 
 use crate::args::Command;
@@ -20,5 +21,6 @@ pub fn run(command: Command) -> Outcome {
         Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Tokens(args) => tokens::run(&args),
     }
 }

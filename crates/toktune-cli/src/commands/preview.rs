@@ -1,7 +1,7 @@
 //! `toktune preview`: rows as the model will see them.
 
 use crate::args::{LogFormat, PreviewArgs};
-use crate::choose::{choose, spelling};
+use crate::choose::{Texts, choose, spelling};
 use crate::data::{self, Sources};
 use crate::failure::{Outcome, usage};
 use crate::load::{self, Loaded};
@@ -28,13 +28,17 @@ pub fn run(args: &PreviewArgs) -> Outcome {
         }
     };
     let (base, mut trained) = (model.base(), model.tokens());
+    load::set_languages(&mut tokenizer, &args.languages)?;
+    let sources = Sources::find(&args.data, true)?;
+    let plain = data::options(&args.options, &Collator::Causal, base.vocabulary());
+    let texts = Texts { sources: &sources, options: &plain };
     // without a token there is nothing to mark, and the rows are worth a look all the same
-    trained.extend(choose(&args.tokens, true, &mut tokenizer)?.ids);
-    let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::vocab_size));
+    trained.extend(choose(&args.tokens, true, &mut tokenizer, texts)?.ids);
+    let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::required_rows));
     let collator = data::collator(base, &tokenizer, 0);
     let mut options = data::options(&args.options, &collator, rows);
     options.max_length = options.max_length.or(base.sentence().max_seq_length);
-    let data = data::read_sources(&Sources::find(&args.data, true)?, &tokenizer, &options)?;
+    let data = data::read_sources(&sources, &tokenizer, &options)?;
     if args.from > data.len() {
         return usage(format!(
             "--from is {}, but the data give {}",

@@ -3,8 +3,8 @@
 //! Everything is checked before anything is written: arguments, output folder, machine, model, tokens, data.
 
 use crate::args::{Init, LogFormat, TrainArgs};
-use crate::choose::{Chosen, choose, spelling};
-use crate::data;
+use crate::choose::{Chosen, Texts, choose, spelling};
+use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
@@ -12,16 +12,20 @@ use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use crate::signals::Signals;
 use crate::typed::resume_command;
 use serde_json::json;
+use std::collections::HashSet;
 use std::path::Path;
 use toktune::Error;
 use toktune::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
-use toktune::data::{Dataset, TokenUse};
+use toktune::data::{Collator, Dataset, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
 use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
 use toktune::tuners::{PeftModel, RowInit, get_peft_model};
+
+/// Remarks on single tokens that are made.
+const MOST_REMARKS: usize = 24;
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {
@@ -36,12 +40,14 @@ pub fn run(args: &TrainArgs) -> Outcome {
     arguments.check()?;
     arguments.check_output()?;
     let mut machine = Machine::new(&args.machine)?;
-    let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    let (mut base, mut tokenizer) = load::model(&args.model, &machine.handle)?;
+    load::set_languages(&mut tokenizer, &args.languages)?;
+    let sources = Sources::find(&args.data, true)?;
     let mut collator = data::collator(&base, &tokenizer, args.steps.seed);
     machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
-        Some(folder) => from_adapter(base, tokenizer, folder)?,
-        None => from_flags(args, base, tokenizer)?,
+        Some(folder) => from_adapter(args, base, tokenizer, folder)?,
+        None => from_flags(args, base, tokenizer, &sources)?,
     };
     let resized = chosen.changed_tokenizer
         || model.base().embedding().rows() > model.base().embedding().frozen().rows();
@@ -61,12 +67,17 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
     args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
-    let train = data::read(&args.data, true, &tokenizer, &args.options, model.base(), &collator)?;
+    let train = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
     let eval = match args.run.eval_data.as_slice() {
         [] => None,
-        files => Some(data::read(files, false, &tokenizer, &args.options, model.base(), &collator)?),
+        files => {
+            let sources = Sources::find(files, false)?;
+            Some(data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?)
+        }
     };
-    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok())?;
+    // a new token's row of the head learns in every place where it is not to be said
+    let learns_unseen = !chosen.added.is_empty() && model.base().has_head();
+    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok(), learns_unseen)?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     // the estimate of the run's memory counts what is held now
@@ -105,20 +116,36 @@ pub fn run(args: &TrainArgs) -> Outcome {
 }
 
 /// Goes on from an adapter: its tokens, its rows and, where it has one, its tokenizer.
-fn from_adapter(base: PretrainedModel, tokenizer: Tokenizer, folder: &Path) -> Outcome<Prepared> {
+fn from_adapter(
+    args: &TrainArgs,
+    base: PretrainedModel,
+    tokenizer: Tokenizer,
+    folder: &Path,
+) -> Outcome<Prepared> {
     let changed_tokenizer = load::adapter_tokenizer(folder)?.is_some();
-    let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
-    let chosen = Chosen { ids: model.token_indices(), added: Vec::new(), changed_tokenizer };
+    let (model, mut tokenizer) = load::with_adapter(base, tokenizer, folder)?;
+    load::set_languages(&mut tokenizer, &args.languages)?;
+    let chosen = Chosen { ids: model.token_indices(), added: HashSet::new(), changed_tokenizer };
     Ok(Prepared { model, tokenizer, chosen })
 }
 
 /// Starts from the chosen tokens.
-fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokenizer) -> Outcome<Prepared> {
+fn from_flags(
+    args: &TrainArgs,
+    mut base: PretrainedModel,
+    mut tokenizer: Tokenizer,
+    sources: &Sources,
+) -> Outcome<Prepared> {
     let flags = &args.tokens;
     let lora = args.lora.config().map_err(Failure::Usage)?;
-    let chosen = choose(&flags.choice, lora.is_some(), &mut tokenizer)?;
+    let chosen = choose(
+        &flags.choice,
+        lora.is_some(),
+        &mut tokenizer,
+        Texts { sources, options: &data::options(&args.options, &Collator::Causal, base.vocabulary()) },
+    )?;
     if let (true, Ok(tokenizer)) = (chosen.changed_tokenizer, &tokenizer) {
-        let (before, size) = (base.vocabulary(), tokenizer.vocab_size());
+        let (before, size) = (base.vocabulary(), tokenizer.required_rows());
         base.resize_token_embeddings(size);
         if size > before {
             report::note(&format!("the model grows from {before} to {size} rows"));
@@ -168,7 +195,10 @@ fn from_flags(args: &TrainArgs, mut base: PretrainedModel, mut tokenizer: Tokeni
         ));
     }
     match flags.init {
-        None => model.init_rows(&chosen.added, RowInit::Mean),
+        None => {
+            let added: Vec<u32> = chosen.ids.iter().copied().filter(|id| chosen.added.contains(id)).collect();
+            model.init_rows(&added, RowInit::Mean);
+        }
         Some(Init::Base) => model.init_rows(&chosen.ids, RowInit::Base),
         Some(Init::Mean) => model.init_rows(&chosen.ids, RowInit::Mean),
         Some(Init::Random) => model.init_rows(&chosen.ids, RowInit::Random { seed: args.steps.seed }),
@@ -211,34 +241,78 @@ fn beside_lora(
     Ok(LoraConfig { trainable_token_indices: indices, ..lora })
 }
 
-/// What the data will show of the tokens: nothing of any is an error, nothing of one a warning.
-fn audited(dataset: &Dataset, ids: &[u32], tokenizer: Option<&AutoTokenizer>) -> Outcome<Vec<TokenUse>> {
+/// What the data will show of the tokens: nothing of any is an error, or a warning where their rows learn all the same;
+/// nothing of one is a warning.
+fn audited(
+    dataset: &Dataset,
+    ids: &[u32],
+    tokenizer: Option<&AutoTokenizer>,
+    learns_unseen: bool,
+) -> Outcome<Vec<TokenUse>> {
     let uses = dataset.uses(ids);
     let name = |id: u32| match spelling(tokenizer, id) {
         Some(token) => format!("'{token}' (id {id})"),
         None => format!("{id}"),
+    };
+    // the word with or without its space, or with another first letter, where the data hold that
+    let neighbour = |token: &TokenUse| -> String {
+        let found = tokenizer.and_then(|tokenizer| {
+            let others = tokenizer.neighbours(token.id);
+            let uses = dataset.uses(&others);
+            let most = uses.into_iter().filter(|other| other.inputs > 0).max_by_key(|other| other.inputs)?;
+            Some((tokenizer.id_to_token(most.id)?, most))
+        });
+        found.map_or_else(String::new, |(name, other)| {
+            let times = report::plural(other.inputs, "time");
+            format!("; '{name}' (id {}) is there {times}", other.id)
+        })
     };
     let cut = |token: &TokenUse| match token.cut {
         0 => String::new(),
         n => format!("; --max-length cut it off {n} times"),
     };
     if !uses.is_empty() && uses.iter().all(TokenUse::is_unseen) {
-        let listed: Vec<String> = uses.iter().take(8).map(|token| name(token.id) + &cut(token)).collect();
-        return Err(Failure::Failed(format!(
-            "the data hold none of the chosen tokens, so that nothing can be learnt: {}{}",
-            listed.join(", "),
-            if uses.len() > 8 { ", ..." } else { "" }
-        )));
+        let listed: Vec<String> =
+            uses.iter().take(8).map(|token| name(token.id) + &cut(token) + &neighbour(token)).collect();
+        let listed = listed.join(", ") + if uses.len() > 8 { ", ..." } else { "" };
+        if !learns_unseen {
+            return Err(Failure::Failed(format!(
+                "the data hold none of the chosen tokens, so that nothing can be learnt: {listed}"
+            )));
+        }
+        report::warning(&format!(
+            "the data hold none of the chosen tokens: the model learns not to say them, and nothing else: {listed}"
+        ));
+        return Ok(uses);
     }
+    let (mut told, mut untold) = (0, 0);
     for token in &uses {
+        if !token.is_unseen() && token.labels > 0 {
+            continue;
+        }
+        // of thousands of tokens, a few are enough to see what is wrong
+        told += 1;
+        if told > MOST_REMARKS {
+            untold += 1;
+            continue;
+        }
         let (name, cut) = (name(token.id), cut(token));
         if token.is_unseen() {
-            report::warning(&format!("{name} is nowhere in the data: its row stays as it starts{cut}"));
-        } else if token.labels == 0 {
+            report::warning(&format!(
+                "{name} is nowhere in the data: its row stays as it starts{cut}{}",
+                neighbour(token)
+            ));
+        } else {
             report::note(&format!(
                 "{name} is read but never a label: the model learns to use it, not to say it{cut}"
             ));
         }
+    }
+    if untold > 0 {
+        report::warning(&format!(
+            "{} more of the chosen tokens are nowhere in the data, or never a label",
+            report::count(untold)
+        ));
     }
     Ok(uses)
 }

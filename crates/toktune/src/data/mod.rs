@@ -28,11 +28,13 @@ mod store;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::TokenUse;
 pub use batch::{RaggedBatch, RaggedRows};
 pub use cache::DataCache;
+pub use chat::{ChatNotes, FieldUse};
 pub use collator::Collator;
 pub use dataset::{Dataset, Example, ReadProgress, Source};
 pub use encode::{DataOptions, LossOn};
@@ -45,3 +47,4 @@ pub use notes::EncodingNotes;
 pub use sampler::{Batch, Position, Sampler, Share};
 pub use source::DataSource;
 pub use survey::{Survey, survey};
+pub use texts::texts;

@@ -28,6 +28,10 @@ pub struct GenerationConfig {
     pub seed: u64,
     /// Tokens after which the text ends.
     pub eos_token_ids: Vec<u32>,
+    /// The first token that an encoder-decoder generates, as the language of a translation.
+    pub forced_bos_token_id: Option<u32>,
+    /// What an encoder-decoder's text is begun by, in place of what its configuration says.
+    pub decoder_start_token_id: Option<u32>,
 }
 
 impl Default for GenerationConfig {
@@ -42,6 +46,8 @@ impl Default for GenerationConfig {
             repetition_penalty: 1.0,
             seed: 0,
             eos_token_ids: Vec::new(),
+            forced_bos_token_id: None,
+            decoder_start_token_id: None,
         }
     }
 }
@@ -95,6 +101,8 @@ impl GenerationConfig {
             repetition_penalty: number("repetition_penalty", default.repetition_penalty)?,
             seed: default.seed,
             eos_token_ids: ids(&stored, "eos_token_id")?,
+            forced_bos_token_id: ids(&stored, "forced_bos_token_id")?.first().copied(),
+            decoder_start_token_id: None,
         };
         match config.problem() {
             None => Ok(config),

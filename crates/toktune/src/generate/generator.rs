@@ -83,9 +83,14 @@ impl<'a> Generator<'a> {
             (ModelKind::Seq2Seq, Some(inputs)) => {
                 let trained = self.rows.encoder_rows();
                 let tokens = TokenRows { ids: prompt, starts: &[0, prompt.len()], trained };
-                let DecoderStart::Token(start) = inputs.start else {
-                    return Err(Error::NoDecoderStart { path: model.path().to_path_buf() });
+                let start = match (self.config.decoder_start_token_id, inputs.start) {
+                    (Some(start), _) | (None, DecoderStart::Token(start)) => start,
+                    _ => return Err(Error::NoDecoderStart { path: model.path().to_path_buf() }),
                 };
+                let beginning = [Some(start), self.config.forced_bos_token_id];
+                if let Some(id) = beginning.into_iter().flatten().find(|&id| id as usize >= rows) {
+                    return Err(Error::TokenOutOfRange { id: id as i64, rows });
+                }
                 (Some(model.encode(tokens, updates.as_deref())?), vec![start])
             }
             _ => return Err(wrong_kind(model, ModelKind::Causal)),
@@ -154,8 +159,15 @@ impl Tokens<'_> {
     }
 
     fn choose(&mut self) -> Result<u32> {
-        self.logits = self.advance()?;
-        let token = self.sampler.choose(&self.logits)?;
+        let forced = self.config.forced_bos_token_id.filter(|_| self.generated == 0 && self.memory.is_some());
+        let token = match forced {
+            // it is run together with what begins the text
+            Some(token) => token,
+            None => {
+                self.logits = self.advance()?;
+                self.sampler.choose(&self.logits)?
+            }
+        };
         self.pending.push(token);
         self.generated += 1;
         Ok(token)

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// A folder without the one file that is needed.
-    #[error("{dir}: no tokenizer.json{}", found_instead(.found))]
+    /// A folder without a tokenizer.
+    #[error(
+        "{dir}: no tokenizer.json, and no vocabulary file of another kind (vocab.json, vocab.txt, tokenizer.model)"
+    )]
     NoTokenizerFile {
         /// The folder.
         dir: PathBuf,
-        /// Files of older tokenizer formats that are there instead.
-        found: Vec<&'static str>,
     },
     /// A `tokenizer.json` that the tokenizers crate cannot read.
     #[error("{path}: not a tokenizer: {reason}")]
@@ -51,26 +51,84 @@ pub enum TextError {
         token: String,
         /// The id the tokenizer gives.
         found: u32,
-        /// The id the configuration states.
-        expected: u32,
+        /// The id the file states.
+        expected: u64,
+    },
+    /// A vocabulary whose highest id is out of proportion to the number of its tokens.
+    #[error(
+        "{path}: a token has the id {id}, and the vocabulary has {tokens} tokens; expected ids up to {most}"
+    )]
+    IdTooHigh {
+        /// The file.
+        path: PathBuf,
+        /// The highest id.
+        id: u64,
+        /// How many tokens there are.
+        tokens: u64,
+        /// The highest id that would be taken.
+        most: u64,
+    },
+    /// More tokens than the vocabulary has reserved ones.
+    #[error(
+        "the vocabulary has {found} reserved tokens (as `<|reserved_special_token_0|>`, `<unused0>` or `[unused0]`), \
+         and {wanted} are to be renamed"
+    )]
+    TooFewReserved {
+        /// How many there are.
+        found: usize,
+        /// How many are wanted.
+        wanted: usize,
+    },
+    /// A word for which no token can be found or added.
+    #[error("no token for the word `{word}`: {reason}")]
+    Word {
+        /// The word.
+        word: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A vocabulary file of an older kind, or a list of tokens, that cannot be understood.
+    #[error("{path}: {reason}")]
+    VocabularyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder whose tokenizer is of a class that is not built here from its vocabulary files.
+    #[error(
+        "{dir}: no tokenizer.json, and {class} is not built from {}; save the tokenizer once with transformers' \
+         save_pretrained to get tokenizer.json", .found.join(", ")
+    )]
+    TokenizerClass {
+        /// The folder.
+        dir: PathBuf,
+        /// transformers' class.
+        class: String,
+        /// The vocabulary files that are there.
+        found: Vec<&'static str>,
+    },
+    /// A language that the tokenizer has no token for.
+    #[error("the tokenizer has no token for the language `{found}`{}; its languages are {known}", did_you_mean(.nearest))]
+    Language {
+        /// What was asked for.
+        found: String,
+        /// The nearest language there is.
+        nearest: Option<String>,
+        /// Those there are, shortened.
+        known: String,
+    },
+    /// A language for a tokenizer whose frame has none.
+    #[error("the tokenizer ({class}) has no languages; those of NLLB, mBART and M2M100 have")]
+    NoLanguages {
+        /// transformers' class.
+        class: String,
     },
     /// An empty string among the tokens to add.
     #[error("cannot add an empty token (number {index} of the list)")]
     EmptyToken {
         /// Its place in the list, from 1.
         index: usize,
-    },
-    /// The vocabulary has holes, so that the id a new token would get is taken.
-    #[error(
-        "cannot add `{token}`: the next free id {id} is already `{taken}`; the vocabulary's ids have holes"
-    )]
-    TokenIdTaken {
-        /// The token to add.
-        token: String,
-        /// The id it would get.
-        id: u32,
-        /// The token that has the id.
-        taken: String,
     },
     /// The tokenizers crate failed at encoding, decoding, adding or writing.
     #[error("tokenizer: cannot {action}: {reason}")]
@@ -184,17 +242,6 @@ pub enum TextError {
         /// Which bound was met.
         reason: String,
     },
-}
-
-/// ", found tokenizer.model ..." for a folder with a tokenizer of another format.
-fn found_instead(found: &[&str]) -> String {
-    match found {
-        [] => String::new(),
-        names => format!(
-            " (found {}; save the tokenizer once with transformers' save_pretrained to get tokenizer.json)",
-            names.join(", ")
-        ),
-    }
 }
 
 /// ", did you mean `x`?" when there is a near name.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::gguf::tests::{byte_level, sentence_piece};
-use super::{AutoTokenizer, GgufTokenizer};
+use super::{AutoTokenizer, GgufTokenizer, NewToken, TokenKind};
 
 fn spelled(tokenizer: &AutoTokenizer, text: &str) -> Vec<String> {
     let ids = tokenizer.encode(text, true).unwrap();
@@ -19,8 +19,8 @@ fn added_tokens_get_the_next_ids_and_are_matched_whole() {
     assert_eq!(tokenizer.add_special_tokens(&["<s>", "<calc>"]).unwrap(), [size + 2, size]);
     assert_eq!(tokenizer.vocab_size() as u32, size + 3);
     assert_eq!(spelled(&tokenizer, "a<calc>b x"), ["a", "<calc>", "b", " x"]);
-    // `th` is now taken out of `the` before merges, as in transformers.
-    assert_eq!(spelled(&tokenizer, "the"), ["th", "e"]);
+    // `th` is a piece that the vocabulary has: other text is cut as before.
+    assert_eq!(spelled(&tokenizer, "the"), ["the"]);
     // Added again as special: from now on special.
     assert!(tokenizer.is_special(size) && tokenizer.is_special(size + 2) && !tokenizer.is_special(size + 1));
     // Added again as ordinary: stays special.
@@ -44,15 +44,122 @@ fn bad_tokens_to_add_are_refused() {
     let mut tokenizer = byte_level().build().unwrap();
     let error = tokenizer.add_tokens(&["x", ""]).unwrap_err().to_string();
     assert!(error.contains("empty token (number 2"), "{error}");
-    // A vocabulary whose ids have a hole: the next id by count is in use.
-    let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
-        "pre_tokenizer":null,"post_processor":null,"decoder":null,
-        "model":{"type":"BPE","vocab":{"a":0,"b":2},"merges":[]}}"#;
+}
+
+/// A folder with a `tokenizer.json` of this vocabulary and these other parts.
+fn whole(vocab: &str, parts: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
+    let json = format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"post_processor":null,{parts},
+        "model":{{"type":"BPE","vocab":{vocab},"merges":[]}}}}"#
+    );
     fs::write(dir.path().join("tokenizer.json"), json).unwrap();
-    let mut holed = AutoTokenizer::from_pretrained(dir.path()).unwrap();
-    let error = holed.add_tokens(&["new"]).unwrap_err().to_string();
-    assert!(error.contains("`new`: the next free id 2 is already `b`"), "{error}");
+    dir
+}
+
+const PLAIN: &str = r#""added_tokens":[],"pre_tokenizer":null,"decoder":null"#;
+
+#[test]
+fn holes_of_a_vocabulary_are_filled_and_rows_counted_by_the_highest_id() {
+    let dir = whole(r#"{"a":0,"b":2,"c":5}"#, PLAIN);
+    let mut tokenizer = AutoTokenizer::from_pretrained(dir.path()).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.required_rows()), (3, 6));
+    // By its count the crate would give 3, 4, and then 5, which is `c`.
+    let ids = tokenizer.add_tokens(&["<x>", "<y>", "a", "<z>", "<v>"]).unwrap();
+    assert_eq!(ids, [1, 3, 0, 4, 6]);
+    assert_eq!((tokenizer.vocab_size(), tokenizer.required_rows()), (7, 7));
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save_pretrained(saved.path()).unwrap();
+    let again = AutoTokenizer::from_pretrained(saved.path()).unwrap();
+    assert_eq!(again.encode("a<x>b<v><y>c", false).unwrap(), [0, 1, 2, 6, 3, 5]);
+}
+
+#[test]
+fn ids_out_of_proportion_and_rules_that_panic_are_errors() {
+    for id in ["4294967295", "1000000000", "18446744073709551615"] {
+        let dir = whole(&format!(r#"{{"a":0,"b":{id}}}"#), PLAIN);
+        let error = AutoTokenizer::from_pretrained(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(id) && error.contains("expected ids up to 65540"), "{error}");
+    }
+    let listed = r#""added_tokens":[{"id":1,"content":"<x>","single_word":false,"lstrip":false,"rstrip":false,
+        "normalized":false,"special":false}],"pre_tokenizer":null,"decoder":null"#;
+    let error =
+        AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":2}"#, listed).path()).unwrap_err().to_string();
+    assert!(error.contains("`<x>` is said to be id 1, but the tokenizer gives it id 2"), "{error}");
+    // cut more letters off a token than it has
+    let strip = r#""added_tokens":[],"pre_tokenizer":null,
+        "decoder":{"type":"Strip","content":"a","start":9,"stop":9}"#;
+    let tokenizer = AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":1}"#, strip).path()).unwrap();
+    let _ = tokenizer.decode(&[0, 1], false);
+    let error =
+        super::guard::guarded("decode", || -> tokenizers::Result<()> { panic!("what {}", "was met") });
+    let error = error.unwrap_err().to_string();
+    assert_eq!(error, "tokenizer: cannot decode: the tokenizer's rules do not fit together (what was met)");
+}
+
+#[test]
+fn spellings_of_the_vocabulary_are_understood() {
+    let mut tokenizer = byte_level().build().unwrap();
+    let ids = tokenizer.add_tokens(&["\u{120}5", "\u{120}the", "é"]).unwrap();
+    assert_eq!(tokenizer.encode("a 5 the é", false).unwrap()[1..3], [ids[0], ids[1]]);
+    assert_eq!(tokenizer.id_to_token(ids[0]).as_deref(), Some(" 5"));
+    assert_eq!(tokenizer.id_to_token(ids[2]).as_deref(), Some("é"));
+    assert_eq!(tokenizer.piece_text(ids[1]).as_deref(), Some(" the"));
+    let mut gemma = sentence_piece("gemma").build().unwrap();
+    let id = gemma.add_tokens(&["\u{2581}xyz"]).unwrap()[0];
+    assert!(gemma.encode("a xyz", false).unwrap().contains(&id));
+}
+
+#[test]
+fn reserved_tokens_are_renamed_where_they_stand() {
+    let names = ["<|reserved_special_token_1|>", "<|reserved_special_token_0|>", "<calc>"];
+    let mut tokenizer = byte_level().build().unwrap();
+    let first = tokenizer.add_special_tokens(&names).unwrap()[0];
+    tokenizer.config.insert("additional_special_tokens".into(), serde_json::json!([names[0], names[1]]));
+    let size = tokenizer.vocab_size();
+    assert_eq!(tokenizer.kind(first), Some(TokenKind::Reserved));
+    let new = [NewToken::new("<one>"), NewToken::special("<two>"), NewToken::new("<calc>")];
+    // by their numbers, and a name that is there keeps its id
+    assert_eq!(tokenizer.use_reserved_tokens(&new).unwrap(), [first + 1, first, first + 2]);
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save_pretrained(saved.path()).unwrap();
+    let mut again = AutoTokenizer::from_pretrained(saved.path()).unwrap();
+    assert_eq!((again.vocab_size(), again.required_rows()), (size, size));
+    assert_eq!(spelled(&again, "a<one><two>"), ["a", "<one>", "<two>"]);
+    assert!(!again.is_special(first + 1) && again.is_special(first));
+    assert_eq!(again.config["additional_special_tokens"], serde_json::json!(["<two>"]));
+    let error = again.use_reserved_tokens(&[NewToken::new("<three>")]).unwrap_err().to_string();
+    assert!(error.contains("has 0 reserved tokens") && error.contains("and 1 are to be renamed"), "{error}");
+    // pieces of a vocabulary that no list names
+    let dir = whole(r#"{"a":0,"[unused1]":1,"[unused0]":2,"<unk>":3}"#, PLAIN);
+    let mut bert = AutoTokenizer::from_pretrained(dir.path()).unwrap();
+    assert_eq!(bert.use_reserved_tokens(&new[..1]).unwrap(), [2]);
+    assert_eq!(bert.encode("a<one>", false).unwrap(), [0, 2]);
+}
+
+#[test]
+fn the_post_processor_decides_beside_a_tokenizer_json() {
+    for (switches, class) in
+        [("true", "LlamaTokenizerFast"), ("false", "GemmaTokenizer"), ("true", "Unknown")]
+    {
+        let config = format!(
+            r#"{{"bos_token": "<think>", "eos_token": "<|end|>", "add_bos_token": {switches}, "add_eos_token": {switches},
+            "tokenizer_class": "{class}"}}"#
+        );
+        let dir = folder(&[("tokenizer_config.json", &config)]);
+        let tokenizer = AutoTokenizer::from_pretrained(dir.path()).unwrap();
+        assert_eq!(spelled(&tokenizer, "a"), ["a"], "{class}");
+    }
+    // classes that set their own
+    let config = r#"{"cls_token": "<think>", "sep_token": "<|end|>", "tokenizer_class": "RobertaTokenizer"}"#;
+    let tokenizer =
+        AutoTokenizer::from_pretrained(folder(&[("tokenizer_config.json", config)]).path()).unwrap();
+    assert_eq!(spelled(&tokenizer, "a"), ["<think>", "a", "<|end|>"]);
+    // without the tokens it cannot
+    let config = r#"{"tokenizer_class": "BertTokenizer"}"#;
+    let tokenizer =
+        AutoTokenizer::from_pretrained(folder(&[("tokenizer_config.json", config)]).path()).unwrap();
+    assert_eq!(spelled(&tokenizer, "a"), ["a"]);
 }
 
 #[test]
@@ -123,7 +230,7 @@ fn a_transformers_folder_is_read_with_all_that_lies_around() {
     let mut tokenizer = AutoTokenizer::from_pretrained(dir.path()).unwrap();
     assert_eq!((tokenizer.eos_token(), tokenizer.bos_token()), (Some("<|end|>"), Some("<think>")));
     assert_eq!(tokenizer.token_to_id("<new>"), Some(264));
-    assert_eq!(spelled(&tokenizer, "a"), ["<think>", "a"]);
+    assert_eq!(spelled(&tokenizer, "a"), ["a"]);
     assert_eq!(tokenizer.eos_token_ids(), [261, 5]);
     assert_eq!((tokenizer.chat_template(), tokenizer.chat_templates()["rag"].as_str()), (Some("D"), "R"));
     tokenizer.add_tokens(&["<calc>"]).unwrap();
@@ -142,9 +249,8 @@ fn a_transformers_folder_is_read_with_all_that_lies_around() {
 #[test]
 fn faults_of_a_folder_are_named() {
     let empty = tempfile::tempdir().unwrap();
-    fs::write(empty.path().join("tokenizer.model"), "").unwrap();
     let error = AutoTokenizer::from_pretrained(empty.path()).unwrap_err().to_string();
-    assert!(error.contains("no tokenizer.json (found tokenizer.model"), "{error}");
+    assert!(error.contains("no tokenizer.json, and no vocabulary file"), "{error}");
     let listed = r#"{"added_tokens_decoder": {"7": {"content": "the"}}}"#;
     let beyond = r#"{"added_tokens_decoder": {"999": {"content": "<new>"}}}"#;
     let cases = [

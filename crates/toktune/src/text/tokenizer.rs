@@ -1,11 +1,13 @@
 //! The tokenizer: ids to text and back, added tokens, named special tokens.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
-use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Model, NormalizedString, Normalizer, Tokenizer};
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
 
+use super::class::Class;
+use super::guard::guarded;
+use super::language::Frame;
 use super::special::SpecialTokens;
 use super::{DecodeStream, TextError};
 use crate::Result;
@@ -22,6 +24,13 @@ pub struct AutoTokenizer {
     pub(crate) special: SpecialTokens,
     /// Ids that end a text besides `eos_token` (generation_config.json, GGUF's end of turn).
     pub(crate) stop_ids: Vec<u32>,
+    /// transformers' class, as far as it matters.
+    pub(crate) class: Class,
+    /// Of a translation model: the tokens around a target, and that of its language where one is set.
+    pub(super) target_frame: Option<Frame>,
+    pub(super) target_language: Option<u32>,
+    /// What tokens mean, in words, where somebody said so.
+    pub(crate) descriptions: BTreeMap<u32, String>,
     /// Chat templates by name; the usual one is called `default`.
     pub(crate) templates: BTreeMap<String, String>,
 }
@@ -37,6 +46,10 @@ impl AutoTokenizer {
             config: Map::new(),
             special: SpecialTokens::default(),
             stop_ids: Vec::new(),
+            class: Class::Backend,
+            target_frame: None,
+            target_language: None,
+            descriptions: BTreeMap::new(),
             templates: BTreeMap::new(),
         })
     }
@@ -46,8 +59,7 @@ impl AutoTokenizer {
     /// # Errors
     /// When the tokenizer's model fails on the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, add_special_tokens).map_err(TextError::tokenizer("encode"))?;
+        let encoding = guarded("encode", || self.inner.encode_fast(text, add_special_tokens))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -62,29 +74,12 @@ impl AutoTokenizer {
         Ok(ids)
     }
 
-    /// What the tokenizer puts before a text.
-    fn frame_before(&self) -> Result<Vec<u32>> {
-        Ok(self.frame_around()?.0)
-    }
-
-    /// What the tokenizer puts before and behind a text: the frame is not stated anywhere, so it is read off an
-    /// example.
-    pub(crate) fn frame_around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
-        let (bare, mut framed) = (self.encode("a", false)?, self.encode("a", true)?);
-        let Some(start) = framed.windows(bare.len().max(1)).position(|window| window == bare) else {
-            return Ok((Vec::new(), Vec::new()));
-        };
-        let behind = framed.split_off(start + bare.len());
-        framed.truncate(start);
-        Ok((framed, behind))
-    }
-
     /// The ids of a text, each with the end of its piece as a byte offset into the text.
     ///
     /// # Errors
     /// When the tokenizer's model fails on the text.
     pub(crate) fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, (usize, usize))>> {
-        let encoding = self.inner.encode(text, false).map_err(TextError::tokenizer("encode"))?;
+        let encoding = guarded("encode", || self.inner.encode(text, false))?;
         Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().copied()).collect())
     }
 
@@ -93,7 +88,7 @@ impl AutoTokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        Ok(self.inner.decode(ids, skip_special_tokens).map_err(TextError::tokenizer("decode"))?)
+        Ok(guarded("decode", || self.inner.decode(ids, skip_special_tokens))?)
     }
 
     /// Starts decoding ids one at a time, in whole characters.
@@ -120,6 +115,12 @@ impl AutoTokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The rows that a model needs for this tokenizer: one more than the highest id, which is more than the number of tokens
+    /// where ids have holes.
+    pub fn required_rows(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1)
+    }
+
     /// Whether an id is left out by `skip_special_tokens`.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
@@ -136,121 +137,12 @@ impl AutoTokenizer {
         ids
     }
 
-    /// Adds ordinary tokens: matched whole in the text before anything else, and shown when decoding.
-    ///
-    /// Gives the ids in order. A token that the vocabulary has keeps its id and from now on is matched whole,
-    /// as in transformers; a token that was added before stays as it is.
-    ///
-    /// # Errors
-    /// An empty token, or a vocabulary whose next free id is taken.
-    pub fn add_tokens(&mut self, tokens: &[&str]) -> Result<Vec<u32>> {
-        self.add(tokens, false)
-    }
-
-    /// Adds special tokens: like [`add_tokens`](Self::add_tokens), but left out when decoding without special
-    /// tokens. A token that was added before as an ordinary one becomes special.
-    ///
-    /// # Errors
-    /// An empty token, or a vocabulary whose next free id is taken.
-    pub fn add_special_tokens(&mut self, tokens: &[&str]) -> Result<Vec<u32>> {
-        self.add(tokens, true)
-    }
-
-    fn add(&mut self, tokens: &[&str], special: bool) -> Result<Vec<u32>> {
-        if let Some(index) = tokens.iter().position(|token| token.is_empty()) {
-            return Err(TextError::EmptyToken { index: index + 1 }.into());
-        }
-        self.check_free_ids(tokens)?;
-        let known = self.inner.get_added_vocabulary();
-        let wanted: Vec<AddedToken> = tokens
-            .iter()
-            .filter(|token| {
-                let added = known.get_vocab().get(**token);
-                let old = added.and_then(|id| known.get_added_tokens_decoder().get(id));
-                old.is_none_or(|old| special && !old.special)
-            })
-            .map(|token| self.added_token(token, special))
-            .collect();
-        // One call for all of them: each call of the crate rebuilds the automaton over every added token.
-        self.inner.add_tokens(wanted).map_err(TextError::tokenizer("add tokens"))?;
-        tokens
-            .iter()
-            .map(|token| {
-                let missing =
-                    || TextError::Tokenizer { action: "add tokens", reason: format!("`{token}` was lost") };
-                Ok(self.inner.token_to_id(token).ok_or_else(missing)?)
-            })
-            .collect()
-    }
-
-    /// The crate numbers new tokens from the *count* of the vocabulary, which is an id in use when ids have
-    /// holes.
-    fn check_free_ids(&self, tokens: &[&str]) -> Result<(), TextError> {
-        let size = self.inner.get_model().get_vocab_size() as u32;
-        let highest = self.inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
-        let first = highest.map_or(size, |highest| size.max(highest.saturating_add(1)));
-        let mut seen = HashSet::new();
-        let unseen =
-            tokens.iter().filter(|token| self.inner.token_to_id(token).is_none() && seen.insert(**token));
-        for (id, token) in (first..).zip(unseen) {
-            if let Some(taken) = self.inner.get_model().id_to_token(id) {
-                return Err(TextError::TokenIdTaken { token: (*token).to_owned(), id, taken });
-            }
-        }
-        Ok(())
-    }
-
-    /// A token with transformers' flags: ordinary ones are looked for in the normalised text.
-    ///
-    /// Except where the normaliser puts `▁` before every piece of text: there the pattern would become
-    /// `▁<calc>`, which the middle of a text never contains, so the token would never be produced.
-    fn added_token(&self, content: &str, special: bool) -> AddedToken {
-        let token = AddedToken::from(content, special);
-        let Some(normalizer) = self.inner.get_normalizer().filter(|_| !special) else { return token };
-        let mut normalized = NormalizedString::from(content);
-        let prefixed = normalizer.normalize(&mut normalized).is_ok()
-            && normalized.get().starts_with('\u{2581}')
-            && !content.starts_with([' ', '\u{2581}']);
-        token.normalized(!prefixed)
-    }
-
-    /// Puts `bos` before and `eos` behind every text that is encoded with special tokens; the crate's name
-    /// for this is a template.
-    pub(crate) fn frame(&mut self, bos: Option<&str>, eos: Option<&str>) -> Result<(), TextError> {
-        let known =
-            |token: Option<&str>| token.and_then(|token| Some((token.to_owned(), self.token_to_id(token)?)));
-        let (bos, eos) = (known(bos), known(eos));
-        let piece = |token: &Option<(String, u32)>, kind: u32| {
-            token.as_ref().map(|(token, _)| json!({"SpecialToken": {"id": token, "type_id": kind}}))
-        };
-        let framed = |sequence: &str, kind: u32| -> Vec<Value> {
-            let middle = json!({"Sequence": {"id": sequence, "type_id": kind}});
-            [piece(&bos, kind), Some(middle), piece(&eos, kind)].into_iter().flatten().collect()
-        };
-        let pair = [framed("A", 0), framed("B", 1)].concat();
-        let tokens: Map<String, Value> = [&bos, &eos]
-            .into_iter()
-            .flatten()
-            .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
-            .collect();
-        // As JSON, because the crate's own builder cuts a token at `:` and takes `$` for a sequence.
-        let processor: TemplateProcessing = serde_json::from_value(json!({
-            "type": "TemplateProcessing",
-            "single": framed("A", 0),
-            "pair": pair,
-            "special_tokens": tokens,
-        }))
-        .map_err(|reason| TextError::Tokenizer { action: "set bos and eos", reason: reason.to_string() })?;
-        self.inner.with_post_processor(Some(processor));
-        Ok(())
-    }
-
     /// Gives the parts that decide which ids become of a text or a conversation, for a hash of them.
     ///
     /// # Errors
     /// When the tokenizer cannot be written down.
     pub(crate) fn fingerprint(&self, part: &mut dyn FnMut(&str)) -> Result<()> {
-        part(&self.inner.to_string(false).map_err(TextError::tokenizer("write down"))?);
+        part(&guarded("write down", || self.inner.to_string(false))?);
         for (name, token) in self.special.iter() {
             part(name);
             part(token);
@@ -259,6 +151,7 @@ impl AutoTokenizer {
             part(name);
             part(template);
         }
+        part(&format!("{:?}", self.target_frame));
         Ok(())
     }
 
@@ -322,6 +215,17 @@ impl AutoTokenizer {
             }
         }
         ids
+    }
+
+    /// Says what a token means, in words.
+    pub fn describe(&mut self, id: u32, description: impl Into<String>) {
+        self.descriptions.insert(id, description.into());
+    }
+
+    /// What a token means, where [`describe`](Self::describe) said so. Descriptions are kept for a run and its model card,
+    /// and are no part of a tokenizer's files.
+    pub fn description(&self, id: u32) -> Option<&str> {
+        self.descriptions.get(&id).map(String::as_str)
     }
 
     /// The chat template's source: the one called `default`.

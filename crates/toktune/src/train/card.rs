@@ -56,15 +56,23 @@ fn card(
         _ => format!("{} token rows of a frozen model (PEFT's Trainable Tokens)", tokens.len()),
     };
     writeln!(text, "{method}, trained with toktune.\n")?;
+    let meaning = |id: u32| tokenizer.and_then(|tokenizer| tokenizer.description(id));
+    let described = tokens.iter().any(|&id| meaning(id).is_some());
+    let (heading, line) = if described { (" meaning |", " --- |") } else { ("", "") };
     if !tokens.is_empty() {
-        writeln!(text, "| id | token |\n| --- | --- |")?;
+        writeln!(text, "| id | token |{heading}\n| --- | --- |{line}")?;
     }
     for &id in tokens.iter().take(LISTED) {
         let name = tokenizer.and_then(|t| t.id_to_token(id)).unwrap_or_default();
-        writeln!(text, "| {id} | `{}` |", name.replace('`', "'").replace('|', "\\|"))?;
+        let cell = |text: &str| text.replace('|', "\\|").replace(['\n', '\r'], " ");
+        let meaning = match described {
+            true => format!(" {} |", cell(meaning(id).unwrap_or_default())),
+            false => String::new(),
+        };
+        writeln!(text, "| {id} | `{}` |{meaning}", cell(&name.replace('`', "'")))?;
     }
     if tokens.len() > LISTED {
-        writeln!(text, "| … | {} more |", tokens.len() - LISTED)?;
+        writeln!(text, "| … | {} more |{}", tokens.len() - LISTED, if described { " |" } else { "" })?;
     }
     writeln!(text, "\n| setting | value |\n| --- | --- |")?;
     writeln!(text, "| steps | {} |", output.global_step)?;

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::models::PretrainedModel;
 use crate::tuners::ActiveRows;
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// The result of an evaluation. Losses are means over labels, in nats.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,6 +50,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let (mut sum, mut labels, mut nearest) = (0f64, 0usize, None);
     let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
+    let places: HashMap<u32, usize> = chosen.iter().enumerate().map(|(at, &id)| (id, at)).collect();
     let indices: Vec<usize> = (0..data.len()).collect();
     for indices in indices.chunks(batch_size.max(1)) {
         // always the tokens that the first epoch would mask, so that evaluations can be compared
@@ -58,7 +60,7 @@ pub fn evaluate(
         for (label, loss) in output.losses {
             sum += loss as f64;
             labels += 1;
-            if let Some(at) = chosen.iter().position(|&id| id == label) {
+            if let Some(&at) = places.get(&label) {
                 of_tokens[at].0 += loss as f64;
                 of_tokens[at].1 += 1;
             }

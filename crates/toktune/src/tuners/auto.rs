@@ -33,7 +33,7 @@ impl AutoPeftModel {
         let folder = folder.as_ref();
         let mut base = AutoModel::from_pretrained(base_of(folder)?, device)?;
         match AutoTokenizer::from_pretrained(folder) {
-            Ok(tokenizer) => base.resize_token_embeddings(tokenizer.vocab_size()),
+            Ok(tokenizer) => base.resize_token_embeddings(tokenizer.required_rows()),
             Err(Error::Text(TextError::NoTokenizerFile { .. })) => {}
             Err(error) => return Err(error),
         }

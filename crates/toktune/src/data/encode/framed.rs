@@ -1,7 +1,8 @@
 //! Rows for models with an encoder: texts in the tokenizer's own frame.
 //!
 //! - a masked language model: `text`, or `input_ids`; without `labels` the tokens to guess are chosen later.
-//! - an encoder-decoder model: `prompt` for the encoder, `completion` and `eos` for the decoder; or `input_ids` and
+//! - an encoder-decoder model: `prompt` for the encoder, `completion` and `eos` for the decoder (with the frame of
+//!   its language where the tokenizer has languages); or `input_ids` and
 //!   `labels` of a length of their own.
 //! - sentence pairs: `anchor` and `positive`, texts or lists of ids.
 //!
@@ -50,8 +51,14 @@ impl Encoder<'_> {
             }
             Words::Prompt { prompt, completion } => {
                 let tokenizer = self.tokenizer(key, &at)?;
-                let mut target = tokenizer.encode(&completion, true)?;
-                end(&mut target, tokenizer);
+                let target = match tokenizer.encode_target(&completion)? {
+                    Some(target) => target,
+                    None => {
+                        let mut target = tokenizer.encode(&completion, true)?;
+                        end(&mut target, tokenizer);
+                        target
+                    }
+                };
                 (self.framed(&prompt, key, &at)?, learn(&target), self.behind)
             }
             _ => return Err(self.wrong_kind(key, &at).into()),

@@ -24,6 +24,7 @@ use tokenizers::normalizers::utils::Sequence as Normalizers;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 
+use super::spelling::byte_letters;
 use super::{AutoTokenizer, TextError};
 use crate::Result;
 
@@ -304,7 +305,7 @@ impl GgufTokenizer {
         let bos = tokenizer.bos_token().filter(|_| add_bos).map(str::to_owned);
         let eos = tokenizer.eos_token().filter(|_| self.add_eos.unwrap_or(false)).map(str::to_owned);
         if bos.is_some() || eos.is_some() {
-            tokenizer.frame(bos.as_deref(), eos.as_deref())?;
+            tokenizer.frame(bos.as_deref().as_slice(), eos.as_deref().as_slice())?;
         }
         if let Some(template) = self.chat_template {
             tokenizer.set_chat_template(template);
@@ -336,20 +337,4 @@ fn ids_of(tokens: &[String]) -> Result<HashMap<&str, u32>, TextError> {
 /// The crate's own kind of map, with its own strings.
 fn owned(ids: &HashMap<&str, u32>) -> Vocab {
     ids.iter().map(|(token, id)| ((*token).to_owned(), *id)).collect()
-}
-
-/// GPT-2's letter for each byte: printable ones stand for themselves, the others follow from U+0100 on.
-fn byte_letters() -> [char; 256] {
-    let mut letters = ['\0'; 256];
-    let mut next = 0x100;
-    for byte in 0..=255u8 {
-        letters[usize::from(byte)] = match byte {
-            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
-            }
-        };
-    }
-    letters
 }
