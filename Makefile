@@ -1,6 +1,6 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph test isa fixtures bench bench-kernels
+.PHONY: check fmt lint doc graph test isa fixtures bench bench-kernels fuzz
 
 check: fmt lint doc graph test isa
 
@@ -35,3 +35,17 @@ bench:
 # The kernels, as shares of the machine's peak.
 bench-kernels:
 	cargo bench --package toktune-kernels
+
+# The readers of files from outside, each fed with damaged ones for FUZZ_SECONDS. Nothing is installed but cargo-fuzz, and the
+# stable toolchain does: without a sanitizer no unstable flag is needed but for what RUSTC_BOOTSTRAP allows. What is found
+# on the way stays in fuzz/new; what makes a target fail is in fuzz/artifacts.
+FUZZ_SECONDS = 60
+FUZZ_TARGETS = safetensors gguf torch adapter tokenizer template rows
+
+fuzz:
+	command -v cargo-fuzz > /dev/null || cargo install cargo-fuzz --locked
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/new/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target fuzz/new/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=20 || exit 1; \
+	done

@@ -4,7 +4,6 @@ use crate::args::DataArgs;
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
-use std::cell::OnceCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -69,8 +68,8 @@ fn users_cache() -> Option<PathBuf> {
 pub struct Sources {
     /// What is read.
     pub list: Vec<DataSource>,
-    /// The standard input, which can be read once, and is kept for as long as this is.
-    input: OnceCell<NamedTempFile>,
+    /// What can be read once (the standard input, pipes), in files that are kept for as long as this is.
+    kept: Vec<(PathBuf, NamedTempFile)>,
 }
 
 impl Sources {
@@ -87,31 +86,39 @@ impl Sources {
         Ok(sources)
     }
 
-    fn one(&self, text: &str) -> Outcome<DataSource> {
+    fn one(&mut self, text: &str) -> Outcome<DataSource> {
         let failed = |error: DataError| Failure::Usage(format!("--data {error}"));
         if let Some(named) = text.strip_prefix("hf:").filter(|_| !Path::new(text).exists()) {
             return from_hub(DataSource::parse(named).map_err(failed)?);
         }
         let source = DataSource::parse(text).map_err(failed)?;
-        match source.path == Path::new("-") {
-            true => {
-                let path = self.input()?.to_path_buf();
-                Ok(DataSource { path, name: Some("standard input".into()), ..source })
-            }
-            false => Ok(source),
+        let is_input = source.path == Path::new("-");
+        if !is_input && (source.path.is_file() || source.path.is_dir() || !source.path.exists()) {
+            return Ok(source);
         }
+        let shown = if is_input { "standard input".to_owned() } else { source.shown() };
+        let path = self.keep(&source.path, is_input, &shown)?;
+        Ok(DataSource { path, name: Some(shown), ..source })
     }
 
-    /// The standard input in a file: rows are read more than once.
-    fn input(&self) -> Outcome<&Path> {
-        if self.input.get().is_none() {
-            let failed = |error: std::io::Error| Failure::Failed(format!("standard input: {error}"));
-            let mut file = NamedTempFile::new().map_err(failed)?;
-            std::io::copy(&mut std::io::stdin().lock(), &mut file).map_err(failed)?;
-            file.flush().map_err(failed)?;
-            let _ = self.input.set(file);
+    /// A file with what can be read once of `path`: rows are read more than once.
+    fn keep(&mut self, path: &Path, is_input: bool, shown: &str) -> Outcome<PathBuf> {
+        if let Some((_, file)) = self.kept.iter().find(|(kept, _)| kept == path) {
+            return Ok(file.path().to_path_buf());
         }
-        Ok(self.input.get().map_or(Path::new("-"), NamedTempFile::path))
+        let copied = || -> std::io::Result<NamedTempFile> {
+            let mut file = NamedTempFile::new()?;
+            match is_input {
+                true => std::io::copy(&mut std::io::stdin().lock(), &mut file)?,
+                false => std::io::copy(&mut std::fs::File::open(path)?, &mut file)?,
+            };
+            file.flush()?;
+            Ok(file)
+        };
+        let file = copied().map_err(|error| Failure::Failed(format!("{shown}: {error}")))?;
+        let kept = file.path().to_path_buf();
+        self.kept.push((path.to_path_buf(), file));
+        Ok(kept)
     }
 }
 
@@ -174,14 +181,22 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
         result = read(&DataOptions { cache: None, ..options.clone() });
     }
     bar.finish();
-    result.map_err(|error| match (&error, tokenizer) {
+    let data = result.map_err(|error| match (&error, tokenizer) {
         // the data's error cannot know why there is no tokenizer
         (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
             Failure::Failed(format!("{error} ({reason})"))
+        }
+        (Error::Data(DataError::UnknownKeys { at, found, pair: Some((prompt, completion)), .. }), _) => {
+            Failure::Failed(format!(
+                "{at}: found keys {found}; if `{prompt}` is the prompt and `{completion}` its completion, add --prompt-key \
+                 {prompt} --completion-key {completion}"
+            ))
         }
         (Error::Data(DataError::UnknownKeys { .. }), _) => Failure::Failed(format!(
             "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
         )),
         _ => error.into(),
-    })
+    })?;
+    report::chats(&data.notes().chat);
+    Ok(data)
 }

@@ -1,5 +1,6 @@
 //! Why a command ends early, and which of the exit statuses that is.
 
+use crate::fields::in_flags;
 use toktune::Error;
 use toktune::tuners::TunerError;
 
@@ -52,21 +53,17 @@ impl From<Error> for Failure {
                 let rest = message.strip_prefix("target_modules").unwrap_or(&message);
                 Failure::Usage(format!("--lora-target-modules{rest}"))
             }
-            // told by the flag
-            Error::ResumeMismatch { .. } => Failure::Usage(error.to_string().replace(
-                "with resume_anyway it goes on all the same",
-                "--resume-anyway goes on all the same",
-            )),
+            Error::ResumeMismatch { .. } => Failure::Usage(in_flags(&error.to_string())),
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {
-                Failure::Usage(format!("--output: {error}"))
+                Failure::Usage(in_flags(&format!("--output: {error}")))
             }
             Error::DuplicateToken { .. }
             | Error::TokenOutOfRange { .. }
             | Error::NoTokens
             | Error::Isa(_)
             | Error::Threads { .. } => Failure::Usage(error.to_string()),
-            _ => Failure::Failed(error.to_string()),
+            _ => Failure::Failed(in_flags(&error.to_string())),
         }
     }
 }

@@ -14,6 +14,7 @@ mod commands;
 mod config_file;
 mod data;
 mod failure;
+mod fields;
 mod load;
 mod machine;
 mod report;

@@ -1,6 +1,5 @@
 //! Ctrl-C and TERM: the first lets a run end its step and save, the second ends the program at once.
 
-use crate::report;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -38,12 +37,8 @@ impl Signals {
         ENDING.iter().find(|(signal, _)| *signal as usize == came).map(|(_, status)| *status)
     }
 
-    /// As [`status`](Self::status), and tells once what happens now.
-    pub fn asked(&self) -> bool {
-        let asked = self.status().is_some();
-        if asked && !self.told.swap(true, Ordering::Relaxed) {
-            report::note("stopping: the step is done, and is being saved; a second signal ends at once");
-        }
-        asked
+    /// As [`status`](Self::status), but once: what is to be said of a signal is said then.
+    pub fn first_status(&self) -> Option<u8> {
+        self.status().filter(|_| !self.told.swap(true, Ordering::Relaxed))
     }
 }

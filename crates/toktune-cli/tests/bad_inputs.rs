@@ -129,7 +129,7 @@ fn data() {
         &work,
         work.train(&["--token", "w7", "--loss-on", "completion", "--eval-data", "text.jsonl"]),
         1,
-        &["text.jsonl:1: loss on the completion"],
+        &["text.jsonl:1: --loss-on is completion"],
     );
     refused(&work, work.train(&["--token", "w7", "--max-length", "0"]), 1, &["--max-length is 0"]);
 }

@@ -82,6 +82,24 @@ fn generate_renders_conversations() {
 }
 
 #[test]
+fn what_a_chat_template_makes_of_rows_is_said() {
+    let work = trained();
+    let template = "{% for m in messages %}{{ 'w5 ' if m.role == 'assistant' else 'w4 ' }}\
+        {{ m.content if loop.last or m.role == 'user' else m.content|replace('w1', 'w2') }} w6 {% endfor %}\
+        {% if add_generation_prompt %}w5 {% endif %}";
+    work.write("model/chat_template.jinja", template);
+    let turns =
+        r#"{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w1 w1", "reasoning": "w7"}"#;
+    work.write("chat.jsonl", format!("{{\"messages\": [{turns}, {turns}]}}\n"));
+    let told = work.call(&["eval", "--model", "model", "--data", "chat.jsonl"]).ok();
+    for part in
+        ["1 conversation of 1 became several", "ignores `reasoning_content` in 1 of 1 row that has it"]
+    {
+        assert!(told.err.contains(part), "{part}: {}", told.err);
+    }
+}
+
+#[test]
 fn a_merged_model_needs_no_adapter() {
     let work = trained();
     work.call(&["merge", "--model", "model", "--adapter", "out", "--output", "merged"]).ok();

@@ -53,7 +53,13 @@ fn the_same_rows_in_every_file_have_the_same_loss() {
     work.write("keys.jsonl", keys);
     let named = ["keys.jsonl", "--prompt-key", "question", "--completion-key", "answer"];
     assert_eq!(loss(&work, &named), expected);
-    eval(&work, &["keys.jsonl"]).fails(1, &["found keys `question`, `answer`", "--prompt-key"]);
+    eval(&work, &["keys.jsonl"]).fails(
+        1,
+        &[
+            "keys.jsonl:1: found keys `question`, `answer`",
+            "add --prompt-key question --completion-key answer",
+        ],
+    );
     eval(&work, &["train.jsonl:2"]).fails(2, &["train.jsonl:2", "weighted for training alone"]);
     eval(&work, &["train.jsonl:-2"]).fails(2, &["the weight is -2"]);
 }
@@ -69,6 +75,16 @@ fn rows_come_from_the_standard_input() {
     let out = child.wait_with_output().expect("ended");
     let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(found["loss"].as_f64(), Some(expected));
+    // a pipe is read once too
+    #[cfg(unix)]
+    {
+        let pipe = work.path("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let rows = work.read("train.jsonl");
+        let writer = std::thread::spawn(move || std::fs::write(pipe, rows));
+        assert_eq!(loss(&work, &["pipe"]), expected);
+        writer.join().expect("ended").expect("taken");
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The GGUF block formats: decoding runs of whole blocks to `f32`.
 //!
 //! A block holds 32 or 256 small integers and what turns them into weights: one or two half-precision
-//! factors, and in the K formats a small integer factor for each 16 or 32 of them. Every product and sum is
-//! taken in the order that ggml takes them, so the decoded weights are equal to the last bit.
+//! factors, and in the K formats a small integer factor for each 16 or 32 of them; in the formats of [`codebook`]
+//! the integers stand for entries of a table. Every product and sum is taken in the order that ggml takes them, so
+//! the decoded weights are equal to the last bit.
 //!
 //! The loops run over arrays of fixed length and have no branches, which is what lets the compiler vectorise
 //! them.
@@ -10,6 +11,9 @@
 use crate::isa::multiversion;
 use crate::weight::WeightType;
 
+mod codebook;
+mod grids;
+mod ternary;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +31,26 @@ pub fn decode(dtype: WeightType, data: &[u8], out: &mut [f32]) {
         WeightType::Q5_0 => q5_0(data, out),
         WeightType::Q5_1 => q5_1(data, out),
         WeightType::Q8_0 => q8_0(data, out),
+        WeightType::Q2K => q2_k(data, out),
+        WeightType::Q3K => q3_k(data, out),
         WeightType::Q4K => q4_k(data, out),
         WeightType::Q5K => q5_k(data, out),
         WeightType::Q6K => q6_k(data, out),
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => panic!("{dtype} is no block type"),
+        WeightType::Iq1S => codebook::iq1_s(data, out),
+        WeightType::Iq1M => codebook::iq1_m(data, out),
+        WeightType::Iq2Xxs => codebook::iq2_xxs(data, out),
+        WeightType::Iq2Xs => codebook::iq2_xs(data, out),
+        WeightType::Iq2S => codebook::iq2_s(data, out),
+        WeightType::Iq3Xxs => codebook::iq3_xxs(data, out),
+        WeightType::Iq3S => codebook::iq3_s(data, out),
+        WeightType::Iq4Nl => codebook::iq4_nl(data, out),
+        WeightType::Iq4Xs => codebook::iq4_xs(data, out),
+        WeightType::Tq1_0 => ternary::tq1_0(data, out),
+        WeightType::Tq2_0 => ternary::tq2_0(data, out),
+        WeightType::Mxfp4 => codebook::mxfp4(data, out),
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::F8E4M3 | WeightType::F8E5M2 => {
+            panic!("{dtype} is no block type")
+        }
     }
 }
 
@@ -146,6 +166,51 @@ multiversion! {
             let (d, q) = (half_at(block, 0), bytes_at::<32>(block, 2));
             for i in 0..32 {
                 out[i] = q[i] as i8 as i32 as f32 * d;
+            }
+        }
+    }
+}
+
+multiversion! {
+    up to avx2:
+    /// Sixteen 4-bit scales and minima, 64 bytes of four 2-bit numbers each, scale, scale of the minima. Of each 32
+    /// bytes the first numbers are a run of 32 weights with two scales and minima, then the second ones and so on.
+    fn q2_k(data: &[u8], out: &mut [f32]) {
+        for (block, out) in data.as_chunks::<84>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+            let (d, d_min) = (half_at(block, 80), half_at(block, 82));
+            for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let (half, run, side) = (part / 8, part / 2 % 4, part % 2);
+                let q = bytes_at::<16>(block, 16 + 32 * half + 16 * side);
+                let scale = d * (block[part] & 15) as f32;
+                let min = d_min * (block[part] >> 4) as f32;
+                for i in 0..16 {
+                    out[i] = (q[i] >> (2 * run) & 3) as i32 as f32 * scale - min;
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    up to avx2:
+    /// 32 bytes of third bits, 64 bytes of four 2-bit numbers each in runs as in `q2_k`, sixteen packed 6-bit scales
+    /// less 32, scale. Bit `r` of byte `i` belongs to weight `i` of run `r`; where it is not set, the number is less 4.
+    /// The scales' low halves are the halves of eight bytes, their top two bits those of four bytes, the first of each
+    /// first.
+    fn q3_k(data: &[u8], out: &mut [f32]) {
+        for (block, out) in data.as_chunks::<110>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+            let (d, packed) = (half_at(block, 108), bytes_at::<12>(block, 96));
+            for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let (half, run, side) = (part / 8, part / 2, part % 2);
+                let third = bytes_at::<16>(block, 16 * side);
+                let q = bytes_at::<16>(block, 32 + 32 * half + 16 * side);
+                let low = packed[part % 8] >> (4 * (part / 8)) & 15;
+                let top = packed[8 + part % 4] >> (2 * (part / 4)) & 3;
+                let scale = d * ((low | top << 4) as i32 - 32) as f32;
+                for i in 0..16 {
+                    let number = (q[i] >> (2 * (run % 4)) & 3) | (third[i] >> run & 1) << 2;
+                    out[i] = (number as i32 - 4) as f32 * scale;
+                }
             }
         }
     }

@@ -24,6 +24,7 @@ pub mod blocks;
 pub mod cross_entropy;
 pub mod disentangled;
 pub mod embedding;
+mod fp8;
 pub mod gated;
 pub mod gated_mlp;
 mod gemm;
@@ -44,4 +45,4 @@ pub mod weight;
 
 pub use isa::Isa;
 pub use product::{Precision, has_fast_bf16};
-pub use weight::{Matrix, RowOrder, TokenTable, Weight, WeightError, WeightType};
+pub use weight::{Matrix, RowOrder, Scales, TokenTable, Weight, WeightError, WeightType};

@@ -3,7 +3,7 @@
 //! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
 //! This module owns the types and the panels; the GGUF block formats are in [`crate::blocks`].
 
-use crate::blocks;
+use crate::{blocks, fp8};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
@@ -27,17 +27,49 @@ pub enum WeightType {
     Q5_1,
     /// GGUF: 32 8-bit weights with a scale.
     Q8_0,
+    /// GGUF: 256 2-bit weights, sixteen 4-bit scales and minima.
+    Q2K,
+    /// GGUF: 256 3-bit weights, sixteen 6-bit scales.
+    Q3K,
     /// GGUF: 256 4-bit weights, eight 6-bit scales and minima.
     Q4K,
     /// GGUF: 256 5-bit weights, eight 6-bit scales and minima.
     Q5K,
     /// GGUF: 256 6-bit weights, sixteen 8-bit scales.
     Q6K,
+    /// GGUF: 256 weights by a table of 2048 times eight, eight 3-bit scales.
+    Iq1S,
+    /// GGUF: 256 weights by a table of 2048 times eight, sixteen 3-bit scales.
+    Iq1M,
+    /// GGUF: 256 weights by a table of 256 times eight, eight 4-bit scales.
+    Iq2Xxs,
+    /// GGUF: 256 weights by a table of 512 times eight, sixteen 4-bit scales.
+    Iq2Xs,
+    /// GGUF: 256 weights by a table of 1024 times eight, sixteen 4-bit scales.
+    Iq2S,
+    /// GGUF: 256 weights by a table of 256 times four, eight 4-bit scales.
+    Iq3Xxs,
+    /// GGUF: 256 weights by a table of 512 times four, eight 4-bit scales.
+    Iq3S,
+    /// GGUF: 32 weights by a table of 16, with a scale.
+    Iq4Nl,
+    /// GGUF: 256 weights by a table of 16, eight 6-bit scales.
+    Iq4Xs,
+    /// GGUF: 256 weights of three values, five in a byte, with a scale.
+    Tq1_0,
+    /// GGUF: 256 weights of three values, four in a byte, with a scale.
+    Tq2_0,
+    /// GGUF: 32 4-bit floats with a power of two.
+    Mxfp4,
+    /// 8-bit floats with three bits of mantissa, which need [`Scales`].
+    F8E4M3,
+    /// 8-bit floats with two bits of mantissa, which need [`Scales`].
+    F8E5M2,
 }
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [WeightType; 11] = [
+    pub const ALL: [WeightType; 27] = [
         WeightType::F32,
         WeightType::F16,
         WeightType::BF16,
@@ -46,36 +78,72 @@ impl WeightType {
         WeightType::Q5_0,
         WeightType::Q5_1,
         WeightType::Q8_0,
+        WeightType::Q2K,
+        WeightType::Q3K,
         WeightType::Q4K,
         WeightType::Q5K,
         WeightType::Q6K,
+        WeightType::Iq1S,
+        WeightType::Iq1M,
+        WeightType::Iq2Xxs,
+        WeightType::Iq2Xs,
+        WeightType::Iq2S,
+        WeightType::Iq3Xxs,
+        WeightType::Iq3S,
+        WeightType::Iq4Nl,
+        WeightType::Iq4Xs,
+        WeightType::Tq1_0,
+        WeightType::Tq2_0,
+        WeightType::Mxfp4,
+        WeightType::F8E4M3,
+        WeightType::F8E5M2,
     ];
+
+    /// The types that a GGUF file can have: all but the 8-bit floats.
+    pub const GGUF: &'static [WeightType] = WeightType::ALL.split_at(25).0;
+
+    /// The name, weights in a block and bytes of a block.
+    #[rustfmt::skip]
+    const fn layout(self) -> (&'static str, usize, usize) {
+        match self {
+            WeightType::F32 => ("F32", 1, 4),
+            WeightType::F16 => ("F16", 1, 2),
+            WeightType::BF16 => ("BF16", 1, 2),
+            WeightType::Q4_0 => ("Q4_0", 32, 18),
+            WeightType::Q4_1 => ("Q4_1", 32, 20),
+            WeightType::Q5_0 => ("Q5_0", 32, 22),
+            WeightType::Q5_1 => ("Q5_1", 32, 24),
+            WeightType::Q8_0 => ("Q8_0", 32, 34),
+            WeightType::Q2K => ("Q2_K", 256, 84),
+            WeightType::Q3K => ("Q3_K", 256, 110),
+            WeightType::Q4K => ("Q4_K", 256, 144),
+            WeightType::Q5K => ("Q5_K", 256, 176),
+            WeightType::Q6K => ("Q6_K", 256, 210),
+            WeightType::Iq1S => ("IQ1_S", 256, 50),
+            WeightType::Iq1M => ("IQ1_M", 256, 56),
+            WeightType::Iq2Xxs => ("IQ2_XXS", 256, 66),
+            WeightType::Iq2Xs => ("IQ2_XS", 256, 74),
+            WeightType::Iq2S => ("IQ2_S", 256, 82),
+            WeightType::Iq3Xxs => ("IQ3_XXS", 256, 98),
+            WeightType::Iq3S => ("IQ3_S", 256, 110),
+            WeightType::Iq4Nl => ("IQ4_NL", 32, 18),
+            WeightType::Iq4Xs => ("IQ4_XS", 256, 136),
+            WeightType::Tq1_0 => ("TQ1_0", 256, 54),
+            WeightType::Tq2_0 => ("TQ2_0", 256, 66),
+            WeightType::Mxfp4 => ("MXFP4", 32, 17),
+            WeightType::F8E4M3 => ("F8_E4M3", 1, 1),
+            WeightType::F8E5M2 => ("F8_E5M2", 1, 1),
+        }
+    }
 
     /// Weights in a block; 1 for the plain types.
     pub const fn block_len(self) -> usize {
-        match self {
-            WeightType::F32 | WeightType::F16 | WeightType::BF16 => 1,
-            WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q8_0 => {
-                32
-            }
-            WeightType::Q4K | WeightType::Q5K | WeightType::Q6K => 256,
-        }
+        self.layout().1
     }
 
     /// Bytes of a block.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            WeightType::F32 => 4,
-            WeightType::F16 | WeightType::BF16 => 2,
-            WeightType::Q4_0 => 18,
-            WeightType::Q4_1 => 20,
-            WeightType::Q5_0 => 22,
-            WeightType::Q5_1 => 24,
-            WeightType::Q8_0 => 34,
-            WeightType::Q4K => 144,
-            WeightType::Q5K => 176,
-            WeightType::Q6K => 210,
-        }
+        self.layout().2
     }
 
     /// Bytes of `rows` rows of `cols` weights; `None` when `cols` is no multiple of the block or the size overflows.
@@ -88,19 +156,7 @@ impl WeightType {
 
     /// The name GGUF and safetensors use (`F32`, `BF16`, `Q4_K`).
     pub const fn name(self) -> &'static str {
-        match self {
-            WeightType::F32 => "F32",
-            WeightType::F16 => "F16",
-            WeightType::BF16 => "BF16",
-            WeightType::Q4_0 => "Q4_0",
-            WeightType::Q4_1 => "Q4_1",
-            WeightType::Q5_0 => "Q5_0",
-            WeightType::Q5_1 => "Q5_1",
-            WeightType::Q8_0 => "Q8_0",
-            WeightType::Q4K => "Q4_K",
-            WeightType::Q5K => "Q5_K",
-            WeightType::Q6K => "Q6_K",
-        }
+        self.layout().0
     }
 }
 
@@ -176,6 +232,15 @@ pub enum WeightError {
         /// The bytes there are.
         found: usize,
     },
+    /// There are not as many scales as the weights have blocks, or a block has no weights.
+    Scales {
+        /// Rows and columns of the matrix.
+        shape: [usize; 2],
+        /// Rows and columns of a block.
+        block: [usize; 2],
+        /// Scales that there are.
+        found: usize,
+    },
     /// The rows do not divide into heads of an even number of rows.
     Heads {
         /// Rows of the matrix.
@@ -212,6 +277,9 @@ impl fmt::Display for WeightError {
             WeightError::Size { expected: None, found } => {
                 write!(f, "a shape too large for memory, in {found} bytes")
             }
+            WeightError::Scales { shape, block, found } => {
+                write!(f, "{found} scales for {shape:?} weights in blocks of {block:?}")
+            }
             WeightError::Heads { rows, head_dim } => {
                 write!(f, "{rows} rows are no whole number of heads of {head_dim}")
             }
@@ -241,6 +309,44 @@ pub trait Matrix: Sync {
     fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
 }
 
+/// What the weights of an 8-bit type are multiplied with: one number for each block of rows and columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales<'a> {
+    /// One for each block, row by row; blocks at the end may be cut off by the matrix.
+    pub values: &'a [f32],
+    /// Rows and columns of a block.
+    pub block: [usize; 2],
+    /// Rows of the first block that lie before the matrix, when that is a part of a larger one.
+    pub skipped: usize,
+}
+
+impl Scales<'_> {
+    /// Whether these are the scales of a matrix of this shape.
+    fn fit(&self, rows: usize, cols: usize) -> bool {
+        let Some(rows) = rows.checked_add(self.skipped) else { return false };
+        let [height, width] = self.block;
+        height > 0
+            && width > 0
+            && self.skipped < height
+            && rows.div_ceil(height).checked_mul(cols.div_ceil(width)) == Some(self.values.len())
+    }
+
+    /// Multiplies columns of row `row` of a matrix of `width` columns, `first` being the first of them.
+    fn apply(&self, row: usize, width: usize, first: usize, out: &mut [f32]) {
+        let across = width.div_ceil(self.block[1]);
+        let of_row = &self.values[(row + self.skipped) / self.block[0] * across..][..across];
+        let mut at = first;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let end = (at / self.block[1] + 1) * self.block[1];
+            let (part, behind) = rest.split_at_mut(rest.len().min(end - at));
+            let scale = of_row[at / self.block[1]];
+            part.iter_mut().for_each(|x| *x *= scale);
+            (at, rest) = (end, behind);
+        }
+    }
+}
+
 /// A borrowed weight in its stored type.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
@@ -249,6 +355,7 @@ pub struct Weight<'a> {
     rows: usize,
     cols: usize,
     order: RowOrder,
+    scales: Option<Scales<'a>>,
 }
 
 impl<'a> Weight<'a> {
@@ -281,7 +388,19 @@ impl<'a> Weight<'a> {
                 return Err(WeightError::Groups { rows, groups, queries, head_dim });
             }
         }
-        Ok(Self { dtype, data, rows, cols, order })
+        Ok(Self { dtype, data, rows, cols, order, scales: None })
+    }
+
+    /// The same weight, multiplied with `scales`, block by block of its rows as they are stored.
+    ///
+    /// # Errors
+    /// There are more or fewer scales than blocks, or a block is empty.
+    pub fn scaled(self, scales: Scales<'a>) -> Result<Self, WeightError> {
+        if !scales.fit(self.rows, self.cols) {
+            let (shape, block) = ([self.rows, self.cols], scales.block);
+            return Err(WeightError::Scales { shape, block, found: scales.values.len() });
+        }
+        Ok(Self { scales: Some(scales), ..self })
     }
 
     /// The stored type.
@@ -323,8 +442,12 @@ impl Matrix for Weight<'_> {
         let row_bytes = self.cols / block_len * block_bytes;
         let within = cols.start / block_len * block_bytes..cols.end / block_len * block_bytes;
         for (out, row) in panel.chunks_exact_mut(cols.len()).zip(rows) {
-            let stored = &self.data[self.order.stored(row) * row_bytes..][..row_bytes];
+            let row = self.order.stored(row);
+            let stored = &self.data[row * row_bytes..][..row_bytes];
             decode_run(self.dtype, &stored[within.clone()], out);
+            if let Some(scales) = &self.scales {
+                scales.apply(row, self.cols, cols.start, out);
+            }
         }
     }
 }
@@ -335,6 +458,8 @@ fn decode_run(dtype: WeightType, data: &[u8], out: &mut [f32]) {
         WeightType::F32 => decode_f32(data, out),
         WeightType::F16 => decode_f16(data, out),
         WeightType::BF16 => decode_bf16(data, out),
+        WeightType::F8E4M3 => fp8::e4m3(data, out),
+        WeightType::F8E5M2 => fp8::e5m2(data, out),
         _ => blocks::decode(dtype, data, out),
     }
 }
@@ -368,7 +493,7 @@ fn decode_f16(data: &[u8], out: &mut [f32]) {
 
 /// Rounds `f32` rows into `dtype` (`F32`, `F16` or `BF16`), to nearest even, for writing trained rows into a checkpoint.
 ///
-/// Returns `None` for the block types, which are not written.
+/// Returns `None` for the other types, which are not written.
 pub fn encode(dtype: WeightType, rows: &[f32]) -> Option<Vec<u8>> {
     match dtype {
         WeightType::F32 => Some(rows.iter().flat_map(|x| x.to_le_bytes()).collect()),
@@ -504,6 +629,38 @@ mod tests {
                     (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
                 assert_eq!(part, expected, "rows {start}..{end}");
             }
+        }
+    }
+
+    #[test]
+    fn scales_belong_to_blocks_whatever_the_panel() {
+        // 1.0 and 2.0 in E4M3
+        let data: Vec<u8> = (0..35).map(|i| if i % 2 == 0 { 0x38 } else { 0x40 }).collect();
+        let values: Vec<f32> = (0..6).map(|i| 10f32.powi(i)).collect();
+        let whole = |skipped| {
+            let weight = Weight::new(WeightType::F8E4M3, &data, 5, 7, RowOrder::Plain).expect("valid");
+            weight.scaled(Scales { values: &values, block: [3, 3], skipped }).expect("valid")
+        };
+        for skipped in [0, 1] {
+            let expected = |row: usize, col: usize| {
+                let scale = values[(row + skipped) / 3 * 3 + col / 3];
+                scale * if (row * 7 + col).is_multiple_of(2) { 1.0 } else { 2.0 }
+            };
+            for (rows, cols) in [(0..5, 0..7), (1..4, 2..7), (4..5, 5..6), (2..3, 3..3)] {
+                let mut panel = vec![f32::NAN; rows.len() * cols.len()];
+                whole(skipped).decode(rows.clone(), cols.clone(), &mut panel);
+                let wanted: Vec<f32> = rows
+                    .flat_map(|row| cols.clone().map(move |col| (row, col)))
+                    .map(|(r, c)| expected(r, c))
+                    .collect();
+                assert_eq!(panel, wanted);
+            }
+        }
+        let weight = whole(0);
+        for (count, block, skipped) in [(5, [3, 3], 0), (6, [0, 3], 0), (6, [3, 0], 0), (6, [3, 3], 3)] {
+            let scales = Scales { values: &values[..count], block, skipped };
+            let error = weight.scaled(scales).expect_err("no such scales");
+            assert_eq!(error, WeightError::Scales { shape: [5, 7], block, found: count });
         }
     }
 

@@ -5,6 +5,17 @@ use std::path::PathBuf;
 /// The result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A setting that is another one than in the run that is resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedSetting {
+    /// Its name.
+    pub name: String,
+    /// What it was.
+    pub was: String,
+    /// What it is.
+    pub is: String,
+}
+
 /// What can go wrong. Every message names the file, tensor, module or option concerned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -176,12 +187,12 @@ pub enum Error {
         found: String,
     },
     /// A checkpoint belongs to a run with other settings or data.
-    #[error("{path}: the run was begun otherwise: {}; with resume_anyway it goes on all the same", listed(.changes))]
+    #[error("{path}: the run was begun otherwise: {}; with `resume_anyway` it goes on all the same", listed(.changes))]
     ResumeMismatch {
         /// The checkpoint's state.
         path: PathBuf,
         /// What is different.
-        changes: Vec<crate::train::ChangedSetting>,
+        changes: Vec<ChangedSetting>,
     },
     /// A checkpoint that cannot be read.
     #[error("{path} is damaged: {source}; {}", offered(.before.as_deref(), .path))]
@@ -219,7 +230,7 @@ pub enum Error {
     },
     /// The output folder is in use.
     #[error("{folder} is not empty: it holds {}{}", .holds.join(", "),
-        if *.is_run { "; go on with that run by --resume, or choose another folder" } else { "" })]
+        if *.is_run { "; go on with that run by `resume`, or choose another folder" } else { "" })]
     OutputNotEmpty {
         /// The folder.
         folder: PathBuf,
@@ -338,9 +349,9 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
 }
 
 /// Settings that are others now, for a message.
-fn listed(changes: &[crate::train::ChangedSetting]) -> String {
+fn listed(changes: &[ChangedSetting]) -> String {
     let told = changes.iter().map(|change| {
-        let crate::train::ChangedSetting { name, was, is } = change;
+        let ChangedSetting { name, was, is } = change;
         format!("{name} was {}, is {} now", shortened(was), shortened(is))
     });
     told.collect::<Vec<_>>().join("; ")

@@ -28,7 +28,7 @@
 //! | [`weights`] | frozen weights: mapped safetensors and GGUF |
 //! | [`ops`] | operations with a gradient, on candle tensors |
 //! | [`text`] | tokenizers, added tokens, chat templates |
-//! | [`data`] | rows of training data, ragged batches |
+//! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
 //! | [`runtime`] | the instruction set and the threads |
@@ -67,3 +67,8 @@ pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// The example in the page on data, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/data.md")]
+pub struct DataPage;

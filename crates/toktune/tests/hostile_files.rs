@@ -4,11 +4,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
-use toktune::weights::{Bytes, Checkpoint, Gguf, Pytorch, RowOrder, Safetensors};
+use toktune::weights::{Bytes, Checkpoint, Gguf, Pytorch, Safetensors};
 
+#[path = "common/read_all.rs"]
+mod read_all;
 #[path = "../src/weights/testing.rs"]
 #[allow(dead_code, missing_docs)]
 mod testing;
+use read_all::read_all;
 use testing::{GgufBytes, Random, TorchFile, array, safetensors_f32, text};
 
 /// The system's allocator, which notes the largest request of each thread.
@@ -39,28 +42,6 @@ static ALLOCATOR: Noting = Noting;
 
 /// Well above what the small files here need, well below what any of their counts could ask for.
 const MOST: usize = 1 << 20;
-
-/// Reads everything there is in a checkpoint, if it opens.
-fn read_all(checkpoint: toktune::Result<Checkpoint>) -> bool {
-    let Ok(checkpoint) = checkpoint else { return false };
-    checkpoint.total_bytes();
-    checkpoint.total_parameters();
-    for name in checkpoint.names() {
-        match checkpoint.shape(name) {
-            Some([len]) => drop(checkpoint.vector(name, *len)),
-            Some([rows, cols]) => {
-                for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim: 2 }] {
-                    if let Ok(matrix) = checkpoint.matrix(name, *rows, *cols, order) {
-                        // A row of no bytes may be repeated any number of times.
-                        matrix.decode_rows(0..matrix.rows().min(8));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    true
-}
 
 /// `bytes` with one to four changes: a byte replaced, a bit flipped, eight bytes replaced by a number that is
 /// often a limit, a part removed or repeated, or the end cut off.
@@ -120,6 +101,8 @@ fn damaged_gguf_files() {
         .pair("nested", 9, &array(9, 2, &[array(0, 2, &[1, 2]), array(7, 1, &[1])].concat()))
         .tensor("token_embd.weight", &[32, 4], 8, &[1; 136])
         .tensor("blk.0.attn_q.weight", &[256, 2], 12, &[2; 288])
+        .tensor("blk.0.attn_k.weight", &[256, 2], 23, &[3; 272])
+        .tensor("blk.0.attn_v.weight", &[256, 2], 29, &[255; 112])
         .tensor("output_norm.weight", &[4], 0, &[0; 16])
         .build();
     survive(&sound, 6000, |bytes| Gguf::from_bytes(Path::new("m.gguf"), bytes).map(Checkpoint::Gguf));
@@ -137,9 +120,9 @@ fn damaged_safetensors_files() {
     });
 }
 
-#[test]
-fn damaged_torch_files() {
-    let sound = TorchFile::new()
+/// A file of torch with what such files can have.
+fn torch_file() -> TorchFile {
+    TorchFile::new()
         .f32("model.embed_tokens.weight", &[4, 2], &[1.0; 8])
         .tensor("lm_head.weight", "FloatStorage", 0, 0, &[4, 2], &[2, 1])
         .tensor("transposed", "FloatStorage", 0, 2, &[2, 3], &[1, 2])
@@ -149,6 +132,42 @@ fn damaged_torch_files() {
         .tensor("position_ids", "LongStorage", 1, 0, &[1, 2], &[2, 1])
         .tensor("other", "ComplexFloatStorage", 1, 0, &[2], &[1])
         .value("step", b"K\x01")
-        .build();
-    survive(&sound, 12000, |bytes| Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch));
+}
+
+#[test]
+fn damaged_torch_files() {
+    survive(&torch_file().build(), 12000, |bytes| {
+        Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch)
+    });
+}
+
+#[test]
+fn damaged_torch_files_of_before_1_6() {
+    survive(&torch_file().build_stream(&[4, 8]), 12000, |bytes| {
+        Pytorch::from_bytes(Path::new("m.bin"), bytes).map(Checkpoint::Pytorch)
+    });
+}
+
+#[test]
+fn damaged_parts_of_gguf_files() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |number: u16| folder.path().join(format!("m-{number:05}-of-00002.gguf"));
+    let part = |number: u16| {
+        GgufBytes::new()
+            .pair("split.no", 2, &number.to_le_bytes())
+            .pair("split.count", 2, &2u16.to_le_bytes())
+            .pair("split.tensors.count", 5, &4i32.to_le_bytes())
+            .tensor(&format!("blk.{number}.a"), &[256, 2], 11, &[2; 220])
+            .tensor(&format!("blk.{number}.b"), &[32, 2], 39, &[1; 34])
+            .build()
+    };
+    for damaged in [0, 1] {
+        std::fs::write(path(2 - damaged), part(1 - damaged)).expect("written");
+        // written anew and not in place: what is mapped must stay as it is
+        survive(&part(damaged), 1500, |bytes| {
+            std::fs::remove_file(path(1 + damaged)).ok();
+            std::fs::write(path(1 + damaged), &*bytes).expect("written");
+            Checkpoint::open(&path(1))
+        });
+    }
 }

@@ -236,7 +236,7 @@ fn a_folder_in_use_is_refused_and_left_alone() {
     let out = folder.path().join("out");
     train(arguments(&out, 1), &mut ()).expect("a run");
     let message = train(arguments(&out, 1), &mut ()).expect_err("an earlier run").to_string();
-    assert!(message.contains("--resume"), "{message}");
+    assert!(message.contains("`resume`"), "{message}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use toktune::Device;
 use toktune::config::{CONFIG_FILE, LoraConfig, PeftConfig};
-use toktune::tuners::ADAPTER_FILE;
+use toktune::tuners::adapter_file;
 use toktune::weights::{Checkpoint, RowOrder};
 
 /// Tokens of an adapter that are listed one by one.
@@ -21,7 +21,7 @@ const ROWS: &str = "trainable_tokens_delta";
 /// Reads the configuration and the tensors; `base` is a model whose tokenizer spells the tokens.
 pub(super) fn look(folder: &Path, base: Option<&str>) -> Outcome<Found> {
     let config = PeftConfig::from_pretrained(folder)?;
-    let stored = Checkpoint::open(&folder.join(ADAPTER_FILE))?;
+    let stored = Checkpoint::open(&adapter_file(folder))?;
     let tokenizer = match load::adapter_tokenizer(folder)? {
         Some(own) => Some(own),
         None => base.map(|name| load::model(name, &Device::Cpu)).transpose()?.and_then(|(_, t)| t.ok()),

@@ -1,5 +1,6 @@
 //! Everything that is written for people, and the JSON lines for programs.
 
+mod chats;
 mod evaluation;
 mod format;
 mod header;
@@ -10,6 +11,7 @@ mod rows;
 mod style;
 mod table;
 
+pub use chats::chats;
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural};
 pub use header::{Header, LoraLine, TokenLine};
@@ -56,7 +58,7 @@ pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
 
 /// A message that does not fill the terminal with what it repeats.
 fn shortened(message: &str) -> String {
-    const MOST: usize = 4000;
+    const MOST: usize = 2000;
     let length = message.chars().count();
     if length <= MOST {
         return message.to_owned();
@@ -90,7 +92,7 @@ mod tests {
         let long = format!("begin{}end", "x".repeat(5000));
         let short = shortened(&long);
         assert!(
-            short.chars().count() < 4100 && short.starts_with("begin") && short.ends_with("end"),
+            short.chars().count() < 2100 && short.starts_with("begin") && short.ends_with("end"),
             "{short}"
         );
     }

@@ -91,6 +91,14 @@ impl<'a> Progress<'a> {
         };
     }
 
+    /// Says something on the standard error, above the bar.
+    fn aside(&self, tell: impl FnOnce()) {
+        match &self.mode {
+            Mode::Terminal(bar) => bar.suspend(tell),
+            _ => tell(),
+        }
+    }
+
     /// A JSON line.
     pub fn json(&self, value: &Value) {
         let _ = json_line(value);
@@ -150,7 +158,12 @@ impl TrainerCallback for Progress<'_> {
     }
 
     fn on_step_end(&mut self, log: &StepLog, control: &mut TrainerControl) {
-        control.should_training_stop |= self.signals.asked();
+        control.should_training_stop |= self.signals.status().is_some();
+        if self.signals.first_status().is_some() {
+            self.aside(|| {
+                super::note("stopping: the step is done, and is being saved; a second signal ends at once")
+            });
+        }
         self.seconds += log.seconds;
         if let Mode::Terminal(bar) = &self.mode {
             let taken = log.step + 1 - self.first.unwrap_or(log.step);
@@ -215,10 +228,7 @@ impl TrainerCallback for Progress<'_> {
             )),
             other => super::warning(&format!("{other:?}")),
         };
-        match &self.mode {
-            Mode::Terminal(bar) => bar.suspend(tell),
-            _ => tell(),
-        }
+        self.aside(tell);
     }
 
     fn on_save(&mut self, folder: &Path) {

@@ -5,22 +5,21 @@ use crate::testing::{assert_close, each_isa, random};
 use crate::weight::{Matrix, RowOrder, Weight};
 use half::f16;
 
-const BLOCK_TYPES: [WeightType; 8] = [
-    WeightType::Q4_0,
-    WeightType::Q4_1,
-    WeightType::Q5_0,
-    WeightType::Q5_1,
-    WeightType::Q8_0,
-    WeightType::Q4K,
-    WeightType::Q5K,
-    WeightType::Q6K,
-];
+/// The types of blocks: all but the plain ones.
+fn block_types() -> impl Iterator<Item = WeightType> {
+    WeightType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1)
+}
 
 /// Where a block of this type has half-precision numbers.
 fn halves(dtype: WeightType) -> &'static [usize] {
     match dtype {
         WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::Q2K => &[80, 82],
+        WeightType::Q3K => &[108],
         WeightType::Q6K => &[208],
+        WeightType::Tq1_0 => &[52],
+        WeightType::Tq2_0 => &[64],
+        WeightType::Iq1M | WeightType::Mxfp4 => &[],
         _ => &[0],
     }
 }
@@ -34,6 +33,12 @@ fn random_blocks(dtype: WeightType, count: usize, seed: u64) -> Vec<u8> {
     for (block, factors) in data.chunks_exact_mut(size).zip(factors.chunks_exact(2)) {
         for (at, factor) in halves(dtype).iter().zip(factors) {
             block[*at..at + 2].copy_from_slice(&f16::from_f32(factor / 16.0).to_le_bytes());
+        }
+        match dtype {
+            // the top half of the last number is that of the factor: below one
+            WeightType::Iq1M => block[55] = block[55] & 0x8F | 0x20,
+            WeightType::Mxfp4 => block[0] = 100 + block[0] % 28,
+            _ => {}
         }
     }
     data
@@ -88,14 +93,115 @@ fn reference(dtype: WeightType, block: &[u8], i: usize) -> f64 {
             let high = bits(block, 128 + 32 * n + l, 2 * run, 2);
             half(block, 208) * (block[192 + i / 16] as i8) as f64 * ((low + 16 * high) as f64 - 32.0)
         }
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => panic!("no block type"),
+        WeightType::Q2K => {
+            let q = bits(block, 16 + 32 * (i / 128) + i % 32, 2 * (i / 32 % 4), 2) as f64;
+            let (scale, min) = (bits(block, i / 16, 0, 4) as f64, bits(block, i / 16, 4, 4) as f64);
+            half(block, 80) * scale * q - half(block, 82) * min
+        }
+        WeightType::Q3K => {
+            let q = bits(block, 32 + 32 * (i / 128) + i % 32, 2 * (i / 32 % 4), 2) as f64;
+            let less = 4.0 - 4.0 * bits(block, i % 32, i / 32, 1) as f64;
+            let g = i / 16;
+            let scale =
+                bits(block, 96 + g % 8, 4 * (g / 8), 4) + (bits(block, 104 + g % 4, 2 * (g / 4), 2) << 4);
+            half(block, 108) * (scale as f64 - 32.0) * (q - less)
+        }
+        _ => table_reference(dtype, block, i),
+    }
+}
+
+/// Weight `i` of a block of a format with a table, or of three values.
+fn table_reference(dtype: WeightType, block: &[u8], i: usize) -> f64 {
+    let iq4 = |q: u64| {
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113][q as usize] as f64
+    };
+    let eight = |grid: &[u16], index: u64, values: [f64; 3]| {
+        values[(grid[index as usize] >> (2 * (i % 8)) & 3) as usize]
+    };
+    let four = |grid: &[u16], index: u64| (grid[index as usize] >> (4 * (i % 4)) & 7) as f64;
+    let sign = |negative: bool| if negative { -1.0 } else { 1.0 };
+    // the sign of a weight of eight from seven bits, the last one making their number even
+    let of_seven = |seven: u64| match i % 8 {
+        7 => sign(seven.count_ones() % 2 == 1),
+        at => sign(seven >> at & 1 == 1),
+    };
+    let (low, mid, odd) = ([8.0, 25.0, 43.0], i / 8, |at: usize, g: usize| bits(block, at, 4 * g, 4) as f64);
+    match dtype {
+        WeightType::Iq4Nl => half(block, 0) * iq4(bits(block, 2 + i % 16, 4 * (i / 16), 4)),
+        WeightType::Iq4Xs => {
+            let g = i / 32;
+            let scale = odd(4, g) + 16.0 * bits(block, 2, 2 * g, 2) as f64 - 32.0;
+            half(block, 0) * scale * iq4(bits(block, 8 + 16 * g + i % 16, 4 * (i % 32 / 16), 4))
+        }
+        WeightType::Mxfp4 => {
+            let q = bits(block, 1 + i % 16, 4 * (i / 16), 4);
+            let (exponent, odd) = ((q >> 1 & 3) as i32, (q & 1) as f64 / 2.0);
+            let size = if exponent == 0 { odd } else { (1.0 + odd) * 2f64.powi(exponent - 1) };
+            sign(q >= 8) * size * 2f64.powi(block[0] as i32 - 127)
+        }
+        WeightType::Iq2Xxs => {
+            let at = 2 + 8 * (i / 32);
+            let entry = eight(&grids::IQ2_XXS, block[at + mid % 4] as u64, low);
+            let scale = (bits(block, at + 4, 28, 4) as f64 + 0.5) / 4.0;
+            half(block, 0) * scale * entry * of_seven(bits(block, at + 4, 7 * (mid % 4), 7))
+        }
+        WeightType::Iq2Xs => {
+            let entry = eight(&grids::IQ2_XS, bits(block, 2 + 2 * mid, 0, 9), low);
+            half(block, 0) * (odd(66, i / 16) + 0.5) / 4.0 * entry * of_seven(bits(block, 2 + 2 * mid, 9, 7))
+        }
+        WeightType::Iq2S => {
+            let index = block[2 + mid] as u64 + (bits(block, 66, 2 * mid, 2) << 8);
+            let entry = eight(&grids::IQ2_S, index, low) * sign(bits(block, 34, i, 1) == 1);
+            half(block, 0) * (odd(74, i / 16) + 0.5) / 4.0 * entry
+        }
+        WeightType::Iq3Xxs => {
+            let q = four(&grids::IQ3_XXS, block[2 + i / 4] as u64);
+            let entry = if q == 7.0 { 62.0 } else { 8.0 * q + 4.0 };
+            let at = 66 + 4 * (i / 32);
+            let scale = (bits(block, at, 28, 4) as f64 + 0.5) / 2.0;
+            half(block, 0) * scale * entry * of_seven(bits(block, at, 7 * (mid % 4), 7))
+        }
+        WeightType::Iq3S => {
+            let index = block[2 + i / 4] as u64 + (bits(block, 66, i / 4, 1) << 8);
+            let entry = (2.0 * four(&grids::IQ3_S, index) + 1.0) * sign(bits(block, 74, i, 1) == 1);
+            half(block, 0) * (2.0 * odd(106, i / 32) + 1.0) * entry
+        }
+        WeightType::Iq1S => {
+            let at = 34 + 2 * (i / 32);
+            let index = block[2 + mid] as u64 + (bits(block, at, 3 * (mid % 4), 3) << 8);
+            let shift = sign(bits(block, at, 15, 1) == 1) / 8.0;
+            let scale = 2.0 * bits(block, at, 12, 3) as f64 + 1.0;
+            half(block, 0) * scale * (eight(&grids::IQ1_S, index, [-1.0, 0.0, 1.0]) + shift)
+        }
+        WeightType::Iq1M => {
+            let d: u64 = (0..4).map(|part| bits(block, 48 + 2 * part, 12, 4) << (4 * part)).sum();
+            let index = block[mid] as u64 + (bits(block, 32, 4 * mid, 3) << 8);
+            let shift = sign(bits(block, 32, 4 * mid + 3, 1) == 1) / 8.0;
+            let scale = 2.0 * bits(block, 48 + 2 * (i / 64), 3 * (i / 16 % 4), 3) as f64 + 1.0;
+            let entry = eight(&grids::IQ1_S, index, [-1.0, 0.0, 1.0]);
+            f16::from_bits(d as u16).to_f64() * scale * (entry + shift)
+        }
+        WeightType::Tq1_0 => {
+            let (byte, digit) = match i {
+                0..160 => (i % 32, i / 32),
+                160..240 => (32 + i % 16, (i - 160) / 16),
+                _ => (48 + i % 4, (i - 240) / 4),
+            };
+            // a byte is a fraction of 256: multiplying it by 3 brings out one digit after the other
+            let rest = block[byte] as u32 * 3u32.pow(digit as u32) % 256;
+            half(block, 52) * ((rest * 3 / 256) as f64 - 1.0)
+        }
+        WeightType::Tq2_0 => {
+            half(block, 64) * (bits(block, 32 * (i / 128) + i % 32, 2 * (i / 32 % 4), 2) as f64 - 1.0)
+        }
+        _ => panic!("no block type"),
     }
 }
 
 #[test]
 fn every_type_decodes_as_the_reference_on_every_instruction_set() {
     each_isa(|isa| {
-        for dtype in BLOCK_TYPES {
+        for dtype in block_types() {
             for count in [0, 1, 2, 7] {
                 // one byte further on as well: blocks in a file are not aligned
                 for shift in [0, 1] {
@@ -117,7 +223,7 @@ fn every_type_decodes_as_the_reference_on_every_instruction_set() {
 
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for dtype in BLOCK_TYPES {
+    for dtype in block_types() {
         let data = random_blocks(dtype, 5, 11);
         let first = std::sync::OnceLock::new();
         each_isa(|isa| {
@@ -143,7 +249,7 @@ fn panels_of_a_matrix_are_parts_of_the_whole() {
     let (heads, head_dim, blocks) = (2, 4, 3);
     let rows = heads * head_dim;
     each_isa(|isa| {
-        for dtype in BLOCK_TYPES {
+        for dtype in block_types() {
             let (unit, cols) = (dtype.block_len(), blocks * dtype.block_len());
             let data = random_blocks(dtype, rows * blocks, 17);
             let mut stored = vec![0.0; rows * cols];

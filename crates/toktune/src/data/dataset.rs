@@ -370,7 +370,7 @@ fn encode<W: Write>(
             let rows: usize = chunks.iter().map(Vec::len).sum();
             let encoded: Vec<Result<Chunk>> = std::mem::take(chunks)
                 .into_par_iter()
-                .map_init(|| encoder.clone(), |encoder, chunk| encode_chunk(encoder, chunk, file))
+                .map(|chunk| encode_chunk(encoder, chunk, file))
                 .collect();
             for chunk in encoded {
                 let (examples, notes) = chunk?;
@@ -407,7 +407,7 @@ fn encode<W: Write>(
 /// The examples of some rows, and what there is to say of them.
 type Chunk = (Vec<Example>, EncodingNotes);
 
-fn encode_chunk(encoder: &mut Encoder<'_>, chunk: Vec<Record>, file: &DataFile) -> Result<Chunk> {
+fn encode_chunk(encoder: &Encoder<'_>, chunk: Vec<Record>, file: &DataFile) -> Result<Chunk> {
     let (mut examples, mut notes) = (Vec::with_capacity(chunk.len()), EncodingNotes::default());
     for record in chunk {
         let at = Source { file: file.shown.clone(), line: record.line };

@@ -11,11 +11,11 @@
 
 mod framed;
 
-use super::chat::ChatEncoder;
+use super::chat::{ChatEncoder, LabelledIds};
 use super::row::{Conversation, Row, Words};
 use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
 use crate::Result;
-use crate::text::AutoTokenizer;
+use crate::text::{AutoTokenizer, ChatOptions};
 
 /// Which tokens are learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +67,7 @@ impl DataOptions {
     }
 }
 
-/// What tokenising rows needs, prepared once; a clone is for another thread.
-#[derive(Clone)]
+/// What tokenising rows needs, prepared once. Several threads may encode at once.
 pub(super) struct Encoder<'e> {
     options: &'e DataOptions,
     tokenizer: Option<&'e AutoTokenizer>,
@@ -86,7 +85,8 @@ impl<'e> Encoder<'e> {
         }
         options.collator.check(options.vocab_size)?;
         let (before, behind) = tokenizer.map_or(Ok(Default::default()), AutoTokenizer::frame_around)?;
-        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat: None })
+        let chat = tokenizer.map(ChatEncoder::new);
+        Ok(Encoder { options, tokenizer, before, behind: behind.len(), chat })
     }
 
     pub(super) fn options(&self) -> &'e DataOptions {
@@ -100,7 +100,7 @@ impl<'e> Encoder<'e> {
 
     /// Adds the examples of a row to `out`.
     pub(super) fn encode(
-        &mut self,
+        &self,
         row: Row,
         at: Source,
         out: &mut Vec<Example>,
@@ -109,7 +109,7 @@ impl<'e> Encoder<'e> {
         let (key, first) = (row.key, out.len());
         *notes.forms.entry(key.to_owned()).or_default() += 1;
         match self.options.collator.kind() {
-            ModelKind::Causal => out.extend(self.causal(row, at)?),
+            ModelKind::Causal => out.extend(self.causal(row, at, notes)?),
             ModelKind::MaskedLm => out.push(self.masked(row, at)?),
             ModelKind::Seq2Seq => out.push(self.seq2seq(row, at)?),
             ModelKind::SentencePairs => out.push(self.pair(row, at)?),
@@ -143,14 +143,35 @@ impl<'e> Encoder<'e> {
     }
 
     /// A row for a causal language model.
-    fn causal(&mut self, row: Row, at: Source) -> Result<Vec<Example>> {
-        let sequences = self.tokens(row, &at)?;
-        let example = |(mut input_ids, mut labels): (Vec<u32>, Vec<Option<u32>>)| {
+    fn causal(&self, row: Row, at: Source, notes: &mut EncodingNotes) -> Result<Vec<Example>> {
+        let key = row.key;
+        let sequences = match row.words {
+            Words::Messages(conversation) => self.conversation(conversation, key, &at, notes)?,
+            words => vec![self.tokens(Row { key, words }, &at)?],
+        };
+        let example = |(mut input_ids, mut labels): LabelledIds| {
             let cut = self.cut(&mut input_ids, 0);
             labels.truncate(input_ids.len());
             Example { input_ids, second: Vec::new(), labels, cut, source: at.clone() }
         };
         Ok(sequences.into_iter().map(example).collect())
+    }
+
+    /// A conversation's sequences with their labels.
+    fn conversation(
+        &self,
+        conversation: Conversation,
+        key: &'static str,
+        at: &Source,
+        notes: &mut EncodingNotes,
+    ) -> Result<Vec<LabelledIds>> {
+        let chat = self.chat.as_ref().ok_or_else(|| DataError::NoTokenizer { at: at.clone(), key })?;
+        let Conversation { messages, tools, documents, variables } = conversation;
+        let options = ChatOptions { tools, documents, variables, ..ChatOptions::default() };
+        let all = self.options.loss_on == Some(LossOn::All);
+        let encoded = chat.encode(&messages, &options, all, at)?;
+        notes.chat.add(&encoded.notes);
+        Ok(encoded.sequences)
     }
 
     /// Cuts a sequence that is too long, but for its last `kept` tokens; what was cut.
@@ -163,8 +184,8 @@ impl<'e> Encoder<'e> {
         ids.drain(most - kept..ids.len() - kept).collect()
     }
 
-    /// The row's tokens and their labels: one sequence, but of some conversations several.
-    fn tokens(&mut self, row: Row, at: &Source) -> Result<Vec<(Vec<u32>, Vec<Option<u32>>)>> {
+    /// The row's tokens and their labels.
+    fn tokens(&self, row: Row, at: &Source) -> Result<LabelledIds> {
         let key = row.key;
         let (ids, labels) = match row.words {
             Words::Ids { input_ids, labels: Some(labels) } => {
@@ -176,17 +197,7 @@ impl<'e> Encoder<'e> {
                 let labels = learn(&input_ids);
                 (input_ids, labels)
             }
-            Words::Pair { .. } => return Err(self.wrong_kind(key, at).into()),
-            Words::Messages(conversation) => {
-                let tokenizer = self.tokenizer(key, at)?;
-                let chat = match self.chat.take() {
-                    Some(chat) => self.chat.insert(chat),
-                    None => self.chat.insert(ChatEncoder::new(tokenizer)),
-                };
-                let all = self.options.loss_on == Some(LossOn::All);
-                let Conversation { messages, tools, documents, variables } = conversation;
-                chat.encode(&messages, tools, documents, variables, all, at)?
-            }
+            Words::Pair { .. } | Words::Messages(_) => return Err(self.wrong_kind(key, at).into()),
             Words::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
                     return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
@@ -215,7 +226,7 @@ impl<'e> Encoder<'e> {
                 (ids, labels)
             }
         };
-        Ok(vec![(ids, labels)])
+        Ok((ids, labels))
     }
 
     fn tokenizer(&self, key: &'static str, at: &Source) -> Result<&'e AutoTokenizer, DataError> {

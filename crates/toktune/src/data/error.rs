@@ -41,6 +41,8 @@ pub enum DataError {
         expected: &'static str,
         /// A key of a known kind that is spelled alike.
         nearest: Option<&'static str>,
+        /// Keys that look like a prompt's and a completion's.
+        pair: Option<(&'static str, &'static str)>,
     },
     /// A row that could be read in two ways.
     #[error("{at}: found `{first}` and `{second}` in one row, expected {expected}")]
@@ -90,8 +92,8 @@ pub enum DataError {
     },
     /// A text with a token that the model has no row for: the tokenizer has grown, the model has not.
     #[error(
-        "{at}: token `{token}` has id {id}, but the model has {vocab_size} rows; add it by \
-         --add-token or resize the embeddings"
+        "{at}: token `{token}` has id {id}, but the model has {vocab_size} rows; add it to the \
+         tokenizer that the embeddings are resized for"
     )]
     TokenBeyondModel {
         /// The line.
@@ -140,7 +142,7 @@ pub enum DataError {
     },
     /// Loss on the completion of a row that has none.
     #[error(
-        "{at}: loss on the completion, but `{key}` has none; use --loss-on all, or prompt and completion"
+        "{at}: `loss_on` is completion, but `{key}` has none; give rows of prompt and completion, or learn all"
     )]
     NoCompletion {
         /// The line.
@@ -159,7 +161,7 @@ pub enum DataError {
         kind: ModelKind,
     },
     /// A share of tokens to mask that is none.
-    #[error("--mlm-probability is {found}, expected more than 0 and at most 1")]
+    #[error("`mlm_probability` is {found}, expected more than 0 and at most 1")]
     MaskProbability {
         /// The share.
         found: f64,
@@ -186,8 +188,8 @@ pub enum DataError {
     },
     /// A row beyond the model's positions.
     #[error(
-        "{at}: {tokens} tokens, but the model has {max_positions} positions; cut rows by --max-length \
-         {max_positions}"
+        "{at}: {tokens} tokens, but the model has {max_positions} positions; a `max_length` of \
+         {max_positions} cuts rows"
     )]
     TooLong {
         /// The line.
@@ -198,7 +200,7 @@ pub enum DataError {
         max_positions: usize,
     },
     /// A length to cut at that leaves nothing.
-    #[error("--max-length is {found}, expected at least 1")]
+    #[error("`max_length` is {found}, expected at least 1")]
     MaxLength {
         /// The length.
         found: usize,
@@ -219,16 +221,38 @@ pub enum DataError {
         /// What the template says.
         source: Box<crate::Error>,
     },
-    /// The place of an assistant's turn cannot be told.
+    /// A switch of a message with a value that is none, or one that is not obeyed.
+    #[error("{at}: `{key}` is {found}, expected {expected}")]
+    MessageSwitch {
+        /// The line.
+        at: Source,
+        /// The switch with its message.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What would be understood.
+        expected: &'static str,
+    },
+    /// A message with a switch whose words cannot be told from the text around them.
     #[error(
-        "{at}: cannot find the turn of message {message} in the rendered conversation: the chat template \
-         writes earlier messages differently once later ones follow; use --loss-on all"
+        "{at}: messages[{message}] has a switch, but its words cannot be found in the text that the chat template \
+         writes; leave the switch out, or the message"
     )]
-    UnstableTemplate {
+    SwitchedTurn {
         /// The line.
         at: Source,
         /// The message's index, from 0.
         message: usize,
+    },
+    /// A part of a message's content that is no text.
+    #[error("{at}: `{key}` is {found}, expected a part of type `text`: only text is learnt")]
+    ContentPart {
+        /// The line.
+        at: Source,
+        /// The part with its message.
+        key: String,
+        /// What it is.
+        found: String,
     },
     /// A saved position outside the data.
     #[error("saved position: row {offset} of an epoch, but the data has {rows} rows; is it the same data?")]
@@ -365,7 +389,7 @@ pub enum DataError {
         example: usize,
     },
     /// A batch size that holds no row.
-    #[error("--batch-size is 0, expected at least 1")]
+    #[error("`batch_size` is 0, expected at least 1")]
     BatchSize,
 }
 
@@ -380,6 +404,6 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
 fn explain_cut(cut_rows: usize) -> String {
     match cut_rows {
         0 => " (every label is -100, or every row has a single token or special ones alone)".to_owned(),
-        rows => format!(" ({rows} rows were cut by --max-length before their first label)"),
+        rows => format!(" ({rows} rows were cut by `max_length` before their first label)"),
     }
 }

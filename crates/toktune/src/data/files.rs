@@ -249,7 +249,13 @@ impl DataFile {
     /// Looks at a file; a name that says nothing is taken for JSON unless the first bytes say otherwise.
     fn open(path: PathBuf, shown: Arc<Path>) -> Result<Self> {
         let mut file = File::open(&path).map_err(Error::io(&*shown))?;
-        let size = file.metadata().map_err(Error::io(&*shown))?.len();
+        let about = file.metadata().map_err(Error::io(&*shown))?;
+        // what is looked at of a pipe is gone from it
+        if !about.is_file() {
+            let reason = "it is no regular file, and data are read more than once".to_owned();
+            return Err(DataError::Unreadable { path: shown.to_path_buf(), reason }.into());
+        }
+        let size = about.len();
         let mut first = Vec::new();
         file.by_ref().take(6).read_to_end(&mut first).map_err(Error::io(&*shown))?;
         let (mut format, _) = format_of_name(&shown).unwrap_or((Format::Json, Compression::None));
@@ -356,6 +362,11 @@ mod tests {
             (Format::Separated(b','), Compression::Zstd)
         );
         assert_eq!(of("rows", b"PAR1....").expect("parquet"), (Format::Parquet, Compression::None));
+        #[cfg(unix)]
+        {
+            let problem = files_of(&DataSource::new("/dev/null")).expect_err("no file").to_string();
+            assert!(problem.contains("no regular file"), "{problem}");
+        }
         let problem = of("a.parquet.gz", b"\x1f\x8b\x08").expect_err("packed").to_string();
         assert!(problem.contains("unpack it"), "{problem}");
     }

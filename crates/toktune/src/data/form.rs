@@ -123,8 +123,21 @@ pub(super) fn is_known_key(key: &str, keys: &RowKeys) -> bool {
         || FORMS.iter().any(|(_, needed, may)| needed.contains(&key) || may.contains(&key))
 }
 
+/// What prompts and completions are called in sets that call them otherwise.
+const PROMPTS: [&str; 9] =
+    ["question", "query", "problem", "instruction", "prompt", "input", "source", "user", "context"];
+const COMPLETIONS: [&str; 9] =
+    ["answer", "response", "solution", "output", "completion", "target", "reply", "assistant", "chosen"];
+
 /// A row of no form.
 fn unknown(fields: &Map<String, Value>, at: &Source) -> DataError {
+    let text = |names: &[&'static str]| {
+        names.iter().copied().find(|name| fields.get(*name).is_some_and(Value::is_string))
+    };
+    if let Some(pair) = text(&PROMPTS).zip(text(&COMPLETIONS)) {
+        let (at, found) = (at.clone(), listed(fields));
+        return DataError::UnknownKeys { at, found, expected: EXPECTED, nearest: None, pair: Some(pair) };
+    }
     for (found, missing) in NEEDED {
         if fields.contains_key(found) && !fields.contains_key(missing) {
             return DataError::MissingKey { at: at.clone(), found, missing };
@@ -133,7 +146,7 @@ fn unknown(fields: &Map<String, Value>, at: &Source) -> DataError {
     let names = || FORMS.iter().flat_map(|(_, needed, _)| needed.iter().copied());
     let meant = fields.keys().find_map(|key| nearest(key, names()));
     let nearest = names().find(|key| meant == Some(key));
-    DataError::UnknownKeys { at: at.clone(), found: listed(fields), expected: EXPECTED, nearest }
+    DataError::UnknownKeys { at: at.clone(), found: listed(fields), expected: EXPECTED, nearest, pair: None }
 }
 
 /// The keys of a row for a message.

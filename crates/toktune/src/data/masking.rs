@@ -218,7 +218,7 @@ mod tests {
         for found in [0.0, -1.0, 1.5, f64::NAN] {
             let error = Masking { probability: found, ..masking() }.check(1000).expect_err("no probability");
             assert!(
-                error.to_string().starts_with(&format!("--mlm-probability is {found}, expected")),
+                error.to_string().starts_with(&format!("`mlm_probability` is {found}, expected")),
                 "{error}"
             );
         }

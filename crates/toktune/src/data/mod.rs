@@ -34,6 +34,7 @@ pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::TokenUse;
 pub use batch::{RaggedBatch, RaggedRows};
 pub use cache::DataCache;
+pub use chat::{ChatNotes, FieldUse};
 pub use collator::Collator;
 pub use dataset::{Dataset, Example, ReadProgress, Source};
 pub use encode::{DataOptions, LossOn};

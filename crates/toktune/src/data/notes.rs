@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ChatNotes;
+
 /// Facts about rows that were encoded, for the user to see; they are kept with the encoded rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -12,6 +14,8 @@ pub struct EncodingNotes {
     pub forms: BTreeMap<String, usize>,
     /// Sequences that are longer than those the model was made for.
     pub long: usize,
+    /// What is to be known about conversations.
+    pub chat: ChatNotes,
 }
 
 impl EncodingNotes {
@@ -21,5 +25,6 @@ impl EncodingNotes {
             *self.forms.entry(form.clone()).or_default() += rows;
         }
         self.long += other.long;
+        self.chat.add(&other.chat);
     }
 }

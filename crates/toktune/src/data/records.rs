@@ -19,8 +19,8 @@ use super::files::{Compression, DataFile, Format};
 use super::{DataError, RowKeys, SampleBy, Source};
 use crate::{Error, Result};
 
-/// The bytes of one row. A text of a million tokens has about five million.
-pub(super) const LONGEST_ROW: usize = 16 << 20;
+/// The bytes of one row: a text of a million tokens. A tokenizer takes some 140 bytes of memory for each while it works.
+pub(super) const LONGEST_ROW: usize = 4 << 20;
 /// What is read of a file at a time.
 const BUFFER: usize = 256 << 10;
 /// Editors on Windows put a byte order mark before the first line.

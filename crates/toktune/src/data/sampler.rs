@@ -242,7 +242,7 @@ mod tests {
             Sampler::new(vec![Share::once(5)], 0, true, 0)
                 .unwrap_err()
                 .to_string()
-                .contains("--batch-size is 0")
+                .contains("`batch_size` is 0")
         );
         assert!(Sampler::new(vec![Share::once(0)], 1, true, 0).is_err());
         let mut sampler = Sampler::new(vec![Share::once(5)], 2, true, 0).unwrap();

@@ -77,6 +77,12 @@ impl<P: AsRef<Path> + ?Sized> From<&P> for DataSource {
     }
 }
 
+impl From<&DataSource> for DataSource {
+    fn from(source: &DataSource) -> Self {
+        source.clone()
+    }
+}
+
 impl From<PathBuf> for DataSource {
     fn from(path: PathBuf) -> Self {
         DataSource::new(path)

@@ -1,5 +1,6 @@
 //! Tests of reading, tokenising, batching and counting on tiny files and a tiny tokenizer.
 
+mod chats;
 mod kinds;
 
 use std::path::Path;
@@ -132,7 +133,7 @@ fn text_is_framed_and_learnt_whole() {
     // An end that the text brings is not doubled.
     assert_eq!(shown(json!({"text": "ab<|end|>"}), &options()).0, "ab<|end|>");
     let error = read(r#"{"text": "a"}"#, &DataOptions { loss_on: Some(LossOn::Completion), ..options() });
-    assert!(error.unwrap_err().contains("`text` has none; use --loss-on all"));
+    assert!(error.unwrap_err().contains("`text` has none; give rows of prompt"));
 }
 
 #[test]
@@ -149,53 +150,6 @@ fn prompts_are_not_learnt_unless_asked() {
 }
 
 #[test]
-fn assistant_turns_are_learnt_with_their_end() {
-    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-    let row = json!({"messages": [
-        turn("user", "q"), turn("assistant", "é the"), turn("user", "r"), turn("assistant", "b")
-    ]});
-    let (text, labels) = shown(row.clone(), &options());
-    assert_eq!(text, "<u>q<|end|>\n<a>é the<|end|>\n<u>r<|end|>\n<a>b<|end|>\n");
-    // Two tokens for é, shown one by one as broken characters.
-    assert_eq!(labels, "_________\u{fffd}\u{fffd} the<|end|>__________b<|end|>_");
-    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
-    assert!(!shown(row, &all).1.contains('_'));
-    let none = json!({"messages": [turn("user", "q")]});
-    assert!(read(&none.to_string(), &options()).unwrap_err().contains("no label"));
-}
-
-#[test]
-fn generation_marks_of_a_template_are_followed() {
-    let mut tokenizer = tokenizer();
-    tokenizer.set_chat_template(
-        "{% for m in messages %}{% if m.role == 'assistant' %}[\
-         {% generation %}{{ m.content }}{% endgeneration %}]\
-         {% else %}{{ m.content }}{% endif %}{% endfor %}",
-    );
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab"}]});
-    let dataset = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap();
-    let example = dataset.example(0).unwrap();
-    assert_eq!(tokenizer.decode(&example.input_ids, false).unwrap(), "q[ab]");
-    let learnt: Vec<u32> = example.labels.iter().flatten().copied().collect();
-    assert_eq!(tokenizer.decode(&learnt, false).unwrap(), "ab");
-}
-
-#[test]
-fn a_template_that_rewrites_earlier_turns_is_refused() {
-    let mut tokenizer = tokenizer();
-    // Like templates that drop the reasoning of all turns but the last.
-    tokenizer.set_chat_template("{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}");
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]});
-    let error = read_with(row.to_string().as_bytes(), Some(&tokenizer), &options()).unwrap_err();
-    assert!(error.contains("the turn of message 1") && error.contains("use --loss-on all"), "{error}");
-    let all = DataOptions { loss_on: Some(LossOn::All), ..options() };
-    assert!(read_with(row.to_string().as_bytes(), Some(&tokenizer), &all).is_ok());
-    let plain = byte_level().build().unwrap();
-    let error = read_with(row.to_string().as_bytes(), Some(&plain), &options()).unwrap_err();
-    assert!(error.starts_with("/rows.jsonl:1: the tokenizer has no chat template"), "{error}");
-}
-
-#[test]
 fn long_rows_are_cut_or_refused() {
     let rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}";
     let cut = read(rows, &DataOptions { max_length: Some(3), max_positions: Some(3), ..options() }).unwrap();
@@ -205,11 +159,14 @@ fn long_rows_are_cut_or_refused() {
     );
     assert_eq!((cut.example(0).unwrap().labels.len(), cut.cut_rows(), cut.rows_without_labels()), (3, 1, 0));
     let error = read(rows, &DataOptions { max_positions: Some(3), ..options() }).unwrap_err();
-    assert!(error.contains("4 tokens, but the model has 3 positions; cut rows by --max-length 3"), "{error}");
+    assert!(
+        error.contains("4 tokens, but the model has 3 positions; a `max_length` of 3 cuts rows"),
+        "{error}"
+    );
     let error = read(rows, &DataOptions { max_length: Some(0), ..options() }).unwrap_err();
-    assert!(error.contains("--max-length is 0"), "{error}");
+    assert!(error.contains("`max_length` is 0"), "{error}");
     let error = read(rows, &DataOptions { max_length: Some(1), ..options() }).unwrap_err();
-    assert!(error.contains("2 rows were cut by --max-length before their first label"), "{error}");
+    assert!(error.contains("2 rows were cut by `max_length` before their first label"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::families::of_model_type;
 use super::gguf_config;
 use super::kind::ModelKind;
 use super::model::{PretrainedModel, wrong_kind};
+use super::quantisation;
 use crate::error::Result;
 use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
@@ -23,11 +24,11 @@ impl AutoModel {
     /// The files are missing, damaged or of an unsupported kind; see [`crate::Error`].
     pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
         let path = path.as_ref();
-        let checkpoint = Checkpoint::open(path)?;
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let checkpoint = Checkpoint::open(path).map_err(|error| quantisation::explained(folder, error))?;
         let config = match checkpoint.as_gguf() {
             Some(gguf) => gguf_config::from_metadata(path, &checkpoint, gguf)?,
-            None if path.is_dir() => ModelConfig::read(path)?,
-            None => ModelConfig::read(path.parent().unwrap_or(Path::new(".")))?,
+            None => ModelConfig::read(folder)?,
         };
         let family = of_model_type(&config)?;
         PretrainedModel::load(path, family, config, checkpoint, device)

@@ -21,6 +21,7 @@ mod model;
 mod names;
 pub(crate) mod pooling;
 mod precision;
+mod quantisation;
 mod relative;
 mod rope;
 pub(crate) mod sentence;

@@ -11,6 +11,7 @@ use super::copies::same_rows;
 use super::families::{Family, synonyms};
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
+use super::quantisation;
 use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::stack::{RowsOfBatch, Stack};
@@ -59,9 +60,10 @@ impl PretrainedModel {
         path: &Path,
         family: &'static Family,
         config: ModelConfig,
-        checkpoint: Checkpoint,
+        mut checkpoint: Checkpoint,
         device: &Device,
     ) -> Result<Self> {
+        quantisation::prepare(&config, &mut checkpoint)?;
         let mut spec = (family.spec)(&synonyms::own_names(&config))?;
         spec.check().map_err(|(key, problem)| config.error(key, problem))?;
         let is_gguf = checkpoint.as_gguf().is_some();

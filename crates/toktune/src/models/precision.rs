@@ -6,7 +6,7 @@ use toktune_kernels::{Precision, WeightType, has_fast_bf16};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrecisionMode {
     /// bf16 where the instruction set in use multiplies it (AMX, AVX512-BF16) and the weight has 16 bits or fewer, else
-    /// `f32`.
+    /// `f32`; 8-bit floats with scales in `f32`, in which transformers dequantises them.
     #[default]
     Auto,
     /// `f32`, for parity with another implementation.
@@ -21,10 +21,15 @@ impl PrecisionMode {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
-            Self::Auto if has_fast_bf16() && dtype != WeightType::F32 => Precision::Bf16,
+            Self::Auto if has_fast_bf16() && !needs_f32(dtype) => Precision::Bf16,
             Self::Auto => Precision::F32,
         }
     }
+}
+
+/// Whether bf16 would round the weights to fewer digits than their checkpoint's own computation has.
+fn needs_f32(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::F32 | WeightType::F8E4M3 | WeightType::F8E5M2)
 }
 
 #[cfg(test)]
@@ -36,7 +41,8 @@ mod tests {
         for dtype in WeightType::ALL {
             assert_eq!(PrecisionMode::F32.of(dtype), Precision::F32);
             assert_eq!(PrecisionMode::Bf16.of(dtype), Precision::Bf16);
-            let fast = has_fast_bf16() && dtype != WeightType::F32;
+            let exact = [WeightType::F32, WeightType::F8E4M3, WeightType::F8E5M2].contains(&dtype);
+            let fast = has_fast_bf16() && !exact;
             assert_eq!(PrecisionMode::Auto.of(dtype) == Precision::Bf16, fast, "{dtype}");
         }
     }

@@ -27,6 +27,7 @@ mod words;
 
 pub use adding::NewToken;
 pub use chat::{ChatOptions, ChatTemplate, RenderedChat};
+pub(crate) use chat::{PreparedChat, printed};
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use spelling::TokenKind;

@@ -2,6 +2,7 @@
 
 use super::evaluate::Evaluation;
 use super::log::StepLog;
+pub use crate::error::ChangedSetting;
 use std::path::Path;
 
 /// What a callback may ask of the run; named after transformers' class.
@@ -26,17 +27,6 @@ pub enum TrainerWarning {
         /// Why.
         reason: String,
     },
-}
-
-/// A setting that is another one than in the run that is resumed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChangedSetting {
-    /// Its name.
-    pub name: String,
-    /// What it was.
-    pub was: String,
-    /// What it is.
-    pub is: String,
 }
 
 /// Told of what happens in a run, as transformers' class of this name. Every method may be left out.

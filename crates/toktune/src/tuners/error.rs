@@ -30,6 +30,15 @@ pub enum TunerError {
         /// What stands against it.
         problem: &'static str,
     },
+    /// A weight of 8-bit floats with scales is to be written with an adapter in it.
+    #[error(
+        "'{tensor}' is stored as 8-bit floats with scales, and an adapter changes it; merge into the model of 16 bits \
+         that it was made from"
+    )]
+    MergeIntoScaled {
+        /// The tensor.
+        tensor: String,
+    },
     /// No adapter was named.
     #[error("no adapter named; expected at least one of {}", listed(.adapters))]
     NoAdapterNamed {
@@ -250,14 +259,6 @@ pub enum TunerError {
         found: Vec<usize>,
         /// The adapter's.
         expected: Vec<usize>,
-    },
-    /// An adapter is stored in the pickle format only.
-    #[error(
-        "{path}: a pickle file, which could run code when read; save it again with safe_serialization=True"
-    )]
-    Pickle {
-        /// The file.
-        path: PathBuf,
     },
     /// An adapter does not say what it was trained on.
     #[error("{path}: base_model_name_or_path is not there; name the base model")]

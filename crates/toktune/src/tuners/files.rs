@@ -1,4 +1,4 @@
-//! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
+//! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`, which is only read).
 
 use super::TunerError;
 use super::adapter::DEFAULT_ADAPTER;
@@ -18,13 +18,19 @@ use crate::weights::{
 use serde_json::Map;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name of the tensors' file in an adapter's folder.
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
-/// PEFT's name of the file when it is told not to use safetensors.
-const PICKLE_FILE: &str = "adapter_model.bin";
+/// PEFT's name of the file when it is told not to use safetensors, or was too old to.
+const TORCH_FILE: &str = "adapter_model.bin";
+
+/// The tensors' file in an adapter's folder: [`ADAPTER_FILE`], or the file of torch that old adapters have in its place.
+pub fn adapter_file(folder: &Path) -> PathBuf {
+    let (safetensors, torch) = (folder.join(ADAPTER_FILE), folder.join(TORCH_FILE));
+    if !safetensors.exists() && torch.exists() { torch } else { safetensors }
+}
 
 impl<M: BaseModel> PeftModel<M> {
     /// Writes every adapter, each file whole or not at all: `default` into `folder`, which is created if needed, and any
@@ -73,7 +79,7 @@ impl<M: BaseModel> PeftModel<M> {
     pub fn from_pretrained(base: M, folder: &Path) -> Result<Self> {
         let mut model = Self::without_adapter(base);
         let result = model.load_adapter(folder, DEFAULT_ADAPTER)?;
-        model.refuse_misfits(&folder.join(ADAPTER_FILE), DEFAULT_ADAPTER, result)?;
+        model.refuse_misfits(&adapter_file(folder), DEFAULT_ADAPTER, result)?;
         model.set_adapter(&[DEFAULT_ADAPTER])?;
         Ok(model)
     }
@@ -147,7 +153,7 @@ impl<M: BaseModel> PeftModel<M> {
         let StoredTensors { matrices: tensors, vectors, others } = StoredTensors::read(folder)?;
         let mut result = set_peft_model_state_dict(self, &tensors, &name)?;
         result.unexpected_keys.extend(vectors.into_keys().chain(others));
-        self.refuse_misfits(&folder.join(ADAPTER_FILE), &name, result)
+        self.refuse_misfits(&adapter_file(folder), &name, result)
     }
 
     /// A silent misfit is the worst of all: what PEFT only reports is an error where nobody would read the report.
@@ -291,11 +297,7 @@ struct StoredTensors {
 
 impl StoredTensors {
     fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(ADAPTER_FILE);
-        if !path.exists() && folder.join(PICKLE_FILE).exists() {
-            return Err(TunerError::Pickle { path: folder.join(PICKLE_FILE) }.into());
-        }
-        let stored = Checkpoint::open(&path)?;
+        let stored = Checkpoint::open(&adapter_file(folder))?;
         let mut found = Self { matrices: StateDict::new(), vectors: Vectors::new(), others: Vec::new() };
         for name in stored.names() {
             match (stored.shape(name), stored.dtype(name)) {

@@ -40,7 +40,7 @@ pub use auto::{
 pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer};
 pub use candle::{CandleAdapters, CandleLayer, CandleModel};
 pub use error::TunerError;
-pub use files::ADAPTER_FILE;
+pub use files::{ADAPTER_FILE, adapter_file};
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
 pub use merge::{MergeOptions, MergedType, merge_to_folder};

@@ -3,8 +3,8 @@
 //! Owns the choice of the format by what lies at a path. It does not know which tensors a model has or what
 //! they are called in each format.
 
-use super::table::{StoredTensor, TensorTable};
-use super::{FrozenMatrix, Gguf, Pytorch, Safetensors};
+use super::table::{Scaling, StoredTensor, TensorTable};
+use super::{FrozenMatrix, Gguf, Pytorch, Safetensors, gguf};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use toktune_kernels::{RowOrder, WeightType};
@@ -29,14 +29,14 @@ pub enum Checkpoint {
     Safetensors(Safetensors),
     /// One file of `torch.save`, or several with an index.
     Pytorch(Pytorch),
-    /// A GGUF file.
+    /// A GGUF file, or several that are parts of one model.
     Gguf(Gguf),
 }
 
 impl Checkpoint {
     /// Opens a `.safetensors`, `.bin` or `.gguf` file or an index, or a folder with the first there is of
     /// `model.safetensors`, `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json` and
-    /// exactly one `.gguf` file.
+    /// exactly one `.gguf` file, or the parts of one model.
     ///
     /// # Errors
     /// Nothing of that is there (the message says what is), or the file is not sound.
@@ -88,9 +88,13 @@ impl Checkpoint {
         entries.sort();
         let ggufs: Vec<&PathBuf> =
             entries.iter().filter(|path| has_extension(path, "gguf") && path.is_file()).collect();
-        match ggufs.as_slice() {
-            [one] => Gguf::open(one).map(Self::Gguf),
-            _ => Err(Error::NoCheckpoint {
+        let first = match ggufs.as_slice() {
+            [one] => Some(one.as_path()),
+            several => gguf::one_model(several),
+        };
+        match first {
+            Some(first) => Gguf::open(first).map(Self::Gguf),
+            None => Err(Error::NoCheckpoint {
                 path: folder.to_path_buf(),
                 wanted: "model.safetensors, pytorch_model.bin, an index of either (.index.json) or exactly one \
                          .gguf file",
@@ -109,12 +113,25 @@ impl Checkpoint {
 
     /// Puts other values in the place of a tensor's, for all that read it from now on; the file stays as it is.
     pub(crate) fn replace(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.table_mut().replace(name, values)
+    }
+
+    fn table_mut(&mut self) -> &mut TensorTable {
         match self {
             Checkpoint::Safetensors(safetensors) => safetensors.table_mut(),
             Checkpoint::Pytorch(pytorch) => pytorch.table_mut(),
             Checkpoint::Gguf(gguf) => gguf.table_mut(),
         }
-        .replace(name, values)
+    }
+
+    /// From now on matrices of 8-bit floats are read, each with the scales that lie beside it.
+    pub(crate) fn set_scaling(&mut self, scaling: Scaling) {
+        self.table_mut().set_scaling(scaling);
+    }
+
+    /// Whether a tensor has scales beside it, without which it is not what the model computes with.
+    pub(crate) fn is_scaled(&self, name: &str) -> bool {
+        self.table().scales_of(name).is_some()
     }
 
     /// The names of the tensors that are not the file's.

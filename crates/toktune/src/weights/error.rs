@@ -157,6 +157,19 @@ pub enum WeightsError {
         /// The types that can be read.
         supported: String,
     },
+    /// The weights are quantised in a way that is not read.
+    #[error(
+        "{path}: the weights are quantised by {method} ({evidence}), which is not read; take the model of 16 bits that \
+         they were made from, or a GGUF file of it"
+    )]
+    Quantised {
+        /// The file that says so.
+        path: PathBuf,
+        /// The method.
+        method: String,
+        /// By what it is known.
+        evidence: String,
+    },
     /// A checkpoint lacks a tensor.
     #[error("{path}: there is no tensor '{tensor}'{}", did_you_mean(.nearest))]
     MissingTensor {
@@ -231,19 +244,21 @@ pub enum WeightsError {
         /// The file it names.
         file: String,
     },
-    /// A file named `.bin` is no archive of `torch.save`.
-    #[error(
-        "{path}: it begins with '{found}' instead of 'PK', so it is no file of torch 1.6 or later; if an earlier torch \
-         wrote it, convert it: python -c \"import torch; f = 'pytorch_model.bin'; torch.save(torch.load(f, \
-         map_location='cpu', weights_only=True), f)\""
-    )]
+    /// A file named `.bin` is none of `torch.save`.
+    #[error("{path}: it begins with '{found}', so it is no file that torch saved")]
     PytorchFormat {
         /// The file.
         path: PathBuf,
         /// Its first bytes, escaped.
         found: String,
     },
-    /// An archive of `torch.save` is damaged or holds something else than a dictionary of tensors.
+    /// A tar archive: what `torch.save` wrote before torch 0.1.10.
+    #[error("{path}: a tar archive, as torch wrote before 0.1.10; save it again with a later torch")]
+    PytorchTar {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of `torch.save` is damaged or holds something else than a dictionary of tensors.
     #[error("{path}: {problem}")]
     PytorchArchive {
         /// The file.
@@ -252,7 +267,7 @@ pub enum WeightsError {
         problem: String,
     },
     /// The program that builds a dictionary of tensors is damaged or does something else.
-    #[error("{path}: data.pkl, byte {at}: {problem}")]
+    #[error("{path}: pickle, byte {at}: {problem}")]
     Pickle {
         /// The file.
         path: PathBuf,
@@ -277,13 +292,36 @@ pub enum WeightsError {
         /// Its version.
         found: u32,
     },
-    /// One part of a model that is spread over several GGUF files.
-    #[error("{path}: one of {parts} parts of a split model; join them first (llama-gguf-split --merge)")]
+    /// One part of a model that is spread over several GGUF files, whose name does not lead to the others.
+    #[error(
+        "{path}: one of {parts} parts of a model; they are found by its file's name, which must be as it was given: \
+         name-00001-of-{parts:05}.gguf"
+    )]
     GgufSplit {
         /// The file.
         path: PathBuf,
         /// How many parts there are.
         parts: u64,
+    },
+    /// A part of a model that is spread over several GGUF files is not there.
+    #[error("{path}: one of several parts of a model, and there is no '{}' beside it", .part.display())]
+    GgufMissingPart {
+        /// The file that was opened.
+        path: PathBuf,
+        /// The missing one.
+        part: PathBuf,
+    },
+    /// A part of a model that is spread over several GGUF files says something else of itself than the others do.
+    #[error("{path}: '{key}' is {found}, and by the other parts of the model it is {expected}")]
+    GgufPart {
+        /// The file.
+        path: PathBuf,
+        /// What is compared.
+        key: &'static str,
+        /// What the file has.
+        found: u64,
+        /// What it should have.
+        expected: u64,
     },
     /// A GGUF alignment that is no power of two.
     #[error("{path}: alignment {found}; a power of two is expected")]

@@ -14,10 +14,13 @@ use toktune_kernels::WeightType;
 
 mod metadata;
 mod reader;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use metadata::{Array, FromValue, Metadata, Value};
+use split::Split;
+pub(super) use split::one_model;
 
 /// The alignment of tensors where the metadata give none.
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -28,7 +31,7 @@ const MAX_DIMENSIONS: u32 = 4;
 /// A tensor's entry takes at least this many bytes: two lengths, a count, a type and an offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
-/// A GGUF file.
+/// A GGUF file, or a model that is spread over several.
 #[derive(Debug)]
 pub struct Gguf {
     version: u32,
@@ -46,27 +49,43 @@ struct Listed {
 }
 
 impl Gguf {
-    /// Opens a file.
+    /// Opens a file; any part of a model that is spread over several (`model-00001-of-00003.gguf`) opens them all, and
+    /// the metadata are those of the first.
     ///
     /// # Errors
-    /// The file cannot be mapped, or it is not a sound GGUF file of version 2 or 3.
+    /// The file cannot be mapped, or it is not a sound GGUF file of version 2 or 3; a part is missing or of another
+    /// model.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_bytes(path, Bytes::map(path)?)
+        let opened = Self::map(path)?;
+        match Split::of(&opened.metadata)? {
+            Some(split) => split.join(path, opened),
+            None => Ok(opened),
+        }
     }
 
     /// Reads a file that is already in memory or mapped; `path` is what messages call it.
     ///
     /// # Errors
-    /// It is not a sound GGUF file of version 2 or 3.
+    /// It is not a sound GGUF file of version 2 or 3, or it is one part of a model.
     pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+        let read = Self::part(path, bytes)?;
+        match read.metadata.get::<u64>("split.count")?.filter(|parts| *parts > 1) {
+            Some(parts) => Err(WeightsError::GgufSplit { path: path.to_path_buf(), parts }.into()),
+            None => Ok(read),
+        }
+    }
+
+    /// Maps a file, which may be one part of a model.
+    fn map(path: &Path) -> Result<Self> {
+        Self::part(path, Bytes::map(path)?)
+    }
+
+    fn part(path: &Path, bytes: Bytes) -> Result<Self> {
         let path: Arc<Path> = path.into();
         let mut reader = Reader::new(&path, &bytes);
         let version = read_version(&mut reader)?;
         let (tensors, pairs) = (reader.u64()?, reader.u64()?);
         let metadata = Metadata::read(&mut reader, path.clone(), pairs)?;
-        if let Some(parts) = metadata.get::<u64>("split.count")?.filter(|parts| *parts > 1) {
-            return Err(Error::Weights(WeightsError::GgufSplit { path: path.to_path_buf(), parts }));
-        }
         let listed = read_tensors(&mut reader, tensors)?;
         let alignment = metadata.get::<u64>("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() {
@@ -145,7 +164,7 @@ fn read_tensor(reader: &mut Reader<'_>, i: usize) -> Result<Listed> {
     let id = reader.u32()?;
     let offset = reader.u64()?;
     let Some(kind) = Kind::from_id(id) else {
-        return Err(unsupported(reader.path(), &name, &format!("GGML type {id}"), &WeightType::ALL));
+        return Err(unsupported(reader.path(), &name, &format!("GGML type {id}"), WeightType::GGUF));
     };
     // GGUF counts the innermost dimension first.
     dims.reverse();
@@ -171,7 +190,7 @@ fn read_tensor(reader: &mut Reader<'_>, i: usize) -> Result<Listed> {
 
 /// Finds each tensor's bytes in the data and checks that no two share any.
 fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64) -> Result<TensorTable> {
-    let mut table = TensorTable::new(path.clone(), &WeightType::ALL);
+    let mut table = TensorTable::new(path.clone(), WeightType::GGUF);
     listed.sort_by(|a, b| (a.offset, a.bytes, &a.name).cmp(&(b.offset, b.bytes, &b.name)));
     let (mut end, mut last) = (0, String::new());
     for Listed { name, shape, kind, offset, bytes } in listed {
@@ -201,7 +220,7 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
             file: path.clone(),
             shape,
             type_name: kind.name.to_owned(),
-            dtype: WeightType::ALL.into_iter().find(|dtype| dtype.name() == kind.name),
+            dtype: WeightType::GGUF.iter().copied().find(|dtype| dtype.name() == kind.name),
             bytes: stored,
         })?;
         if offset < end {
@@ -236,6 +255,7 @@ impl Kind {
             6 => ("Q5_0", 32, 22),
             7 => ("Q5_1", 32, 24),
             8 => ("Q8_0", 32, 34),
+            9 => ("Q8_1", 32, 36),
             10 => ("Q2_K", 256, 84),
             11 => ("Q3_K", 256, 110),
             12 => ("Q4_K", 256, 144),
@@ -257,6 +277,13 @@ impl Kind {
             28 => ("F64", 1, 8),
             29 => ("IQ1_M", 256, 56),
             30 => ("BF16", 1, 2),
+            // taken out of GGML again
+            31 => ("Q4_0_4_4", 32, 18),
+            32 => ("Q4_0_4_8", 32, 18),
+            33 => ("Q4_0_8_8", 32, 18),
+            36 => ("IQ4_NL_4_4", 32, 18),
+            37 => ("IQ4_NL_4_8", 32, 18),
+            38 => ("IQ4_NL_8_8", 32, 18),
             34 => ("TQ1_0", 256, 54),
             35 => ("TQ2_0", 256, 66),
             39 => ("MXFP4", 32, 17),

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use toktune_kernels::{Matrix, Precision, RowOrder, Weight, WeightType, weight::encode};
+use toktune_kernels::{Matrix, Precision, RowOrder, Scales, Weight, WeightType, weight::encode};
 
 /// Entries decoded at a time when scanning: 256 KiB of `f32`, which stays in the second-level cache.
 const SCAN_ENTRIES: usize = 1 << 16;
@@ -23,6 +23,17 @@ pub struct FrozenMatrix {
     order: RowOrder,
     name: Arc<str>,
     precision: Precision,
+    scales: Option<Arc<BlockScales>>,
+    /// Rows of the first block of scales that are not the matrix's.
+    skipped: usize,
+}
+
+/// What the weights of an 8-bit type are multiplied with.
+#[derive(Debug)]
+struct BlockScales {
+    values: Vec<f32>,
+    /// Rows and columns of a block.
+    block: [usize; 2],
 }
 
 impl FrozenMatrix {
@@ -41,9 +52,24 @@ impl FrozenMatrix {
     ) -> Result<Self> {
         let name = name.into();
         match Weight::new(dtype, &bytes, rows, cols, order) {
-            Ok(_) => Ok(Self { bytes, dtype, rows, cols, order, name, precision: Precision::F32 }),
+            Ok(_) => {
+                let precision = Precision::F32;
+                Ok(Self { bytes, dtype, rows, cols, order, name, precision, scales: None, skipped: 0 })
+            }
             Err(source) => Err(Error::Weights(WeightsError::Matrix { tensor: name.to_string(), source })),
         }
+    }
+
+    /// The same matrix, each block of so many rows and columns multiplied with its scale.
+    ///
+    /// # Errors
+    /// There are more or fewer scales than blocks.
+    pub(super) fn scaled(self, values: Vec<f32>, block: [usize; 2]) -> Result<Self> {
+        let scales = Scales { values: &values, block, skipped: 0 };
+        if let Err(source) = self.view().scaled(scales) {
+            return Err(WeightsError::Matrix { tensor: self.name.to_string(), source }.into());
+        }
+        Ok(Self { scales: Some(Arc::new(BlockScales { values, block })), ..self })
     }
 
     /// A matrix of `f32` values held in memory.
@@ -57,10 +83,25 @@ impl FrozenMatrix {
 
     /// What the kernels multiply with.
     pub fn view(&self) -> Weight<'_> {
-        match Weight::new(self.dtype, &self.bytes, self.rows, self.cols, self.order) {
+        let weight = Weight::new(self.dtype, &self.bytes, self.rows, self.cols, self.order);
+        let scaled = weight.and_then(|weight| match &self.scales {
+            Some(scales) => weight.scaled(self.view_scales(scales)),
+            None => Ok(weight),
+        });
+        match scaled {
             Ok(weight) => weight,
             Err(error) => unreachable!("checked by the constructor, and nothing changes: {error}"),
         }
+    }
+
+    /// The scales of the blocks that the matrix has a part in.
+    fn view_scales<'a>(&self, scales: &'a BlockScales) -> Scales<'a> {
+        let [height, width] = scales.block;
+        let across = self.cols.div_ceil(width);
+        let first = self.skipped / height;
+        let last = (self.skipped + self.rows).div_ceil(height);
+        let values = scales.values.get(first * across..last * across).unwrap_or_default();
+        Scales { values, block: scales.block, skipped: self.skipped % height }
     }
 
     /// In which precision products with it are taken; `f32` at first.
@@ -176,7 +217,8 @@ impl FrozenMatrix {
         let row_bytes = self.dtype.bytes(1, self.cols)?;
         let bytes = self.bytes.slice(rows.start.checked_mul(row_bytes)?..rows.end.checked_mul(row_bytes)?)?;
         let plain = self.order == RowOrder::Plain && rows.end <= self.rows;
-        plain.then(|| Self { bytes, rows: rows.len(), ..self.clone() })
+        let skipped = self.skipped + rows.start;
+        plain.then(|| Self { bytes, rows: rows.len(), skipped, ..self.clone() })
     }
 
     /// The same matrix under another name.
@@ -249,6 +291,28 @@ mod tests {
         let part = matrix.part(1..3).expect("inside");
         assert_eq!((part.rows(), part.cols(), part.decode_rows(0..2)), (2, 3, values[3..9].to_vec()));
         assert!(matrix.part(3..5).is_none() && matrix.part(0..usize::MAX).is_none());
+    }
+
+    #[test]
+    fn parts_of_a_scaled_matrix_keep_their_scales() {
+        // 1.0 in E4M3
+        let bytes = Bytes::owned(vec![0x38; 28]);
+        let matrix = FrozenMatrix::new("w", bytes, WeightType::F8E4M3, 7, 4, RowOrder::Plain).expect("valid");
+        let scales = (1..=6).map(|x| x as f32).collect();
+        let matrix = matrix.scaled(scales, [3, 2]).expect("valid");
+        let whole = matrix.decode_rows(0..7);
+        assert_eq!(whole[..4], [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(whole[24..], [5.0, 5.0, 6.0, 6.0]);
+        for rows in [0..7, 1..3, 2..7, 4..5, 6..7] {
+            let part = matrix.part(rows.clone()).expect("inside");
+            assert_eq!(part.decode_rows(0..rows.len()), whole[rows.start * 4..rows.end * 4]);
+            let of_part = part.part(rows.len() - 1..rows.len()).expect("inside");
+            assert_eq!(of_part.decode_rows(0..1), whole[rows.end * 4 - 4..rows.end * 4]);
+        }
+        let changed = matrix.with_rows([(1, &[0.5f32; 4][..])]).expect("changed");
+        assert_eq!((changed.dtype(), changed.decode_rows(1..2)), (WeightType::F32, vec![0.5; 4]));
+        assert_eq!(changed.decode_rows(2..7), whole[8..]);
+        assert!(matrix.scaled(vec![1.0; 5], [3, 2]).is_err());
     }
 
     #[test]

@@ -33,5 +33,6 @@ pub use error::WeightsError;
 pub use gguf::{Array, FromValue, Gguf, Metadata, Value};
 pub use mapped::Bytes;
 pub use matrix::FrozenMatrix;
+pub(crate) use table::Scaling;
 pub use toktune_kernels::{RowOrder, WeightType};
 pub(crate) use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors, write_safetensors_into};

@@ -1,7 +1,7 @@
 //! PyTorch checkpoints (`pytorch_model.bin`): one file, or several named by an index.
 //!
-//! Owns how a dictionary of tensors is found in what `torch.save` wrote. No code of the file is run: see
-//! [`pickle`]. Tensors are mapped where they lie in the file; only a transposed one is copied, since rows must lie
+//! Owns how a dictionary of tensors is found in what `torch.save` wrote: the [`archive`] of torch 1.6 and later, or the
+//! [`stream`] of earlier ones. No code of the file is run: see [`pickle`]. Tensors are mapped where they lie in the file; only a transposed one is copied, since rows must lie
 //! one after the other.
 
 use super::table::{StoredTensor, TensorTable};
@@ -10,20 +10,22 @@ use crate::weights::WeightsError;
 use crate::{Error, Result};
 use archive::Archive;
 use pickle::{Id, Value, Values};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use toktune_kernels::WeightType;
 
 mod archive;
 mod pickle;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 /// The types whose tensors can be used; a file may hold others as long as nobody asks for them.
 const SUPPORTED: &[WeightType] = &[WeightType::F32, WeightType::F16, WeightType::BF16];
 
-/// torch's storages: the class, the name of the type as safetensors has it, bytes of an entry.
-const STORAGES: [(&str, &str, usize); 10] = [
+/// torch's storages: the class, the name of the type (as safetensors has it, where it has one), bytes of an entry.
+const STORAGES: [(&str, &str, usize); 16] = [
     ("FloatStorage", "F32", 4),
     ("HalfStorage", "F16", 2),
     ("BFloat16Storage", "BF16", 2),
@@ -34,6 +36,12 @@ const STORAGES: [(&str, &str, usize); 10] = [
     ("CharStorage", "I8", 1),
     ("ByteStorage", "U8", 1),
     ("BoolStorage", "BOOL", 1),
+    ("ComplexFloatStorage", "ComplexFloatStorage", 8),
+    ("ComplexDoubleStorage", "ComplexDoubleStorage", 16),
+    ("QInt8Storage", "QInt8Storage", 1),
+    ("QUInt8Storage", "QUInt8Storage", 1),
+    ("QInt32Storage", "QInt32Storage", 4),
+    ("UntypedStorage", "UntypedStorage", 1),
 ];
 
 /// torch has no limit on the dimensions of a tensor, but no model comes near this one.
@@ -41,6 +49,9 @@ const MAX_DIMENSIONS: usize = 16;
 
 /// Rows and columns that are transposed at a time, so that both sides stay in the first-level cache.
 const TILE: usize = 32;
+
+/// Where a tar archive has its mark.
+const TAR_MARK: std::ops::Range<usize> = 257..262;
 
 /// A checkpoint in files that `torch.save` wrote.
 #[derive(Debug)]
@@ -52,7 +63,7 @@ impl Pytorch {
     /// Opens a single file.
     ///
     /// # Errors
-    /// The file cannot be mapped, or it is no sound archive of a dictionary of tensors.
+    /// The file cannot be mapped, or it is no sound file of a dictionary of tensors.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_bytes(path, Bytes::map(path)?)
     }
@@ -72,11 +83,18 @@ impl Pytorch {
     /// Reads a file that is already in memory or mapped; `path` is what messages call it.
     ///
     /// # Errors
-    /// It is no sound archive of a dictionary of tensors.
+    /// It is no sound file of a dictionary of tensors.
     pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+        let copies_left = bytes.len() as u64;
+        let file = Arc::from(path);
+        if stream::is_stream(&bytes) {
+            let (values, storages) = stream::read(path, &bytes)?;
+            let storages = Storages::Stream(storages);
+            let table = Reader { storages, values: &values, file, copies_left }.tensors()?;
+            return Ok(Self { table });
+        }
         if !bytes.starts_with(b"PK") {
-            let found = bytes[..bytes.len().min(4)].escape_ascii().to_string();
-            return Err(Error::Weights(WeightsError::PytorchFormat { path: path.to_path_buf(), found }));
+            return Err(no_torch_file(path, &bytes));
         }
         let archive = Archive::read(path, &bytes)?;
         let folder = folder(&archive)?;
@@ -84,18 +102,12 @@ impl Pytorch {
             && *order != *b"little"
         {
             let found = order[..order.len().min(8)].escape_ascii().to_string();
-            return Err(archive.fault(format!("its numbers are {found}-endian; little-endian ones are read")));
+            return Err(fault(path, format!("its numbers are {found}-endian; little-endian ones are read")));
         }
         let program = archive.file(&format!("{folder}data.pkl"))?.unwrap_or_else(|| Bytes::owned(Vec::new()));
         let values = pickle::run(path, &program)?;
-        let mut reader = Reader {
-            archive: &archive,
-            values: &values,
-            folder,
-            file: Arc::from(path),
-            copies_left: bytes.len() as u64,
-        };
-        let table = reader.tensors()?;
+        let storages = Storages::Archive { archive, folder };
+        let table = Reader { storages, values: &values, file, copies_left }.tensors()?;
         Ok(Self { table })
     }
 
@@ -106,6 +118,39 @@ impl Pytorch {
     /// The same, to put other tensors in it.
     pub(super) fn table_mut(&mut self) -> &mut TensorTable {
         &mut self.table
+    }
+}
+
+/// The error for a file that torch did not write, or wrote in a form that is not read.
+fn no_torch_file(path: &Path, bytes: &[u8]) -> Error {
+    if bytes.get(TAR_MARK).is_some_and(|mark| mark == b"ustar") {
+        return Error::Weights(WeightsError::PytorchTar { path: path.to_path_buf() });
+    }
+    let found = bytes[..bytes.len().min(4)].escape_ascii().to_string();
+    Error::Weights(WeightsError::PytorchFormat { path: path.to_path_buf(), found })
+}
+
+/// The error for a file of torch that is damaged or holds something else.
+fn fault(path: &Path, problem: impl Into<String>) -> Error {
+    Error::Weights(WeightsError::PytorchArchive { path: path.to_path_buf(), problem: problem.into() })
+}
+
+/// Where the numbers of tensors lie.
+enum Storages<'a> {
+    Archive { archive: Archive<'a>, folder: &'a str },
+    Stream(HashMap<&'a str, Bytes>),
+}
+
+impl Storages<'_> {
+    /// The storage of this key, and what it is called; `None` when it is not there.
+    fn get(&self, key: &str) -> Result<(Option<Bytes>, String)> {
+        match self {
+            Self::Archive { archive, folder } => {
+                let entry = format!("{folder}data/{key}");
+                Ok((archive.file(&entry)?, entry))
+            }
+            Self::Stream(storages) => Ok((storages.get(key).cloned(), key.to_owned())),
+        }
     }
 }
 
@@ -122,9 +167,8 @@ fn folder<'a>(archive: &Archive<'a>) -> Result<&'a str> {
 
 /// Finds the tensors in what the program built.
 struct Reader<'r, 'a> {
-    archive: &'r Archive<'a>,
+    storages: Storages<'a>,
     values: &'r Values<'a>,
-    folder: &'r str,
     file: Arc<Path>,
     /// Bytes that may yet be copied: many views of one storage must not take more memory than the file.
     copies_left: u64,
@@ -144,27 +188,27 @@ struct Rebuilt<'a> {
 impl<'a> Reader<'_, 'a> {
     fn tensors(&mut self) -> Result<TensorTable> {
         let mut table = TensorTable::new(self.file.clone(), SUPPORTED);
-        let Value::Dict(pairs) = self.values.top() else {
-            return Err(self.archive.fault("it holds something else than a dictionary of tensors"));
+        let Some(pairs) = self.values.pairs(self.values.top_id()) else {
+            return Err(fault(&self.file, "it holds something else than a dictionary of tensors"));
         };
         let mut others = Vec::new();
         for (key, value) in pairs {
-            let Some(name) = self.values.text(*key) else { continue };
+            let Some(name) = self.values.text(key) else { continue };
             // numbers and settings beside the tensors are nobody's weights
-            let Value::Call(..) = self.values.get(*value) else {
-                others.push(format!("{name} ({})", self.values.described(*value)));
+            let Value::Call(..) = self.values.get(value) else {
+                others.push(format!("{name} ({})", self.values.described(value)));
                 continue;
             };
-            let Some(rebuilt) = self.rebuilt(*value) else {
-                let what = self.values.described(*value);
-                return Err(self.archive.fault(format!("'{name}' is {what}, which is not read as a tensor")));
+            let Some(rebuilt) = self.rebuilt(value) else {
+                let what = self.values.described(value);
+                return Err(fault(&self.file, format!("'{name}' is {what}, which is not read as a tensor")));
             };
             table.insert(self.stored(name, rebuilt)?)?;
         }
         if table.tensors().is_empty() {
             others.truncate(8);
             let found = if others.is_empty() { "nothing".into() } else { others.join(", ") };
-            return Err(self.archive.fault(format!("its dictionary holds no tensors but {found}")));
+            return Err(fault(&self.file, format!("its dictionary holds no tensors but {found}")));
         }
         Ok(table)
     }
@@ -188,7 +232,12 @@ impl<'a> Reader<'_, 'a> {
         }
         let [storage, offset, shape, strides, ..] = *arguments else { return None };
         let Value::Outside(storage) = *values.get(storage) else { return None };
-        let [_, class, key, ..] = *values.tuple(storage)? else { return None };
+        let [_, class, key, ref rest @ ..] = *values.tuple(storage)? else { return None };
+        // torch before 0.4 had storages that are parts of others: their key, where they begin, how long they are
+        let part = match rest.get(2).and_then(|part| values.tuple(*part)) {
+            Some(part) => values.number(*part.get(1)?)?,
+            None => 0,
+        };
         let storage = self.global(class)?.1;
         let known = STORAGES.iter().find(|(class, _, _)| *class == storage);
         let (mut kind, mut size) = match known {
@@ -208,12 +257,14 @@ impl<'a> Reader<'_, 'a> {
             ("torch._utils", "_rebuild_tensor_v3") => {
                 (kind, size) = (self.global(*arguments.get(6)?)?.1.to_owned(), None);
             }
+            // before torch 0.4
+            ("torch._utils", "_rebuild_tensor") => {}
             _ => return None,
         }
         // one more than is allowed is enough to be refused
         let numbers = |id| values.numbers(id, MAX_DIMENSIONS + 1);
         let (offset, shape, strides) = (values.number(offset)?, numbers(shape)?, numbers(strides)?);
-        let key = values.text(key)?;
+        let (key, offset) = (values.text(key)?, offset.checked_add(part)?);
         (shape.len() == strides.len()).then_some(Rebuilt { kind, size, key, offset, shape, strides })
     }
 
@@ -235,9 +286,9 @@ impl<'a> Reader<'_, 'a> {
     /// The tensor in its storage, all bounds checked. One that cannot be used is listed without a type.
     fn stored(&mut self, name: &str, tensor: Rebuilt<'a>) -> Result<StoredTensor> {
         let path = || self.file.to_path_buf();
-        let entry = format!("{}data/{}", self.folder, tensor.key);
-        let Some(storage) = self.archive.file(&entry)? else {
-            return Err(self.archive.fault(format!("'{entry}', the storage of '{name}', is missing")));
+        let (storage, called) = self.storages.get(tensor.key)?;
+        let Some(storage) = storage else {
+            return Err(fault(&self.file, format!("'{called}', the storage of '{name}', is missing")));
         };
         if tensor.shape.len() > MAX_DIMENSIONS {
             let (found, limit) = (tensor.shape.len() as u32, MAX_DIMENSIONS as u32);
@@ -292,8 +343,10 @@ impl<'a> Reader<'_, 'a> {
             Layout::Rows => bytes,
             Layout::Columns => {
                 self.copies_left = self.copies_left.checked_sub(length).ok_or_else(|| {
-                    self.archive
-                        .fault("its transposed tensors take more memory than the file: many share bytes")
+                    fault(
+                        &self.file,
+                        "its transposed tensors take more memory than the file: many share bytes",
+                    )
                 })?;
                 transposed(&bytes, stored.shape[0], stored.shape[1], size)
             }

@@ -37,7 +37,22 @@ pub(super) struct TensorTable {
     by_name: HashMap<Arc<str>, usize>,
     /// Tensors that are no longer the file's.
     replaced: Vec<usize>,
+    /// How tensors of 8-bit floats are scaled, when they are.
+    scaling: Option<Scaling>,
 }
+
+/// How tensors of 8-bit floats are scaled: by tensors of their names and an ending, one number for each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scaling {
+    /// Rows and columns of a block; `None` where the shape of the scales tells.
+    pub block: Option<[usize; 2]>,
+}
+
+/// What the names of scales have behind those of the weights.
+const SCALE_ENDINGS: [&str; 2] = ["_scale_inv", "_scale"];
+
+/// The types that are read with scales only.
+const SCALED: [WeightType; 2] = [WeightType::F8E4M3, WeightType::F8E5M2];
 
 impl TensorTable {
     /// An empty table for the checkpoint at `path`, whose format can hold the `supported` types.
@@ -48,6 +63,7 @@ impl TensorTable {
             tensors: Vec::new(),
             by_name: HashMap::new(),
             replaced: Vec::new(),
+            scaling: None,
         }
     }
 
@@ -97,6 +113,17 @@ impl TensorTable {
         Ok(())
     }
 
+    /// From now on tensors of 8-bit floats are read, with their scales.
+    pub fn set_scaling(&mut self, scaling: Scaling) {
+        self.scaling = Some(scaling);
+    }
+
+    /// The scales of a tensor, where it has any.
+    pub fn scales_of(&self, name: &str) -> Option<&StoredTensor> {
+        self.scaling?;
+        SCALE_ENDINGS.iter().find_map(|ending| self.get(&format!("{name}{ending}")))
+    }
+
     /// The names of the replaced tensors.
     pub fn replaced(&self) -> impl Iterator<Item = &str> {
         self.replaced.iter().map(|at| &*self.tensors[*at].name)
@@ -132,7 +159,8 @@ impl TensorTable {
                 found,
             }));
         }
-        match tensor.dtype {
+        let scaled = || SCALED.into_iter().find(|dtype| dtype.name() == tensor.type_name);
+        match tensor.dtype.or_else(|| scaled().filter(|_| self.scaling.is_some())) {
             Some(dtype) => Ok((tensor, dtype)),
             None => Err(unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported)),
         }
@@ -141,12 +169,68 @@ impl TensorTable {
     /// A matrix of this shape.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize, order: RowOrder) -> Result<FrozenMatrix> {
         let (tensor, dtype) = self.require(name, &[rows, cols])?;
-        FrozenMatrix::new(tensor.name.clone(), tensor.bytes.clone(), dtype, rows, cols, order)
+        let matrix = FrozenMatrix::new(tensor.name.clone(), tensor.bytes.clone(), dtype, rows, cols, order)?;
+        match self.scaling {
+            Some(scaling) if SCALED.contains(&dtype) => self.scaled(matrix, scaling),
+            _ => Ok(matrix),
+        }
+    }
+
+    /// A matrix of 8-bit floats with its scales.
+    fn scaled(&self, matrix: FrozenMatrix, scaling: Scaling) -> Result<FrozenMatrix> {
+        let name = matrix.name().to_owned();
+        let Some(scales) = self.scales_of(&name) else {
+            let tensor = format!("{name}{}", SCALE_ENDINGS[0]);
+            let path = self.path.to_path_buf();
+            return Err(WeightsError::MissingTensor { path, tensor, nearest: None }.into());
+        };
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        // a single number may be a matrix, a vector or neither, one for each row a vector
+        let grid = match *scales.shape {
+            [] => [1, 1],
+            [down] => [down, 1],
+            [down, across] => [down, across],
+            _ => [0, 0],
+        };
+        let by_blocks = scaling.block.filter(|[height, width]| {
+            *height > 0 && *width > 0 && grid == [rows.div_ceil(*height), cols.div_ceil(*width)]
+        });
+        let divides = grid[0] > 0 && grid[1] > 0 && rows % grid[0] == 0 && cols % grid[1] == 0;
+        let by_shape = || divides.then(|| [(rows / grid[0]).max(1), (cols / grid[1]).max(1)]);
+        let Some(block) = by_blocks.or_else(by_shape) else {
+            let [height, width] = scaling.block.unwrap_or([1, 1]).map(|side| side.max(1));
+            return Err(WeightsError::TensorShape {
+                path: scales.file.to_path_buf(),
+                tensor: scales.name.to_string(),
+                expected: vec![rows.div_ceil(height), cols.div_ceil(width)],
+                found: scales.shape.clone(),
+            }
+            .into());
+        };
+        matrix.scaled(self.scale_values(scales)?, block)
+    }
+
+    /// The numbers of a tensor of scales: floats, or the exponents of powers of two.
+    fn scale_values(&self, scales: &StoredTensor) -> Result<Vec<f32>> {
+        if matches!(scales.type_name.as_str(), "U8" | "F8_E8M0") {
+            let power = |exponent: &u8| (f32::from(*exponent) - 127.0).exp2();
+            return Ok(scales.bytes.iter().map(power).collect());
+        }
+        let Some(dtype) = scales.dtype else {
+            return Err(unsupported(&scales.file, &scales.name, &scales.type_name, self.supported));
+        };
+        let count = scales.shape.iter().product();
+        let name = scales.name.clone();
+        let values = FrozenMatrix::new(name, scales.bytes.clone(), dtype, 1, count, RowOrder::Plain)?;
+        Ok(values.decode_rows(0..1))
     }
 
     /// A vector of this length as `f32`; every entry must be finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let (tensor, dtype) = self.require(name, &[len])?;
+        if SCALED.contains(&dtype) {
+            return Err(unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported));
+        }
         let weight = Weight::new(dtype, &tensor.bytes, 1, len, RowOrder::Plain).map_err(|source| {
             Error::Weights(WeightsError::Matrix { tensor: tensor.name.to_string(), source })
         })?;

@@ -159,6 +159,23 @@ impl TorchFile {
         self.build_with(&program)
     }
 
+    /// The same as torch wrote it before 1.6; `sizes` are the bytes of an entry of each storage.
+    pub fn build_stream(self, sizes: &[usize]) -> Vec<u8> {
+        let mut out =
+            b"\x80\x02\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}".to_vec();
+        push_text(&mut out, "little_endian");
+        out.extend(b"\x88s.");
+        out.extend(&self.program);
+        out.extend(b"u.\x80\x02](");
+        (0..sizes.len()).for_each(|key| push_text(&mut out, &key.to_string()));
+        out.extend(b"e.");
+        for ((_, bytes), size) in self.files[1..].iter().zip(sizes) {
+            out.extend(((bytes.len() / size) as u64).to_le_bytes());
+            out.extend(bytes);
+        }
+        out
+    }
+
     /// The file with another program.
     pub fn build_with(mut self, program: &[u8]) -> Vec<u8> {
         self.files.insert(0, ("m/data.pkl".into(), program.to_vec()));

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::data::chat::turn_off;
+
 use super::{Conversation, DataError, Reader, Words, shortened};
 
 const MESSAGES: &str = "a list of objects with `role`";
@@ -30,9 +32,7 @@ impl Reader<'_> {
         }
         let mut messages = self.messages(prompt)?;
         // what is there to be gone on from is not learnt, whoever says it
-        for message in messages.iter_mut().filter_map(Value::as_object_mut) {
-            message.insert("train".to_owned(), false.into());
-        }
+        messages.iter_mut().filter_map(Value::as_object_mut).for_each(turn_off);
         messages.extend(self.messages(completion)?);
         Ok(Words::Messages(self.conversation(messages)?))
     }

@@ -97,11 +97,12 @@ fn share_gpts_speakers_become_roles() {
 #[test]
 fn a_prompt_of_messages_is_not_learnt() {
     let found = messages(json!({
-        "prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        "prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 1}],
         "completion": [{"role": "assistant", "content": "b"}],
     }));
     let learnt: Vec<Option<bool>> = found.iter().map(|message| message["train"].as_bool()).collect();
     assert_eq!(learnt, [Some(false), Some(false), None]);
+    assert!(found.iter().all(|message| message.get("weight").is_none()));
     let problem = row(json!({"prompt": "q", "completion": [{"role": "assistant"}]})).expect_err("mixed");
     assert!(problem.contains("`prompt` is a string, expected a list of objects with `role`"), "{problem}");
     let empty = row(json!({"prompt": [], "completion": [{"role": "assistant"}]})).expect_err("nothing");

@@ -244,7 +244,7 @@ fn what_batches_need_is_checked_first() {
     let seq2seq = |start, pad| Collator::Seq2Seq(DecoderInputs { start: DecoderStart::Token(start), pad });
     let size = options().vocab_size as u32;
     for (collator, expected) in [
-        (Collator::MaskedLm(Masking { probability: 0.0, ..masking() }), "--mlm-probability is 0".to_owned()),
+        (Collator::MaskedLm(Masking { probability: 0.0, ..masking() }), "`mlm_probability` is 0".to_owned()),
         (
             Collator::MaskedLm(Masking { mask_token: Some(size), ..masking() }),
             format!("the mask token has id {size}"),

@@ -18,7 +18,7 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
     let copies = if base.is_tied() { base.embedding_tensors().split_off(1) } else { Vec::new() };
     let names: Vec<&str> = checkpoint.names().filter(|name| !copies.iter().any(|c| c == name)).collect();
     names.iter().try_for_each(|name| check(checkpoint, name))?;
-    write_tensors(checkpoint, &changed(model), Map::new(), &names, &output.join(SINGLE))?;
+    write_tensors(checkpoint, &changed(model)?, Map::new(), &names, &output.join(SINGLE))?;
     write_beside(model, source, output)
 }
 

@@ -3,7 +3,7 @@
 use super::companions::{copy, copy_companions};
 use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::error::{Error, Result};
-use crate::tuners::PeftModel;
+use crate::tuners::{PeftModel, TunerError};
 use crate::weights::{
     Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
 };
@@ -83,7 +83,7 @@ impl ChangedTensor<'_> {
 
 pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
     let checkpoint = model.base().checkpoint();
-    let changed = changed(model);
+    let changed = changed(model)?;
     let mut files: Vec<(&Path, Vec<&str>)> = Vec::new();
     for name in checkpoint.names() {
         let Some(file) = checkpoint.file(name) else { continue };
@@ -129,7 +129,10 @@ pub(super) fn write_beside(model: &PeftModel, source: &Path, output: &Path) -> R
 
 /// The tensors that are not to be written as they are stored: token matrices under every name that the checkpoint has them
 /// by, so that the copies of a tied one stay equal.
-pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
+///
+/// # Errors
+/// One has scales beside it.
+pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
     let (base, checkpoint) = (model.base(), model.base().checkpoint());
     let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
     let mut matrices: Vec<(String, MergedMatrix<'_>)> =
@@ -161,7 +164,11 @@ pub(super) fn changed(model: &PeftModel) -> Changed<'_> {
             changed.insert(weight.name().to_owned(), ChangedTensor::Linear(linear));
         }
     }
-    changed
+    // what is written would be taken for numbers that are yet to be multiplied
+    match changed.keys().find(|name| checkpoint.is_scaled(name)) {
+        Some(tensor) => Err(TunerError::MergeIntoScaled { tensor: tensor.clone() }.into()),
+        None => Ok(changed),
+    }
 }
 
 /// The bytes that a tensor has in the checkpoint.

@@ -288,10 +288,31 @@ fn files_that_lack_something_are_refused_or_told() {
     assert!(model.load_adapter(folder.path(), "x").is_err() && model.adapters().is_empty());
     assert_eq!(model.base().vocabulary(), 101);
     assert_eq!(model.base().embedding().gather(&[1]), base("llama_tied").embedding().gather(&[1]));
+}
+
+#[test]
+fn files_of_torch_are_read_where_there_is_no_other() {
+    let load = |folder: &tempfile::TempDir| PeftModel::from_pretrained(base("llama_tied"), folder.path());
     let folder = changed(|_| {}, |_| {});
-    std::fs::rename(folder.path().join(ADAPTER_FILE), folder.path().join("adapter_model.bin"))
-        .expect("renamed");
-    assert!(matches!(load(&folder), Err(Error::Tuner(TunerError::Pickle { .. }))));
+    let expected = logits(&load(&folder).expect("loaded"), &TEXT);
+    let safetensors = folder.path().join(ADAPTER_FILE);
+    let stored = Checkpoint::open(&safetensors).expect("a checkpoint");
+    let mut file = crate::weights::testing::TorchFile::new();
+    for name in stored.names() {
+        let shape = stored.shape(name).expect("a shape");
+        let matrix =
+            stored.matrix(name, shape[0], shape[1], crate::weights::RowOrder::Plain).expect("a matrix");
+        let sides: Vec<u64> = shape.iter().map(|side| *side as u64).collect();
+        file = file.f32(name, &sides, &matrix.decode_rows(0..shape[0]));
+    }
+    let torch = folder.path().join("adapter_model.bin");
+    std::fs::write(&torch, b"not looked at").expect("written");
+    load(&folder).expect("the safetensors file comes first");
+    std::fs::remove_file(safetensors).expect("removed");
+    let message = load(&folder).expect_err("no file of torch").to_string();
+    assert!(message.contains("adapter_model.bin: it begins with 'not '"), "{message}");
+    std::fs::write(torch, file.build()).expect("written");
+    assert_eq!(logits(&load(&folder).expect("loaded"), &TEXT), expected);
 }
 
 #[test]

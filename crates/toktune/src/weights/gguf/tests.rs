@@ -223,11 +223,98 @@ fn tensors_that_share_a_name_or_bytes_are_refused() {
 
 #[test]
 fn a_known_type_that_cannot_be_decoded_is_refused_when_it_is_asked_for() {
-    let gguf = read(GgufBytes::new().tensor("w", &[256], 23, &[0; 136]).build()).expect("a sound file");
-    let tensor = gguf.table().get("w").expect("a tensor");
-    assert_eq!((tensor.type_name.as_str(), tensor.dtype), ("IQ4_XS", None));
-    let message = gguf.table().vector("w", 256).expect_err("not decodable").to_string();
-    assert!(message.contains("IQ4_XS") && message.contains("Q6_K"), "{message}");
+    for (id, name, dims, bytes) in
+        [(40, "NVFP4", 64, 36), (15, "Q8_K", 256, 292), (9, "Q8_1", 32, 36), (31, "Q4_0_4_4", 32, 18)]
+    {
+        let file = GgufBytes::new().tensor("w", &[dims], id, &vec![0; bytes]);
+        let gguf = read(file.build()).expect("a sound file");
+        let tensor = gguf.table().get("w").expect("a tensor");
+        assert_eq!((tensor.type_name.as_str(), tensor.dtype), (name, None));
+        let message = gguf.table().vector("w", dims as usize).expect_err("not decodable").to_string();
+        assert!(message.contains(name) && message.contains("Q6_K"), "{message}");
+    }
+}
+
+#[test]
+fn blocks_decode_as_the_gguf_package_decodes_them() {
+    // made by tools/fixtures/make_gguf_types.py
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/gguf/types.gguf");
+    let gguf = Gguf::open(&path).expect("a sound file");
+    let mut blocks: Vec<WeightType> = WeightType::GGUF.to_vec();
+    blocks.retain(|dtype| dtype.block_len() > 1);
+    assert_eq!(gguf.table().tensors().len(), blocks.len());
+    for dtype in blocks {
+        let matrix = gguf.table().matrix(dtype.name(), 2, 512, toktune_kernels::RowOrder::Plain);
+        let matrix = matrix.expect("a matrix of this type");
+        assert_eq!(matrix.dtype(), dtype);
+        let values = [matrix.decode_rows(0..1), matrix.decode_rows(1..2)].concat();
+        // FNV-1a of 64 bits
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes());
+        let hash = bytes.fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        assert_eq!(
+            gguf.metadata().require::<u64>(&format!("expected.{dtype}")).expect("a hash"),
+            hash,
+            "{dtype}"
+        );
+    }
+}
+
+/// A part of a model of three tensors in three parts.
+fn part(number: u16, count: u16, tensors: i32) -> Vec<u8> {
+    let name = format!("w{number}");
+    GgufBytes::new()
+        .pair("split.no", 2, &number.to_le_bytes())
+        .pair("split.count", 2, &count.to_le_bytes())
+        .pair("split.tensors.count", 5, &tensors.to_le_bytes())
+        .pair("number", 4, &u32::from(number).to_le_bytes())
+        .tensor(&name, &[2], 0, &[number as u8; 8])
+        .build()
+}
+
+#[test]
+fn the_parts_of_a_model_are_opened_by_any_of_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |number: u16| folder.path().join(format!("m-{number:05}-of-00003.gguf"));
+    let write = |number: u16, bytes: Vec<u8>| std::fs::write(path(number), bytes).expect("written");
+    for number in 0..3 {
+        write(number + 1, part(number, 3, 3));
+    }
+    let checkpoint = |path: &Path| crate::weights::Checkpoint::open(path);
+    for opened in [path(1), path(2), path(3), folder.path().to_path_buf()] {
+        let checkpoint = checkpoint(&opened).expect("all parts");
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["w0", "w1", "w2"]);
+        assert_eq!(checkpoint.file("w2"), Some(&*path(3)));
+        let gguf = checkpoint.as_gguf().expect("a GGUF file");
+        assert_eq!(gguf.metadata().require::<u32>("number").expect("a number"), 0);
+    }
+    let refused = |path: &Path, expected: &str| {
+        let message = checkpoint(path).expect_err("unsound").to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    for (number, count, tensors, expected) in [
+        (1, 4, 3, "'split.count' is 4, and by the other parts of the model it is 3"),
+        (2, 3, 3, "'split.no' is 2, and by the other parts of the model it is 1"),
+        (0, 1, 3, "'split.count' is 1"),
+    ] {
+        write(2, part(number, count, tensors));
+        refused(&path(1), expected);
+    }
+    write(2, part(1, 3, 3));
+    write(1, part(0, 3, 4));
+    refused(&path(1), "'split.tensors.count' is 3, and by the other parts of the model it is 4");
+    write(2, b"GGUF".to_vec());
+    refused(&path(1), "00002-of-00003.gguf: truncated");
+    std::fs::remove_file(path(2)).expect("removed");
+    refused(&path(3), "there is no");
+    refused(&path(3), "m-00002-of-00003.gguf' beside it");
+    let renamed = folder.path().join("model.gguf");
+    std::fs::rename(path(3), &renamed).expect("renamed");
+    refused(&renamed, "name-00001-of-00003.gguf");
+    // two models in one folder are two
+    std::fs::rename(renamed, folder.path().join("n-00001-of-00003.gguf")).expect("renamed");
+    refused(folder.path(), "exactly one .gguf file");
 }
 
 #[test]

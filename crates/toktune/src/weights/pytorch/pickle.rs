@@ -24,6 +24,8 @@ pub(super) enum Value<'a> {
     /// `None`, and numbers that nothing here needs.
     Other,
     Int(i64),
+    /// An integer of more than eight bytes, which are given.
+    Long(&'a [u8]),
     Bool(bool),
     Text(&'a str),
     /// A class or function: its module and its name.
@@ -42,9 +44,52 @@ pub(super) enum Value<'a> {
 pub(super) struct Values<'a> {
     values: Vec<Value<'a>>,
     top: Id,
+    end: usize,
 }
 
 impl<'a> Values<'a> {
+    /// The byte behind the program.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// The number of the value that the program ends with.
+    pub fn top_id(&self) -> Id {
+        self.top
+    }
+
+    /// What the values that lie outside are called, in the order they were named.
+    pub fn outside(&self) -> impl Iterator<Item = Id> {
+        self.values.iter().filter_map(|value| match value {
+            Value::Outside(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// The keys and values of a dictionary; `None` for anything else.
+    ///
+    /// Python 2 wrote an ordered one as a call with a list of pairs.
+    pub fn pairs(&self, id: Id) -> Option<Vec<(Id, Id)>> {
+        let arguments = match *self.get(id) {
+            Value::Dict(ref pairs) => return Some(pairs.clone()),
+            Value::Call(of, arguments)
+                if matches!(self.get(of), Value::Global("collections", "OrderedDict")) =>
+            {
+                arguments
+            }
+            _ => return None,
+        };
+        let [list] = *self.tuple(arguments)? else { return None };
+        let Value::List(items) = self.get(list) else { return None };
+        let pair = |id: &Id| match self.get(*id) {
+            Value::List(pair) | Value::Tuple(pair) => {
+                <[Id; 2]>::try_from(pair.as_slice()).ok().map(<(Id, Id)>::from)
+            }
+            _ => None,
+        };
+        items.iter().map(pair).collect()
+    }
+
     /// The value that the program ends with.
     pub fn top(&self) -> &Value<'a> {
         self.get(self.top)
@@ -88,6 +133,7 @@ impl<'a> Values<'a> {
         match self.get(id) {
             Value::Other => "a number or None".into(),
             Value::Int(number) => number.to_string(),
+            Value::Long(_) => "a number".into(),
             Value::Bool(truth) => truth.to_string(),
             Value::Text(_) => "a text".into(),
             Value::Global(module, name) => format!("{module}.{name}"),
@@ -103,19 +149,29 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Runs a program.
+/// Runs a program that is a file of its own.
 ///
 /// # Errors
-/// It is too long, ends early, uses an instruction that `torch.save` does not write for tensors, or takes from the
-/// stack what is not there.
+/// As [`run_from`], and when it is too long.
 pub(super) fn run<'a>(path: &Path, program: &'a [u8]) -> Result<Values<'a>> {
     if program.len() > MAX_BYTES {
         let (found, limit) = (program.len() as u64, MAX_BYTES as u64);
         return Err(Error::Weights(WeightsError::HeaderTooLarge { path: path.to_path_buf(), found, limit }));
     }
+    run_from(path, program, 0)
+}
+
+/// Runs the program that begins at byte `start` of a file, which goes on behind it.
+///
+/// # Errors
+/// It ends early, uses an instruction that `torch.save` does not write for tensors, or takes from the stack what is not
+/// there.
+pub(super) fn run_from<'a>(path: &Path, file: &'a [u8], start: usize) -> Result<Values<'a>> {
+    let most = start.saturating_add(MAX_BYTES).min(file.len());
+    let program = file.get(..most).unwrap_or_default();
     let mut machine = Machine {
         program,
-        at: 0,
+        at: start.min(program.len()),
         values: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -125,7 +181,7 @@ pub(super) fn run<'a>(path: &Path, program: &'a [u8]) -> Result<Values<'a>> {
         let start = machine.at;
         match machine.step() {
             Ok(None) => {}
-            Ok(Some(top)) => return Ok(Values { values: machine.values, top }),
+            Ok(Some(top)) => return Ok(Values { values: machine.values, top, end: machine.at }),
             Err(problem) => {
                 return Err(Error::Weights(WeightsError::Pickle {
                     path: path.to_path_buf(),
@@ -183,9 +239,14 @@ impl<'a> Machine<'a> {
                 let length = u32::from_le_bytes(self.chunk()?);
                 self.text(length.into())?;
             }
-            0x8c => {
+            // a short text; the second is of Python 2, and so is the long one below
+            0x8c | b'U' => {
                 let length = self.byte()?;
                 self.text(length.into())?;
+            }
+            b'T' => {
+                let length = i32::from_le_bytes(self.chunk()?);
+                self.text(u64::try_from(length).map_err(|_| "a text of a negative length")?)?;
             }
             0x8d => {
                 let length = u64::from_le_bytes(self.chunk()?);
@@ -293,7 +354,7 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&rest[..end]).map_err(|_| "a name is not valid UTF-8".into())
     }
 
-    /// A number of up to eight bytes; longer ones count nothing that exists.
+    /// A number; one of more than eight bytes counts nothing that exists.
     fn long(&mut self) -> Step<()> {
         let count = self.byte()?;
         let bytes = self.take(count.into())?;
@@ -305,7 +366,7 @@ impl<'a> Machine<'a> {
                 number[..length].copy_from_slice(bytes);
                 Value::Int(i64::from_le_bytes(number))
             }
-            _ => Value::Other,
+            _ => Value::Long(bytes),
         };
         self.push(value);
         Ok(())

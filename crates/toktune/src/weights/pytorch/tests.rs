@@ -23,7 +23,15 @@ fn f32s(values: &[f32]) -> Vec<u8> {
 #[test]
 fn what_torch_writes_is_read() {
     // made by tools/fixtures/make_torch_files.py
-    let file = written("model.bin");
+    for name in ["model.bin", "legacy.bin"] {
+        check_written(&written(name));
+    }
+    let state = written("protocol4.bin");
+    assert_eq!(state.table().vector("bias", 1).expect("a vector"), [0.0]);
+    assert_eq!(state.table().tensors().len(), 2);
+}
+
+fn check_written(file: &Pytorch) {
     let table = file.table();
     let matrix = |name: &str, rows, cols| {
         let matrix = table.matrix(name, rows, cols, toktune_kernels::RowOrder::Plain).expect(name);
@@ -56,9 +64,6 @@ fn what_torch_writes_is_read() {
         );
     }
     assert!(table.get("step").is_none(), "a number is no tensor");
-    let state = written("protocol4.bin");
-    assert_eq!(state.table().vector("bias", 1).expect("a vector"), [0.0]);
-    assert_eq!(state.table().tensors().len(), 2);
 }
 
 #[test]
@@ -117,12 +122,14 @@ fn transposed_tensors_cannot_fill_the_memory() {
 
 #[test]
 fn other_files_are_told_apart() {
-    for (bytes, found) in [(&b"\x80\x02\x8a\nl\xfc"[..], "\\x80\\x02\\x8a\\n"), (b"", ""), (b"GGUF", "GGUF")]
-    {
+    for (bytes, found) in [(&b"\x80\x02K\x01."[..], "\\x80\\x02K\\x01"), (b"", ""), (b"GGUF", "GGUF")] {
         let message = refused(bytes.to_vec());
         assert!(message.contains(&format!("begins with '{found}'")), "{message}");
-        assert!(message.contains("torch.save(torch.load(f"), "{message}");
     }
+    let mut tar = vec![0; 512];
+    tar[..8].copy_from_slice(b"storages");
+    tar[257..262].copy_from_slice(b"ustar");
+    assert!(refused(tar).contains("a tar archive, as torch wrote before 0.1.10"));
     let entry = |name: &str| (name.to_owned(), vec![]);
     let cases = [
         (zip(&[entry("x")], 0), "it holds no 'data.pkl'"),
@@ -169,7 +176,7 @@ fn a_program_that_does_something_else_is_refused_where_it_does() {
     ];
     for (program, expected) in cases {
         let message = refused(TorchFile::new().build_with(program));
-        assert!(message.contains("data.pkl, ") && message.contains(expected), "{message}");
+        assert!(message.contains(expected), "{message}");
     }
     assert!(refused(TorchFile::new().build_with(b"K\x01.")).contains("something else than a dictionary"));
     // each step would double what candle's reader holds
@@ -180,4 +187,68 @@ fn a_program_that_does_something_else_is_refused_where_it_does() {
     assert!(refused(TorchFile::new().build_with(&deep)).contains("something else than a dictionary"));
     let error = read(TorchFile::new().build_with(&vec![b'N'; (1 << 24) + 1])).expect_err("too long");
     assert!(matches!(error, Error::Weights(WeightsError::HeaderTooLarge { .. })), "{error}");
+}
+
+/// A stream of before torch 1.6 whose dictionary has this program.
+fn stream(program: &[u8], keys: &[u8], storages: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut out =
+        b"\x80\x02\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
+    out.extend(program);
+    out.extend(keys);
+    for (count, bytes) in storages {
+        out.extend(count.to_le_bytes());
+        out.extend(*bytes);
+    }
+    out
+}
+
+/// As Python 2 and torch 0.3 wrote a dictionary of one vector of two entries, in a part of a storage.
+const PYTHON_2: &[u8] = b"\x80\x02ccollections\nOrderedDict\n]](U\x01wctorch._utils\n_rebuild_tensor\n\
+    ((U\x07storagectorch\nFloatStorage\nU\x0212U\x03cpuK\x04(U\x0299K\x01K\x03ttQK\x01\x8a\x01\x02\x85K\x01\x85tRea\x85R.";
+
+#[test]
+fn streams_of_earlier_torches_are_read() {
+    let numbers = f32s(&[1.0, 2.0, 3.0, 4.0]);
+    let file = read(stream(PYTHON_2, b"\x80\x02]U\x0212a.", &[(4, &numbers)])).expect("sound");
+    // it begins at entry 1 of the part, which begins at entry 1
+    assert_eq!(file.table().vector("w", 2).expect("a vector"), [3.0, 4.0]);
+    let file = TorchFile::new().f32("a", &[2], &[1.0, 2.0]).storage(&[0, 0x3C]);
+    let file = read(file.tensor("b", "HalfStorage", 1, 0, &[1], &[1]).build_stream(&[4, 2])).expect("sound");
+    assert_eq!(file.table().vector("a", 2).expect("a vector"), [1.0, 2.0]);
+    assert_eq!(file.table().vector("b", 1).expect("a vector"), [1.0]);
+}
+
+#[test]
+fn unsound_streams_are_refused() {
+    let (keys, numbers) = (&b"\x80\x02]U\x0212a."[..], f32s(&[1.0; 4]));
+    let cases: [(Vec<u8>, &str); 9] = [
+        (stream(PYTHON_2, keys, &[]), "storage '12' needs 8 bytes, 0 are left"),
+        (stream(PYTHON_2, keys, &[(4, &numbers[1..])]), "storage '12' needs 24 bytes, 23 are left"),
+        (stream(PYTHON_2, keys, &[(u64::MAX, &numbers)]), "storage '12' needs 18446744073709551615 bytes"),
+        (stream(PYTHON_2, keys, &[(3, &numbers)]), "is said to lie at bytes 8..16 of 12"),
+        (stream(PYTHON_2, b"\x80\x02].", &[]), "'12', the storage of 'w', is missing"),
+        (stream(PYTHON_2, b"\x80\x02]U\x0213a.", &[]), "storage '13' belongs to no tensor"),
+        (stream(PYTHON_2, b"\x80\x02}.", &[]), "there is no list of storages"),
+        (
+            stream(PYTHON_2, b"\x80\x02](U\x0212U\x0212e.", &[(0, b""), (0, b"")]),
+            "storage '12' is there twice",
+        ),
+        (stream(b"\x80\x02K\x01.", b"\x80\x02].", &[]), "something else than a dictionary"),
+    ];
+    for (bytes, expected) in cases {
+        let message = refused(bytes);
+        assert!(message.starts_with("m.bin: ") && message.contains(expected), "{message}");
+    }
+    let sound = stream(PYTHON_2, keys, &[(4, &numbers)]);
+    let swapped = |from: &[u8], to: &[u8]| {
+        let at = sound.windows(from.len()).position(|window| window == from).expect("there");
+        [&sound[..at], to, &sound[at + from.len()..]].concat()
+    };
+    let big = swapped(b"}.", b"}U\x0dlittle_endian\x89s.");
+    assert!(refused(big).contains("big-endian"));
+    assert!(refused(swapped(b"M\xe9\x03", b"M\xe8\x03")).contains("another version than 1001"));
+    assert!(refused(swapped(b"FloatStorage", b"OtherStorage")).contains("a OtherStorage, which is not read"));
+    for length in 0..sound.len() {
+        refused(sound[..length].to_vec());
+    }
 }

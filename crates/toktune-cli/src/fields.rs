@@ -1,0 +1,36 @@
+//! The library speaks of fields, the command line of flags: the table between them.
+
+/// Fields of the library's settings as its messages write them, each with its flag.
+const FIELDS: [(&str, &str); 6] = [
+    ("`batch_size`", "--batch-size"),
+    ("`loss_on`", "--loss-on"),
+    ("`max_length`", "--max-length"),
+    ("`mlm_probability`", "--mlm-probability"),
+    ("`resume`", "--resume"),
+    ("`resume_anyway`", "--resume-anyway"),
+];
+
+/// A message of the library with flags in the place of fields.
+pub fn in_flags(message: &str) -> String {
+    FIELDS.iter().fold(message.to_owned(), |message, (field, flag)| message.replace(field, flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_of_the_table_is_one() {
+        let mut command = Cli::command();
+        command.build();
+        let train = command.find_subcommand("train").expect("the command is there");
+        for (field, flag) in FIELDS {
+            let name = flag.trim_start_matches('-');
+            assert!(train.get_arguments().any(|arg| arg.get_long() == Some(name)), "{flag}");
+            assert_eq!(field.trim_matches('`').replace('_', "-"), name);
+        }
+        assert_eq!(in_flags("`max_length` is 0, `text` is empty"), "--max-length is 0, `text` is empty");
+    }
+}
