@@ -59,11 +59,8 @@ fn a_list_gives_tokens_with_what_they_mean() {
     work.write("many.txt", many + "<calc>\n");
     let called = work.train(&[&["--tokens", "many.txt"][..], &ONE].concat()).ok();
     assert_eq!(trained(&work, "out").as_array().map(Vec::len), Some(3001));
-    assert!(
-        called.err.contains("2,976 more of the chosen tokens are nowhere in the data"),
-        "{}",
-        called.err
-    );
+    assert!(called.err.contains("2,976 more of the chosen tokens are nowhere in the data"), "{}", called.err);
+    let work = Work::new();
     work.write("twice.txt", "<a>\n<a>\n");
     work.train(&["--tokens", "twice.txt"]).fails(1, &["twice.txt", "`<a>`, stands twice"]);
 }
@@ -93,11 +90,7 @@ fn reserved_tokens_are_renamed_or_told_to_be_missing() {
     let saved = work.read_json("out/tokenizer.json");
     assert_eq!(saved["model"]["vocab"]["<calc>"], id);
     let listed = work.call(&["tokens", "--model", "model"]).ok();
-    assert!(
-        listed.out.contains("reserved: 1 token") && listed.out.contains("<unused3>"),
-        "{}",
-        listed.out
-    );
+    assert!(listed.out.contains("reserved: 1 token") && listed.out.contains("<unused3>"), "{}", listed.out);
 }
 
 #[test]

@@ -22,7 +22,7 @@ const WEIGHTS: [(&str, &str, &str); 2] = [
     ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
 ];
 /// What is fetched beside configuration and weights, where it is there.
-const BESIDE: [&str; 15] = [
+const BESIDE: [&str; 19] = [
     "modules.json",
     "1_Pooling/config.json",
     "sentence_bert_config.json",
@@ -33,6 +33,10 @@ const BESIDE: [&str; 15] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "added_tokens.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -101,7 +105,17 @@ pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
 fn in_cache(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
     let files = cache.repo(repo.clone());
     let folder = files.get(CONFIG)?.parent()?.to_path_buf();
-    files.get("tokenizer.json")?;
+    // the tokenizer as a whole, or the vocabulary that one is built from
+    let tokenizers = [
+        "tokenizer.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "spm.model",
+    ];
+    tokenizers.into_iter().find_map(|name| files.get(name))?;
     let whole = |(single, index, ending): (&str, &str, &str)| match files.get(index) {
         _ if files.get(single).is_some() => true,
         Some(index) => {

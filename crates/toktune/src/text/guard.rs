@@ -59,13 +59,15 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer, TextError> {
         |reason: String| TextError::TokenizerFile { path: path.to_owned(), reason: shortened(&reason) };
     let outline: Outline = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
     let vocabulary = outline.model.map(|model| model.vocab).unwrap_or_default();
-    check_ids(path, vocabulary.count, vocabulary.highest)?;
+    let added = outline.added_tokens.unwrap_or_default();
+    let highest = added.iter().map(|token| token.id).max().max(vocabulary.highest);
+    check_ids(path, vocabulary.count + added.len() as u64, highest)?;
     let tokenizer = guarded("read", || Tokenizer::from_bytes(bytes)).map_err(|error| match error {
         TextError::Tokenizer { reason, .. } => wrong(reason),
         other => other,
     })?;
     // the crate numbers added tokens itself, and takes the id of another token where the vocabulary has holes
-    for added in outline.added_tokens.unwrap_or_default() {
+    for added in added {
         use tokenizers::Model as _;
         let Some(found) = tokenizer.token_to_id(&added.content) else { continue };
         let taken = tokenizer.get_model().id_to_token(found).is_some_and(|token| token != added.content);

@@ -93,6 +93,7 @@ impl AutoTokenizer {
         if !names.is_empty() {
             self.change_json(|json| rename_in_file(json, &names))?;
             self.rename_in_config(&names);
+            self.add_at_free_ids(names.into_values().collect())?;
         }
         self.add_new_tokens(tokens)
     }

@@ -50,7 +50,7 @@ fn bad_tokens_to_add_are_refused() {
 fn whole(vocab: &str, parts: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let json = format!(
-        r#"{{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"post_processor":null,{parts},
+        r#"{{"version":"1.0","truncation":null,"padding":null,"post_processor":null,{parts},
         "model":{{"type":"BPE","vocab":{vocab},"merges":[]}}}}"#
     );
     fs::write(dir.path().join("tokenizer.json"), json).unwrap();
@@ -86,15 +86,20 @@ fn ids_out_of_proportion_and_rules_that_panic_are_errors() {
     let error =
         AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":2}"#, listed).path()).unwrap_err().to_string();
     assert!(error.contains("`<x>` is said to be id 1, but the tokenizer gives it id 2"), "{error}");
-    // cut more letters off a token than it has
-    let strip = r#""added_tokens":[],"pre_tokenizer":null,
-        "decoder":{"type":"Strip","content":"a","start":9,"stop":9}"#;
-    let tokenizer = AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":1}"#, strip).path()).unwrap();
-    let _ = tokenizer.decode(&[0, 1], false);
+    let far = listed.replace(r#""id":1,"#, r#""id":1000000000,"#);
     let error =
-        super::guard::guarded("decode", || -> tokenizers::Result<()> { panic!("what {}", "was met") });
-    let error = error.unwrap_err().to_string();
-    assert_eq!(error, "tokenizer: cannot decode: the tokenizer's rules do not fit together (what was met)");
+        AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":1}"#, &far).path()).unwrap_err().to_string();
+    assert!(error.contains("the id 1000000000"), "{error}");
+    // an empty pattern, and a frame of tokens that nothing defines
+    for rule in [
+        r#""pre_tokenizer":{"type":"FixedLength","length":0}"#,
+        r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="},"pre_tokenizer":null"#,
+    ] {
+        let parts = format!(r#""added_tokens":[],"decoder":null,{rule}"#);
+        let tokenizer = AutoTokenizer::from_pretrained(whole(r#"{"a":0,"b":1}"#, &parts).path());
+        let error = tokenizer.and_then(|tokenizer| tokenizer.encode("ab", true)).unwrap_err().to_string();
+        assert!(error.contains("the tokenizer's rules do not fit together"), "{error}");
+    }
 }
 
 #[test]

@@ -93,7 +93,10 @@ impl WordUse {
             }
             let spaced = before == Some(' ');
             match tokens.get(&end) {
-                Some((from, id)) if *from == start || spaced && *from + 1 == start => {
+                Some((from, id))
+                    if (*from == start || spaced && *from + 1 == start)
+                        && is_spelled(tokenizer, *id, &text[start..end]) =>
+                {
                     *self.tokens.entry(*id).or_default() += 1;
                 }
                 _ => {
@@ -107,6 +110,20 @@ impl WordUse {
         }
         Ok(())
     }
+}
+
+/// Whether a token is that word: what stands for unknown words is not.
+fn is_spelled(tokenizer: &AutoTokenizer, id: u32, word: &str) -> bool {
+    let piece = tokenizer.piece_text(id).unwrap_or_default();
+    piece.trim().to_lowercase() == word.to_lowercase()
+}
+
+/// Whether a text has the words of two others, now of this one and now of that, whatever lies between.
+fn same_words(found: &str, one: &str, other: &str) -> bool {
+    let words = |text: &'_ str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+    let (found, one, other) = (words(found), words(one), words(other));
+    let is_there = |(at, word): (usize, &String)| one.get(at) == Some(word) || other.get(at) == Some(word);
+    found.len() == other.len() && found.iter().enumerate().all(is_there)
 }
 
 /// The longer word around a place.
@@ -166,8 +183,9 @@ impl AutoTokenizer {
                 found += ids.iter().filter(|token| **token == id).count();
                 let now = tried.decode(&ids, false)?;
                 let before = self.decode(&self.encode(text, false)?, false)?;
-                is_kept &= now == before;
-                words_are_kept &= now.split_whitespace().eq(before.split_whitespace());
+                // where the word was unknown, the text itself is what it should become
+                is_kept &= now == before || now == *text;
+                words_are_kept &= same_words(&now, &before, text);
             }
             let tokens = WordTokens { ids: vec![id], added: Some(way.content), other_spaces: !is_kept };
             if found > 0 && is_kept {

@@ -11,6 +11,8 @@ mod pre;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(super) use pre::QWEN2;
+
 use std::collections::HashMap;
 
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -24,6 +26,7 @@ use tokenizers::normalizers::utils::Sequence as Normalizers;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 
+use super::guard::guarded;
 use super::spelling::byte_letters;
 use super::{AutoTokenizer, TextError};
 use crate::Result;
@@ -293,7 +296,7 @@ impl GgufTokenizer {
                 Some(AddedToken::from(token.as_str(), special).normalized(false))
             });
         let whole: Vec<AddedToken> = whole.collect();
-        tokenizer.inner.add_tokens(whole).map_err(TextError::tokenizer("add tokens"))?;
+        guarded("add tokens", || tokenizer.inner.add_tokens(whole))?;
         for (_, name, id) in self.named_ids() {
             if let Some(id) = id {
                 tokenizer.special.set(name, &tokens[id as usize]);

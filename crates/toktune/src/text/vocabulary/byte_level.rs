@@ -8,13 +8,8 @@ use tokenizers::Tokenizer;
 use super::{Rules, assemble, read, wrong};
 use crate::Result;
 use crate::text::class::Class;
+use crate::text::gguf::QWEN2;
 use crate::text::guard::check_ids;
-
-/// How Qwen 2's text is split.
-const QWEN2: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
 
 /// Builds the tokenizer.
 pub(super) fn build(vocab: &Path, merges: &Path, rules: Rules<'_>) -> Result<Tokenizer> {

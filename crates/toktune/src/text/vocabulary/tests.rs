@@ -112,3 +112,37 @@ fn faults_of_vocabulary_files_are_named() {
         "{error}"
     );
 }
+
+#[test]
+fn languages_decide_how_a_target_begins_and_wrong_ones_are_named() {
+    let cases: Value = serde_json::from_slice(&fs::read(testdata().join("cases.json")).unwrap()).unwrap();
+    let open = |name: &str| {
+        let case = cases.as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
+        AutoTokenizer::from_pretrained(folder(case).path()).unwrap()
+    };
+    for (name, language, token, starts, forced) in [
+        ("mbart", "de_DE", "de_DE", true, false),
+        ("mbart50", "de_DE", "de_DE", false, true),
+        ("nllb", "fra_Latn", "fra_Latn", false, true),
+        ("m2m100", "de", "__de__", false, true),
+    ] {
+        let mut tokenizer = open(name);
+        assert_eq!(
+            (tokenizer.forced_bos_token_id(), tokenizer.decoder_start_token_id()),
+            (None, None),
+            "{name}"
+        );
+        tokenizer.set_languages(None, Some(language)).unwrap();
+        let id = tokenizer.token_to_id(token);
+        assert_eq!(tokenizer.forced_bos_token_id() == id, forced, "{name}");
+        assert_eq!(tokenizer.decoder_start_token_id() == id, starts, "{name}");
+        assert!(tokenizer.languages().contains(&token.to_owned()), "{name}");
+    }
+    let error = open("mbart").set_languages(Some("fr_XY"), None).unwrap_err().to_string();
+    assert!(error.contains("`fr_XY` (did you mean `fr_XX`?); its languages are ar_AR"), "{error}");
+    // a word of the vocabulary is no language
+    let error = open("nllb").set_languages(None, Some("the")).unwrap_err().to_string();
+    assert!(error.contains("no token for the language `the`"), "{error}");
+    let error = open("bert").set_languages(None, Some("de")).unwrap_err().to_string();
+    assert!(error.contains("has no languages"), "{error}");
+}
