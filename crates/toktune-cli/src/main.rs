@@ -9,6 +9,7 @@
 //! Ctrl-C or TERM with the run saved.
 
 mod args;
+mod audit;
 mod choose;
 mod commands;
 mod config_file;

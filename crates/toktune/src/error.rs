@@ -194,6 +194,14 @@ pub enum Error {
         /// What is different.
         changes: Vec<ChangedSetting>,
     },
+    /// A folder with an adapter and no checkpoint to go on from.
+    #[error(
+        "{folder}: there is an adapter, but no checkpoint to go on from; choose another folder, or start from the adapter"
+    )]
+    NothingToResume {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A checkpoint that cannot be read.
     #[error("{path} is damaged: {source}; {}", offered(.before.as_deref(), .path))]
     DamagedCheckpoint {

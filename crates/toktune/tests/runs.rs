@@ -103,6 +103,32 @@ fn a_run_that_is_to_be_resumed_and_has_no_checkpoint_says_so() {
 }
 
 #[test]
+fn a_finished_run_is_made_longer_and_never_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
+    let (longer, _) = train(arguments(&whole, 6), &mut Told::default()).expect("a run");
+    train(arguments(&out, 4), &mut Told::default()).expect("a run");
+    let resuming = |steps| TrainingArguments { resume: true, ..arguments(&out, steps) };
+    let (again, output) = train(resuming(4), &mut Told::default()).expect("done already");
+    assert_eq!((output.global_step, output.first_and_last), (4, None));
+    assert_ne!(again.layers(), longer.layers());
+    let (resumed, output) = train(resuming(6), &mut Told::default()).expect("longer");
+    assert_eq!(resumed.layers(), longer.layers());
+    // what the run began with is not what it was resumed with
+    let (first, last) = output.first_and_last.expect("steps");
+    assert_eq!((first.step, last.step), (1, 6));
+    for entry in std::fs::read_dir(&out).expect("there").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("checkpoint-") {
+            std::fs::remove_dir_all(entry.path()).expect("removed");
+        }
+    }
+    let before = std::fs::read(out.join("adapter_model.safetensors")).expect("rows");
+    let problem = train(resuming(8), &mut Told::default()).expect_err("nothing to go on from").to_string();
+    assert!(problem.contains("there is an adapter, but no checkpoint"), "{problem}");
+    assert_eq!(std::fs::read(out.join("adapter_model.safetensors")).expect("rows"), before);
+}
+
+#[test]
 fn other_settings_are_refused_by_name_or_told() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");

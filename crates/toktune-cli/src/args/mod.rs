@@ -65,9 +65,9 @@ pub struct TokensArgs {
     #[arg(value_name = "TEXT")]
     pub text: Vec<String>,
     #[command(flatten)]
-    pub languages: LanguageArgs,
-    #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
 }
 
 /// Flags of `eval`.
@@ -81,8 +81,6 @@ pub struct TokensArgs {
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    #[command(flatten)]
-    pub languages: LanguageArgs,
     /// Rows to evaluate on: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
     /// set of the Hub, `-` for the standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
@@ -105,6 +103,8 @@ pub struct EvalArgs {
     pub machine: MachineArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
 }
 
 /// Flags of `preview`.
@@ -119,8 +119,6 @@ pub struct EvalArgs {
 pub struct PreviewArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    #[command(flatten)]
-    pub languages: LanguageArgs,
     /// Rows to show: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
     /// set of the Hub, `-` for the standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
@@ -137,6 +135,8 @@ pub struct PreviewArgs {
     pub options: DataArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
 }
 
 /// Flags of `generate`.
@@ -153,8 +153,6 @@ pub struct PreviewArgs {
 pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    #[command(flatten)]
-    pub languages: LanguageArgs,
     /// A text to continue
     #[arg(long, value_name = "TEXT", required_unless_present = "messages", conflicts_with = "messages")]
     pub prompt: Option<String>,
@@ -187,6 +185,8 @@ pub struct GenerateArgs {
     pub show_special_tokens: bool,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub languages: LanguageArgs,
 }
 
 /// Flags of `merge`.

@@ -167,7 +167,7 @@ fn defaults() -> TrainingArguments {
 #[command(next_help_heading = "Training")]
 pub struct StepArgs {
     /// Sequences of a micro-step
-    #[arg(long, default_value_t = defaults().per_device_train_batch_size, value_name = "N")]
+    #[arg(long, default_value_t = defaults().per_device_train_batch_size, value_name = "N", alias = "per-device-train-batch-size")]
     pub batch_size: usize,
     /// Micro-steps of a step
     #[arg(long, default_value_t = defaults().gradient_accumulation_steps, value_name = "N")]
@@ -182,7 +182,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
     /// The learning rate [default: 0.03 x the root mean square of the embedding's entries]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", alias = "lr")]
     pub learning_rate: Option<f64>,
     /// The learning rate of LoRA's updates [default: 0.0002]
     #[arg(long, value_name = "X")]

@@ -1,6 +1,7 @@
 //! `toktune preview`: rows as the model will see them.
 
 use crate::args::{LogFormat, PreviewArgs};
+use crate::audit::Audit;
 use crate::choose::{Texts, choose, spelling};
 use crate::data::{self, Sources};
 use crate::failure::{Outcome, usage};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
 use toktune::Device;
-use toktune::data::{Collator, DataOptions, Dataset, Example};
+use toktune::data::{Collator, DataOptions, Dataset, Example, ModelKind};
 use toktune::text::AutoTokenizer;
 
 /// Reads the data as training would and shows some rows.
@@ -53,9 +54,11 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     };
     let shown = args.from - 1..data.len().min((args.from - 1).saturating_add(args.rows));
     match args.output.log_format {
-        LogFormat::Json => preview.json(shown, &trained),
-        LogFormat::Text => preview.text(shown, &trained, &options),
+        LogFormat::Json => preview.json(shown, &trained)?,
+        LogFormat::Text => preview.text(shown, &trained, &options)?,
     }
+    Audit::of(&data, &trained, tokenizer.as_ref().ok()).tell();
+    Ok(())
 }
 
 /// Data with what is needed to show them.
@@ -150,9 +153,13 @@ impl Preview<'_> {
                 0 => String::new(),
                 n => format!(", {} cut off", report::plural(n, "token")),
             };
-            let of_trained = match trained.is_empty() {
-                true => String::new(),
-                false => format!("; trained tokens: {marked}, {both} of them learnt"),
+            let pairs = self.data.collator().kind() == ModelKind::SentencePairs;
+            let learnt =
+                if pairs { String::new() } else { format!(", {} learnt", report::count(learnt as u64)) };
+            let of_trained = match (trained.is_empty(), pairs) {
+                (true, _) => String::new(),
+                (false, true) => format!("; trained tokens: {marked}"),
+                (false, false) => format!("; trained tokens: {marked}, {both} of them learnt"),
             };
             let title = format!(
                 "row {} of {}",
@@ -162,11 +169,10 @@ impl Preview<'_> {
             let read = tokens().count();
             writeln!(
                 out,
-                "{}  {}  {}, {} learnt{of_trained}{cut}",
+                "{}  {}  {}{learnt}{of_trained}{cut}",
                 style.bold(&title),
                 example.source,
                 report::plural(read, "token"),
-                report::count(learnt as u64),
             )?;
             for (part, tokens) in &parts {
                 for line in report::shown_lines(tokens, part, style) {

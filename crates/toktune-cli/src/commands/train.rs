@@ -3,6 +3,7 @@
 //! Everything is checked before anything is written: arguments, output folder, machine, model, tokens, data.
 
 use crate::args::{Init, LogFormat, TrainArgs};
+use crate::audit::Audit;
 use crate::choose::{Chosen, Texts, choose, spelling};
 use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
@@ -21,11 +22,8 @@ use toktune::config::{
 use toktune::data::{Collator, Dataset, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
-use toktune::train::{LrScheduler, TrainOutput, Trainer, TrainingArguments};
+use toktune::train::{TrainOutput, Trainer, TrainingArguments};
 use toktune::tuners::{PeftModel, RowInit, get_peft_model};
-
-/// Remarks on single tokens that are made.
-const MOST_REMARKS: usize = 24;
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {
@@ -77,7 +75,8 @@ pub fn run(args: &TrainArgs) -> Outcome {
     };
     // a new token's row of the head learns in every place where it is not to be said
     let learns_unseen = !chosen.added.is_empty() && model.base().has_head();
-    let uses = audited(&train, &model.token_indices(), tokenizer.as_ref().ok(), learns_unseen)?;
+    let audit = Audit::of(&train, &model.token_indices(), tokenizer.as_ref().ok());
+    let uses = audit.tell_or_refuse(learns_unseen)?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     // the estimate of the run's memory counts what is held now
@@ -241,82 +240,6 @@ fn beside_lora(
     Ok(LoraConfig { trainable_token_indices: indices, ..lora })
 }
 
-/// What the data will show of the tokens: nothing of any is an error, or a warning where their rows learn all the same;
-/// nothing of one is a warning.
-fn audited(
-    dataset: &Dataset,
-    ids: &[u32],
-    tokenizer: Option<&AutoTokenizer>,
-    learns_unseen: bool,
-) -> Outcome<Vec<TokenUse>> {
-    let uses = dataset.uses(ids);
-    let name = |id: u32| match spelling(tokenizer, id) {
-        Some(token) => format!("'{token}' (id {id})"),
-        None => format!("{id}"),
-    };
-    // the word with or without its space, or with another first letter, where the data hold that
-    let neighbour = |token: &TokenUse| -> String {
-        let found = tokenizer.and_then(|tokenizer| {
-            let others = tokenizer.neighbours(token.id);
-            let uses = dataset.uses(&others);
-            let most = uses.into_iter().filter(|other| other.inputs > 0).max_by_key(|other| other.inputs)?;
-            Some((tokenizer.id_to_token(most.id)?, most))
-        });
-        found.map_or_else(String::new, |(name, other)| {
-            let times = report::plural(other.inputs, "time");
-            format!("; '{name}' (id {}) is there {times}", other.id)
-        })
-    };
-    let cut = |token: &TokenUse| match token.cut {
-        0 => String::new(),
-        n => format!("; --max-length cut it off {n} times"),
-    };
-    if !uses.is_empty() && uses.iter().all(TokenUse::is_unseen) {
-        let listed: Vec<String> =
-            uses.iter().take(8).map(|token| name(token.id) + &cut(token) + &neighbour(token)).collect();
-        let listed = listed.join(", ") + if uses.len() > 8 { ", ..." } else { "" };
-        if !learns_unseen {
-            return Err(Failure::Failed(format!(
-                "the data hold none of the chosen tokens, so that nothing can be learnt: {listed}"
-            )));
-        }
-        report::warning(&format!(
-            "the data hold none of the chosen tokens: the model learns not to say them, and nothing else: {listed}"
-        ));
-        return Ok(uses);
-    }
-    let (mut told, mut untold) = (0, 0);
-    for token in &uses {
-        if !token.is_unseen() && token.labels > 0 {
-            continue;
-        }
-        // of thousands of tokens, a few are enough to see what is wrong
-        told += 1;
-        if told > MOST_REMARKS {
-            untold += 1;
-            continue;
-        }
-        let (name, cut) = (name(token.id), cut(token));
-        if token.is_unseen() {
-            report::warning(&format!(
-                "{name} is nowhere in the data: its row stays as it starts{cut}{}",
-                neighbour(token)
-            ));
-        } else {
-            report::note(&format!(
-                "{name} is read but never a label: the model learns to use it, not to say it{cut}"
-            ));
-        }
-    }
-    if untold > 0 {
-        report::warning(&format!(
-            "{} more of the chosen tokens are nowhere in the data, or never a label",
-            report::count(untold)
-        ));
-    }
-    Ok(uses)
-}
-
 fn header(
     args: &TrainArgs,
     machine: Machine,
@@ -335,7 +258,6 @@ fn header(
         inputs: token.inputs,
         labels: token.labels,
     });
-    let kind = LrScheduler::NAMES.iter().find(|(_, kind)| *kind == schedule.kind);
     Ok(Header {
         model: args.model.clone(),
         family: model.base().family().name,
@@ -350,7 +272,7 @@ fn header(
         lora: LoraLine::of(trainer),
         learning_rate: schedule.learning_rate,
         learning_rate_is_relative: arguments.learning_rate.is_none(),
-        lr_scheduler: kind.map_or("", |(name, _)| name),
+        lr_scheduler: schedule.kind.name(),
         steps: schedule.total_steps,
         expected_memory_bytes: trainer.memory_estimate()?,
         batch_size: *per_device_train_batch_size,
@@ -435,7 +357,7 @@ fn close(
             ));
             let memory =
                 memory.map_or(String::new(), |n| format!(", {} of memory at most", report::bytes(n)));
-            let steps = report::plural((last.step + 1 - first.step) as usize, "step");
+            let steps = report::plural(output.steps as usize, "step");
             rows.push(("time", format!("{steps} in {:.1} s, {speed:.0} tokens/s{memory}", output.seconds)));
         }
         None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),

@@ -35,6 +35,12 @@ pub fn number(x: f64) -> String {
     }
 }
 
+/// A share in percent with two digits that count, however small.
+pub fn percent(share: f64) -> String {
+    let places = if share > 0.0 { (1 - share.log10().floor() as i32).clamp(0, 12) as usize } else { 0 };
+    format!("{share:.places$}")
+}
+
 /// A time in its two largest units.
 pub fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;

@@ -1,12 +1,13 @@
 //! What a training run is, said before its first step.
 
-use super::format::{bytes, count, number, plural};
+use super::format::{bytes, count, number, percent, plural};
 use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toktune::config::PeftConfig;
+use toktune::data::ModelKind;
 use toktune::train::Trainer;
 
 /// A chosen token and what training will see of it.
@@ -63,6 +64,9 @@ pub struct DataLine {
     pub tokens: usize,
     /// Labels of all rows.
     pub labels: usize,
+    /// Whether the rows are pairs, which are learnt as a whole and have no labels.
+    #[serde(skip)]
+    pub pairs: bool,
     /// Rows cut by the length limit.
     pub cut_rows: usize,
 }
@@ -76,6 +80,7 @@ impl From<&toktune::data::Dataset> for DataLine {
             sequences,
             tokens,
             labels: data.label_tokens(),
+            pairs: data.collator().kind() == ModelKind::SentencePairs,
             cut_rows: data.cut_rows(),
         }
     }
@@ -94,7 +99,8 @@ impl DataLine {
         if self.sequences != self.rows {
             rows.push_str(&format!(" in {}", plural(self.sequences, "sequence")));
         }
-        let parts = [rows, plural(self.tokens, "token"), plural(self.labels, "label")];
+        let mut parts = vec![rows, plural(self.tokens, "token")];
+        parts.extend((!self.pairs).then(|| plural(self.labels, "label")));
         let cut = match self.cut_rows {
             0 => String::new(),
             rows => format!(" ({} cut)", plural(rows, "row")),
@@ -167,7 +173,7 @@ impl Header {
                     "{} trained of {} ({} %), {}",
                     count(self.trainable_parameters),
                     count(self.parameters),
-                    number(share),
+                    percent(share),
                     self.family
                 ),
             ),

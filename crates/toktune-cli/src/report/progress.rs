@@ -41,7 +41,7 @@ pub struct Progress<'a> {
     signals: Signals,
 }
 
-const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {msg}";
+const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {wide_msg}";
 
 impl<'a> Progress<'a> {
     /// For a run of `total` steps.

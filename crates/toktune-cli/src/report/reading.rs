@@ -8,7 +8,7 @@ use toktune::data::ReadProgress;
 
 /// What takes less is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(700);
-const BAR: &str = "{bar:24.green/dim} {percent}%  {msg}";
+const BAR: &str = "{bar:24.green/dim} {percent}%  {wide_msg}";
 
 /// A bar on the standard error while rows are read and encoded, on a terminal alone.
 #[derive(Debug)]

@@ -83,8 +83,10 @@ fn card(
     )?;
     writeln!(
         text,
-        "| learning rate | {:.3e}, {:?}, warm-up {} |",
-        schedule.learning_rate, schedule.kind, schedule.warmup_steps
+        "| learning rate | {:.3e}, {}, warm-up {} |",
+        schedule.learning_rate,
+        schedule.kind.name(),
+        schedule.warmup_steps
     )?;
     if !model.lora_layers().is_empty() {
         let rate = arguments.lora_learning_rate.unwrap_or(LORA_LEARNING_RATE);

@@ -4,6 +4,8 @@
 //! It is a folder `checkpoint-N` that is put together under another name and renamed when it is whole.
 
 use super::callback::ChangedSetting;
+use super::evaluate::Evaluation;
+use super::log::StepLog;
 use super::optimizer::AdamW;
 use super::settings::Settings;
 use crate::data::Position;
@@ -25,6 +27,8 @@ pub(super) struct TrainerState {
     pub(super) step: u64,
     pub(super) position: Position,
     pub(super) settings: Settings,
+    /// The evaluation before the first step of all, and that step.
+    pub(super) beginning: (Option<Evaluation>, Option<StepLog>),
 }
 
 /// Writes the checkpoint of `state` into `folder` and returns its folder.

@@ -5,11 +5,11 @@ use crate::data::Dataset;
 use crate::error::Result;
 use crate::models::PretrainedModel;
 use crate::tuners::ActiveRows;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// The result of an evaluation. Losses are means over labels, in nats.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Over all labels.
     pub loss: f64,
@@ -18,7 +18,7 @@ pub struct Evaluation {
     /// How many labels; of sentence pairs, how many pairs.
     pub labels: usize,
     /// Of sentence pairs: the share of anchors whose own positive is the nearest of their batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest: Option<f64>,
     /// Over the labels that are chosen tokens; `None` when there is none.
     pub token_loss: Option<f64>,
@@ -27,7 +27,7 @@ pub struct Evaluation {
 }
 
 /// How well one token is predicted where it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenEvaluation {
     /// The token.
     pub id: u32,

@@ -18,6 +18,11 @@ impl LrScheduler {
         ("linear", LrScheduler::Linear),
         ("cosine", LrScheduler::Cosine),
     ];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// A learning rate over the steps of a run.

@@ -44,8 +44,7 @@ impl Settings {
         if !model.lora_layers().is_empty() {
             put("lora_learning_rate", run.lora_schedule.learning_rate.to_string());
         }
-        let kind = LrScheduler::NAMES.iter().find(|(_, kind)| *kind == schedule.kind);
-        put("lr_scheduler", kind.map_or("", |(name, _)| name).to_owned());
+        put("lr_scheduler", schedule.kind.name().to_owned());
         put("warmup_steps", schedule.warmup_steps.to_string());
         // a constant rate does not know where it ends, so that steps can be added to it
         if schedule.kind != LrScheduler::Constant {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::profile;
 use crate::random::Random;
 use crate::text::AutoTokenizer;
-use crate::tuners::PeftModel;
+use crate::tuners::{ADAPTER_FILE, PeftModel};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -51,11 +51,13 @@ pub struct TrainOutput {
     pub global_step: u64,
     /// Whether a callback stopped the run before its last step; a checkpoint and the rows so far are saved.
     pub stopped: bool,
-    /// Evaluation before the first step of this run, with evaluation data.
+    /// Evaluation before the first step, that of the run that is resumed where one is, with evaluation data.
     pub before: Option<Evaluation>,
     /// Evaluation after the last step.
     pub after: Option<Evaluation>,
-    /// The first and the last step of this run.
+    /// Steps taken now, without those of a run that is resumed.
+    pub steps: u64,
+    /// The first step, that of the run that is resumed where one is, and the last; `None` when none was taken now.
     pub first_and_last: Option<(StepLog, StepLog)>,
     /// Wall-clock time of the steps, in seconds.
     pub seconds: f64,
@@ -70,6 +72,13 @@ struct Run {
     constants: Option<ConstantCache>,
     /// Those of the run, once a checkpoint has asked for them: the model is hashed for it.
     settings: Option<Settings>,
+    /// The evaluation before the first step of all, and that step.
+    beginning: (Option<Evaluation>, Option<StepLog>),
+}
+
+/// Whether two evaluations are of the same data, so far as their labels tell.
+fn same_data(one: &Evaluation, other: Option<&Evaluation>) -> bool {
+    other.is_some_and(|other| other.labels == one.labels)
 }
 
 impl<'a> Trainer<'a> {
@@ -136,6 +145,9 @@ impl<'a> Trainer<'a> {
         let _lock = RunLock::take(&folder)?;
         let mut run = self.begin(callback)?;
         let before = self.evaluate(run.optimizer.step, callback)?;
+        // what a run began with is what it began with before it was stopped
+        let before = run.beginning.0.take().filter(|begun| same_data(begun, before.as_ref())).or(before);
+        run.beginning.0 = before.clone();
         // opened when there is a step to log: a run whose first step fails leaves no trace
         let mut log: Option<LogFile> = None;
         let mut output = TrainOutput {
@@ -143,6 +155,7 @@ impl<'a> Trainer<'a> {
             stopped: false,
             before,
             after: None,
+            steps: 0,
             first_and_last: None,
             seconds: 0.0,
             tokens: 0,
@@ -162,8 +175,9 @@ impl<'a> Trainer<'a> {
             }
             output.seconds += taken.seconds;
             output.tokens += taken.tokens;
-            let first = output.first_and_last.take().map_or_else(|| taken.clone(), |(first, _)| first);
+            let first = run.beginning.1.get_or_insert_with(|| taken.clone()).clone();
             output.first_and_last = Some((first, taken));
+            output.steps += 1;
             let step = run.optimizer.step;
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
             let ends = step == self.schedule.total_steps;
@@ -175,6 +189,12 @@ impl<'a> Trainer<'a> {
             if due(self.arguments.save_steps) || asked {
                 callback.on_save(&self.save_checkpoint(&mut run)?);
             }
+        }
+        // with its end kept, a run can be made longer later
+        let taken = output.first_and_last.is_some() && run.optimizer.step == self.schedule.total_steps;
+        let kept = self.arguments.save_steps.is_some_and(|n| run.optimizer.step.is_multiple_of(n));
+        if taken && !kept {
+            self.save_checkpoint(&mut run)?;
         }
         output.global_step = run.optimizer.step;
         output.stopped = run.optimizer.step < self.schedule.total_steps;
@@ -197,14 +217,17 @@ impl<'a> Trainer<'a> {
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
         let lengths: Vec<usize> = self.model.parameters().iter().map(|p| p.values.len()).collect();
         let mut optimizer = AdamW::new(config, lengths);
-        let mut settings = None;
+        let (mut settings, mut beginning) = (None, (None, None));
         if self.arguments.resume || self.arguments.resume_anyway {
             let now = self.settings()?;
             let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
             match checkpoint::resume(&folder, &mut self.model, &mut optimizer, &now, anyway)? {
+                // rows without what it takes to go on from them would be lost under new ones
+                None if folder.join(ADAPTER_FILE).exists() => return Err(Error::NothingToResume { folder }),
                 None => callback.on_warning(&TrainerWarning::NoCheckpoint),
                 Some(resumed) => {
                     sampler.seek(resumed.state.position)?;
+                    beginning = resumed.state.beginning;
                     if !resumed.changes.is_empty() {
                         callback.on_warning(&TrainerWarning::OtherSettings(resumed.changes));
                     }
@@ -214,7 +237,7 @@ impl<'a> Trainer<'a> {
         }
         let constants = self.arguments.cache_constants.as_ref().map(ConstantCache::new).transpose()?;
         callback.on_train_begin(optimizer.step);
-        Ok(Run { sampler, optimizer, constants, settings })
+        Ok(Run { sampler, optimizer, constants, settings, beginning })
     }
 
     /// Writes a checkpoint of the run as it stands.
@@ -223,7 +246,8 @@ impl<'a> Trainer<'a> {
             Some(settings) => settings.clone(),
             None => run.settings.insert(self.settings()?).clone(),
         };
-        let state = TrainerState { step: run.optimizer.step, position: run.sampler.position(), settings };
+        let (step, position, beginning) = (run.optimizer.step, run.sampler.position(), run.beginning.clone());
+        let state = TrainerState { step, position, settings, beginning };
         checkpoint::save(&self.arguments.output_dir, &self.model, &run.optimizer, self.tokenizer, &state)
     }
 
