@@ -154,6 +154,12 @@ fn another_model_or_other_data_are_another_run() {
     };
     let problem = run(other, &rows_file("llama_tied")).expect_err("another model").to_string();
     assert!(problem.contains("model (hash of its tensors) was "), "{problem}");
+    let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
+    let short = DataOptions { max_length: Some(3), ..DataOptions::new(1 << 20) };
+    let data = Dataset::read(&[rows_file("llama_tied")], None, &short).expect("rows");
+    let mut trainer = Trainer::new(model, begun.clone(), &data, None, None).expect("a trainer");
+    let problem = trainer.train(&mut ()).map(drop).expect_err("shorter rows").to_string();
+    assert!(problem.contains("max_length was none, is 3 now"), "{problem}");
     let text = std::fs::read_to_string(rows_file("llama_tied")).expect("rows");
     let turned: Vec<&str> = text.lines().rev().collect();
     std::fs::write(folder.path().join("turned.jsonl"), turned.join("\n")).expect("written");

@@ -81,6 +81,8 @@ pub struct Dataset {
     parts: Vec<Part>,
     collator: Collator,
     vocab_size: usize,
+    /// The options that decided what of the rows is learnt, by their names.
+    options: Vec<(&'static str, String)>,
 }
 
 /// The examples of one source.
@@ -131,7 +133,8 @@ impl Dataset {
             let store = kept_or_encoded(files, &encoder, &mut progress, tell)?;
             parts.push(Part { store, weight: source.weight });
         }
-        let dataset = Dataset { parts, collator: options.collator.clone(), vocab_size: options.vocab_size };
+        let (collator, vocab_size, options) = (options.collator.clone(), options.vocab_size, options.told());
+        let dataset = Dataset { parts, collator, vocab_size, options };
         if dataset.rows_without_labels() == dataset.len() {
             let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
             return Err(DataError::NoLabels { rows, cut_rows }.into());
@@ -162,7 +165,7 @@ impl Dataset {
         }
         let bytes = Bytes::owned(in_memory(writer.finish())?);
         let store = Store::open(bytes, files, vocab_size).ok_or(DataError::DamagedStore { example: 0 })?;
-        Ok(Dataset { parts: vec![Part { store, weight: 1.0 }], collator, vocab_size })
+        Ok(Dataset { parts: vec![Part { store, weight: 1.0 }], collator, vocab_size, options: Vec::new() })
     }
 
     /// The number of examples.
@@ -276,6 +279,11 @@ impl Dataset {
             hash.update(&share.weight.to_le_bytes());
         }
         hash.finalize().to_hex().to_string()
+    }
+
+    /// The options that decided what of the rows is learnt, by their names; none of examples that were made elsewhere.
+    pub fn options(&self) -> &[(&'static str, String)] {
+        &self.options
     }
 
     /// Counts the given tokens over the data; the answer has their order.

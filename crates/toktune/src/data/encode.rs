@@ -65,6 +65,17 @@ impl DataOptions {
             cache: None,
         }
     }
+
+    /// What decides which tokens of the rows are learnt, by its names.
+    pub(super) fn told(&self) -> Vec<(&'static str, String)> {
+        let loss_on = match self.loss_on {
+            None => "completion where there is one",
+            Some(LossOn::All) => "all",
+            Some(LossOn::Completion) => "completion",
+        };
+        let max_length = self.max_length.map_or("none".to_owned(), |most| most.to_string());
+        vec![("loss_on", loss_on.to_owned()), ("max_length", max_length)]
+    }
 }
 
 /// What tokenising rows needs, prepared once. Several threads may encode at once.

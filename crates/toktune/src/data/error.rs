@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::form::EXPECTED;
 use super::{ModelKind, Source};
 
 /// A fault in a data file; every message begins with the file and the line.
@@ -31,21 +32,19 @@ pub enum DataError {
         found: &'static str,
     },
     /// A row with none of the keys that make a row.
-    #[error("{at}: found keys {found}, expected {expected}{}", did_you_mean(.nearest))]
+    #[error("{at}: found keys {found}, expected {EXPECTED}{}", did_you_mean(.nearest))]
     UnknownKeys {
         /// The line.
         at: Source,
         /// Its keys.
         found: String,
-        /// The kinds of rows there are.
-        expected: &'static str,
         /// A key of a known kind that is spelled alike.
         nearest: Option<&'static str>,
         /// Keys that look like a prompt's and a completion's.
         pair: Option<(&'static str, &'static str)>,
     },
     /// A row that could be read in two ways.
-    #[error("{at}: found `{first}` and `{second}` in one row, expected {expected}")]
+    #[error("{at}: found `{first}` and `{second}` in one row, expected {EXPECTED}")]
     MixedKeys {
         /// The line.
         at: Source,
@@ -53,8 +52,6 @@ pub enum DataError {
         first: &'static str,
         /// A key of another kind.
         second: &'static str,
-        /// The kinds of rows there are.
-        expected: &'static str,
     },
     /// A row that has one key of a pair.
     #[error("{at}: `{found}` without `{missing}`")]

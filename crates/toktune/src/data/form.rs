@@ -10,7 +10,7 @@ use super::{DataError, RowKeys, Source};
 use crate::error::nearest;
 
 /// The forms, for messages.
-const EXPECTED: &str = "`messages`, `prompt` with `completion`, `conversations`, `instruction` with `output`, `text`, \
+pub(super) const EXPECTED: &str = "`messages`, `prompt` with `completion`, `conversations`, `instruction` with `output`, `text`, \
      `input_ids` (and `labels`), or `anchor` with `positive`";
 
 /// What a row is known by.
@@ -70,7 +70,7 @@ impl Form {
             [only] => Ok(*only),
             [first, second, ..] => {
                 let (at, first, second) = (at.clone(), first.key(), second.key());
-                Err(DataError::MixedKeys { at, first, second, expected: EXPECTED })
+                Err(DataError::MixedKeys { at, first, second })
             }
             [] => Err(unknown(fields, at)),
         }
@@ -136,7 +136,7 @@ fn unknown(fields: &Map<String, Value>, at: &Source) -> DataError {
     };
     if let Some(pair) = text(&PROMPTS).zip(text(&COMPLETIONS)) {
         let (at, found) = (at.clone(), listed(fields));
-        return DataError::UnknownKeys { at, found, expected: EXPECTED, nearest: None, pair: Some(pair) };
+        return DataError::UnknownKeys { at, found, nearest: None, pair: Some(pair) };
     }
     for (found, missing) in NEEDED {
         if fields.contains_key(found) && !fields.contains_key(missing) {
@@ -146,7 +146,7 @@ fn unknown(fields: &Map<String, Value>, at: &Source) -> DataError {
     let names = || FORMS.iter().flat_map(|(_, needed, _)| needed.iter().copied());
     let meant = fields.keys().find_map(|key| nearest(key, names()));
     let nearest = names().find(|key| meant == Some(key));
-    DataError::UnknownKeys { at: at.clone(), found: listed(fields), expected: EXPECTED, nearest, pair: None }
+    DataError::UnknownKeys { at: at.clone(), found: listed(fields), nearest, pair: None }
 }
 
 /// The keys of a row for a message.

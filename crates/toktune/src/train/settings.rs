@@ -56,6 +56,7 @@ impl Settings {
         put("tokens of data", data.tokens().to_string());
         put("labels of data", data.label_tokens().to_string());
         put("data (hash of the encoded rows)", data.fingerprint());
+        data.options().iter().for_each(|(name, value)| put(name, value.clone()));
         if let Collator::MaskedLm(masking) = data.collator() {
             put("mlm_probability", masking.probability.to_string());
         }
