@@ -62,6 +62,15 @@ pub fn run(args: &TrainArgs) -> Outcome {
         }
         false => Opened::of(model.base()),
     };
+    if model.base().is_untied_by_its_file() {
+        report::warning(&format!(
+            "config.json says that {} is {}, and the model's files have another matrix for it, which is used: PEFT would put \
+             the trained rows into both; set `tie_word_embeddings` to false in the model's config.json before PEFT opens \
+             this adapter",
+            model.base().head_name(),
+            model.base().embedding_name()
+        ));
+    }
     let kind = model.base().kind();
     model.set_base_name(&load::base_name(&args.model));
     args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;

@@ -29,7 +29,7 @@ pub(super) enum Form {
 
 /// Each form with the keys that it needs, the first of them its name, and those it may have.
 const FORMS: [(Form, &[&str], &[&str]); 7] = [
-    (Form::Ids, &["input_ids"], &["labels"]),
+    (Form::Ids, &["input_ids"], &["labels", "completion_mask", "assistant_masks", "attention_mask"]),
     (Form::Messages, &["messages"], &["tools", "documents", "chat_template_kwargs"]),
     (Form::Conversations, &["conversations"], &["system", "tools"]),
     (Form::Prompt, &["prompt", "completion"], &["tools", "documents", "chat_template_kwargs"]),

@@ -168,17 +168,50 @@ impl Reader<'_> {
     }
 
     fn ids(&self, vocab_size: usize) -> Result<Words, DataError> {
-        let input_ids = self.some_ids("input_ids", vocab_size)?;
-        if !self.fields.contains_key("labels") {
-            return Ok(Words::Ids { input_ids, labels: None });
-        }
-        let labels = self.integers("labels")?;
-        let check = |(index, label): (usize, &i64)| match *label {
-            IGNORED => Ok(None),
-            label => self.id("labels", index, label, vocab_size).map(Some),
+        let mut input_ids = self.some_ids("input_ids", vocab_size)?;
+        let mut labels = match self.fields.contains_key("labels") {
+            true => {
+                let labels = self.integers("labels")?;
+                let check = |(index, label): (usize, &i64)| match *label {
+                    IGNORED => Ok(None),
+                    label => self.id("labels", index, label, vocab_size).map(Some),
+                };
+                Some(labels.iter().enumerate().map(check).collect::<Result<Vec<_>, _>>()?)
+            }
+            false => None,
         };
-        let labels = labels.iter().enumerate().map(check).collect::<Result<_, _>>()?;
-        Ok(Words::Ids { input_ids, labels: Some(labels) })
+        for key in ["completion_mask", "assistant_masks"] {
+            let Some(mask) = self.mask(key, input_ids.len())? else { continue };
+            let labels = labels.get_or_insert_with(|| input_ids.iter().copied().map(Some).collect());
+            let hidden = labels.iter_mut().zip(mask).filter(|(_, learnt)| !learnt);
+            hidden.for_each(|(label, _)| *label = None);
+        }
+        if let Some(mask) = self.mask("attention_mask", input_ids.len())? {
+            let seen = mask.iter().rposition(|seen| *seen).map_or(0, |last| last + 1);
+            if seen == 0 || mask[..seen].contains(&false) {
+                let value = self.fields.get("attention_mask");
+                return Err(self.wrong("attention_mask", value, "0 at the end alone, behind what is read"));
+            }
+            if let Some(labels) = labels.as_mut().filter(|labels| labels.len() == mask.len()) {
+                let padding = labels[seen..].iter().all(Option::is_none);
+                labels.truncate(if padding { seen } else { mask.len() });
+            }
+            input_ids.truncate(seen);
+        }
+        Ok(Words::Ids { input_ids, labels })
+    }
+
+    /// A list of 0 and 1, one for each id.
+    fn mask(&self, key: &'static str, count: usize) -> Result<Option<Vec<bool>>, DataError> {
+        let value = self.fields.get(key).filter(|value| !value.is_null());
+        if value.is_none() {
+            return Ok(None);
+        }
+        let mask = self.integers(key)?;
+        match mask.len() == count && mask.iter().all(|item| matches!(item, 0 | 1)) {
+            true => Ok(Some(mask.into_iter().map(|item| item == 1).collect())),
+            false => Err(self.wrong(key, value, "as many of 0 and 1 as `input_ids` has ids")),
+        }
     }
 
     /// A text, or a list of ids.

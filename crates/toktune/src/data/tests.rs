@@ -65,6 +65,34 @@ fn ids_stand_as_they_are() {
 }
 
 #[test]
+fn masks_beside_ids_are_obeyed() {
+    let rows = concat!(
+        r#"{"input_ids": [1, 2, 3], "completion_mask": [0, 1, 1], "attention_mask": [1, 1, 1]}"#,
+        "\n",
+        r#"{"input_ids": [1, 2, 3, 0], "assistant_masks": [0, 1, 0, 0], "attention_mask": [1, 1, 1, 0]}"#,
+        "\n",
+        r#"{"input_ids": [1, 2, 3, 0], "labels": [1, -100, 3, -100], "attention_mask": [1, 1, 1, 0]}"#,
+    );
+    let dataset = read_with(rows.as_bytes(), None, &options()).unwrap();
+    let labels = [[None, Some(2), Some(3)], [None, Some(2), None], [Some(1), None, Some(3)]];
+    for (index, labels) in labels.into_iter().enumerate() {
+        let example = dataset.example(index).unwrap();
+        assert_eq!((example.input_ids.as_slice(), example.labels.as_slice()), (&[1, 2, 3][..], &labels[..]));
+    }
+    let cases = [
+        (r#""attention_mask": [0, 1, 1]"#, "`attention_mask` is a list, expected 0 at the end alone"),
+        (r#""attention_mask": [0, 0, 0]"#, "`attention_mask` is a list, expected 0 at the end alone"),
+        (r#""completion_mask": [0, 1]"#, "expected as many of 0 and 1 as `input_ids` has ids"),
+        (r#""completion_mask": [0, 1, 2]"#, "expected as many of 0 and 1 as `input_ids` has ids"),
+        (r#""labels": [1, 2, 3], "attention_mask": [1, 1, 0]"#, "labels longer than input"),
+    ];
+    for (mask, expected) in cases {
+        let error = read(&format!("{{\"input_ids\": [1, 2, 3], {mask}}}"), &options()).unwrap_err();
+        assert!(error.contains(expected), "{mask}: {error}");
+    }
+}
+
+#[test]
 fn every_fault_names_file_and_line() {
     let size = options().vocab_size;
     let cases = [

@@ -4,7 +4,7 @@
 //! (`shared.weight`, `encoder.embed_tokens.weight`, `lm_head.weight`). One is read; whoever writes the matrix writes all.
 
 use super::model::PretrainedModel;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, RowOrder, WeightType};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -55,22 +55,43 @@ impl PretrainedModel {
 /// Bytes that are compared at a time: the first difference ends the comparison early.
 const PIECE: usize = 1 << 22;
 
+/// Rows that are compared at a time where the types differ.
+const ROWS: usize = 256;
+
 /// Whether two tensors hold the same: all of both is compared, since a head that this method trained differs in a few rows
 /// only. Two names of one place in the file are equal at once.
 pub(super) fn same_rows(checkpoint: &Checkpoint, a: &str, b: &str) -> bool {
     let (Some(x), Some(y)) = (checkpoint.stored_bytes(a), checkpoint.stored_bytes(b)) else { return false };
-    let alike =
-        checkpoint.type_name(a) == checkpoint.type_name(b) && checkpoint.shape(a) == checkpoint.shape(b);
+    if checkpoint.shape(a) != checkpoint.shape(b) {
+        return false;
+    }
+    if checkpoint.type_name(a) != checkpoint.type_name(b) {
+        return same_numbers(checkpoint, a, b).unwrap_or(false);
+    }
     let one_place = x.as_ptr() == y.as_ptr();
-    alike
-        && x.len() == y.len()
-        && (one_place || x.par_chunks(PIECE).zip(y.par_chunks(PIECE)).all(|(x, y)| x == y))
+    x.len() == y.len() && (one_place || x.par_chunks(PIECE).zip(y.par_chunks(PIECE)).all(|(x, y)| x == y))
+}
+
+/// Whether two matrices of unlike floating-point types hold the same numbers: transformers has loaded both in one type when
+/// it compares them. `None` for what is no such matrix.
+fn same_numbers(checkpoint: &Checkpoint, a: &str, b: &str) -> Option<bool> {
+    let &[rows, cols] = checkpoint.shape(a)? else { return None };
+    let open = |name: &str| {
+        let matrix = checkpoint.matrix(name, rows, cols, RowOrder::Plain).ok()?;
+        matches!(matrix.dtype(), WeightType::F32 | WeightType::F16 | WeightType::BF16).then_some(matrix)
+    };
+    let (a, b) = (open(a)?, open(b)?);
+    let alike = |piece: usize| {
+        let part = piece * ROWS..rows.min((piece + 1) * ROWS);
+        a.decode_rows(part.clone()) == b.decode_rows(part)
+    };
+    Some((0..rows.div_ceil(ROWS)).into_par_iter().all(alike))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::testing::safetensors_f32;
+    use crate::weights::testing::{safetensors, safetensors_f32};
 
     #[test]
     fn one_number_anywhere_makes_two_matrices_of_two_names() {
@@ -87,5 +108,22 @@ mod tests {
         };
         assert!(same(None, &[3000, 2]) && !same(None, &[2000, 3]));
         assert!((0..6000).step_by(37).chain([5999]).all(|at| !same(Some(at), &[3000, 2])));
+    }
+
+    #[test]
+    fn numbers_are_compared_where_the_types_differ() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.safetensors");
+        let same = |last: f32| {
+            let mut values: Vec<f32> = (0..600).map(|x| x as f32).collect();
+            let half: Vec<u8> = values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
+            values[599] = last;
+            let single: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let header = r#"{"a": {"dtype": "F32", "shape": [300, 2], "data_offsets": [0, 2400]},
+                "b": {"dtype": "F16", "shape": [300, 2], "data_offsets": [2400, 3600]}}"#;
+            std::fs::write(&path, safetensors(header, &[single, half].concat())).expect("written");
+            same_rows(&Checkpoint::open(&path).expect("a checkpoint"), "a", "b")
+        };
+        assert!(same(599.0) && !same(599.01));
     }
 }

@@ -257,8 +257,9 @@ impl PretrainedModel {
         self.has_head() && self.head.is_none()
     }
 
-    /// Whether the configuration says that the head is the embedding, and the file has a head that differs.
-    pub(crate) fn is_untied_by_its_file(&self) -> bool {
+    /// Whether the configuration says that the head is the embedding, and the file has a head that differs. PEFT goes by
+    /// the configuration and gives both the same rows; transformers and toktune go by the file.
+    pub fn is_untied_by_its_file(&self) -> bool {
         self.has_head() && self.tied_by_configuration && self.head.is_some()
     }
 

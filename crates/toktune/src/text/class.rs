@@ -127,6 +127,30 @@ const AS_THEY_ARE: [&str; 18] = [
     "stablelm",
 ];
 
+/// Classes of transformers that make more of a SentencePiece model than is in it, and are not known here.
+const NOT_KNOWN: [&str; 20] = [
+    "Barthez",
+    "Bartpho",
+    "BertGeneration",
+    "BigBird",
+    "Camembert",
+    "Cpm",
+    "GPTSw3",
+    "LayoutXLM",
+    "Marian",
+    "MLuke",
+    "PLBart",
+    "Reformer",
+    "RemBert",
+    "SeamlessM4T",
+    "Siglip",
+    "Speech2Text",
+    "Udop",
+    "XGLM",
+    "XLMProphetNet",
+    "XLNet",
+];
+
 impl Class {
     /// The class of a folder: what its `tokenizer_config.json` or else its `config.json` names, or the model type's.
     pub(super) fn of(dir: &Path, tokenizer_config: &Map<String, Value>) -> Result<Named> {
@@ -275,6 +299,12 @@ impl Named {
     /// The class that the name stands for, whatever is made of it with a `tokenizer.json`.
     pub fn by_its_name(&self) -> Class {
         Class::by_name(&self.name).unwrap_or(Class::Backend)
+    }
+
+    /// Whether transformers has rules of its own for the class, which are not known here.
+    pub fn has_unknown_rules(&self) -> bool {
+        let name = self.name.strip_suffix("Fast").unwrap_or(&self.name);
+        name.strip_suffix("Tokenizer").is_some_and(|bare| NOT_KNOWN.contains(&bare))
     }
 
     /// That vocabulary files of this class are not understood.

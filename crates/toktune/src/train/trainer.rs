@@ -199,6 +199,8 @@ impl<'a> Trainer<'a> {
         output.global_step = run.optimizer.step;
         output.stopped = run.optimizer.step < self.schedule.total_steps;
         if !output.stopped {
+            // whoever ends the run while it evaluates has the rows
+            self.save_adapter(&folder)?;
             let evaluation = self.evaluate(output.global_step, callback);
             output.after =
                 evaluation.map_err(|source| self.keep_last_good_state(output.global_step, source))?;

@@ -201,9 +201,14 @@ impl Labelled {
         place == self.text.len() || self.tokens.binary_search_by_key(&place, |(_, (start, _))| *start).is_ok()
     }
 
-    /// The tokens that lie wholly in a place of the text.
+    /// The tokens that lie wholly in a place of the text, and one that begins with spaces before it: the first word after a
+    /// prompt that ends with a space.
     fn inside(&self, place: &Range<usize>) -> Range<usize> {
-        let first = self.tokens.partition_point(|(_, (start, _))| *start < place.start);
+        let mut first = self.tokens.partition_point(|(_, (start, _))| *start < place.start);
+        if let Some((_, (start, end))) = first.checked_sub(1).map(|before| self.tokens[before]) {
+            let outside = self.text.get(start..place.start).unwrap_or("?");
+            first -= usize::from(end > place.start && outside.bytes().all(|byte| byte == b' '));
+        }
         let count = self.tokens[first..].iter().take_while(|(_, (_, end))| *end <= place.end).count();
         first..first + count
     }

@@ -17,6 +17,8 @@ use crate::text::ChatTemplate;
 const MOST_COMPARED: usize = 1 << 24;
 /// How many bytes before a turn tell its place when the text further up has changed.
 const HEADER: usize = 24;
+/// Words that no template has, to see what it writes before them.
+const PROBE: &str = "\u{1}@\u{1}";
 
 /// What was found of a turn.
 pub(super) enum Found {
@@ -95,7 +97,13 @@ impl<'r> Renderings<'r> {
     fn own(&self, index: usize) -> Option<(String, Range<usize>)> {
         let own = self.render(index + 1, false)?;
         let start = match self.render(index, true) {
-            Some(asking) if own.starts_with(&asking) => asking.len(),
+            Some(asking) if own.starts_with(&asking) => {
+                if self.render(index, false).is_some_and(|base| base == asking) {
+                    let place = self.without_headers(index, &own, &asking);
+                    return self.holds_words(index, &own[place.clone()]).then_some((own, place));
+                }
+                asking.len()
+            }
             Some(asking) => {
                 let base = self.render(index, false)?;
                 let prompt = asking.strip_prefix(&*base)?;
@@ -117,6 +125,24 @@ impl<'r> Renderings<'r> {
         };
         let place = start..own.len();
         self.holds_words(index, &own[place.clone()]).then_some((own, place))
+    }
+
+    /// The turn behind a conversation where the template does not ask for turns, or always does: without the role's name
+    /// that it writes before the words, and without what it asks for the next turn with. Blanks are the turn's.
+    fn without_headers(&self, index: usize, own: &str, base: &str) -> Range<usize> {
+        let turn = &own[base.len()..];
+        let answer = self.template.render_answer(self.chat, index, PROBE).ok();
+        let header = answer
+            .as_ref()
+            .and_then(|answer| answer.text.strip_prefix(base)?.split_once(PROBE))
+            .map(|(header, _)| header.trim_end_matches(' '))
+            .filter(|header| !header.trim().is_empty() && turn.starts_with(header));
+        let start = base.len() + header.map_or(0, str::len);
+        let words = start + self.words_end(index, &own[start..]).unwrap_or(0);
+        let same = own.len() - common_suffix(&own[words..], base);
+        let end = own.as_bytes()[same..].iter().position(|byte| b">]".contains(byte)).map(|at| same + at + 1);
+        let end = end.filter(|end| !own[*end..].trim().is_empty()).unwrap_or(own.len());
+        start..end
     }
 
     /// A turn's start, unless it may be that of a message before, from which the template does not part the turn.
@@ -245,8 +271,14 @@ impl<'r> Renderings<'r> {
             true => length,
             false => inside + whole_marks(&piece[inside..]),
         };
-        // The piece has something of what ends the turn where there is such, and no words are left out behind.
-        let ended = length > inside || turn[words..].trim().is_empty();
+        // The piece has something of what ends the turn where there is such, and no words are left out behind. An empty
+        // answer is its end alone, all of it.
+        let content = self.messages[index].get("content").and_then(Value::as_str).unwrap_or_default();
+        let blanks = content.len() - content.trim_end().len();
+        let ended = match words {
+            0 => from + length >= turn.trim_end().len(),
+            _ => length > inside + blanks || turn[words..].trim().is_empty(),
+        };
         let rest = turn[from + length..].trim();
         (ended && !rest.contains(char::is_whitespace)).then_some(length)
     }

@@ -271,3 +271,47 @@ fn fields_that_a_template_ignores_are_counted() {
     notes.add(&notes.clone());
     assert_eq!((notes.rows, notes.fields["tools"].rows), (2, 2));
 }
+
+#[test]
+fn roles_of_templates_that_do_not_ask_for_turns_are_not_learnt() {
+    let end = "<|end|>\n";
+    // The prompt is never asked for, or stands at the end of every rendering.
+    let never = "{% for m in messages %}<|end|>{{ m.role }}:{{ m.content }}<|end|>\n{% endfor %}";
+    let row = conversation();
+    let expected = format!(
+        "<|end|>user:q{end}<|end|>assistant:[ab<|end|>]\n<|end|>user:r{end}<|end|>assistant:[cd<|end|>]\n"
+    );
+    assert_eq!(learnt(never, &row), [expected]);
+    // An answer that is a piece of the role's name.
+    let same = json!({"messages": [turn("user", "q"), turn("assistant", "assistant")]});
+    assert_eq!(learnt(never, &same), ["<|end|>user:q<|end|>\n<|end|>assistant:[assistant<|end|>]\n"]);
+    let always = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}<|end|>\n{% endfor %}<a>";
+    let expected = "<u>q<|end|>\n<a>[ab<|end|>]\n<u>r<|end|>\n<a>[cd<|end|>]\n<a>";
+    assert_eq!(learnt(always, &conversation()), [expected]);
+    // Mistral's kind writes blanks alone: they are the answer's, as the model says them.
+    let mistral = "{% for m in messages %}{% if m.role == 'user' %}({{ m.content }}){% else %} {{ m.content }}<|end|>\
+        {% endif %}{% endfor %}";
+    assert_eq!(learnt(mistral, &conversation()), ["(q)[ ab<|end|>](r)[ cd<|end|>]"]);
+}
+
+#[test]
+fn a_first_word_that_takes_the_space_of_the_prompt_is_learnt() {
+    let template = "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}<|end|>{% endfor %}\
+        {% if add_generation_prompt %}a: {% endif %}";
+    let row = json!({"messages": [turn("user", "q"), turn("assistant", "the")]});
+    assert_eq!(learnt(template, &row), ["u: q<|end|>a:[ the<|end|>]"]);
+}
+
+#[test]
+fn the_end_is_learnt_behind_blanks_and_of_empty_answers() {
+    // gpt-oss's kind: the last turn ends with another mark, which an earlier one has not.
+    let template = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% if loop.last %}<|end|>{% else %}<|fin|>\
+        {% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";
+    for (words, kept) in [("ab\n", "ab\n"), ("", "")] {
+        let row = json!({"messages": [
+            turn("user", "q"), turn("assistant", words), turn("user", "r"), turn("assistant", "cd")
+        ]});
+        let whole = format!("<u>q<|fin|><a>{kept}<|fin|><u>r<|fin|><a>[cd<|end|>]");
+        assert_eq!(learnt(template, &row), [whole, format!("<u>q<|fin|><a>[{kept}<|end|>]")]);
+    }
+}

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{AutoTokenizer, TextError};
 use crate::Result;
@@ -128,7 +128,7 @@ impl ChatTemplate {
         variables.push(("tools".into(), optional(&options.tools)?));
         variables.push(("documents".into(), optional(&options.documents)?));
         let messages =
-            messages.iter().map(|message| json(&with_reasoning(message))).collect::<Result<_, _>>()?;
+            messages.iter().map(|message| json(&as_handed_over(message))).collect::<Result<_, _>>()?;
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Ok(PreparedChat { messages, variables, now: options.now.unwrap_or_else(clock) })
     }
@@ -143,9 +143,34 @@ impl ChatTemplate {
         count: usize,
         add_generation_prompt: bool,
     ) -> Result<RenderedChat, TextError> {
+        let messages = chat.messages[..count.min(chat.messages.len())].to_vec();
+        self.render_values(chat, messages, add_generation_prompt)
+    }
+
+    /// Renders the first `count` messages and an answer of the assistant in these words.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub(crate) fn render_answer(
+        &self,
+        chat: &PreparedChat,
+        count: usize,
+        words: &str,
+    ) -> Result<RenderedChat, TextError> {
+        let mut messages = chat.messages[..count.min(chat.messages.len())].to_vec();
+        let answer = json!({"role": "assistant", "content": words});
+        messages.push(jinja::Value::from_json(&answer).map_err(|fault| text_error(&fault))?);
+        self.render_values(chat, messages, false)
+    }
+
+    fn render_values(
+        &self,
+        chat: &PreparedChat,
+        messages: Vec<jinja::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<RenderedChat, TextError> {
         let render = || {
             let mut variables = chat.variables.clone();
-            let messages = chat.messages[..count.min(chat.messages.len())].to_vec();
             variables.push(("messages".into(), jinja::Value::list(messages)?));
             variables.push(("add_generation_prompt".into(), jinja::Value::Bool(add_generation_prompt)));
             self.template.render(variables, chat.now)
@@ -155,17 +180,24 @@ impl ChatTemplate {
     }
 }
 
-/// transformers gives a turn's reasoning under each name it has had, so that any template finds it.
-fn with_reasoning(message: &Value) -> Value {
+/// A message as transformers hands it to a template: without the fields that are null, which APIs write for what is not
+/// there (`"content": null` beside calls) and templates would print, and with a turn's reasoning under each name it has
+/// had, so that any template finds it.
+fn as_handed_over(message: &Value) -> Value {
     let Value::Object(fields) = message else { return message.clone() };
+    let fields: Map<String, Value> = fields
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     let mut names = ["reasoning_content", "thinking", "reasoning"].into_iter();
-    let Some(reasoning) = names.find_map(|name| fields.get(name).filter(|value| !value.is_null())) else {
-        return message.clone();
+    let Some(reasoning) = names.find_map(|name| fields.get(name)).cloned() else {
+        return Value::Object(fields);
     };
     let mut all = Map::new();
     all.insert("thinking".to_owned(), reasoning.clone());
-    all.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
-    all.insert("reasoning_content".to_owned(), reasoning.clone());
+    all.extend(fields);
+    all.insert("reasoning_content".to_owned(), reasoning);
     Value::Object(all)
 }
 

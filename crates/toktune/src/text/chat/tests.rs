@@ -104,6 +104,16 @@ fn tools_special_tokens_and_reasoning_reach_the_template() {
 }
 
 #[test]
+fn null_fields_of_messages_are_not_there() {
+    // transformers' `apply_chat_template` drops them from messages, and leaves those further down.
+    let messages =
+        json!([{"role": "assistant", "content": null, "tool_calls": [{"id": null}], "thinking": null}]);
+    let template = "{{ messages[0].content }}|{{ 'content' in messages[0] }}|{{ messages[0].thinking is defined }}|\
+        {{ messages[0].tool_calls }}";
+    assert_eq!(render(template, messages).unwrap(), "|False|False|[{'id': None}]");
+}
+
+#[test]
 fn faults_are_told_apart() {
     let error = render("{{ raise_exception('roles must ' ~ 'alternate') }}", json!([])).unwrap_err();
     assert_eq!(error, "the chat template refuses the messages: roles must alternate");

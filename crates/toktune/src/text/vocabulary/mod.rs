@@ -84,7 +84,7 @@ pub(super) fn build(dir: &Path, named: Named, config: &Map<String, Value>) -> Re
             | Class::T5
             | Class::XlmRoberta,
             Some(model),
-        ) => sentence_piece::build(&dir.join(model), rules)?,
+        ) if !named.has_unknown_rules() => sentence_piece::build(&dir.join(model), rules)?,
         _ => {
             let found = FILES.into_iter().filter(|name| there(name)).collect();
             return Err(named.refused(dir, found).into());

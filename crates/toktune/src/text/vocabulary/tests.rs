@@ -102,6 +102,13 @@ fn faults_of_vocabulary_files_are_named() {
         let error = AutoTokenizer::from_pretrained(dir.path()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");
     }
+    // CamemBERT's pieces have other ids than those in its model.
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "CamembertTokenizer"}"#)
+        .unwrap();
+    fs::write(dir.path().join("sentencepiece.bpe.model"), &model).unwrap();
+    let error = AutoTokenizer::from_pretrained(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("CamembertTokenizer is not built from sentencepiece.bpe.model"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
     fs::write(dir.path().join("vocab.json"), r#"{"a": 0, "b": 1}"#).unwrap();
