@@ -94,6 +94,36 @@ fn a_callback_stops_a_run_that_then_goes_on_as_if_it_had_not() {
 }
 
 #[test]
+fn a_run_is_stopped_in_the_middle_of_an_evaluation() {
+    /// Wants to stop from the second batch of the evaluation after the second step on.
+    #[derive(Default)]
+    struct Impatient {
+        steps: u64,
+        asked: u32,
+    }
+    impl TrainerCallback for Impatient {
+        fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
+            (self.steps, self.asked) = (log.step, 0);
+        }
+
+        fn should_training_stop(&mut self) -> bool {
+            self.asked += 1;
+            self.steps == 2 && self.asked > 1
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
+    let data = Dataset::read(&[rows_file("llama_tied")], None, &DataOptions::new(1 << 20)).expect("rows");
+    let often = TrainingArguments { eval_steps: Some(1), ..arguments(&out, 6) };
+    let mut trainer = Trainer::new(model, often, &data, Some(&data), None).expect("a trainer");
+    let mut impatient = Impatient::default();
+    let output = trainer.train(&mut impatient).expect("stopped");
+    assert!(output.stopped && output.global_step == 2);
+    assert!(out.join("checkpoint-2").is_dir());
+}
+
+#[test]
 fn a_run_that_is_to_be_resumed_and_has_no_checkpoint_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut told = Told::default();

@@ -192,6 +192,10 @@ impl TrainerCallback for Progress<'_> {
         }
     }
 
+    fn should_training_stop(&mut self) -> bool {
+        self.signals.status().is_some()
+    }
+
     fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
         if self.is_json() {
             let mut value = evaluation_json(evaluation, self.tokenizer);

@@ -41,6 +41,11 @@ pub trait TrainerCallback {
         let _ = (log, control);
     }
 
+    /// Asked between the batches of an evaluation, which can take long: whether the run is to end, as after a step.
+    fn should_training_stop(&mut self) -> bool {
+        false
+    }
+
     /// The held-out rows were evaluated after `step` steps.
     fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
         let _ = (step, evaluation);

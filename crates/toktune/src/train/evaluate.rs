@@ -1,6 +1,6 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
-use super::step::{StepOptions, Wanted, run};
+use super::step::{StepOptions, StepOutput, Wanted, run};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::models::PretrainedModel;
@@ -48,32 +48,68 @@ pub fn evaluate(
     batch_size: usize,
     chosen: &[u32],
 ) -> Result<Evaluation> {
-    let (mut sum, mut labels, mut nearest) = (0f64, 0usize, None);
-    let mut of_tokens = vec![(0f64, 0usize); chosen.len()];
-    let places: HashMap<u32, usize> = chosen.iter().enumerate().map(|(at, &id)| (id, at)).collect();
+    // nothing stops it, so that it is whole
+    let whole = evaluate_until(model, rows, data, (batch_size, chosen), &mut || false)?;
+    Ok(whole.unwrap_or_else(|| Tally::new(chosen).finish()))
+}
+
+/// As [`evaluate`], with the batch size and the chosen tokens together; `None` when `stop`, which is asked before every
+/// batch, ends it.
+pub(super) fn evaluate_until(
+    model: &PretrainedModel,
+    rows: ActiveRows<'_>,
+    data: &Dataset,
+    (batch_size, chosen): (usize, &[u32]),
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Option<Evaluation>> {
+    let mut tally = Tally::new(chosen);
     let indices: Vec<usize> = (0..data.len()).collect();
     for indices in indices.chunks(batch_size.max(1)) {
+        if stop() {
+            return Ok(None);
+        }
         // always the tokens that the first epoch would mask, so that evaluations can be compared
         let batch = data.batch(indices, 0)?;
-        let output = run(model, rows, &batch, Wanted::Losses, StepOptions::default())?;
-        nearest = output.nearest.map(|hits| hits + nearest.unwrap_or(0));
+        tally.add(run(model, rows, &batch, Wanted::Losses, StepOptions::default())?);
+    }
+    Ok(Some(tally.finish()))
+}
+
+/// Losses added up.
+struct Tally<'c> {
+    chosen: &'c [u32],
+    /// Where each chosen token is in the list.
+    places: HashMap<u32, usize>,
+    all: (f64, usize),
+    of_tokens: Vec<(f64, usize)>,
+    nearest: Option<usize>,
+}
+
+impl<'c> Tally<'c> {
+    fn new(chosen: &'c [u32]) -> Self {
+        let places = chosen.iter().enumerate().map(|(at, &id)| (id, at)).collect();
+        Tally { chosen, places, all: (0.0, 0), of_tokens: vec![(0.0, 0); chosen.len()], nearest: None }
+    }
+
+    /// Adds the losses of a batch.
+    fn add(&mut self, output: StepOutput) {
+        self.nearest = output.nearest.map(|hits| hits + self.nearest.unwrap_or(0));
         for (label, loss) in output.losses {
-            sum += loss as f64;
-            labels += 1;
-            if let Some(&at) = places.get(&label) {
-                of_tokens[at].0 += loss as f64;
-                of_tokens[at].1 += 1;
+            let place = self.places.get(&label).map(|&at| &mut self.of_tokens[at]);
+            for (sum, count) in [Some(&mut self.all), place].into_iter().flatten() {
+                *sum += loss as f64;
+                *count += 1;
             }
         }
     }
-    let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
-    let loss = mean((sum, labels)).unwrap_or(0.0);
-    let tokens = chosen
-        .iter()
-        .zip(&of_tokens)
-        .map(|(&id, &of)| TokenEvaluation { id, labels: of.1, loss: mean(of) })
-        .collect();
-    let all = of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
-    let nearest = nearest.map(|hits| hits as f64 / labels.max(1) as f64);
-    Ok(Evaluation { loss, perplexity: loss.exp(), labels, nearest, token_loss: mean(all), tokens })
+
+    fn finish(self) -> Evaluation {
+        let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
+        let (loss, labels) = (mean(self.all).unwrap_or(0.0), self.all.1);
+        let of = |(&id, &of): (&u32, &(f64, usize))| TokenEvaluation { id, labels: of.1, loss: mean(of) };
+        let tokens = self.chosen.iter().zip(&self.of_tokens).map(of).collect();
+        let at_tokens = self.of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
+        let nearest = self.nearest.map(|hits| hits as f64 / labels.max(1) as f64);
+        Evaluation { loss, perplexity: loss.exp(), labels, nearest, token_loss: mean(at_tokens), tokens }
+    }
 }

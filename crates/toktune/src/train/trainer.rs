@@ -4,7 +4,7 @@ use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArgum
 use super::callback::{TrainerCallback, TrainerControl, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
 use super::constants::{CachedExamples, ConstantCache};
-use super::evaluate::{Evaluation, evaluate};
+use super::evaluate::{Evaluation, evaluate_until};
 use super::growth::Sizes;
 use super::lock::RunLock;
 use super::log::{LogFile, StepLog, peak_memory_bytes};
@@ -160,7 +160,8 @@ impl<'a> Trainer<'a> {
             seconds: 0.0,
             tokens: 0,
         };
-        let mut control = TrainerControl::default();
+        let mut control =
+            TrainerControl { should_training_stop: callback.should_training_stop(), ..Default::default() };
         while run.optimizer.step < self.schedule.total_steps && !control.should_training_stop {
             let before = run.optimizer.step;
             let taken = self.step(&mut run).map_err(|source| self.keep_last_good_state(before, source))?;
@@ -184,6 +185,7 @@ impl<'a> Trainer<'a> {
             if due(self.arguments.eval_steps) && !ends && !control.should_training_stop {
                 let evaluation = self.evaluate(step, callback);
                 output.after = evaluation.map_err(|source| self.keep_last_good_state(step, source))?;
+                control.should_training_stop |= callback.should_training_stop();
             }
             let asked = std::mem::take(&mut control.should_save) || (control.should_training_stop && !ends);
             if due(self.arguments.save_steps) || asked {
@@ -367,12 +369,17 @@ impl<'a> Trainer<'a> {
         peaks.try_fold(0, |most, peak: Result<u64>| Ok(most.max(peak?)))
     }
 
+    /// Evaluates the held-out rows; nothing when there are none, or when the callback ends it.
     fn evaluate(&self, step: u64, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
         let Some(data) = self.eval else { return Ok(None) };
-        let (model, size) = (&self.model, self.arguments.per_device_train_batch_size);
-        let evaluation = evaluate(model.base(), model.active(), data, size, &model.token_indices())?;
-        callback.on_evaluate(step, &evaluation);
-        Ok(Some(evaluation))
+        let (model, size, tokens) =
+            (&self.model, self.arguments.per_device_train_batch_size, self.model.token_indices());
+        let mut stop = || callback.should_training_stop();
+        let evaluation = evaluate_until(model.base(), model.active(), data, (size, &tokens), &mut stop)?;
+        if let Some(evaluation) = &evaluation {
+            callback.on_evaluate(step, evaluation);
+        }
+        Ok(evaluation)
     }
 
     fn save(&self, output: &TrainOutput) -> Result<()> {
