@@ -186,15 +186,6 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
         (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
             Failure::Failed(format!("{error} ({reason})"))
         }
-        (Error::Data(DataError::UnknownKeys { at, found, pair: Some((prompt, completion)), .. }), _) => {
-            Failure::Failed(format!(
-                "{at}: found keys {found}; if `{prompt}` is the prompt and `{completion}` its completion, add --prompt-key \
-                 {prompt} --completion-key {completion}"
-            ))
-        }
-        (Error::Data(DataError::UnknownKeys { .. }), _) => Failure::Failed(format!(
-            "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
-        )),
         _ => error.into(),
     })?;
     report::chats(&data.notes().chat);

@@ -2,6 +2,7 @@
 
 use crate::fields::in_flags;
 use toktune::Error;
+use toktune::data::DataError;
 use toktune::tuners::TunerError;
 
 /// The result of a command.
@@ -53,6 +54,15 @@ impl From<Error> for Failure {
                 let rest = message.strip_prefix("target_modules").unwrap_or(&message);
                 Failure::Usage(format!("--lora-target-modules{rest}"))
             }
+            Error::Data(DataError::UnknownKeys { at, found, pair: Some((prompt, completion)), .. }) => {
+                Failure::Failed(format!(
+                    "{at}: found keys {found}; if `{prompt}` is the prompt and `{completion}` its completion, add \
+                     --prompt-key {prompt} --completion-key {completion}"
+                ))
+            }
+            Error::Data(DataError::UnknownKeys { .. }) => Failure::Failed(format!(
+                "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
+            )),
             Error::ResumeMismatch { .. } => Failure::Usage(in_flags(&error.to_string())),
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {

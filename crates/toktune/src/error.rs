@@ -360,7 +360,11 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
 fn listed(changes: &[ChangedSetting]) -> String {
     let told = changes.iter().map(|change| {
         let ChangedSetting { name, was, is } = change;
-        format!("{name} was {}, is {} now", shortened(was), shortened(is))
+        // nobody can tell hashes apart
+        match name.contains("hash") {
+            true => format!("{name} is another"),
+            false => format!("{name} was {}, is {} now", shortened(was), shortened(is)),
+        }
     });
     told.collect::<Vec<_>>().join("; ")
 }

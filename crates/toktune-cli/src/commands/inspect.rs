@@ -8,6 +8,7 @@ use crate::load;
 use crate::report;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::Path;
 use toktune::Device;
 use toktune::config::CONFIG_FILE;
 use toktune::data::{Collator, DataOptions, DataSource, survey};
@@ -25,11 +26,12 @@ pub(super) struct Found {
 pub fn run(args: &InspectArgs) -> Outcome {
     toktune::runtime::instruction_set()?;
     let path = &args.path;
-    let is_model = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    // a split may stand behind a folder of data
+    let source = DataSource::parse(&path.to_string_lossy()).unwrap_or_else(|_| DataSource::new(path));
     let found = if path.join(CONFIG_FILE).is_file() {
         inspect_adapter::look(path, args.model.as_deref())?
-    } else if (path.is_file() && !is_model) || (path.is_dir() && !path.join("config.json").is_file()) {
-        rows(args)?
+    } else if source.path.exists() && !is_model(&source.path) {
+        rows(args, &source)?
     } else {
         model(&path.to_string_lossy())?
     };
@@ -124,11 +126,18 @@ fn model(name: &str) -> Outcome<Found> {
     Ok(Found { title: "model", rows: table, json })
 }
 
-fn rows(args: &InspectArgs) -> Outcome<Found> {
-    let path = &args.path;
+/// Whether a file or folder holds a model.
+fn is_model(path: &Path) -> bool {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let holds_gguf =
+        || std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_gguf(&entry.path())));
+    is_gguf(path) || (path.is_dir() && (path.join("config.json").is_file() || holds_gguf()))
+}
+
+fn rows(args: &InspectArgs, source: &DataSource) -> Outcome<Found> {
     // the rows are counted for any model
     let any = data::options(&args.options, &Collator::Causal, usize::MAX);
-    let found = survey(&DataSource::new(path), &any)?;
+    let found = survey(source, &any)?;
     let kinds: Vec<String> = found
         .kinds
         .iter()
