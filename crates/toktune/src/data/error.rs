@@ -203,7 +203,7 @@ pub enum DataError {
         found: usize,
     },
     /// No row leaves anything to learn.
-    #[error("{rows} rows, but no label to learn from{}", explain_cut(*.cut_rows))]
+    #[error("{}, but no label to learn from{}", counted(*.rows), explain_cut(*.cut_rows))]
     NoLabels {
         /// The number of rows.
         rows: usize,
@@ -400,7 +400,13 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
 
 fn explain_cut(cut_rows: usize) -> String {
     match cut_rows {
-        0 => " (every label is -100, or every row has a single token or special ones alone)".to_owned(),
+        0 => " (every label is -100, no message is the assistant's, or every row has a single token or special ones alone)"
+            .to_owned(),
+        1 => " (1 row was cut by `max_length` before its first label)".to_owned(),
         rows => format!(" ({rows} rows were cut by `max_length` before their first label)"),
     }
+}
+
+fn counted(rows: usize) -> String {
+    if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
 }

@@ -147,7 +147,7 @@ fn faults_of_whole_files_are_named() {
     let latin = read_with(b"{\"text\": \"\xe9\"}", None, &options()).unwrap_err();
     assert_eq!(latin, "/rows.jsonl:1: not UTF-8 text");
     let none = read(r#"{"input_ids": [1, 2], "labels": [1, -100]}"#, &options()).unwrap_err();
-    assert!(none.starts_with("1 rows, but no label to learn from (every label is -100"), "{none}");
+    assert!(none.starts_with("1 row, but no label to learn from (every label is -100"), "{none}");
     let bare = read_with(br#"{"text": "a"}"#, None, &options()).unwrap_err();
     assert!(bare.contains("`text` needs a tokenizer"), "{bare}");
     assert_eq!(Dataset::read::<&Path>(&[], None, &options()).unwrap_err().to_string(), "no data files given");
