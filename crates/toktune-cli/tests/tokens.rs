@@ -129,7 +129,8 @@ fn a_token_with_its_space_is_understood_and_shown_beside_its_twin() {
     assert!(called.err.contains("--token ' w7': the vocabulary spells it '▁w7' (id 93)"), "{}", called.err);
     assert_eq!(trained(&work, "out"), json!([93]));
     // of several tokens, or of another text
-    work.train(&["--token", " w8"]).fails(2, &["--token ' w8': the tokenizer has no"]);
+    work.call(&["train", "--model", "model", "--data", "train.jsonl", "--output", "no", "--token", " w8"])
+        .fails(2, &["--token ' w8': the tokenizer has no"]);
     for (text, which, id) in
         [("w7", "with a space before it", "93"), (" w7", "without the space before it", "10")]
     {
