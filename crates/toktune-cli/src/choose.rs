@@ -233,8 +233,11 @@ fn tell(tokenizer: &AutoTokenizer, word: &WordUse, found: &WordTokens) {
         .map(|(form, count)| format!("'{form}' {}", report::plural(*count, "time")))
         .collect();
     if !left.is_empty() {
+        // one that the vocabulary has lies within longer tokens there
+        let is_token = |form: &String| tokenizer.encode(form, false).is_ok_and(|ids| ids.len() == 1);
+        let advice = if found.left.keys().all(is_token) { "" } else { " (--add-token adds a spelling)" };
         report::warning(&format!(
-            "--word {name}: {} in the data, cut into other tokens, which are not trained (--add-token adds a spelling)",
+            "--word {name}: {} in the data, cut into other tokens, which are not trained{advice}",
             left.join(", ")
         ));
     }

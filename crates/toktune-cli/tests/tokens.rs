@@ -25,6 +25,12 @@ fn a_word_is_found_in_the_data_or_refused() {
     };
     refused("w7x", &["--word 'w7x': it stands nowhere in the data as a word", "near tokens are 'w7"]);
     refused(" ", &["--word ' ': expected a word"]);
+    // spellings that lie in longer tokens, and those that are in pieces
+    work.write("signs.jsonl", r#"{"text": "w7 w7, w8+"}"#);
+    let data = ["train", "--model", "model", "--data", "signs.jsonl", "--output", "signs", "--word", "w7"];
+    let called = work.call(&[&data[..], &ONE].concat()).ok();
+    let warning = "--word w7: ' w7' 1 time in the data, cut into other tokens, which are not trained\n";
+    assert!(called.err.contains(warning), "{}", called.err);
     // the same word, or the same token, twice
     let chosen = ["--token", "w7", "--word", "w7", "--word", "W7", "--word", "w8"];
     work.write("both.jsonl", r#"{"text": "w7 w8 W7"}"#);
