@@ -8,11 +8,11 @@ use crate::report;
 use std::collections::{HashMap, HashSet};
 use toktune::Error;
 use toktune::data::DataOptions;
-use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordUse};
+use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordTokens, WordUse};
 
 /// How many near names a message lists.
 const NEAREST: usize = 5;
-/// With more tokens than this, known ones are not told one by one.
+/// With more tokens than this, known and reserved ones are not told one by one.
 const MOST_NOTES: usize = 32;
 
 /// The chosen tokens.
@@ -102,9 +102,9 @@ fn add(
     let before: Vec<Option<u32>> = tokens.iter().map(|token| tokenizer.token_to_id(&token.content)).collect();
     let kinds: Vec<_> = before.iter().map(|id| id.and_then(|id| tokenizer.kind(id))).collect();
     let ids = match args.use_reserved {
-        true => tokenizer.use_reserved_tokens(&tokens),
-        false => tokenizer.add_new_tokens(&tokens),
-    }?;
+        true => use_reserved(tokenizer, &tokens)?,
+        false => tokenizer.add_new_tokens(&tokens)?,
+    };
     for (at, ((flag, listed), &id)) in new.iter().zip(&ids).enumerate() {
         let content = &listed.token.content;
         origins.push((id, format!("{flag} '{content}'")));
@@ -129,6 +129,34 @@ fn add(
     Ok(())
 }
 
+/// Gives the names of tokens to reserved ones, and says which.
+fn use_reserved(tokenizer: &mut AutoTokenizer, tokens: &[NewToken]) -> Outcome<Vec<u32>> {
+    let reserved: HashMap<u32, String> = tokenizer.reserved_tokens().into_iter().collect();
+    let ids = tokenizer.use_reserved_tokens(tokens).map_err(|error| match error {
+        Error::Text(TextError::TooFewReserved { .. }) => {
+            Failure::Failed(format!("{error}; leave out --use-reserved: the model grows instead"))
+        }
+        other => other.into(),
+    })?;
+    let named = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
+    // a reserved token that was asked for by its own name keeps it
+    let taken: Vec<(u32, &String)> = ids
+        .iter()
+        .filter_map(|id| Some((*id, reserved.get(id)?)))
+        .filter(|(id, old)| named(id) != **old)
+        .collect();
+    match taken.as_slice() {
+        [(first, old), .., (last, oldest)] if taken.len() > MOST_NOTES => report::note(&format!(
+            "{} take the places of '{old}' (id {first}) to '{oldest}' (id {last})",
+            report::plural(taken.len(), "token")
+        )),
+        few => few.iter().for_each(|(id, old)| {
+            report::note(&format!("'{}' takes the place of '{old}' (id {id})", named(id)));
+        }),
+    }
+    Ok(ids)
+}
+
 /// Finds the tokens of words in the data, or adds them.
 fn words(
     words: &[String],
@@ -140,7 +168,17 @@ fn words(
     if let Some(blank) = words.iter().find(|word| word.trim().is_empty()) {
         return usage(format!("--word '{blank}': expected a word with something in it"));
     }
-    let mut uses: Vec<WordUse> = words.iter().map(|word| WordUse::new(word)).collect();
+    let mut uses: Vec<WordUse> = Vec::new();
+    for word in words.iter().map(|word| WordUse::new(word)) {
+        match uses.iter().find(|earlier| earlier.is_same_word(&word)) {
+            Some(earlier) => report::note(&format!(
+                "--word {}: the same word as --word {} (the case of its first letter plays no part)",
+                word.word(),
+                earlier.word()
+            )),
+            None => uses.push(word),
+        }
+    }
     toktune::data::texts(&texts.sources.list, texts.options, &mut |text| {
         uses.iter_mut().try_for_each(|word| word.read(tokenizer, text))
     })?;
@@ -157,59 +195,71 @@ fn words(
             }
             other => other.into(),
         })?;
-        let counted: Vec<String> = found
-            .ids
-            .iter()
-            .map(|id| {
-                let token = tokenizer.id_to_token(*id).unwrap_or_default();
-                match word.tokens.get(id) {
-                    Some(count) => format!("'{token}' (id {id}, {})", report::plural(*count, "time")),
-                    None => format!("'{token}' (id {id}, new)"),
-                }
-            })
-            .collect();
-        report::note(&format!("--word {name}: {}", counted.join(", ")));
-        let others: Vec<String> = word
-            .in_pieces
-            .iter()
-            .filter(|(form, _)| found.added.as_ref() != Some(*form))
-            .map(|(form, count)| format!("'{form}' {}", report::plural(*count, "time")))
-            .collect();
-        if !others.is_empty() {
-            report::warning(&format!(
-                "--word {name}: {} in the data, in pieces that are not trained (--add-token adds a spelling)",
-                others.join(", ")
-            ));
-        }
-        if found.other_spaces {
-            report::warning(&format!(
-                "--word {name}: this tokenizer puts a space behind every added token when it decodes; texts with the new \
-                 one keep their words and not all of their spaces"
-            ));
-        }
-        let spaced = found.added.as_ref().is_some_and(|form| form.starts_with(' '));
-        if let (begins @ 1.., Some(longer), true) = (word.inside.0, &word.longer, spaced) {
-            report::warning(&format!(
-                "--word {name}: the new token also begins longer words, as '{longer}', {} in the data",
-                report::plural(begins, "time")
-            ));
-        }
+        tell(tokenizer, word, &found);
         for id in found.ids {
-            origins.push((id, format!("--word '{name}'")));
             if found.added.is_some() {
                 chosen.added.insert(id);
                 chosen.changed_tokenizer = true;
+            }
+            match origins.iter().find(|(other, _)| *other == id) {
+                Some((_, first)) => report::note(&format!(
+                    "--word {name}: token id {id} is chosen by {first} too; its row is trained once"
+                )),
+                None => origins.push((id, format!("--word '{name}'"))),
             }
         }
     }
     Ok(())
 }
 
+/// Says what became of a word.
+fn tell(tokenizer: &AutoTokenizer, word: &WordUse, found: &WordTokens) {
+    let name = word.word();
+    let counted: Vec<String> = found
+        .ids
+        .iter()
+        .map(|id| {
+            let token = tokenizer.id_to_token(*id).unwrap_or_default();
+            match word.tokens.get(id) {
+                Some(count) => format!("'{token}' (id {id}, {})", report::plural(*count, "time")),
+                None => format!("'{token}' (id {id}, new)"),
+            }
+        })
+        .collect();
+    report::note(&format!("--word {name}: {}", counted.join(", ")));
+    let left: Vec<String> = found
+        .left
+        .iter()
+        .map(|(form, count)| format!("'{form}' {}", report::plural(*count, "time")))
+        .collect();
+    if !left.is_empty() {
+        // one that the vocabulary has lies within longer tokens there
+        let is_token = |form: &String| tokenizer.encode(form, false).is_ok_and(|ids| ids.len() == 1);
+        let advice = if found.left.keys().all(is_token) { "" } else { " (--add-token adds a spelling)" };
+        report::warning(&format!(
+            "--word {name}: {} in the data, cut into other tokens, which are not trained{advice}",
+            left.join(", ")
+        ));
+    }
+    if found.other_spaces {
+        report::warning(&format!(
+            "--word {name}: this tokenizer puts a space behind every added token when it decodes; texts with the new \
+             one keep their words and not all of their spaces"
+        ));
+    }
+    if let (times @ 1.., Some(longer)) = (found.in_longer, &word.longer) {
+        report::warning(&format!(
+            "--word {name}: the new token is found in longer words too, as '{longer}', {} in the data",
+            report::plural(times, "time")
+        ));
+    }
+}
+
 fn with<'t>(flag: &str, tokenizer: &'t mut Tokenizer) -> Outcome<&'t mut AutoTokenizer> {
     tokenizer.as_mut().map_err(|reason| Failure::Failed(format!("{flag} needs a tokenizer: {reason}")))
 }
 
-/// The id of a token that must be there.
+/// The id of a token that must be there: in the vocabulary's spelling, or as the text that it is.
 pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     if let Some(id) = tokenizer.token_to_id(token) {
         return Ok(id);
@@ -219,6 +269,12 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     let pieces = tokenizer.encode(text.as_deref().unwrap_or(token), false)?;
     let spelled: Vec<String> =
         pieces.iter().map(|id| tokenizer.id_to_token(*id).unwrap_or_default()).collect();
+    if let ([id], [name]) = (pieces.as_slice(), spelled.as_slice())
+        && tokenizer.piece_text(*id).as_deref() == Some(token)
+    {
+        report::note(&format!("--token '{token}': the vocabulary spells it '{name}' (id {id})"));
+        return Ok(*id);
+    }
     let near = tokenizer.nearest_tokens(token, NEAREST);
     let near = match near.is_empty() {
         true => String::new(),

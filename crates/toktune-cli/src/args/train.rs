@@ -71,7 +71,8 @@ pub struct ChoiceArgs {
     /// A token to add as a special one, hidden from generated text by default; may be repeated
     #[arg(long, value_name = "TOKEN")]
     pub add_special_token: Vec<String>,
-    /// A word: the tokens that it is in the data, or one that is added for it; may be repeated
+    /// A word: the tokens that it is in the data, with its first letter in either case, or one that is added for it; may
+    /// be repeated
     #[arg(long, value_name = "WORD")]
     pub word: Vec<String>,
     /// Tokens to add from a file: one a line, JSON lines with `token`, `special` and `description`, or TOML with

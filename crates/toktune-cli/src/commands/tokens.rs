@@ -57,9 +57,15 @@ impl Shown<'_> {
     /// A text, in the tokenizer's frame.
     fn text(&self, text: &str, json: bool) -> Outcome {
         let ids = self.tokenizer.encode(text, true)?;
+        let twin = match self.tokenizer.encode(text, false)?.as_slice() {
+            [id] => self.tokenizer.space_twin(*id),
+            _ => None,
+        };
         if json {
             let tokens: Vec<Value> = ids.iter().map(|id| self.token(*id)).collect();
-            return Ok(report::json_line(&json!({"event": "text", "text": text, "tokens": tokens}))?);
+            let twin = twin.map(|id| self.token(id));
+            let event = json!({"event": "text", "text": text, "tokens": tokens, "space_twin": twin});
+            return Ok(report::json_line(&event)?);
         }
         let style = report::stdout_style();
         let mut out = std::io::stdout().lock();
@@ -68,6 +74,14 @@ impl Shown<'_> {
         let lines: Vec<(String, String)> = ids.iter().map(|id| self.line(*id)).collect();
         for line in report::pairs(&lines, style) {
             writeln!(out, "  {line}")?;
+        }
+        if let Some(twin) = twin {
+            let has_space = self.tokenizer.piece_text(twin).is_some_and(|text| text.starts_with(' '));
+            let which = if has_space { "with a space before it" } else { "without the space before it" };
+            writeln!(out, "{}", style.bold(which))?;
+            for line in report::pairs(&[self.line(twin)], style) {
+                writeln!(out, "  {line}")?;
+            }
         }
         Ok(())
     }

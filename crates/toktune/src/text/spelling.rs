@@ -131,6 +131,22 @@ impl AutoTokenizer {
         found
     }
 
+    /// The token of the same text with the space before it, or without where this one has it.
+    pub fn space_twin(&self, id: u32) -> Option<u32> {
+        let (piece, text) = (self.id_to_token(id)?, self.piece_text(id)?);
+        let marks = ["\u{120}", "\u{2581}", " "];
+        let (spellings, wanted): (Vec<String>, String) = match text.strip_prefix(' ') {
+            Some(rest) if !rest.is_empty() => (
+                marks.iter().filter_map(|mark| piece.strip_prefix(mark)).map(str::to_owned).collect(),
+                rest.to_owned(),
+            ),
+            Some(_) => return None,
+            None => (marks.iter().map(|mark| format!("{mark}{piece}")).collect(), format!(" {text}")),
+        };
+        let twins = spellings.iter().filter_map(|spelling| self.token_to_id(spelling));
+        twins.into_iter().find(|twin| self.piece_text(*twin).as_ref() == Some(&wanted))
+    }
+
     /// All ids with a token, in ascending order.
     pub fn ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.inner.get_vocab(true).into_values().collect();

@@ -116,6 +116,21 @@ fn spellings_of_the_vocabulary_are_understood() {
 }
 
 #[test]
+fn tokens_have_a_twin_with_the_space() {
+    for (tokenizer, bare, spaced) in
+        [(byte_level(), "the", "\u{120}the"), (sentence_piece("gemma"), "ab", "\u{2581}ab")]
+    {
+        let tokenizer = tokenizer.build().unwrap();
+        let [bare, spaced] = [bare, spaced].map(|token| tokenizer.token_to_id(token).unwrap());
+        assert_eq!((tokenizer.space_twin(bare), tokenizer.space_twin(spaced)), (Some(spaced), Some(bare)));
+    }
+    let tokenizer = byte_level().build().unwrap();
+    for alone in ["th", "\u{120}"] {
+        assert_eq!(tokenizer.space_twin(tokenizer.token_to_id(alone).unwrap()), None);
+    }
+}
+
+#[test]
 fn reserved_tokens_are_renamed_where_they_stand() {
     let names = ["<|reserved_special_token_1|>", "<|reserved_special_token_0|>", "<calc>"];
     let mut tokenizer = byte_level().build().unwrap();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{NewToken, TextError};
-use crate::{Error, Result};
+use crate::{Error, Result, nearest};
 
 /// A token of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,61 +17,80 @@ pub struct ListedToken {
     pub description: Option<String>,
 }
 
-/// A token as JSON and TOML have it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Alone(String),
-    Described(Described),
-}
+/// What a token's object may hold.
+const FIELDS: [&str; 3] = ["token", "special", "description"];
+const ENTRY: &str = r#"a string or {"token", "special", "description"}"#;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Described {
-    token: String,
-    #[serde(default)]
-    special: bool,
-    description: Option<String>,
-}
-
-/// What stands under a token's name in TOML.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Under {
-    Description(String),
-    Fields(Fields),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fields {
-    #[serde(default)]
-    special: bool,
-    description: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Tokens {
-    List(Vec<Written>),
-    // in the order of their names
-    ByName(std::collections::BTreeMap<String, Under>),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TomlFile {
-    tokens: Tokens,
-}
-
-impl From<Written> for ListedToken {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Alone(token) => ListedToken { token: NewToken::new(token), description: None },
-            Written::Described(Described { token, special, description }) => {
-                ListedToken { token: NewToken { special, ..NewToken::new(token) }, description }
-            }
+/// A token as JSON and TOML have it: in a list, or under its name.
+fn entry(place: &str, name: Option<&str>, value: Value) -> Result<ListedToken, String> {
+    let fields = match (value, name) {
+        (Value::String(token), None) => {
+            return Ok(ListedToken { token: NewToken::new(token), description: None });
         }
+        (Value::String(text), Some(name)) => {
+            return Ok(ListedToken { token: NewToken::new(name), description: Some(text) });
+        }
+        (Value::Object(fields), _) => fields,
+        (_, None) => return Err(format!("{place}: expected {ENTRY}")),
+        (_, Some(name)) => {
+            let expected = "a description, or a table of `special` and `description`";
+            return Err(format!("{place}, `{name}`: expected {expected}"));
+        }
+    };
+    let named = name.or_else(|| fields.get("token").and_then(Value::as_str)).map(str::to_owned);
+    // the place of a token in a list says little beside its name
+    let place = named.as_ref().map_or_else(|| place.to_owned(), |token| format!("{place}, `{token}`"));
+    let known = if name.is_some() { &FIELDS[1..] } else { &FIELDS };
+    let (mut special, mut description) = (false, None);
+    for (key, value) in fields {
+        let expected = match (key.as_str(), value) {
+            (key, _) if !known.contains(&key) => {
+                let nearest = nearest(key, known.iter().copied());
+                let nearest = nearest.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
+                return Err(format!(
+                    "{place}: unknown key `{key}`{nearest}; expected `{}`",
+                    known.join("`, `")
+                ));
+            }
+            ("special", Value::Bool(value)) => {
+                special = value;
+                continue;
+            }
+            ("special", _) => "true or false",
+            ("description", Value::String(text)) => {
+                description = Some(text);
+                continue;
+            }
+            ("description", Value::Null) | ("token", Value::String(_)) => continue,
+            _ => "a string",
+        };
+        return Err(format!("{place}: expected {expected} in `{key}`"));
+    }
+    let Some(token) = named else { return Err(format!("{place}: no `token`; expected {ENTRY}")) };
+    Ok(ListedToken { token: NewToken { special, ..NewToken::new(token) }, description })
+}
+
+/// The tokens of a TOML file, in its order.
+fn toml_entries(text: &str) -> Result<Vec<ListedToken>, String> {
+    let expected = "expected a table `tokens` of descriptions by token, or a list of tables with `token`";
+    let mut file: Map<String, Value> =
+        toml::from_str(text).map_err(|error| format!("{expected}: {}", error.message()))?;
+    let tokens = file.remove("tokens");
+    if let Some(key) = file.keys().next() {
+        return Err(format!("{expected}; found `{key}`"));
+    }
+    match tokens {
+        Some(Value::Array(list)) => list
+            .into_iter()
+            .zip(1..)
+            .map(|(value, number)| entry(&format!("token {number}"), None, value))
+            .collect(),
+        Some(Value::Object(names)) => names
+            .into_iter()
+            .zip(1..)
+            .map(|((name, value), number)| entry(&format!("token {number}"), Some(&name), value))
+            .collect(),
+        _ => Err(expected.to_owned()),
     }
 }
 
@@ -92,37 +111,17 @@ impl ListedToken {
         let listed: Vec<ListedToken> = match ending {
             "jsonl" | "ndjson" => lines()
                 .map(|(line, number)| {
-                    let fault = |_| {
-                        let expected = r#"a string or {"token", "special", "description"}"#;
-                        wrong(format!("line {number}: expected {expected}"))
-                    };
-                    serde_json::from_str::<Written>(line).map(ListedToken::from).map_err(fault)
+                    let place = format!("line {number}");
+                    let value = serde_json::from_str(line)
+                        .map_err(|error| format!("{place}: expected {ENTRY}: {error}"))?;
+                    entry(&place, None, value)
                 })
-                .collect::<Result<_, _>>()?,
-            "toml" => {
-                let file: TomlFile = toml::from_str(text).map_err(|error| {
-                    wrong(format!(
-                        "expected a table `tokens` of descriptions by token, or a list of tables with `token`: {}",
-                        error.message()
-                    ))
-                })?;
-                match file.tokens {
-                    Tokens::List(list) => list.into_iter().map(ListedToken::from).collect(),
-                    Tokens::ByName(names) => names
-                        .into_iter()
-                        .map(|(token, under)| match under {
-                            Under::Description(text) => {
-                                ListedToken { token: NewToken::new(token), description: Some(text) }
-                            }
-                            Under::Fields(Fields { special, description }) => ListedToken {
-                                token: NewToken { special, ..NewToken::new(token) },
-                                description,
-                            },
-                        })
-                        .collect(),
-                }
-            }
-            _ => lines().map(|(line, _)| Written::Alone(line.to_owned()).into()).collect(),
+                .collect::<Result<_, _>>()
+                .map_err(wrong)?,
+            "toml" => toml_entries(text).map_err(wrong)?,
+            _ => lines()
+                .map(|(line, _)| ListedToken { token: NewToken::new(line), description: None })
+                .collect(),
         };
         let mut seen = std::collections::HashSet::new();
         for (entry, number) in listed.iter().zip(1..) {
@@ -165,7 +164,7 @@ mod tests {
         let expected = [listed("<a>", false, None), listed("<b>", true, Some("what"))];
         assert_eq!(read("list.jsonl", lines).unwrap(), expected);
         let table = "[tokens]\n\"<b>\" = {special = true, description = \"what\"}\n\"<a>\" = \"how\"\n";
-        let expected = [listed("<a>", false, Some("how")), listed("<b>", true, Some("what"))];
+        let expected = [listed("<b>", true, Some("what")), listed("<a>", false, Some("how"))];
         assert_eq!(read("list.toml", table).unwrap(), expected);
         let list = "tokens = ['<a>', {token = '<b>', description = 'what'}]";
         let expected = [listed("<a>", false, None), listed("<b>", false, Some("what"))];
@@ -177,10 +176,29 @@ mod tests {
         for (name, text, expected) in [
             ("list.txt", "\n", "no tokens"),
             ("list.txt", "<a>\n<b>\n<a>\n", "token 3, `<a>`, stands twice"),
-            ("list.jsonl", "\"a\"\n{\"tokn\": 1}\n", "line 2: expected a string or"),
+            ("list.jsonl", "\"a\"\n{\"tokn\": 1}\n", "line 2: unknown key `tokn` (did you mean `token`?)"),
+            ("list.jsonl", "\"a\"\n1\n", "line 2: expected a string or"),
             ("list.jsonl", "\" \"\n", "token 1 is blank"),
             ("list.toml", "a = 1", "expected a table `tokens`"),
-            ("list.toml", "[tokens]\na = {specal = true}", "expected a table `tokens`"),
+            ("list.toml", "tokens = 1", "expected a table `tokens`"),
+            ("list.toml", "[tokens]\na = 1", "token 1, `a`: expected a description"),
+            (
+                "list.toml",
+                "[tokens]\nb = 'x'\na = {specal = true}",
+                "token 2, `a`: unknown key `specal` (did you mean `special`?)",
+            ),
+            (
+                "list.toml",
+                "tokens = [{token = 'a', descripton = 'b'}]",
+                "`a`: unknown key `descripton` (did you mean `description`?)",
+            ),
+            ("list.toml", "[tokens]\na = {special = 'yes'}", "`a`: expected true or false in `special`"),
+            (
+                "list.jsonl",
+                "{\"token\": \"a\", \"description\": 1}",
+                "line 1, `a`: expected a string in `description`",
+            ),
+            ("list.jsonl", "{\"special\": true}", "line 1: no `token`"),
         ] {
             let error = read(name, text).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(expected), "{error:?} lacks {expected:?}");

@@ -11,13 +11,16 @@ const SAMPLES: usize = 64;
 const LONGEST_SAMPLE: usize = 4096;
 
 /// How a word comes up in texts: as typed and with its first letter in the other case.
+///
+/// Where the word ends in a letter, a digit or an underscore, none may stand beside it. An end of another kind (`<<`) may
+/// have anything beside it, and so may one of a script that puts no spaces between words.
 #[derive(Debug, Clone, Default)]
 pub struct WordUse {
     word: String,
     variants: Vec<String>,
     /// Tokens that are the whole word where it stands, with how often.
     pub tokens: BTreeMap<u32, usize>,
-    /// Spellings (with the space before it, where one stands there) that are cut into several tokens, with how often.
+    /// Spellings (with the space before it, where one stands there) that are cut into other tokens, with how often.
     pub in_pieces: BTreeMap<String, usize>,
     /// How often it stands at the beginning of a longer word, and elsewhere in one.
     pub inside: (usize, usize),
@@ -36,6 +39,10 @@ pub struct WordTokens {
     /// Whether texts with the new token decode with other spaces than they had: some SentencePiece tokenizers put one
     /// behind every added token.
     pub other_spaces: bool,
+    /// How often the new token is found in longer words of the texts too.
+    pub in_longer: usize,
+    /// Spellings that none of these tokens stands for, with how often: other tokens are cut there.
+    pub left: BTreeMap<String, usize>,
 }
 
 impl WordUse {
@@ -60,6 +67,11 @@ impl WordUse {
         &self.word
     }
 
+    /// Whether another use is of this word too: the case of the first letter plays no part.
+    pub fn is_same_word(&self, other: &WordUse) -> bool {
+        self.variants.contains(&other.word)
+    }
+
     /// Looks for the word in a text.
     ///
     /// # Errors
@@ -82,13 +94,13 @@ impl WordUse {
             tokens.insert(end, (start, id));
         }
         for (start, end) in places {
-            let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
             let before = text[..start].chars().next_back();
             let after = text[end..].chars().next();
-            if before.is_some_and(is_word) || after.is_some_and(is_word) {
-                let begins = !before.is_some_and(is_word);
-                *(if begins { &mut self.inside.0 } else { &mut self.inside.1 }) += 1;
-                self.longer.get_or_insert_with(|| around(text, start, end, is_word));
+            let (bound_before, bound_after) = has_bounds(&text[start..end]);
+            let goes_back = bound_before && before.is_some_and(is_word);
+            if goes_back || bound_after && after.is_some_and(is_word) {
+                *(if goes_back { &mut self.inside.1 } else { &mut self.inside.0 }) += 1;
+                self.longer.get_or_insert_with(|| around(text, start, end));
                 continue;
             }
             let spaced = before == Some(' ');
@@ -112,6 +124,26 @@ impl WordUse {
     }
 }
 
+/// Whether a letter makes a word longer. In scripts without spaces between words nothing can be told from a neighbour.
+fn is_word(letter: char) -> bool {
+    let is_unspaced = matches!(letter,
+        // Thai and Lao, Myanmar, Khmer, kana, Han
+        '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{30ff}'
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}');
+    (letter.is_alphanumeric() || letter == '_') && !is_unspaced
+}
+
+/// Whether a word may not go on before it, and behind it.
+fn has_bounds(word: &str) -> (bool, bool) {
+    (word.chars().next().is_some_and(is_word), word.chars().next_back().is_some_and(is_word))
+}
+
+/// A spelling behind what is no part of it: a stop before a word, a letter before anything else.
+fn in_text(spelling: &str) -> String {
+    let beside = if has_bounds(spelling.trim_start()).0 { '.' } else { 'a' };
+    format!("{beside}{spelling}")
+}
+
 /// Whether a token is that word: what stands for unknown words is not.
 fn is_spelled(tokenizer: &AutoTokenizer, id: u32, word: &str) -> bool {
     let piece = tokenizer.piece_text(id).unwrap_or_default();
@@ -127,7 +159,7 @@ fn same_words(found: &str, one: &str, other: &str) -> bool {
 }
 
 /// The longer word around a place.
-fn around(text: &str, start: usize, end: usize, is_word: impl Fn(char) -> bool) -> String {
+fn around(text: &str, start: usize, end: usize) -> String {
     let from = text[..start].char_indices().rev().take_while(|(_, letter)| is_word(*letter)).last();
     let to = text[end..].char_indices().find(|(_, letter)| !is_word(*letter));
     let to = to.map_or(text.len(), |(at, _)| end + at);
@@ -152,26 +184,54 @@ impl AutoTokenizer {
     /// # Errors
     /// The word does not come up by itself; no way to add it would ever be found in the texts, or decode to them.
     pub fn add_word(&mut self, word: &WordUse) -> Result<WordTokens> {
+        let mut left = self.spellings(word)?;
         if !word.tokens.is_empty() {
             let mut ids: Vec<(u32, usize)> = word.tokens.iter().map(|(id, count)| (*id, *count)).collect();
             ids.sort_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
-            return Ok(WordTokens {
-                ids: ids.into_iter().map(|(id, _)| id).collect(),
-                added: None,
-                other_spaces: false,
-            });
+            let ids = ids.into_iter().map(|(id, _)| id).collect();
+            return Ok(WordTokens { ids, added: None, other_spaces: false, in_longer: 0, left });
         }
-        let refused = |reason: String| TextError::Word { word: word.word.clone(), reason };
-        let commonest = word.in_pieces.iter().max_by_key(|(_, count)| **count);
-        let Some((form, _)) = commonest else {
+        let Some((form, _)) = left.iter().max_by_key(|(_, count)| **count) else {
             let inside = word.longer.as_ref().map(|longer| format!(", but inside others, as `{longer}`"));
             let reason = format!("it stands nowhere in the data as a word{}", inside.unwrap_or_default());
-            return Err(refused(reason).into());
+            return Err(TextError::Word { word: word.word.clone(), reason }.into());
         };
-        let bare = NewToken { single_word: true, ..NewToken::new(form.trim_start()) };
+        let (token, id, other_spaces) = self.add_spelling(word, form)?;
+        let in_longer = match (token.single_word, token.content.starts_with(' ')) {
+            (true, _) => 0,
+            (false, true) => word.inside.0,
+            (false, false) => word.inside.0 + word.inside.1,
+        };
+        left.remove(&token.content);
+        let mut others = BTreeMap::new();
+        for (form, count) in left {
+            if !self.encode(&in_text(&form), false)?.contains(&id) {
+                others.insert(form, count);
+            }
+        }
+        Ok(WordTokens { ids: vec![id], added: Some(token.content), other_spaces, in_longer, left: others })
+    }
+
+    /// A word's spellings with how often each comes up; one where the tokenizer makes no difference between the word with
+    /// a space before it and without.
+    fn spellings(&self, word: &WordUse) -> Result<BTreeMap<String, usize>> {
+        let mut found = BTreeMap::new();
+        for (form, count) in &word.in_pieces {
+            let bare = form.trim_start();
+            let is_bare = self.encode(&in_text(form), false)? == self.encode(&in_text(bare), false)?;
+            *found.entry(if is_bare { bare } else { form }.to_owned()).or_default() += count;
+        }
+        Ok(found)
+    }
+
+    /// Adds a spelling of a word as a token that the samples have and decode to: with the space before it or without.
+    /// Gives the token with its id, and whether texts with it decode with other spaces.
+    fn add_spelling(&mut self, word: &WordUse, form: &str) -> Result<(NewToken, u32, bool)> {
+        let single_word = has_bounds(form.trim_start()) == (true, true);
+        let bare = NewToken { single_word, ..NewToken::new(form.trim_start()) };
         let ways = match form.starts_with(' ') {
-            true => vec![NewToken::new(form.as_str()), bare],
-            false => vec![bare, NewToken::new(form.as_str())],
+            true => vec![NewToken::new(form), bare],
+            false => vec![bare, NewToken::new(form)],
         };
         let mut second_best = None;
         for way in ways {
@@ -187,21 +247,20 @@ impl AutoTokenizer {
                 is_kept &= now == before || now == *text;
                 words_are_kept &= same_words(&now, &before, text);
             }
-            let tokens = WordTokens { ids: vec![id], added: Some(way.content), other_spaces: !is_kept };
             if found > 0 && is_kept {
                 *self = tried;
-                return Ok(tokens);
+                return Ok((way, id, false));
             }
             if found > 0 && words_are_kept && second_best.is_none() {
-                second_best = Some((tried, tokens));
+                second_best = Some((tried, (way, id, true)));
             }
         }
-        if let Some((tried, tokens)) = second_best {
-            *self = tried;
-            return Ok(tokens);
-        }
-        let reason = "with this tokenizer an added token for it would not be found in the data, or would not decode to it";
-        Err(refused(reason.to_owned()).into())
+        let Some((tried, token)) = second_best else {
+            let reason = "with this tokenizer an added token for it would not be found in the data, or would not decode to it";
+            return Err(TextError::Word { word: word.word.clone(), reason: reason.to_owned() }.into());
+        };
+        *self = tried;
+        Ok(token)
     }
 }
 
@@ -228,7 +287,10 @@ mod tests {
         assert_eq!((word.inside, word.longer.as_deref()), ((1, 1), Some("other")));
         let size = tokenizer.vocab_size();
         let found = tokenizer.add_word(&word).unwrap();
-        assert_eq!(found, WordTokens { ids: vec![bare, spaced], added: None, other_spaces: false });
+        let left = word.in_pieces;
+        let expected =
+            WordTokens { ids: vec![bare, spaced], added: None, other_spaces: false, in_longer: 0, left };
+        assert_eq!(found, expected);
         assert_eq!(tokenizer.vocab_size(), size);
     }
 
@@ -242,7 +304,7 @@ mod tests {
             let before = tokenizer.clone();
             let word = read(&tokenizer, "xyz", &texts);
             assert_eq!((word.in_pieces[" xyz"], word.inside, word.in_pieces["xyz"]), (2, (1, 0), 1));
-            let WordTokens { ids, added, other_spaces } = tokenizer.add_word(&word).unwrap();
+            let WordTokens { ids, added, other_spaces, .. } = tokenizer.add_word(&word).unwrap();
             assert!(added.is_some() && ids == [before.vocab_size() as u32]);
             assert_eq!(other_spaces, puts_spaces);
             for text in &texts[..1] {
@@ -255,7 +317,7 @@ mod tests {
         // a bare word is matched as a whole one alone
         let mut tokenizer = byte_level().build().unwrap();
         let word = read(&tokenizer, "xyz", &["(xyz) xyzzy", "xyz"]);
-        let WordTokens { ids, added, other_spaces } = tokenizer.add_word(&word).unwrap();
+        let WordTokens { ids, added, other_spaces, .. } = tokenizer.add_word(&word).unwrap();
         assert_eq!((added.as_deref(), other_spaces), (Some("xyz"), false));
         assert!(tokenizer.encode("(xyz)", false).unwrap().contains(&ids[0]));
         assert!(!tokenizer.encode("xyzzy", false).unwrap().contains(&ids[0]));
@@ -270,5 +332,61 @@ mod tests {
         let word = read(&tokenizer, "none", &["a b"]);
         let error = tokenizer.add_word(&word).unwrap_err().to_string();
         assert!(error.ends_with("it stands nowhere in the data as a word"), "{error}");
+    }
+
+    #[test]
+    fn an_end_without_letters_has_no_bounds() {
+        let mut tokenizer = byte_level().build().unwrap();
+        let [bare, spaced] = ["<<", " <<"].map(|token| tokenizer.add_tokens(&[token]).unwrap()[0]);
+        let word = read(&tokenizer, "<<", &["a<<1 b <<2<<", "(<<)"]);
+        assert_eq!(word.tokens, BTreeMap::from([(bare, 3), (spaced, 1)]));
+        assert_eq!((word.inside, word.in_pieces.len()), ((0, 0), 0));
+        // a new one is found beside digits; `c++` ends anywhere and begins as a word does
+        let mut tokenizer = byte_level().build().unwrap();
+        let word = read(&tokenizer, ">>", &["24>>24 5>>5"]);
+        let id = tokenizer.add_word(&word).unwrap().ids[0];
+        assert_eq!(tokenizer.encode("24>>24 5>>5", false).unwrap().iter().filter(|at| **at == id).count(), 2);
+        let word = read(&tokenizer, "c++", &["c++11 abc++"]);
+        assert_eq!((word.in_pieces["c++"], word.inside), (1, (0, 1)));
+        let found = tokenizer.add_word(&word).unwrap();
+        assert_eq!((found.added.as_deref(), found.in_longer), (Some("c++"), 1));
+        // no spaces between words
+        let word = read(&tokenizer, "薬", &["医薬品"]);
+        assert_eq!(word.in_pieces, BTreeMap::from([("薬".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_word_in_the_other_case_is_the_same_word() {
+        let word = WordUse::new("clips");
+        assert!(word.is_same_word(&WordUse::new(" Clips")) && WordUse::new("Clips").is_same_word(&word));
+        assert!(!word.is_same_word(&WordUse::new("CLIPS")));
+    }
+
+    #[test]
+    fn spellings_that_become_the_same_ids_are_one() {
+        let json = r###"{"version":"1.0","truncation":null,"padding":null,"post_processor":null,"added_tokens":[],
+            "normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,
+            "lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},
+            "decoder":{"type":"WordPiece","prefix":"##","cleanup":true},
+            "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
+            "max_input_chars_per_word":100,
+            "vocab":{"[UNK]":0,".":1,"a":2,"x":3,"##y":4,"##z":5,"(":6,")":7}}}"###;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+        let mut tokenizer = AutoTokenizer::from_pretrained(dir.path()).unwrap();
+        let word = read(&tokenizer, "xyz", &["xyz a xyz xyz", "a (xyz) Xyz"]);
+        assert_eq!(
+            word.in_pieces,
+            BTreeMap::from(
+                [(" xyz", 2), ("xyz", 2), (" Xyz", 1)].map(|(form, count)| (form.to_owned(), count))
+            )
+        );
+        let found = tokenizer.add_word(&word).unwrap();
+        assert_eq!((found.added.as_deref(), found.left), (Some("xyz"), BTreeMap::new()));
+        // where they are two, the other is left
+        let mut tokenizer = byte_level().build().unwrap();
+        let word = read(&tokenizer, "xyz", &["a xyz xyz", "(xyz)"]);
+        let left = tokenizer.add_word(&word).unwrap().left;
+        assert_eq!(left, BTreeMap::from([("xyz".to_owned(), 1)]));
     }
 }
