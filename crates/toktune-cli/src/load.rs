@@ -133,6 +133,17 @@ impl Loaded {
     pub fn open(args: &ModelArgs, machine: &Machine) -> Outcome<(Self, Tokenizer)> {
         let (mut base, tokenizer) = model(&args.model, &machine.handle)?;
         base.set_precision(machine.mode);
+        Self::over(base, tokenizer, args)
+    }
+
+    /// Opens them to look at: nothing is computed.
+    pub fn to_look_at(args: &ModelArgs) -> Outcome<(Self, Tokenizer)> {
+        let (base, tokenizer) = model(&args.model, &Device::Cpu)?;
+        Self::over(base, tokenizer, args)
+    }
+
+    /// A model with its rows, and the adapter that is named over it.
+    fn over(mut base: PretrainedModel, tokenizer: Tokenizer, args: &ModelArgs) -> Outcome<(Self, Tokenizer)> {
         resize(&mut base, args.resize)?;
         match args.adapter.as_deref() {
             None => Ok((Loaded::Base(base.into()), tokenizer)),

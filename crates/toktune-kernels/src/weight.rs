@@ -1,170 +1,19 @@
 //! Frozen weight matrices, read in the type they are stored in.
 //!
 //! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
-//! This module owns the types and the panels; the GGUF block formats are in [`crate::blocks`].
+//! This module owns the panels; the stored types are in `kind`, a token matrix with trained rows over it in
+//! `token_table`, the GGUF block formats in [`crate::blocks`].
 
 use crate::{blocks, fp8};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
 
-/// A type in which a frozen weight may be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WeightType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    BF16,
-    /// GGUF: 32 4-bit weights with a scale.
-    Q4_0,
-    /// GGUF: 32 4-bit weights with a scale and a minimum.
-    Q4_1,
-    /// GGUF: 32 5-bit weights with a scale.
-    Q5_0,
-    /// GGUF: 32 5-bit weights with a scale and a minimum.
-    Q5_1,
-    /// GGUF: 32 8-bit weights with a scale.
-    Q8_0,
-    /// GGUF: 256 2-bit weights, sixteen 4-bit scales and minima.
-    Q2K,
-    /// GGUF: 256 3-bit weights, sixteen 6-bit scales.
-    Q3K,
-    /// GGUF: 256 4-bit weights, eight 6-bit scales and minima.
-    Q4K,
-    /// GGUF: 256 5-bit weights, eight 6-bit scales and minima.
-    Q5K,
-    /// GGUF: 256 6-bit weights, sixteen 8-bit scales.
-    Q6K,
-    /// GGUF: 256 weights by a table of 2048 times eight, eight 3-bit scales.
-    Iq1S,
-    /// GGUF: 256 weights by a table of 2048 times eight, sixteen 3-bit scales.
-    Iq1M,
-    /// GGUF: 256 weights by a table of 256 times eight, eight 4-bit scales.
-    Iq2Xxs,
-    /// GGUF: 256 weights by a table of 512 times eight, sixteen 4-bit scales.
-    Iq2Xs,
-    /// GGUF: 256 weights by a table of 1024 times eight, sixteen 4-bit scales.
-    Iq2S,
-    /// GGUF: 256 weights by a table of 256 times four, eight 4-bit scales.
-    Iq3Xxs,
-    /// GGUF: 256 weights by a table of 512 times four, eight 4-bit scales.
-    Iq3S,
-    /// GGUF: 32 weights by a table of 16, with a scale.
-    Iq4Nl,
-    /// GGUF: 256 weights by a table of 16, eight 6-bit scales.
-    Iq4Xs,
-    /// GGUF: 256 weights of three values, five in a byte, with a scale.
-    Tq1_0,
-    /// GGUF: 256 weights of three values, four in a byte, with a scale.
-    Tq2_0,
-    /// GGUF: 32 4-bit floats with a power of two.
-    Mxfp4,
-    /// 8-bit floats with three bits of mantissa, which need [`Scales`].
-    F8E4M3,
-    /// 8-bit floats with two bits of mantissa, which need [`Scales`].
-    F8E5M2,
-}
+mod kind;
+mod token_table;
 
-impl WeightType {
-    /// Every type.
-    pub const ALL: [WeightType; 27] = [
-        WeightType::F32,
-        WeightType::F16,
-        WeightType::BF16,
-        WeightType::Q4_0,
-        WeightType::Q4_1,
-        WeightType::Q5_0,
-        WeightType::Q5_1,
-        WeightType::Q8_0,
-        WeightType::Q2K,
-        WeightType::Q3K,
-        WeightType::Q4K,
-        WeightType::Q5K,
-        WeightType::Q6K,
-        WeightType::Iq1S,
-        WeightType::Iq1M,
-        WeightType::Iq2Xxs,
-        WeightType::Iq2Xs,
-        WeightType::Iq2S,
-        WeightType::Iq3Xxs,
-        WeightType::Iq3S,
-        WeightType::Iq4Nl,
-        WeightType::Iq4Xs,
-        WeightType::Tq1_0,
-        WeightType::Tq2_0,
-        WeightType::Mxfp4,
-        WeightType::F8E4M3,
-        WeightType::F8E5M2,
-    ];
-
-    /// The types that a GGUF file can have: all but the 8-bit floats.
-    pub const GGUF: &'static [WeightType] = WeightType::ALL.split_at(25).0;
-
-    /// The name, weights in a block and bytes of a block.
-    #[rustfmt::skip]
-    const fn layout(self) -> (&'static str, usize, usize) {
-        match self {
-            WeightType::F32 => ("F32", 1, 4),
-            WeightType::F16 => ("F16", 1, 2),
-            WeightType::BF16 => ("BF16", 1, 2),
-            WeightType::Q4_0 => ("Q4_0", 32, 18),
-            WeightType::Q4_1 => ("Q4_1", 32, 20),
-            WeightType::Q5_0 => ("Q5_0", 32, 22),
-            WeightType::Q5_1 => ("Q5_1", 32, 24),
-            WeightType::Q8_0 => ("Q8_0", 32, 34),
-            WeightType::Q2K => ("Q2_K", 256, 84),
-            WeightType::Q3K => ("Q3_K", 256, 110),
-            WeightType::Q4K => ("Q4_K", 256, 144),
-            WeightType::Q5K => ("Q5_K", 256, 176),
-            WeightType::Q6K => ("Q6_K", 256, 210),
-            WeightType::Iq1S => ("IQ1_S", 256, 50),
-            WeightType::Iq1M => ("IQ1_M", 256, 56),
-            WeightType::Iq2Xxs => ("IQ2_XXS", 256, 66),
-            WeightType::Iq2Xs => ("IQ2_XS", 256, 74),
-            WeightType::Iq2S => ("IQ2_S", 256, 82),
-            WeightType::Iq3Xxs => ("IQ3_XXS", 256, 98),
-            WeightType::Iq3S => ("IQ3_S", 256, 110),
-            WeightType::Iq4Nl => ("IQ4_NL", 32, 18),
-            WeightType::Iq4Xs => ("IQ4_XS", 256, 136),
-            WeightType::Tq1_0 => ("TQ1_0", 256, 54),
-            WeightType::Tq2_0 => ("TQ2_0", 256, 66),
-            WeightType::Mxfp4 => ("MXFP4", 32, 17),
-            WeightType::F8E4M3 => ("F8_E4M3", 1, 1),
-            WeightType::F8E5M2 => ("F8_E5M2", 1, 1),
-        }
-    }
-
-    /// Weights in a block; 1 for the plain types.
-    pub const fn block_len(self) -> usize {
-        self.layout().1
-    }
-
-    /// Bytes of a block.
-    pub const fn block_bytes(self) -> usize {
-        self.layout().2
-    }
-
-    /// Bytes of `rows` rows of `cols` weights; `None` when `cols` is no multiple of the block or the size overflows.
-    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
-        if !cols.is_multiple_of(self.block_len()) {
-            return None;
-        }
-        (cols / self.block_len()).checked_mul(self.block_bytes())?.checked_mul(rows)
-    }
-
-    /// The name GGUF and safetensors use (`F32`, `BF16`, `Q4_K`).
-    pub const fn name(self) -> &'static str {
-        self.layout().0
-    }
-}
-
-impl fmt::Display for WeightType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use kind::WeightType;
+pub use token_table::TokenTable;
 
 /// In which order the rows of a matrix lie in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -500,84 +349,6 @@ pub fn encode(dtype: WeightType, rows: &[f32]) -> Option<Vec<u8>> {
         WeightType::F16 => Some(rows.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect()),
         WeightType::BF16 => Some(rows.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
         _ => None,
-    }
-}
-
-/// A token matrix as the method sees it: the frozen rows, rows appended by a resize, and trained rows over both.
-///
-/// The trained rows replace decoded ones inside the panel, so that neither a copy nor a gradient of the whole matrix
-/// ever exists.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenTable<'a> {
-    base: Weight<'a>,
-    extra: &'a [f32],
-    overrides: &'a [(usize, usize)],
-    values: &'a [f32],
-}
-
-impl<'a> TokenTable<'a> {
-    /// `extra` holds whole rows that follow the frozen ones. Each `(row, at)` of `overrides`, sorted by row, says that
-    /// row `row` is replaced by the `at`-th row of `values`.
-    ///
-    /// Panics when the parts do not fit together: a shape is the caller's to check.
-    pub fn new(
-        base: Weight<'a>,
-        extra: &'a [f32],
-        overrides: &'a [(usize, usize)],
-        values: &'a [f32],
-    ) -> Self {
-        let cols = base.cols().max(1);
-        assert!(extra.len().is_multiple_of(cols) && values.len().is_multiple_of(cols), "whole rows");
-        assert!(overrides.is_sorted_by(|a, b| a.0 < b.0), "overrides sorted by row, none twice");
-        let rows = base.rows() + extra.len() / cols;
-        assert!(
-            overrides.iter().all(|&(row, at)| row < rows && at < values.len() / cols),
-            "overrides in range"
-        );
-        Self { base, extra, overrides, values }
-    }
-
-    /// The trained rows as `(row, index into the values)`, sorted by row.
-    pub fn overrides(&self) -> &'a [(usize, usize)] {
-        self.overrides
-    }
-
-    /// The trained values `[k, cols]`.
-    pub fn values(&self) -> &'a [f32] {
-        self.values
-    }
-}
-
-impl Matrix for TokenTable<'_> {
-    fn rows(&self) -> usize {
-        self.base.rows() + self.extra.len() / self.cols().max(1)
-    }
-
-    fn cols(&self) -> usize {
-        self.base.cols()
-    }
-
-    fn column_unit(&self) -> usize {
-        self.base.column_unit()
-    }
-
-    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
-        assert_eq!(panel.len(), rows.len() * cols.len(), "the size of a panel");
-        let (width, frozen) = (self.cols(), self.base.rows());
-        let (start, end) = (rows.start.min(frozen), rows.end.min(frozen));
-        let (in_base, in_extra) = panel.split_at_mut((end - start) * cols.len());
-        self.base.decode(start..end, cols.clone(), in_base);
-        if cols.is_empty() {
-            return;
-        }
-        for (out, row) in in_extra.chunks_exact_mut(cols.len()).zip(rows.start.max(frozen)..rows.end) {
-            out.copy_from_slice(&self.extra[(row - frozen) * width..][..width][cols.clone()]);
-        }
-        let first = self.overrides.partition_point(|o| o.0 < rows.start);
-        for &(row, at) in self.overrides[first..].iter().take_while(|o| o.0 < rows.end) {
-            panel[(row - rows.start) * cols.len()..][..cols.len()]
-                .copy_from_slice(&self.values[at * width..][..width][cols.clone()]);
-        }
     }
 }
 

@@ -10,7 +10,6 @@ use crate::report::{self, ShownToken, Style};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
-use toktune::Device;
 use toktune::data::{Collator, DataOptions, Dataset, Example, ModelKind};
 use toktune::text::AutoTokenizer;
 
@@ -19,15 +18,7 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     if args.from == 0 {
         return usage("--from is 0, expected at least 1: rows are counted from 1");
     }
-    let (mut base, tokenizer) = load::model(&args.model.model, &Device::Cpu)?;
-    load::resize(&mut base, args.model.resize)?;
-    let (model, mut tokenizer) = match &args.model.adapter {
-        None => (Loaded::Base(base.into()), tokenizer),
-        Some(folder) => {
-            let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
-            (Loaded::Adapted(model.into()), tokenizer)
-        }
-    };
+    let (model, mut tokenizer) = Loaded::to_look_at(&args.model)?;
     let (base, mut trained) = (model.base(), model.tokens());
     load::set_languages(&mut tokenizer, &args.languages)?;
     let sources = Sources::find(&args.data, true)?;

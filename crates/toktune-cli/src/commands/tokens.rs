@@ -7,7 +7,6 @@ use crate::report;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
-use toktune::Device;
 use toktune::text::{AutoTokenizer, TokenKind};
 
 /// Tokens of a kind that text lists; JSON has them all.
@@ -15,15 +14,7 @@ const LISTED: usize = 64;
 
 /// Shows texts as tokens, or lists the tokens that are no pieces of text.
 pub fn run(args: &TokensArgs) -> Outcome {
-    let (mut base, tokenizer) = load::model(&args.model.model, &Device::Cpu)?;
-    load::resize(&mut base, args.model.resize)?;
-    let (model, mut tokenizer) = match &args.model.adapter {
-        None => (Loaded::Base(base.into()), tokenizer),
-        Some(folder) => {
-            let (model, tokenizer) = load::with_adapter(base, tokenizer, folder)?;
-            (Loaded::Adapted(model.into()), tokenizer)
-        }
-    };
+    let (model, mut tokenizer) = Loaded::to_look_at(&args.model)?;
     load::set_languages(&mut tokenizer, &args.languages)?;
     let tokenizer =
         tokenizer.map_err(|reason| Failure::Failed(format!("tokens needs a tokenizer: {reason}")))?;

@@ -195,10 +195,8 @@ impl Dataset {
 
     /// Example `index`.
     ///
-    /// Panics when it is not there: the index is the caller's to check.
-    ///
     /// # Errors
-    /// The file of encoded rows was changed since it was written.
+    /// It is not there, or the file of encoded rows was changed since it was written.
     pub fn example(&self, index: usize) -> Result<Example> {
         let mut within = index;
         for part in &self.parts {
@@ -207,7 +205,7 @@ impl Dataset {
                 Some(rest) => within = rest,
             }
         }
-        panic!("example {index} of {}", self.len())
+        Err(DataError::NoSuchExample { index, examples: self.len() }.into())
     }
 
     /// Every example in turn.
@@ -217,10 +215,8 @@ impl Dataset {
 
     /// The batch of the examples `indices`, as epoch `epoch` has it: for evaluation always the same one, 0.
     ///
-    /// Panics when an index is not there: it is the caller's to check.
-    ///
     /// # Errors
-    /// The file of encoded rows was changed since it was written.
+    /// An index is not there, or the file of encoded rows was changed since it was written.
     pub fn batch(&self, indices: &[usize], epoch: u64) -> Result<RaggedBatch> {
         let examples = indices.iter().map(|&index| self.example(index)).collect::<Result<Vec<_>>>()?;
         let placed = indices.iter().copied().zip(&examples);

@@ -377,6 +377,14 @@ pub enum DataError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An example that is asked for and not there.
+    #[error("example {index} of {examples}: examples are counted from 0")]
+    NoSuchExample {
+        /// Its index.
+        index: usize,
+        /// How many there are.
+        examples: usize,
+    },
     /// Encoded rows that are not as they were written.
     #[error(
         "example {example}: the file of encoded rows was changed since it was written; start again, or remove it"

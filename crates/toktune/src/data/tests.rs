@@ -244,3 +244,11 @@ fn the_audit_counts_what_training_sees() {
     );
     assert_eq!(found.iter().map(TokenUse::is_unseen).collect::<Vec<_>>(), [false, true, false, false]);
 }
+
+#[test]
+fn an_example_that_is_not_there_is_an_error() {
+    let data = dataset([example(&[1, 2], &[None, Some(2)], &[])], Collator::Causal);
+    let error = data.batch(&[0, 1], 0).unwrap_err().to_string();
+    assert_eq!(error, "example 1 of 1: examples are counted from 0");
+    assert!(data.example(usize::MAX).is_err());
+}
