@@ -9,25 +9,12 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use toktune::Error;
 use toktune::data::{
-    Collator, DataCache, DataError, DataOptions, DataSource, Dataset, Masking, ModelKind, RowKeys,
+    Collator, DataCache, DataError, DataOptions, DataSource, Dataset, RowKeys,
 };
 use toktune::models::PretrainedModel;
 
 /// Data of fewer bytes are encoded in a moment, and a cache would only leave files behind.
 const CACHED_FROM: u64 = 4_000_000;
-
-/// What makes the batches of `model`; `seed` is that of the masks of a masked language model.
-pub fn collator(model: &PretrainedModel, tokenizer: &Tokenizer, seed: u64) -> Collator {
-    match (model.kind(), model.spec().decoder_inputs) {
-        (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
-        (ModelKind::SentencePairs, _) => Collator::SentencePairs,
-        (ModelKind::MaskedLm, _) => Collator::MaskedLm(match tokenizer {
-            Ok(tokenizer) => Masking::of(tokenizer, seed),
-            Err(_) => Masking::none(),
-        }),
-        _ => Collator::Causal,
-    }
-}
 
 /// What the flags say of reading for a model with `rows` rows.
 pub fn options(args: &DataArgs, collator: &Collator, rows: usize) -> DataOptions {
@@ -145,12 +132,12 @@ pub fn read(
     model: &PretrainedModel,
     collator: &Collator,
 ) -> Outcome<Dataset> {
-    let spec = model.stack().spec();
+    let spec = &model.spec().stack;
+    let of_model = DataOptions::for_model(model, tokenizer.as_ref().ok());
     let options = DataOptions {
-        // sentence-transformers cuts there too
-        max_length: args.max_length.or(model.sentence().max_seq_length),
-        max_positions: spec.position_limit(),
-        usual_positions: spec.max_positions,
+        max_length: args.max_length.or(of_model.max_length),
+        max_positions: of_model.max_positions,
+        usual_positions: of_model.usual_positions,
         ..options(args, collator, model.vocabulary())
     };
     let data = read_sources(sources, tokenizer, &options)?;

@@ -1,7 +1,7 @@
 //! On what a command runs: device, precision, instruction set and threads, settled before anything else.
 
 use crate::args::{DeviceChoice, MachineArgs, Precision};
-use crate::failure::{Failure, Outcome, usage};
+use crate::failure::{Outcome, usage};
 use serde::Serialize;
 use toktune::models::{PrecisionMode, PretrainedModel};
 use toktune::{Device, runtime};
@@ -62,18 +62,10 @@ impl Machine {
     }
 }
 
-/// The device, if this program was built for its kind and the machine has it.
+/// The device, if there is a backend for it.
 fn device(choice: DeviceChoice) -> Outcome<Device> {
-    let (feature, built, opened) = match choice {
-        DeviceChoice::Cpu => return Ok(Device::Cpu),
-        DeviceChoice::Cuda(number) => ("cuda", cfg!(feature = "cuda"), Device::new_cuda(number)),
-        DeviceChoice::Metal => ("metal", cfg!(feature = "metal"), Device::new_metal(0)),
-    };
-    if !built {
-        return usage(format!(
-            "--device {choice}: this toktune was built without {feature}; build it by `cargo install --path \
-             crates/toktune-cli --features {feature}`, or use --device cpu"
-        ));
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        _ => usage(format!("--device {choice}: there is no backend for it yet; use --device cpu")),
     }
-    opened.map_err(|e| Failure::Usage(format!("--device {choice}: {e}")))
 }

@@ -2,6 +2,7 @@
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -35,6 +36,14 @@ impl Signals {
     pub fn status(&self) -> Option<u8> {
         let came = self.came.load(Ordering::Relaxed);
         ENDING.iter().find(|(signal, _)| *signal as usize == came).map(|(_, status)| *status)
+    }
+
+    /// For a run: whether it is to end.
+    pub fn asked(&self) -> ControlFlow<()> {
+        match self.status() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
     }
 
     /// As [`status`](Self::status), but once: what is to be said of a signal is said then.

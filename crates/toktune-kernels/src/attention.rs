@@ -101,13 +101,22 @@ impl ScoreBias {
     }
 }
 
+/// A run of rows that come before a span's own in its sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Of the past keys and values, which get no gradient; else of `k` and `v`.
+    pub is_past: bool,
+}
+
 /// One sequence: where its rows lie in the queries, keys and values, and where its past lies in the past ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of `q` and the output.
     pub rows: Range<usize>,
-    /// Rows of the past keys and values; they come before `keys` in the sequence.
-    pub past: Range<usize>,
+    /// What comes before its keys in the sequence.
+    pub before: Vec<Stretch>,
     /// Rows of `k` and `v`: the same as `rows`, unless the rows attend to another sequence.
     pub keys: Range<usize>,
 }
@@ -115,12 +124,18 @@ pub struct Span {
 impl Span {
     /// Rows that attend to the past and to themselves.
     pub fn new(rows: Range<usize>, past: Range<usize>) -> Self {
-        Self { keys: rows.clone(), rows, past }
+        let before = if past.is_empty() { Vec::new() } else { vec![Stretch { rows: past, is_past: true }] };
+        Self { keys: rows.clone(), rows, before }
+    }
+
+    /// Rows that come before its own.
+    pub fn position(&self) -> usize {
+        self.before.iter().map(|stretch| stretch.rows.len()).sum()
     }
 
     /// How many keys there are.
     fn total(&self) -> usize {
-        self.past.len() + self.keys.len()
+        self.position() + self.keys.len()
     }
 }
 
@@ -186,7 +201,9 @@ impl Shape {
         let (mut next, mut next_key) = (0, 0);
         for span in spans {
             assert!(span.rows.start == next && span.rows.end >= next, "sequences follow one another");
-            assert!(span.past.start <= span.past.end && span.past.end <= past, "past rows that exist");
+            for stretch in &span.before {
+                assert!(stretch.rows.end <= past, "past rows that exist");
+            }
             assert!(
                 span.keys.start >= next_key && span.keys.end >= span.keys.start,
                 "each key in one sequence"
@@ -196,7 +213,7 @@ impl Shape {
                 "as many keys as rows in causal attention"
             );
             if let Some(bias) = x.bias {
-                let longest = span.total().max(span.past.len() + span.rows.len());
+                let longest = span.total().max(span.position() + span.rows.len());
                 assert!(bias.heads == self.heads && longest <= bias.length, "a bias for every key");
             }
             (next, next_key) = (span.rows.end, span.keys.end.max(next_key));
@@ -221,7 +238,7 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
     tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(
         |(span, kv_head, tile)| {
             let (m, first) = (tile.len(), span.rows.start + tile.start);
-            let positions = span.past.len() + tile.start..span.past.len() + tile.end;
+            let positions = span.position() + tile.start..span.position() + tile.end;
             let group = shape.group(kv_head);
             let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
             with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {

@@ -84,9 +84,9 @@ impl Shape {
             let n = span.rows.len();
             assert!(span.rows.start == next && span.keys == span.rows, "sequences follow one another");
             assert!(
-                span.past.is_empty() && n <= reach,
+                span.before.is_empty() && n <= reach,
                 "{n} rows, {} past ones, {reach} at most",
-                span.past.len()
+                span.position()
             );
             next = span.rows.end;
             if n == 0 {

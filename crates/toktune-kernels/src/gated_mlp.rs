@@ -115,15 +115,15 @@ impl<M: Matrix> GatedMlp<'_, M> {
         product.with_left(x, d, run);
     }
 
-    /// `dx [rows, d]` from the input and the gradient of the output; overwrites `dx`. Without `kept` projections they
-    /// are computed again.
+    /// `dx [rows, d]` from the input and the gradient of the output; overwrites `dx`. Without `kept` gate and up projections
+    /// they are computed again.
     ///
     /// Panics when the lengths do not fit the weights.
-    pub fn backward(&self, x: &[f32], dy: &[f32], kept: Option<&Kept>, dx: &mut [f32]) {
+    pub fn backward(&self, x: &[f32], dy: &[f32], kept: Option<[&[f32]; 2]>, dx: &mut [f32]) {
         let (inner, d) = self.sizes();
         assert!(x.len() == dy.len() && x.len() == dx.len(), "rows of {d}");
         let rows = x.len() / d.max(1);
-        assert!(kept.is_none_or(|k| k.gate.len() == rows * inner && k.up.len() == rows * inner), "kept rows");
+        assert!(kept.is_none_or(|kept| kept.iter().all(|k| k.len() == rows * inner)), "kept rows");
         for rows in aligned_pieces(rows, CHUNK_ROWS, CHUNK_ROWS) {
             let (own, inside) = (rows.start * d..rows.end * d, rows.start * inner..rows.end * inner);
             with_scratch(2 * inside.len(), |scratch| {
@@ -131,8 +131,8 @@ impl<M: Matrix> GatedMlp<'_, M> {
                 let (dgate, dup) = scratch.split_at_mut(inside.len());
                 matmul::backward(&dy[own.clone()], self.down, self.precision, Write::Over, dgate);
                 match kept {
-                    Some(kept) => {
-                        let (gate, up) = (&kept.gate[inside.clone()], &kept.up[inside]);
+                    Some([gate, up]) => {
+                        let (gate, up) = (&gate[inside.clone()], &up[inside]);
                         gated_backward(self.activation, gate, up, dgate, dup);
                     }
                     None => self.pull_through_activation(&x[own.clone()], dgate, dup),
@@ -200,7 +200,7 @@ mod tests {
                     assert_close(&got, &wide(&y), 1e-6, &what);
                     assert_close(&kept.gate, &wide(&g), 1e-6, &what);
                     assert_close(&kept.up, &wide(&u), 1e-6, &what);
-                    for kept in [None, Some(&kept)] {
+                    for kept in [None, Some([&kept.gate[..], &kept.up])] {
                         got.fill(f32::NAN);
                         mlp.backward(&x, &dy, kept, &mut got);
                         assert_close(&got, &wide(&dx), 1e-6, &format!("{what} backward"));

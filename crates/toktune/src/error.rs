@@ -48,11 +48,11 @@ pub enum Error {
         /// The class that was asked to.
         expected: &'static str,
     },
-    /// A batch has the inputs of an encoder, and the model has none, or the other way round.
-    #[error(
-        "the batch is not one for {expected}: an encoder's inputs belong to an encoder-decoder, and to it alone"
-    )]
+    /// A batch is one for another kind of model.
+    #[error("the batch is one for {found}, and the model is one for {expected}")]
     WrongBatch {
+        /// The class that loads models of the batch's kind.
+        found: &'static str,
         /// The class that loads the model.
         expected: &'static str,
     },
@@ -100,6 +100,32 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+    /// An update is for a layer that the model does not have.
+    #[error("{module} is no linear layer of the model's blocks")]
+    NoSuchModule {
+        /// The layer.
+        module: String,
+    },
+    /// A sequence is to go on that has not been opened.
+    #[error("sequence {sequence} of {sequences}: there is none of this number")]
+    NoSuchSequence {
+        /// Its number.
+        sequence: usize,
+        /// How many there are.
+        sequences: usize,
+    },
+    /// A run is to be saved that has not begun.
+    #[error("the run has not begun: there is nothing to save yet")]
+    NotBegun,
+    /// A step gave a parameter no gradient.
+    #[error("there is no gradient of {name}")]
+    NoGradient {
+        /// The parameter.
+        name: String,
+    },
+    /// A sequence is to go on twice at once.
+    #[error("a sequence is to go on in two ways at once")]
+    SequenceTwice,
     /// The model belongs to no supported family.
     #[error(
         "{path}: {found} is not supported{}; supported: {}",
@@ -257,6 +283,12 @@ pub enum Error {
         /// What would have been accepted.
         expected: &'static str,
     },
+    /// A generation option needs a tokenizer.
+    #[error("{option} needs a tokenizer, and none was given")]
+    NoTokenizer {
+        /// The option.
+        option: &'static str,
+    },
     /// There is nothing to continue.
     #[error("the prompt has no token; expected at least one, such as the beginning-of-text token")]
     EmptyPrompt,
@@ -316,9 +348,6 @@ pub enum Error {
     /// Training data is at fault.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
-    /// A tensor library call failed.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
 }
 
 impl Error {

@@ -26,7 +26,6 @@
 //! | [`tuners`] | the method: trained rows over a frozen model, their files, merging |
 //! | [`models`] | what a model is, and one small file a family |
 //! | [`weights`] | frozen weights: mapped safetensors and GGUF |
-//! | [`ops`] | operations with a gradient, on candle tensors |
 //! | [`text`] | tokenizers, added tokens, chat templates |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
@@ -39,12 +38,12 @@
 
 pub mod config;
 pub mod data;
+pub mod engine;
 mod error;
 pub mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod models;
-pub mod ops;
 pub mod profile;
 mod random;
 pub mod runtime;
@@ -53,7 +52,7 @@ pub mod train;
 pub mod tuners;
 pub mod weights;
 
-pub use candle_core::Device;
+pub use crate::models::Device;
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result, nearest};

@@ -18,6 +18,8 @@ pub enum Part {
     Products,
     /// Attention.
     Attention,
+    /// Products with the updates of linear layers.
+    Lora,
     /// Norms and rotations.
     Rows,
     /// The loss against the vocabulary, and its gradients.
@@ -28,11 +30,12 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order of a report.
-    pub const ALL: [Part; 7] = [
+    pub const ALL: [Part; 8] = [
         Part::Data,
         Part::Embedding,
         Part::Products,
         Part::Attention,
+        Part::Lora,
         Part::Rows,
         Part::Head,
         Part::Optimizer,
@@ -45,6 +48,7 @@ impl Part {
             Part::Embedding => "embedding",
             Part::Products => "products",
             Part::Attention => "attention",
+            Part::Lora => "LoRA",
             Part::Rows => "norms and rotations",
             Part::Head => "head and loss",
             Part::Optimizer => "optimizer",

@@ -285,8 +285,11 @@ pub struct RunArgs {
     /// not depend on it [default: two fifths of what the weights take, beside what is needed in any case]
     #[arg(long, value_name = "SIZE", value_parser = size())]
     pub memory_budget: Option<u64>,
-    /// Keep what does not depend on the trained rows from one epoch to the next: in memory, or in a temporary file in
-    /// this folder; results do not depend on it
+    /// Compute rows that examples begin with alike once a batch, and bring such examples together when they are shuffled
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", hide_possible_values = true)]
+    pub share_prefixes: bool,
+    /// Keep what does not depend on the trained rows from one step to the next: in memory, or in a temporary file in this
+    /// folder; results do not depend on it [default: what examples begin with alike, in memory, up to 512 MB]
     #[arg(long, value_name = "RAM|DIR")]
     pub cache_constants: Option<PathBuf>,
     /// At most so much of it, as 900MB or 2GB
@@ -336,7 +339,9 @@ impl TrainArgs {
                     _ => CacheLocation::Folder(place.clone()),
                 },
                 limit: run.cache_limit,
+                shared_only: false,
             }),
+            share_prefixes: run.share_prefixes,
         }
     }
 }

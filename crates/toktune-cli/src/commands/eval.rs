@@ -9,6 +9,7 @@ use crate::machine::Machine;
 use crate::report;
 use serde_json::json;
 use std::io::Write;
+use toktune::data::Collator;
 use toktune::Error;
 use toktune::train::{Evaluation, evaluate};
 use toktune::tuners::ActiveRows;
@@ -33,7 +34,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
         return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
     }
-    let collator = data::collator(model.base(), &tokenizer, 0);
+    let collator = Collator::of(model.base(), tokenizer.as_ref().ok(), 0);
     let sources = Sources::find(&args.data, false)?;
     let data = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
     let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);

@@ -54,7 +54,8 @@ pub fn run(args: &GenerateArgs) -> Outcome {
             Some(FinishReason::EndToken) => "the model ended the text",
             Some(FinishReason::MaxNewTokens) => "--max-new-tokens is reached",
             Some(FinishReason::MaxPositions) => "the model has no more positions",
-            None => "stopped",
+            Some(FinishReason::StopString) => "--stop was found",
+            Some(_) | None => "stopped",
         };
         let tokens = report::plural(count, "token");
         report::note(&format!("{tokens}, {:.1} tokens/s; {reason}", count as f64 / seconds));

@@ -53,7 +53,7 @@ pub(super) fn row(name: &str, value: impl Into<String>) -> (String, String) {
 
 fn model(name: &str) -> Outcome<Found> {
     let (model, tokenizer) = load::model(name, &Device::Cpu)?;
-    let (spec, checkpoint) = (model.stack().spec(), model.checkpoint());
+    let (spec, checkpoint) = (&model.spec().stack, model.checkpoint());
     let (embedding, head) = (model.embedding_name(), model.head_name());
     let rows = model.vocabulary();
     let tokens = tokenizer.as_ref().ok().map(AutoTokenizer::vocab_size);
@@ -174,7 +174,7 @@ fn rows(args: &InspectArgs, source: &DataSource) -> Outcome<Found> {
 
 fn lengths(args: &InspectArgs, model: &str) -> Outcome<(Vec<(String, String)>, Value)> {
     let (model, tokenizer) = load::model(model, &Device::Cpu)?;
-    let collator = data::collator(&model, &tokenizer, 0);
+    let collator = Collator::of(&model, tokenizer.as_ref().ok(), 0);
     // longer rows than the model can take are counted, not refused
     let options: DataOptions = data::options(&args.options, &collator, model.vocabulary());
     let sources = Sources::find(&[args.path.to_string_lossy().into_owned()], false)?;
@@ -189,7 +189,7 @@ fn lengths(args: &InspectArgs, model: &str) -> Outcome<(Vec<(String, String)>, V
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));
     let too_long =
-        model.stack().spec().max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
+        model.spec().stack.max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
     let mut rows = vec![
         row(
             "tokens",

@@ -27,7 +27,7 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     // without a token there is nothing to mark, and the rows are worth a look all the same
     trained.extend(choose(&args.tokens, true, &mut tokenizer, texts)?.ids);
     let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::required_rows));
-    let collator = data::collator(base, &tokenizer, 0);
+    let collator = Collator::of(base, tokenizer.as_ref().ok(), 0);
     let mut options = data::options(&args.options, &collator, rows);
     options.max_length = options.max_length.or(base.sentence().max_seq_length);
     let data = data::read_sources(&sources, &tokenizer, &options)?;

@@ -19,7 +19,7 @@ use toktune::Error;
 use toktune::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
-use toktune::data::{Collator, Dataset, TokenUse};
+use toktune::data::{Collator, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
 use toktune::train::{TrainOutput, Trainer, TrainingArguments};
@@ -41,7 +41,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let (mut base, mut tokenizer) = load::model(&args.model, &machine.handle)?;
     load::set_languages(&mut tokenizer, &args.languages)?;
     let sources = Sources::find(&args.data, true)?;
-    let mut collator = data::collator(&base, &tokenizer, args.steps.seed);
+    let mut collator = Collator::of(&base, tokenizer.as_ref().ok(), args.steps.seed);
     machine.set_precision(&mut base);
     let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
         Some(folder) => from_adapter(args, base, tokenizer, folder)?,
@@ -90,7 +90,13 @@ pub fn run(args: &TrainArgs) -> Outcome {
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     // the estimate of the run's memory counts what is held now
     toktune::runtime::release_freed_memory();
-    let mut trainer = Trainer::new(model, arguments, &train, eval.as_ref(), saved)?;
+    let mut trainer = Trainer::new(model, arguments, train)?;
+    if let Some(eval) = eval {
+        trainer = trainer.with_eval(eval)?;
+    }
+    if let Some(saved) = saved {
+        trainer = trainer.with_tokenizer(saved.clone());
+    }
     let json = args.run.log_format == LogFormat::Json;
     let total = trainer.schedule().total_steps;
     let mut progress = Progress::new(json, args.run.log_every, total, tokenizer);
@@ -102,8 +108,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
             report::bytes(budget)
         ));
     }
-    let sets = (&train, eval.as_ref());
-    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer, sets)?);
+    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer)?);
     if args.run.profile {
         toktune::profile::start();
     }
@@ -252,11 +257,10 @@ fn beside_lora(
 fn header(
     args: &TrainArgs,
     machine: Machine,
-    trainer: &Trainer<'_>,
+    trainer: &Trainer,
     chosen: &Chosen,
     uses: &[TokenUse],
     tokenizer: Option<&AutoTokenizer>,
-    (train, eval): (&Dataset, Option<&Dataset>),
 ) -> Outcome<Header> {
     let (model, schedule, arguments) = (&trainer.model, trainer.schedule(), trainer.arguments());
     let TrainingArguments { per_device_train_batch_size, gradient_accumulation_steps, .. } = arguments;
@@ -275,8 +279,9 @@ fn header(
         modules: model.layers().iter().map(|layer| layer.name().to_string()).collect(),
         tied_modules: model.layers().iter().flat_map(|layer| layer.tied().to_vec()).collect(),
         tokens: tokens.collect(),
-        data: train.into(),
-        eval_data: eval.map(Into::into),
+        data: trainer.train_data().into(),
+        eval_data: trainer.eval_data().map(Into::into),
+        shared_rows: trainer.prefixes().shared_rows(),
         machine,
         lora: LoraLine::of(trainer),
         learning_rate: schedule.learning_rate,

@@ -40,7 +40,7 @@ pub struct LoraLine {
 
 impl LoraLine {
     /// What a run trains of them; `None` without LoRA.
-    pub fn of(trainer: &Trainer<'_>) -> Option<Self> {
+    pub fn of(trainer: &Trainer) -> Option<Self> {
         let PeftConfig::Lora(config) = trainer.model.active_config()? else { return None };
         Some(Self {
             r: config.r,
@@ -130,6 +130,8 @@ pub struct Header {
     pub data: DataLine,
     /// Data to evaluate on.
     pub eval_data: Option<DataLine>,
+    /// Tokens of the data that are computed with those of other sequences which begin alike.
+    pub shared_rows: u64,
     /// On what it runs.
     #[serde(flatten)]
     pub machine: Machine,
@@ -197,6 +199,11 @@ impl Header {
             rows.push(("", format!("and {} more", self.tokens.len() - NAMED)));
         }
         rows.push(("data", self.data.text()));
+        if self.shared_rows > 0 {
+            let (shared, all) = (self.shared_rows, self.data.tokens as u64);
+            let text = format!("{} of {} tokens begin as others do, and are computed with them", count(shared), count(all));
+            rows.push(("shared", text));
+        }
         if let Some(data) = &self.eval_data {
             rows.push(("held out", data.text()));
         }

@@ -8,11 +8,13 @@ use super::style::{Style, stdout_style};
 use crate::signals::Signals;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use std::ops::ControlFlow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 use toktune::text::AutoTokenizer;
-use toktune::train::{Evaluation, StepLog, TrainerCallback, TrainerControl, TrainerWarning};
+use toktune::train::{Evaluation, StepLog, TrainerCallback, TrainerWarning};
+use toktune::tuners::PeftModel;
 
 /// How a run is told of.
 #[derive(Clone, Debug)]
@@ -140,7 +142,7 @@ impl<'a> Progress<'a> {
 }
 
 impl TrainerCallback for Progress<'_> {
-    fn on_train_begin(&mut self, step: u64) {
+    fn on_train_begin(&mut self, _: &PeftModel, step: u64) {
         self.first = Some(step + 1);
         if step > 0 {
             super::note(&format!("going on after step {step}"));
@@ -157,8 +159,7 @@ impl TrainerCallback for Progress<'_> {
         }
     }
 
-    fn on_step_end(&mut self, log: &StepLog, control: &mut TrainerControl) {
-        control.should_training_stop |= self.signals.status().is_some();
+    fn on_step_end(&mut self, _: &PeftModel, log: &StepLog) -> ControlFlow<()> {
         if self.signals.first_status().is_some() {
             self.aside(|| {
                 super::note("stopping: the step is done, and is being saved; a second signal ends at once")
@@ -179,7 +180,7 @@ impl TrainerCallback for Progress<'_> {
             bar.set_position(log.step);
         }
         if !self.is_due(log.step) {
-            return;
+            return self.signals.asked();
         }
         if self.is_json() {
             let mut value = serde_json::to_value(log).unwrap_or_default();
@@ -190,20 +191,22 @@ impl TrainerCallback for Progress<'_> {
         } else {
             self.lines(&[self.step_line(log)]);
         }
+        self.signals.asked()
     }
 
-    fn should_training_stop(&mut self) -> bool {
-        self.signals.status().is_some()
+    fn on_prediction_step(&mut self) -> ControlFlow<()> {
+        self.signals.asked()
     }
 
-    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
+    fn on_evaluate(&mut self, _: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
         if self.is_json() {
             let mut value = evaluation_json(evaluation, self.tokenizer);
             if let Value::Object(fields) = &mut value {
                 fields.shift_insert(0, "event".into(), "eval".into());
                 fields.shift_insert(1, "step".into(), step.into());
             }
-            return self.json(&value);
+            self.json(&value);
+            return self.signals.asked();
         }
         let at_tokens =
             evaluation.token_loss.map_or(String::new(), |loss| format!("  loss at the tokens {loss:.4}"));
@@ -213,6 +216,7 @@ impl TrainerCallback for Progress<'_> {
         };
         let loss = evaluation.loss;
         self.lines(&[format!("held out after step {step}: loss {loss:.4}  {quality}{at_tokens}")]);
+        self.signals.asked()
     }
 
     fn on_warning(&mut self, warning: &TrainerWarning) {

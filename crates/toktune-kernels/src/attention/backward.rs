@@ -129,7 +129,7 @@ impl Backward<'_> {
         let (shape, hd) = (self.shape, self.shape.head_dim);
         let group = shape.group(kv_head);
         let (m, first) = (tile.len(), span.rows.start + tile.start);
-        let positions = span.past.len() + tile.start..span.past.len() + tile.end;
+        let positions = span.position() + tile.start..span.position() + tile.end;
         let room = tile_room(&self.product, hd);
         with_scratch(m * (2 * TILE_KEYS + group.len() * hd) + 3 * room, |scratch| {
             let (p, rest) = scratch.split_at_mut(m * TILE_KEYS);
@@ -168,7 +168,7 @@ impl Backward<'_> {
         to: (&SharedMatrix<'_>, &SharedMatrix<'_>),
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
-        let (n, past) = (tile.len(), span.past.len());
+        let (n, past) = (tile.len(), span.position());
         let rows = span.keys.start + tile.start..span.keys.start + tile.end;
         let (keys, values) = (self.x.k, self.x.v);
         let tile = KeyTile { at: past + tile.start, rows, keys, values, is_past: false };
@@ -211,7 +211,7 @@ impl Backward<'_> {
         to: (&SharedMatrix<'_>, &SharedMatrix<'_>),
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
-        let (group, past, length) = (shape.group(kv_head), span.past.len(), span.rows.len());
+        let (group, past, length) = (shape.group(kv_head), span.position(), span.rows.len());
         let room = tile_room(&self.product, hd);
         let square = TILE_QUERIES * TILE_KEYS;
         with_scratch(2 * square + 2 * TILE_KEYS * hd + 3 * room + group.len() * length * hd, |scratch| {

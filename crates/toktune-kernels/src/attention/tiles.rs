@@ -64,21 +64,26 @@ pub(super) fn key_tiles<'a>(
     positions: Range<usize>,
 ) -> Vec<KeyTile<'a>> {
     let seen = shape.visible_from(&positions, span.total());
-    let past = pieces(span.past.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
-        at: r.start,
-        rows: span.past.start + r.start..span.past.start + r.end,
-        keys: x.past_k,
-        values: x.past_v,
-        is_past: true,
-    });
+    let mut at = 0;
+    let mut past = Vec::new();
+    for stretch in &span.before {
+        past.extend(pieces(stretch.rows.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
+            at: at + r.start,
+            rows: stretch.rows.start + r.start..stretch.rows.start + r.end,
+            keys: if stretch.is_past { x.past_k } else { x.k },
+            values: if stretch.is_past { x.past_v } else { x.v },
+            is_past: stretch.is_past,
+        }));
+        at += stretch.rows.len();
+    }
     let own = pieces(span.keys.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
-        at: span.past.len() + r.start,
+        at: at + r.start,
         rows: span.keys.start + r.start..span.keys.start + r.end,
         keys: x.k,
         values: x.v,
         is_past: false,
     });
-    past.chain(own).filter_map(|tile| tile.within(&seen)).collect()
+    past.into_iter().chain(own).filter_map(|tile| tile.within(&seen)).collect()
 }
 
 /// Tasks of a pass: `(sequence, key/value head, queries or keys within the sequence)`, the `length(sequence)` cut into tiles.

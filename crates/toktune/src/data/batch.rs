@@ -2,17 +2,23 @@
 
 use std::ops::Range;
 
-use super::{DecoderInputs, Example, Masking};
+use super::{DecoderInputs, Example, Masking, ModelKind};
 
 /// Sequences laid end to end, one row a token.
 #[derive(Clone, Debug, Default)]
 pub struct RaggedBatch {
+    /// The kind of model that it is for.
+    pub kind: ModelKind,
     /// Token ids of all sequences, one after the other; those of the decoder where there is an encoder too.
     pub ids: Vec<u32>,
     /// Where each sequence starts, and the number of rows at the end.
     pub starts: Vec<usize>,
     /// What each row is to predict.
     pub targets: Vec<Option<u32>>,
+    /// What each row's loss counts; empty where each counts once.
+    pub weights: Vec<f32>,
+    /// For each sequence the segments that it shares with others, first to last; empty where nothing is shared.
+    pub segments: Vec<Vec<crate::engine::prefixes::Segment>>,
     /// What the encoder of an encoder-decoder model reads: sequence `i` is what the decoder's sequence `i` goes on
     /// from.
     pub encoder: Option<RaggedRows>,
@@ -28,8 +34,8 @@ pub struct RaggedRows {
 }
 
 impl RaggedBatch {
-    fn empty() -> Self {
-        RaggedBatch { starts: vec![0], ..RaggedBatch::default() }
+    fn empty(kind: ModelKind) -> Self {
+        RaggedBatch { kind, starts: vec![0], ..RaggedBatch::default() }
     }
 
     /// Adds a sequence; `targets` has an entry for each of its rows.
@@ -43,7 +49,7 @@ impl RaggedBatch {
     /// A batch for a decoder: row `i` is to predict the label of row `i + 1` of the same sequence, and the
     /// last row of a sequence nothing, as transformers shifts labels inside its models.
     pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
-        let mut batch = RaggedBatch::empty();
+        let mut batch = RaggedBatch::empty(ModelKind::Causal);
         for example in examples {
             let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
             batch.push(example.input_ids.iter().copied(), targets);
@@ -59,7 +65,7 @@ impl RaggedBatch {
         epoch: u64,
         rows: usize,
     ) -> Self {
-        let mut batch = RaggedBatch::empty();
+        let mut batch = RaggedBatch::empty(ModelKind::MaskedLm);
         for (index, example) in examples {
             if example.labels.is_empty() {
                 let masked = masking.masked(example, index, epoch, rows);
@@ -75,7 +81,7 @@ impl RaggedBatch {
     /// one row, so that each row's label is its target as it stands.
     pub fn seq2seq<'e>(examples: impl IntoIterator<Item = &'e Example>, inputs: DecoderInputs) -> Self {
         let (mut batch, mut encoder) =
-            (RaggedBatch::empty(), RaggedRows { starts: vec![0], ..Default::default() });
+            (RaggedBatch::empty(ModelKind::Seq2Seq), RaggedRows { starts: vec![0], ..Default::default() });
         for example in examples {
             batch.push(inputs.of(&example.labels), example.labels.iter().copied());
             encoder.ids.extend(&example.input_ids);
@@ -87,7 +93,7 @@ impl RaggedBatch {
 
     /// A batch of pairs: sequences `2i` and `2i + 1` belong together. No row predicts anything.
     pub fn pairs<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
-        let mut batch = RaggedBatch::empty();
+        let mut batch = RaggedBatch::empty(ModelKind::SentencePairs);
         for example in examples {
             for ids in [&example.input_ids, &example.second] {
                 batch.push(ids.iter().copied(), ids.iter().map(|_| None));

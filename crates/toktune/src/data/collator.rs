@@ -1,5 +1,8 @@
 //! Examples to batches, for each kind of model.
 
+use crate::models::PretrainedModel;
+use crate::text::AutoTokenizer;
+
 use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch};
 
 /// What batches are made for, with what that needs beside the examples.
@@ -17,6 +20,19 @@ pub enum Collator {
 }
 
 impl Collator {
+    /// What makes the batches of `model`. The masks of a masked language model are those of its tokenizer, drawn by `seed`; without
+    /// a tokenizer its rows bring their own labels.
+    pub fn of(model: &PretrainedModel, tokenizer: Option<&AutoTokenizer>, seed: u64) -> Self {
+        match (model.kind(), model.spec().decoder_inputs) {
+            (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
+            (ModelKind::SentencePairs, _) => Collator::SentencePairs,
+            (ModelKind::MaskedLm, _) => {
+                Collator::MaskedLm(tokenizer.map_or_else(Masking::none, |of| Masking::of(of, seed)))
+            }
+            _ => Collator::Causal,
+        }
+    }
+
     /// The kind of model.
     pub fn kind(&self) -> ModelKind {
         match self {

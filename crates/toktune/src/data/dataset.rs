@@ -6,13 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 
 use super::encode::Encoder;
 use super::files::{DataFile, files_of};
-use super::records::{Record, RecordOptions, read_records};
+use super::records::{Content, Record, RecordOptions, read_records};
 use super::row::Row;
 use super::store::{Store, StoreWriter, Summary};
 use super::{Collator, DataError, DataOptions, DataSource, EncodingNotes, RaggedBatch, Share, TokenUse};
+use crate::engine::prefixes::Prefixes;
+use crate::models::{ModelKind, PretrainedModel};
 use crate::text::AutoTokenizer;
 use crate::weights::{Bytes, write_atomically};
 use crate::{Error, Result};
@@ -111,6 +114,68 @@ impl Dataset {
         Dataset::read_with(&sources, tokenizer, options, &mut |_| {})
     }
 
+    /// Reads and tokenises files or folders for `model`, as [`read`](Self::read) with [`DataOptions::for_model`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_model<'s, S>(
+        model: &PretrainedModel,
+        sources: &'s [S],
+        tokenizer: Option<&AutoTokenizer>,
+    ) -> Result<Self>
+    where
+        &'s S: Into<DataSource>,
+    {
+        Dataset::read(sources, tokenizer, &DataOptions::for_model(model, tokenizer))
+    }
+
+    /// Tokenises rows that a program has in memory, each the object that a line of a JSONL file would be.
+    ///
+    /// # Errors
+    /// The first fault of the first faulty row, which is named by its number from 1; no label anywhere that could be learnt.
+    pub fn from_rows(
+        rows: impl IntoIterator<Item = Map<String, Value>>,
+        tokenizer: Option<&AutoTokenizer>,
+        options: &DataOptions,
+    ) -> Result<Self> {
+        let encoder = Encoder::new(tokenizer, options)?;
+        let shown: Arc<Path> = Path::new("rows").into();
+        let mut writer = in_memory(StoreWriter::new(Vec::new(), &options.collator))?;
+        let mut rows = rows.into_iter();
+        let mut line = 0;
+        loop {
+            let next = rows.by_ref().take(CHUNK_ROWS).map(|fields| {
+                line += 1;
+                Record { line, content: Content::Fields(fields) }
+            });
+            let chunk: Vec<Record> = next.collect();
+            if chunk.is_empty() {
+                break;
+            }
+            writer.count_rows(chunk.len());
+            let (examples, notes) = encode_chunk(&encoder, chunk, &shown)?;
+            for example in examples {
+                in_memory(writer.push(&example, 0))?;
+            }
+            writer.notes().add(&notes);
+        }
+        let bytes = Bytes::owned(in_memory(writer.finish())?);
+        let store = Store::open(bytes, vec![shown], options.vocab_size)
+            .ok_or(DataError::DamagedStore { example: 0 })?;
+        Dataset::of(vec![Part { store, weight: 1.0 }], options)
+    }
+
+    /// The set of these parts, of which something can be learnt.
+    fn of(parts: Vec<Part>, options: &DataOptions) -> Result<Self> {
+        let (collator, vocab_size, options) = (options.collator.clone(), options.vocab_size, options.told());
+        let dataset = Dataset { parts, collator, vocab_size, options };
+        if dataset.rows_without_labels() == dataset.len() {
+            let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
+            return Err(DataError::NoLabels { rows, cut_rows }.into());
+        }
+        Ok(dataset)
+    }
+
     /// As [`read`](Self::read), and tells how far it has come.
     ///
     /// # Errors
@@ -133,13 +198,7 @@ impl Dataset {
             let store = kept_or_encoded(files, &encoder, &mut progress, tell)?;
             parts.push(Part { store, weight: source.weight });
         }
-        let (collator, vocab_size, options) = (options.collator.clone(), options.vocab_size, options.told());
-        let dataset = Dataset { parts, collator, vocab_size, options };
-        if dataset.rows_without_labels() == dataset.len() {
-            let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
-            return Err(DataError::NoLabels { rows, cut_rows }.into());
-        }
-        Ok(dataset)
+        Dataset::of(parts, options)
     }
 
     /// A set of examples that were made elsewhere, whose ids lie below `vocab_size`.
@@ -221,6 +280,46 @@ impl Dataset {
         let examples = indices.iter().map(|&index| self.example(index)).collect::<Result<Vec<_>>>()?;
         let placed = indices.iter().copied().zip(&examples);
         Ok(self.collator.batch(placed, epoch, self.vocab_size))
+    }
+
+    /// What the examples begin with alike, so far as `model` computes it alike: nothing but for causal language models.
+    pub fn prefixes(&self, model: &PretrainedModel) -> Prefixes {
+        if self.collator.kind() != ModelKind::Causal {
+            return Prefixes::default();
+        }
+        let mut places = Vec::with_capacity(self.len());
+        for (part, of) in self.parts.iter().enumerate() {
+            places.extend((0..of.store.len()).map(|within| (part, within)));
+        }
+        let token = |index: usize, at: usize| {
+            let (part, within) = *places.get(index)?;
+            self.parts[part].store.token(within, at)
+        };
+        let ropes = &model.spec().stack.ropes;
+        let class = |index: usize| match ropes.iter().any(|rope| rope.depends_on_length()) {
+            true => {
+                let length = (0..).find(|&at| token(index, at).is_none()).unwrap_or(0);
+                ropes.iter().fold(0, |hash, rope| hash ^ rope.class(length))
+            }
+            false => 0,
+        };
+        Prefixes::of(self.len(), token, class)
+    }
+
+    /// Checks that what is made of the rows is what `model` takes.
+    ///
+    /// # Errors
+    /// They are made for another kind of model, or for more rows than it has.
+    pub fn check_for(&self, model: &PretrainedModel) -> Result<()> {
+        let (made_for, kind) = (self.collator.kind(), model.kind());
+        if made_for != kind {
+            return Err(DataError::OtherKind { made_for, kind }.into());
+        }
+        let (vocab_size, rows) = (self.vocab_size, model.vocabulary());
+        if vocab_size > rows {
+            return Err(DataError::WrongVocabulary { vocab_size, rows }.into());
+        }
+        Ok(())
     }
 
     /// How the examples fall into sources, and how often each is seen in an epoch.
@@ -374,7 +473,7 @@ fn encode<W: Write>(
             let rows: usize = chunks.iter().map(Vec::len).sum();
             let encoded: Vec<Result<Chunk>> = std::mem::take(chunks)
                 .into_par_iter()
-                .map(|chunk| encode_chunk(encoder, chunk, file))
+                .map(|chunk| encode_chunk(encoder, chunk, &file.shown))
                 .collect();
             for chunk in encoded {
                 let (examples, notes) = chunk?;
@@ -411,10 +510,10 @@ fn encode<W: Write>(
 /// The examples of some rows, and what there is to say of them.
 type Chunk = (Vec<Example>, EncodingNotes);
 
-fn encode_chunk(encoder: &Encoder<'_>, chunk: Vec<Record>, file: &DataFile) -> Result<Chunk> {
+fn encode_chunk(encoder: &Encoder<'_>, chunk: Vec<Record>, file: &Arc<Path>) -> Result<Chunk> {
     let (mut examples, mut notes) = (Vec::with_capacity(chunk.len()), EncodingNotes::default());
     for record in chunk {
-        let at = Source { file: file.shown.clone(), line: record.line };
+        let at = Source { file: file.clone(), line: record.line };
         let options = encoder.options();
         let row = Row::read(record.content, &options.keys, &at, options.vocab_size)?;
         encoder.encode(row, at, &mut examples, &mut notes)?;

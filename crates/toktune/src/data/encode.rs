@@ -15,6 +15,7 @@ use super::chat::{ChatEncoder, LabelledIds};
 use super::row::{Conversation, Row, Words};
 use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
 use crate::Result;
+use crate::models::PretrainedModel;
 use crate::text::{AutoTokenizer, ChatOptions};
 
 /// Which tokens are learnt.
@@ -50,7 +51,24 @@ pub struct DataOptions {
     pub cache: Option<DataCache>,
 }
 
+/// Of masks, where nobody names another: the seed of a run's default.
+const MASK_SEED: u64 = 42;
+
 impl DataOptions {
+    /// What `model` takes: batches of its kind, and rows no longer than it has positions. A masked language model's masks are those
+    /// of `tokenizer`, drawn by the seed of [`TrainingArguments`](crate::TrainingArguments::new).
+    pub fn for_model(model: &PretrainedModel, tokenizer: Option<&AutoTokenizer>) -> Self {
+        let spec = &model.spec().stack;
+        DataOptions {
+            collator: Collator::of(model, tokenizer, MASK_SEED),
+            // sentence-transformers cuts there too
+            max_length: model.sentence().max_seq_length,
+            max_positions: spec.position_limit(),
+            usual_positions: spec.max_positions,
+            ..DataOptions::new(model.vocabulary())
+        }
+    }
+
     /// Options for a causal language model with this many rows, without limits on the length.
     pub fn new(vocab_size: usize) -> Self {
         DataOptions {

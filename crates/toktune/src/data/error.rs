@@ -102,6 +102,22 @@ pub enum DataError {
         /// The number of rows.
         vocab_size: usize,
     },
+    /// Batches of another kind than a model takes.
+    #[error("the rows were read for {}, and the model is one for {}; read them for this model", .made_for.auto_class(), .kind.auto_class())]
+    OtherKind {
+        /// What they were read for.
+        made_for: ModelKind,
+        /// What the model is.
+        kind: ModelKind,
+    },
+    /// Rows that were read for a model with more rows.
+    #[error("the rows were read for a model with {vocab_size} rows, and this one has {rows}")]
+    WrongVocabulary {
+        /// Ids of the data lie below.
+        vocab_size: usize,
+        /// Rows of the model.
+        rows: usize,
+    },
     /// Labels that do not match the input.
     #[error("{at}: labels {} than input: {labels} labels, {inputs} input_ids", compared(*.labels, *.inputs))]
     LabelLength {

@@ -2,6 +2,9 @@
 
 use super::DataError;
 use crate::Result;
+use crate::engine::prefixes::Prefixes;
+use std::collections::HashMap;
+use std::sync::Arc;
 use crate::random::Random;
 
 /// Where a run stands: enough, with the data, batch size and seed, to go on exactly.
@@ -59,6 +62,8 @@ pub struct Sampler {
     batch_size: usize,
     /// The seed when the order is drawn, `None` for file order.
     seed: Option<u64>,
+    /// What examples begin with alike.
+    prefixes: Arc<Prefixes>,
     position: Position,
 }
 
@@ -76,14 +81,39 @@ impl Sampler {
         if order.is_empty() {
             return Err(DataError::NoLabels { rows: 0, cut_rows: 0 }.into());
         }
-        Ok(Sampler { shares, order, batch_size, seed, position: Position::default() })
+        let prefixes = Arc::default();
+        Ok(Sampler { shares, order, batch_size, seed, prefixes, position: Position::default() })
+    }
+
+    /// The same with a drawn order that brings examples together which begin alike: every epoch draws an order as without, lays
+    /// side by side what begins alike, longest beginning first, cuts batches, and draws an order of the whole ones; a
+    /// shorter one stays the last. Without drawing the order is that of the files.
+    pub fn with_prefixes(mut self, prefixes: Arc<Prefixes>) -> Self {
+        self.prefixes = prefixes;
+        self.order = self.order_of(self.position.epoch);
+        self
+    }
+
+    /// The order of an epoch.
+    fn order_of(&self, epoch: u64) -> Vec<usize> {
+        let order = epoch_order(&self.shares, self.seed, epoch);
+        match self.seed.filter(|_| !self.prefixes.is_empty()) {
+            None => order,
+            Some(seed) => {
+                let gathered = gathered(order, &self.prefixes);
+                let mut batches: Vec<&[usize]> = gathered.chunks(self.batch_size).collect();
+                let last = batches.pop_if(|batch| batch.len() < self.batch_size);
+                shuffle(&mut batches, &mut generator(seed.wrapping_add(1), epoch));
+                batches.into_iter().chain(last).flatten().copied().collect()
+            }
+        }
     }
 
     /// The next batch; there is always one.
     pub fn next_batch(&mut self) -> Batch {
         if self.position.offset >= self.order.len() {
             self.position = Position { epoch: self.position.epoch.wrapping_add(1), offset: 0 };
-            self.order = epoch_order(&self.shares, self.seed, self.position.epoch);
+            self.order = self.order_of(self.position.epoch);
         }
         let start = self.position.offset;
         let end = self.order.len().min(start.saturating_add(self.batch_size));
@@ -110,7 +140,7 @@ impl Sampler {
         if position.offset > rows {
             return Err(DataError::Position { offset: position.offset, rows }.into());
         }
-        self.order = epoch_order(&self.shares, self.seed, position.epoch);
+        self.order = self.order_of(position.epoch);
         self.position = position;
         Ok(())
     }
@@ -119,9 +149,7 @@ impl Sampler {
 /// The order of one epoch: a Fisher-Yates shuffle that depends on seed and epoch alone, so that any epoch can
 /// be entered without drawing those before it.
 fn epoch_order(shares: &[Share], seed: Option<u64>, epoch: u64) -> Vec<usize> {
-    // The epoch is spread over all bits first: neighbouring seeds and epochs must not share their
-    // streams.
-    let mut random = seed.map(|seed| Random::new(seed ^ Random::new(epoch.wrapping_add(1)).next()));
+    let mut random = seed.map(|seed| generator(seed, epoch));
     let mut order: Vec<usize> = Vec::with_capacity(shares.iter().map(Share::per_epoch).sum());
     let mut first = 0;
     for share in shares {
@@ -153,7 +181,35 @@ fn epoch_order(shares: &[Share], seed: Option<u64>, epoch: u64) -> Vec<usize> {
     order
 }
 
-fn shuffle(order: &mut [usize], random: &mut Random) {
+/// The random numbers of an epoch. The epoch is spread over all bits first: neighbouring seeds and epochs must not share their
+/// streams.
+fn generator(seed: u64, epoch: u64) -> Random {
+    Random::new(seed ^ Random::new(epoch.wrapping_add(1)).next())
+}
+
+/// The same examples with those side by side that begin alike, each group where its first one was.
+fn gathered(order: Vec<usize>, prefixes: &Prefixes) -> Vec<usize> {
+    let paths: Vec<Vec<u32>> = order
+        .iter()
+        .map(|&example| prefixes.of_sequence(example).iter().map(|segment| segment.id).collect())
+        .collect();
+    // where each segment was first seen decides its place among those beside it
+    let mut first: HashMap<u32, usize> = HashMap::new();
+    for (at, path) in paths.iter().enumerate() {
+        for id in path {
+            first.entry(*id).or_insert(at);
+        }
+    }
+    let mut places: Vec<(Vec<usize>, usize)> = paths
+        .iter()
+        .enumerate()
+        .map(|(at, path)| (path.iter().map(|id| first[id]).chain([at]).collect(), order[at]))
+        .collect();
+    places.sort_by(|a, b| a.0.cmp(&b.0));
+    places.into_iter().map(|(_, example)| example).collect()
+}
+
+fn shuffle<T>(order: &mut [T], random: &mut Random) {
     for last in (1..order.len()).rev() {
         order.swap(last, random.below(last as u64 + 1) as usize);
     }

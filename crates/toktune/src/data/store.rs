@@ -198,6 +198,21 @@ impl Store {
         self.read(index).ok_or(DataError::DamagedStore { example: index })
     }
 
+    /// Token `at` of an example's inputs; nothing past their end.
+    pub fn token(&self, index: usize, at: usize) -> Option<u32> {
+        let number = |at: usize| -> Option<[u8; 8]> { self.bytes.get(at..at.checked_add(8)?)?.try_into().ok() };
+        let entry = |entry: usize| usize::try_from(u64::from_le_bytes(number(self.table + 8 * entry)?)).ok();
+        let (start, end) = (entry(index)?, entry(index + 1)?);
+        let word = |at: usize| -> Option<u32> {
+            let bytes = self.bytes.get(at..at.checked_add(4)?)?;
+            (at + 4 <= end).then_some(u32::from_le_bytes(bytes.try_into().ok()?))
+        };
+        if at >= word(start)? as usize {
+            return None;
+        }
+        word(start + 4 * (HEAD + at))
+    }
+
     fn read(&self, index: usize) -> Option<Example> {
         let offset = |entry: usize| -> Option<usize> {
             let at = self.table + 8 * entry;

@@ -28,6 +28,8 @@ pub struct GenerationConfig {
     pub seed: u64,
     /// Tokens after which the text ends.
     pub eos_token_ids: Vec<u32>,
+    /// Strings after which the text ends: it holds the one that ended it.
+    pub stop_strings: Vec<String>,
     /// The first token that an encoder-decoder generates, as the language of a translation.
     pub forced_bos_token_id: Option<u32>,
     /// What an encoder-decoder's text is begun by, in place of what its configuration says.
@@ -46,6 +48,7 @@ impl Default for GenerationConfig {
             repetition_penalty: 1.0,
             seed: 0,
             eos_token_ids: Vec::new(),
+            stop_strings: Vec::new(),
             forced_bos_token_id: None,
             decoder_start_token_id: None,
         }
@@ -101,6 +104,7 @@ impl GenerationConfig {
             repetition_penalty: number("repetition_penalty", default.repetition_penalty)?,
             seed: default.seed,
             eos_token_ids: ids(&stored, "eos_token_id")?,
+            stop_strings: strings(&stored, "stop_strings")?,
             forced_bos_token_id: ids(&stored, "forced_bos_token_id")?.first().copied(),
             decoder_start_token_id: None,
         };
@@ -138,6 +142,19 @@ impl GenerationConfig {
             return Some(("repetition_penalty", self.repetition_penalty, positive));
         }
         None
+    }
+}
+
+/// One string or a list of them; none when the key is missing.
+fn strings(config: &ModelConfig, key: &str) -> Result<Vec<String>> {
+    let one = |value: &Value| {
+        let text = value.as_str().filter(|text| !text.is_empty()).map(String::from);
+        text.ok_or_else(|| config.error(key, format!("expected a string or a list of them, found {value}")))
+    };
+    match config.get(key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(one).collect(),
+        Some(value) => Ok(vec![one(value)?]),
     }
 }
 

@@ -1,12 +1,12 @@
-//! Running a model one token after the other.
+//! A model that continues prompts.
 
-use super::cache::KeyValueCache;
 use super::config::GenerationConfig;
-use super::sampler::Sampler;
+use super::texts::{Group, Stop, Texts, Tokens};
+use crate::engine::runner::TokenRows;
 use crate::error::{Error, Result};
-use crate::models::{BlockUpdates, DecoderStart, Memory, ModelKind, PretrainedModel, TokenRows, wrong_kind};
-use crate::ops::{Sequences, Span};
-use crate::tuners::ActiveRows;
+use crate::models::{DecoderStart, ModelKind, PretrainedModel, wrong_kind};
+use crate::text::AutoTokenizer;
+use crate::tuners::{ActiveRows, PeftModel};
 
 /// A model that continues prompts.
 #[derive(Clone, Debug)]
@@ -14,39 +14,8 @@ pub struct Generator<'a> {
     model: &'a PretrainedModel,
     rows: ActiveRows<'a>,
     config: GenerationConfig,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The last token is one of [`GenerationConfig::eos_token_ids`].
-    EndToken,
-    /// There are [`GenerationConfig::max_new_tokens`] of them.
-    MaxNewTokens,
-    /// Prompt and text fill the positions that the model was made for.
-    MaxPositions,
-}
-
-/// The tokens of one text, computed as they are asked for.
-///
-/// The first call runs the whole prompt, every later one a single token. The end token is given too, as
-/// transformers does, and nothing after it; after an error there is nothing either.
-#[derive(Debug)]
-pub struct Tokens<'a> {
-    model: &'a PretrainedModel,
-    rows: ActiveRows<'a>,
-    updates: Option<Vec<BlockUpdates>>,
-    /// The encoder's rows of the prompt, with an encoder-decoder.
-    memory: Option<Memory>,
-    config: GenerationConfig,
-    sampler: Sampler,
-    cache: KeyValueCache,
-    /// Tokens that have not been run yet: the prompt, then the last token.
-    pending: Vec<u32>,
-    logits: Vec<f32>,
-    generated: usize,
-    finished: Option<FinishReason>,
-    failed: bool,
+    /// Where texts end that hold one of the configuration's strings.
+    tokenizer: Option<&'a AutoTokenizer>,
 }
 
 impl<'a> Generator<'a> {
@@ -56,7 +25,12 @@ impl<'a> Generator<'a> {
     /// A value of `config` is out of range.
     pub fn new(model: &'a PretrainedModel, rows: ActiveRows<'a>, config: GenerationConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { model, rows, config })
+        Ok(Self { model, rows, config, tokenizer: None })
+    }
+
+    /// The same with a tokenizer, which [`GenerationConfig::stop_strings`] need.
+    pub fn with_tokenizer(self, tokenizer: &'a AutoTokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer), ..self }
     }
 
     /// Continues `prompt`, which the tokenizer has given its beginning-of-text token if it wants one; an encoder-decoder
@@ -65,135 +39,103 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// The model is no model of text that goes on; the prompt is empty, holds an id that has no row, or has more tokens than
-    /// the model has positions.
+    /// the model has positions; there are strings to stop at, and no tokenizer.
     pub fn generate(&self, prompt: &[u32]) -> Result<Tokens<'a>> {
-        let (model, rows) = (self.model, self.model.vocabulary());
+        Ok(Tokens::of(self.generate_batch(&[prompt])?))
+    }
+
+    /// Continues several prompts together, each as it would be alone; where tokens are drawn, prompt `i` draws by the seed plus
+    /// `i`.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`], for one of them.
+    pub fn generate_batch(&self, prompts: &[&[u32]]) -> Result<Texts<'a>> {
+        let all = (0..prompts.len()).collect();
+        Texts::new(vec![self.group(prompts, all)?], prompts, &self.config, self.stop()?)
+    }
+
+    fn stop(&self) -> Result<Option<Stop<'a>>> {
+        match (self.config.stop_strings.is_empty(), self.tokenizer) {
+            (true, _) => Ok(None),
+            (false, Some(tokenizer)) => Ok(Some(Stop { tokenizer, strings: self.config.stop_strings.clone() })),
+            (false, None) => Err(Error::NoTokenizer { option: "stop_strings" }),
+        }
+    }
+
+    /// The prompts `members` of some, opened with this generator's rows.
+    fn group(&self, prompts: &[&[u32]], members: Vec<usize>) -> Result<Group<'a>> {
+        let (model, trained) = (self.model, self.rows.trained());
+        members.iter().try_for_each(|&at| self.check(prompts[at]))?;
+        let first = match (model.kind(), model.spec().decoder_inputs) {
+            (ModelKind::Causal, _) => None,
+            (ModelKind::Seq2Seq, Some(inputs)) => {
+                let start = match (self.config.decoder_start_token_id, inputs.start) {
+                    (Some(start), _) | (None, DecoderStart::Token(start)) => start,
+                    _ => return Err(Error::NoDecoderStart { path: model.path().to_path_buf() }),
+                };
+                let beginning = [Some(start), self.config.forced_bos_token_id];
+                let rows = model.vocabulary();
+                if let Some(id) = beginning.into_iter().flatten().find(|&id| id as usize >= rows) {
+                    return Err(Error::TokenOutOfRange { id: id as i64, rows });
+                }
+                Some(start)
+            }
+            _ => return Err(wrong_kind(model, ModelKind::Causal)),
+        };
+        let read: Vec<&[u32]> = members.iter().map(|&at| prompts[at]).collect();
+        let (ids, mut starts) = (read.concat(), vec![0]);
+        for prompt in &read {
+            starts.push(starts[starts.len() - 1] + prompt.len());
+        }
+        let inputs = first.map(|_| TokenRows { ids: &ids, starts: &starts });
+        let session = model.runner().session(members.len(), inputs, &trained)?;
+        Ok(Group { session, members, first, most: model.spec().stack.max_positions })
+    }
+
+    fn check(&self, prompt: &[u32]) -> Result<()> {
+        let rows = self.model.vocabulary();
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
         if let Some(&id) = prompt.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::TokenOutOfRange { id: id as i64, rows });
         }
-        if let Some(limit) = model.stack().spec().max_positions.filter(|&limit| prompt.len() > limit) {
-            return Err(Error::PromptTooLong { found: prompt.len(), limit });
+        match self.model.spec().stack.max_positions.filter(|&limit| prompt.len() > limit) {
+            Some(limit) => Err(Error::PromptTooLong { found: prompt.len(), limit }),
+            None => Ok(()),
         }
-        let updates = self.rows.updates(model)?;
-        let (memory, first) = match (model.kind(), model.spec().decoder_inputs) {
-            (ModelKind::Causal, _) => (None, prompt.to_vec()),
-            (ModelKind::Seq2Seq, Some(inputs)) => {
-                let trained = self.rows.encoder_rows();
-                let tokens = TokenRows { ids: prompt, starts: &[0, prompt.len()], trained };
-                let start = match (self.config.decoder_start_token_id, inputs.start) {
-                    (Some(start), _) | (None, DecoderStart::Token(start)) => start,
-                    _ => return Err(Error::NoDecoderStart { path: model.path().to_path_buf() }),
-                };
-                let beginning = [Some(start), self.config.forced_bos_token_id];
-                if let Some(id) = beginning.into_iter().flatten().find(|&id| id as usize >= rows) {
-                    return Err(Error::TokenOutOfRange { id: id as i64, rows });
-                }
-                (Some(model.encode(tokens, updates.as_deref())?), vec![start])
-            }
-            _ => return Err(wrong_kind(model, ModelKind::Causal)),
+    }
+}
+
+impl PeftModel {
+    /// Continues several prompts together, each with an adapter of its own by name
+    /// ([`BASE_ADAPTER`](crate::tuners::BASE_ADAPTER) for none); without names the active ones act on all.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`]; there is another number of names than of prompts, or no such adapter, or some are merged.
+    pub fn generate<'a>(
+        &'a self,
+        prompts: &[&[u32]],
+        adapter_names: Option<&[&str]>,
+        config: &GenerationConfig,
+        tokenizer: Option<&'a AutoTokenizer>,
+    ) -> Result<Texts<'a>> {
+        let generator = |rows| {
+            let generator = Generator::new(self.base(), rows, config.clone())?;
+            Ok::<_, Error>(Generator { tokenizer, ..generator })
         };
-        Ok(Tokens {
-            model,
-            updates,
-            memory,
-            rows: self.rows,
-            sampler: Sampler::new(&self.config, prompt)?,
-            config: self.config.clone(),
-            cache: KeyValueCache::new(model.blocks().len()),
-            pending: first,
-            logits: Vec::new(),
-            generated: 0,
-            finished: None,
-            failed: false,
-        })
-    }
-}
-
-impl Tokens<'_> {
-    /// Why the text ended; `None` while it goes on, and after an error.
-    pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.finished
-    }
-
-    /// The logits that the last token was chosen from, before any processing; empty before the first.
-    pub fn logits(&self) -> &[f32] {
-        &self.logits
-    }
-
-    /// Runs the pending tokens; the logits of the last of them.
-    fn advance(&mut self) -> Result<Vec<f32>> {
-        let (model, new) = (self.model, self.pending.len());
-        let mut rows = model.rows_of(vec![Span::new(0..new, 0..self.cache.len())]);
-        rows.cross = self.memory.as_ref().map(|memory| {
-            let keys = 0..memory.depending.dims().first().copied().unwrap_or(0);
-            Sequences::new(vec![Span { rows: 0..new, past: 0..0, keys }])
-        });
-        let updates = model.stack_updates(self.updates.as_deref());
-        let mut x = model.embed(&self.pending, &rows, self.rows.input_rows())?;
-        for (layer, block) in model.blocks().iter().enumerate() {
-            let (past, memory) = (self.cache.layer(layer), self.memory.as_ref());
-            let updates = updates.map(|blocks| &blocks[layer]);
-            let (next, key_values) = block.forward_with(&x, &rows, past, memory, updates)?;
-            self.cache.append(layer, &key_values)?;
-            x = next;
-        }
-        self.pending.clear();
-        // only the last row meets the norm and the head
-        let last = x.narrow(0, new - 1, 1)?.contiguous()?;
-        let logits = model.logits(&model.before_head(&last)?, self.rows.output_rows())?;
-        Ok(logits.flatten_all()?.to_vec1()?)
-    }
-
-    fn limit(&self) -> Option<FinishReason> {
-        let positions = self.cache.len() + self.pending.len();
-        if self.generated >= self.config.max_new_tokens {
-            Some(FinishReason::MaxNewTokens)
-        } else if self.model.stack().spec().max_positions.is_some_and(|limit| positions >= limit) {
-            Some(FinishReason::MaxPositions)
-        } else {
-            None
-        }
-    }
-
-    fn choose(&mut self) -> Result<u32> {
-        let forced = self.config.forced_bos_token_id.filter(|_| self.generated == 0 && self.memory.is_some());
-        let token = match forced {
-            // it is run together with what begins the text
-            Some(token) => token,
-            None => {
-                self.logits = self.advance()?;
-                self.sampler.choose(&self.logits)?
-            }
+        let Some(names) = adapter_names else {
+            return generator(self.active())?.generate_batch(prompts);
         };
-        self.pending.push(token);
-        self.generated += 1;
-        Ok(token)
+        let mut groups = Vec::new();
+        for (name, members) in self.groups(names, prompts.len())? {
+            let rows = match name.filter(|_| self.is_adapter_enabled()) {
+                Some(name) => self.rows_of_adapter(&name)?,
+                None => ActiveRows::default(),
+            };
+            groups.push(generator(rows)?.group(prompts, members)?);
+        }
+        let stop = generator(ActiveRows::default())?.stop()?;
+        Texts::new(groups, prompts, config, stop)
     }
 }
-
-impl Iterator for Tokens<'_> {
-    type Item = Result<u32>;
-
-    fn next(&mut self) -> Option<Result<u32>> {
-        if self.finished.is_none() {
-            self.finished = self.limit();
-        }
-        if self.finished.is_some() || self.failed {
-            return None;
-        }
-        let token = self.choose();
-        match token {
-            Ok(token) if self.config.eos_token_ids.contains(&token) => {
-                self.finished = Some(FinishReason::EndToken)
-            }
-            Ok(_) => self.finished = self.limit(),
-            Err(_) => self.failed = true,
-        }
-        Some(token)
-    }
-}
-
-impl std::iter::FusedIterator for Tokens<'_> {}

@@ -4,12 +4,12 @@
 //! prompt's ids and gives an iterator over new ids, so that a caller can print them as they come and stop
 //! when it likes. Ids become text elsewhere: this module knows no tokenizer.
 
-mod cache;
 mod config;
 mod generator;
 mod sampler;
+mod texts;
 
-pub use cache::KeyValueCache;
 pub use config::GenerationConfig;
-pub use generator::{FinishReason, Generator, Tokens};
+pub use generator::Generator;
 pub use sampler::Sampler;
+pub use texts::{FinishReason, Texts, Tokens};

@@ -9,7 +9,7 @@ use super::quantisation;
 use crate::error::Result;
 use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
-use candle_core::Device;
+use crate::models::Device;
 use std::path::Path;
 
 /// Loads models of every kind: what the files hold decides.
@@ -36,7 +36,9 @@ impl AutoModel {
             None => ModelConfig::read(folder)?,
         };
         let family = of_model_type(&config)?;
-        PretrainedModel::load(path, family, config, checkpoint, device)
+        match device {
+            Device::Cpu => PretrainedModel::load(path, family, config, checkpoint),
+        }
     }
 
     fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {

@@ -29,6 +29,16 @@ impl ModelKind {
 }
 
 impl ModelKind {
+    /// What such a model is trained for.
+    pub fn objective(self) -> &'static dyn crate::engine::objective::Objective {
+        use crate::engine::objective::{MaskedTokens, NextTokens, Pairs};
+        match self {
+            ModelKind::Causal | ModelKind::Seq2Seq => &NextTokens,
+            ModelKind::MaskedLm => &MaskedTokens,
+            ModelKind::SentencePairs => &Pairs,
+        }
+    }
+
     /// What of a batch is not computed, or computed forward only, because it cannot depend on trained rows.
     pub fn shortcuts(self) -> &'static str {
         match self {

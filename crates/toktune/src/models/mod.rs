@@ -5,14 +5,11 @@
 //! knows nothing of adapters, losses or optimizers: trained rows are handed in by the caller as [`TrainedRows`].
 
 mod auto;
-pub(crate) mod block;
-pub(crate) mod buffers;
-mod chain;
 mod config;
 mod copies;
 mod decoder_inputs;
+mod device;
 mod families;
-mod forward;
 mod gguf_config;
 #[cfg(test)]
 mod gguf_families;
@@ -26,20 +23,20 @@ mod relative;
 mod rope;
 pub(crate) mod sentence;
 mod spec;
-mod stack;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token_matrix;
-mod update;
 
 pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM};
-pub use block::{Block, Memory};
 pub use config::ModelConfig;
 pub use decoder_inputs::{DecoderInputs, DecoderStart};
 pub use families::{FAMILIES, Family, GgufFamily};
-pub use forward::TokenRows;
+pub use crate::engine::runner::TokenRows;
+pub use device::Device;
 pub use kind::ModelKind;
+pub use toktune_kernels::gated::Activation;
+pub use toktune_kernels::rotary::Pairing;
 pub use model::PretrainedModel;
 pub(crate) use model::{ReplaceError, wrong_kind};
 pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
@@ -52,7 +49,5 @@ pub use spec::{
     AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
     Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
 };
-pub use stack::{RowsOfBatch, Stack};
 pub use tensors::FrozenTensor;
 pub use token_matrix::{TokenMatrix, TrainedRows};
-pub use update::{BlockUpdates, Dropout, LinearUpdate, Slot};

@@ -4,8 +4,6 @@ mod replace;
 
 pub(crate) use replace::ReplaceError;
 
-use super::block::{Block, BlockTensor, Linear, Naming};
-use super::chain::{Chain, Stage};
 use super::config::ModelConfig;
 use super::copies::same_rows;
 use super::families::{Family, synonyms};
@@ -14,17 +12,17 @@ use super::precision::PrecisionMode;
 use super::quantisation;
 use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
-use super::stack::{RowsOfBatch, Stack};
 use super::token_matrix::{TokenMatrix, TrainedRows};
-use super::update::Slot;
+use crate::engine::backend::Cpu;
+use crate::engine::layers::Naming;
+use crate::engine::model::{Model, Parts};
+use crate::data::RaggedBatch;
+use crate::engine::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wanted};
+use crate::engine::trained::Trained;
 use crate::error::{Error, Result};
-use crate::ops::Span;
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder, WeightsError};
-use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
-use toktune_kernels::cross_entropy::Head;
-use toktune_kernels::matmul::{self, Write};
-use toktune_kernels::{Precision, TokenTable};
+use toktune_kernels::Precision;
 
 /// A pretrained model with every weight frozen.
 #[derive(Debug)]
@@ -34,7 +32,6 @@ pub struct PretrainedModel {
     config: ModelConfig,
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    device: Device,
     /// How products are taken, where that was said.
     mode: Option<PrecisionMode>,
     embedding: TokenMatrix,
@@ -42,13 +39,10 @@ pub struct PretrainedModel {
     tied_by_configuration: bool,
     /// `None` when the head is the embedding, or there is none.
     head: Option<TokenMatrix>,
-    head_bias: Vec<f32>,
-    stack: Stack,
-    encoder: Option<Stack>,
     /// How a sequence becomes a vector, where there is no head.
     sentence: SentenceSpec,
-    /// From the stack to the rows that meet the vocabulary.
-    to_head: Chain,
+    /// Its blocks on a device.
+    runner: Box<dyn Runner>,
 }
 
 impl PretrainedModel {
@@ -61,7 +55,6 @@ impl PretrainedModel {
         family: &'static Family,
         config: ModelConfig,
         mut checkpoint: Checkpoint,
-        device: &Device,
     ) -> Result<Self> {
         quantisation::prepare(&config, &mut checkpoint)?;
         let mut spec = (family.spec)(&synonyms::own_names(&config))?;
@@ -143,17 +136,23 @@ impl PretrainedModel {
             }
             false => Vec::new(),
         };
-        let stack = Stack::load(spec.stack.clone(), &checkpoint, &naming, device)?;
-        let encoder = spec.encoder.clone();
-        let encoder = encoder.map(|of| Stack::load(of, &checkpoint, &naming, device)).transpose()?;
-        let to_head = Self::to_head(&spec, &checkpoint, &naming, device)?;
         let sentence = match spec.kind == ModelKind::SentencePairs && path.is_dir() {
             true => SentenceSpec::read(path)?,
             false => SentenceSpec::default(),
         };
+        let parts = Parts {
+            spec: &spec,
+            checkpoint: &checkpoint,
+            naming: &naming,
+            embedding: &embedding,
+            head: head.as_ref(),
+            head_bias,
+            sentence: sentence.clone(),
+        };
+        let runner = Box::new(Model::load(Cpu::default(), parts)?);
         Ok(Self {
+            runner,
             path: path.to_path_buf(),
-            device: device.clone(),
             mode: None,
             family,
             config,
@@ -161,30 +160,9 @@ impl PretrainedModel {
             embedding,
             tied_by_configuration,
             head,
-            head_bias,
-            stack,
-            encoder,
             sentence,
-            to_head,
             checkpoint,
         })
-    }
-
-    fn to_head(spec: &ModelSpec, checkpoint: &Checkpoint, naming: &Naming, device: &Device) -> Result<Chain> {
-        let mut chain = Chain::default();
-        if let Some(activation) = spec.head.transform {
-            let loader =
-                super::block::Loader { checkpoint, naming, spec: &spec.stack, device, distances: None };
-            let (d, width) = (spec.stack.hidden_size, spec.stack.embedding.width);
-            let bias = spec.head.transform_bias;
-            chain.0.push(Stage::Linear(loader.linear(spec.names.transform, (width, d), bias)?));
-            chain.0.push(Stage::Activation(activation));
-            chain.0.push(Stage::Norm(loader.norm(spec.names.transform_norm, None, width)?));
-        }
-        if spec.head.scale != 1.0 {
-            chain.0.push(Stage::Scale(spec.head.scale));
-        }
-        Ok(chain)
     }
 
     /// The folder or file it was loaded from.
@@ -217,21 +195,6 @@ impl PretrainedModel {
         &self.checkpoint
     }
 
-    /// Where its activations live.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The stack that the head stands on.
-    pub fn stack(&self) -> &Stack {
-        &self.stack
-    }
-
-    /// The encoder of an encoder-decoder.
-    pub fn encoder(&self) -> Option<&Stack> {
-        self.encoder.as_ref()
-    }
-
     /// The input embedding.
     pub fn embedding(&self) -> &TokenMatrix {
         &self.embedding
@@ -242,9 +205,30 @@ impl PretrainedModel {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// The token matrix of this module, to be replaced as a whole; `None` when it is no token matrix of its own.
-    pub(crate) fn token_matrix_mut(&mut self, module: &str) -> Option<&mut TokenMatrix> {
-        std::iter::once(&mut self.embedding).chain(self.head.as_mut()).find(|matrix| matrix.name() == module)
+    /// Puts another token matrix in the place of that of a module, and gives the former one back.
+    ///
+    /// # Errors
+    /// It is no token matrix of its own; the other one comes back.
+    pub(crate) fn replace_token_matrix(
+        &mut self,
+        module: &str,
+        other: TokenMatrix,
+    ) -> std::result::Result<TokenMatrix, TokenMatrix> {
+        let mut own = std::iter::once(&mut self.embedding).chain(self.head.as_mut());
+        let Some(matrix) = own.find(|matrix| matrix.name() == module) else { return Err(other) };
+        let former = std::mem::replace(matrix, other);
+        self.runner.set_tokens(&self.embedding, self.head.as_ref());
+        Ok(former)
+    }
+
+    /// The token matrix of this module; `None` when it is no token matrix of its own.
+    pub(crate) fn token_matrix_named(&self, module: &str) -> Option<&TokenMatrix> {
+        std::iter::once(&self.embedding).chain(self.head.as_ref()).find(|matrix| matrix.name() == module)
+    }
+
+    /// The model on its device.
+    pub fn runner(&self) -> &dyn Runner {
+        &*self.runner
     }
 
     /// Whether there is a head: hidden states alone have none.
@@ -280,30 +264,16 @@ impl PretrainedModel {
 
     /// The modules that embed the tokens of the encoder and of the decoder of an encoder-decoder.
     pub(crate) fn encoder_and_decoder_embedding(&self) -> Option<[&'static str; 2]> {
-        self.encoder.as_ref()?;
+        self.spec.encoder.as_ref()?;
         match self.spec.names.embed_aliases {
             [encoder, decoder] => Some([encoder, decoder]),
             _ => Some([self.spec.names.embed; 2]),
         }
     }
 
-    /// The blocks of the stack, first to last.
-    pub fn blocks(&self) -> &[Block] {
-        self.stack.blocks()
-    }
-
-    /// All blocks: the encoder's, then those of the stack.
-    pub fn all_blocks(&self) -> impl Iterator<Item = &Block> {
-        self.encoder.iter().chain([&self.stack]).flat_map(|stack| stack.blocks())
-    }
-
-    fn all_blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
-        self.encoder.iter_mut().chain([&mut self.stack]).flat_map(|stack| stack.blocks_mut())
-    }
-
     /// The descriptions of all stacks: the encoder's, then that of the stack.
     pub fn stack_specs(&self) -> impl Iterator<Item = &StackSpec> {
-        self.encoder.iter().chain([&self.stack]).map(|stack| stack.spec())
+        self.spec.encoder.iter().chain([&self.spec.stack])
     }
 
     /// Rows of the embedding: the tokens that have a row, the appended ones included.
@@ -338,74 +308,54 @@ impl PretrainedModel {
 
     /// The names of all linear layers and token matrices, as transformers names the modules.
     pub fn module_names(&self) -> Vec<String> {
-        let linears = self.linears().map(|(_, linear)| linear.module().to_string());
+        let linears = self.runner.linears().into_iter().map(|linear| linear.module.to_string());
         let head = Some(self.head_name()).filter(|name| !name.is_empty());
         let tokens = self.embedding_modules().map(String::from);
         tokens.chain(linears).chain(head.map(String::from)).collect()
     }
 
-    /// The linear layers of the blocks, those of experts and their routers too.
-    fn all_linears(&self) -> impl Iterator<Item = &Linear> {
-        self.all_blocks().flat_map(Block::all_linears)
+    /// The linear layer of this full name that can have an update.
+    pub(crate) fn linear(&self, module: &str) -> Option<LinearLayer<'_>> {
+        self.runner.linears().into_iter().find(|linear| linear.module == module)
     }
 
-    /// The linear layers that can have updates, with the number of their block among all.
-    fn linears(&self) -> impl Iterator<Item = (usize, &Linear)> {
-        self.all_blocks().enumerate().flat_map(|(i, block)| block.linears().map(move |linear| (i, linear)))
+    /// Puts another weight in the place of that of a linear layer.
+    pub(crate) fn set_linear(&mut self, module: &str, weight: &FrozenMatrix) {
+        self.runner.change_weights(&mut |name, _| (name == module).then(|| weight.clone()));
     }
 
-    /// The full names of the linear layers before and after the blocks, but for the head.
-    pub(crate) fn linears_around_blocks(&self) -> Vec<String> {
-        let stacks = self.encoder.iter().chain([&self.stack]);
-        let chains = stacks.flat_map(|stack| stack.chains()).chain([&self.to_head]);
-        chains.flat_map(Chain::linears).map(|linear| linear.module().to_string()).collect()
-    }
-
-    /// The linear layers of the blocks by their full names.
-    pub(crate) fn linear_layers(&self) -> Vec<(String, &FrozenMatrix)> {
-        self.linears().map(|(_, linear)| (linear.module().to_string(), linear.weight())).collect()
-    }
-
-    /// Inputs and outputs of the linear layers of the blocks, by their full names.
-    pub(crate) fn linear_sizes(&self) -> Vec<(String, usize, usize)> {
-        let of = |linear: &Linear| (linear.module().to_string(), linear.inputs(), linear.outputs());
-        self.linears().map(|(_, linear)| of(linear)).collect()
-    }
-
-    /// The block (among all) and the place in it of each linear layer, by its full name.
-    pub(crate) fn linear_places(&self) -> Vec<(String, usize, Slot)> {
-        self.linears().map(|(block, linear)| (linear.module().to_string(), block, linear.slot())).collect()
-    }
-
-    /// Whether the weights of linear layers are stored as `[in, out]`.
-    pub(crate) fn stores_columns(&self) -> bool {
-        self.family.columns && self.checkpoint.as_gguf().is_none()
-    }
-
-    /// The weight of a linear layer of the blocks, by its full name.
-    pub(crate) fn linear_mut(&mut self, name: &str) -> Option<&mut FrozenMatrix> {
-        self.all_blocks_mut().find_map(|block| block.linear_mut(name))
-    }
-
-    /// Every weight of the blocks and around them, by its full name in the family's checkpoints.
-    pub(super) fn tensors(&self) -> Vec<(String, BlockTensor<'_>)> {
-        let mut tensors: Vec<_> = self.all_blocks().flat_map(Block::tensors).collect();
-        for stack in self.encoder.iter().chain([&self.stack]) {
-            for chain in stack.chains() {
-                tensors.extend(chain.norms().flat_map(|norm| norm.tensors()));
-                tensors.extend(chain.linears().flat_map(|linear| linear.tensors()));
+    /// The losses of a batch, and the gradients of their sum.
+    ///
+    /// # Errors
+    /// As [`Runner::step`]; where a loss is not finite and a weight is not, the weight is named.
+    pub fn step(
+        &self,
+        batch: &RaggedBatch,
+        trained: &Trained<'_>,
+        wanted: Wanted,
+        options: StepOptions<'_>,
+    ) -> Result<StepOutput> {
+        self.runner.step(batch, trained, wanted, options).map_err(|error| match (&error, self.first_non_finite()) {
+            (Error::NotFinite { .. }, Some((name, row))) => {
+                Error::NotFinite { what: format!("{name}.weight, row {row}") }
             }
-            if let (Some(name), Some(matrix)) = (stack.spec().names.positions, stack.positions()) {
-                tensors.push((format!("{name}.weight"), BlockTensor::Matrix(matrix)));
-            }
-            tensors.extend(stack.distances().into_iter().flat_map(|distances| distances.tensors()));
-        }
-        tensors.extend(self.to_head.norms().flat_map(|norm| norm.tensors()));
-        tensors.extend(self.to_head.linears().flat_map(|linear| linear.tensors()));
-        if !self.head_bias.is_empty() {
-            tensors.push((self.spec.names.head_bias.to_string(), BlockTensor::Bias(&self.head_bias)));
-        }
-        tensors
+            _ => error,
+        })
+    }
+
+    /// A vector for each sequence, `[sequences, d]`, made of its last hidden rows as the model's [`SentenceSpec`] says: their
+    /// mean, of length 1, where its files say nothing. Several poolings give several times `d`.
+    ///
+    /// # Errors
+    /// An id is past the vocabulary.
+    pub fn sentence_embeddings(
+        &self,
+        tokens: TokenRows<'_>,
+        trained: Option<&TrainedRows>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let rows: Vec<&TrainedRows> = trained.into_iter().collect();
+        let input = trained.map(|_| 0);
+        self.runner.vectors(tokens, &Trained { rows, input, ..Trained::default() })
     }
 
     /// Gives the embedding, and an untied head, at least `rows` rows; new ones are the mean of the frozen rows of the
@@ -418,87 +368,29 @@ impl PretrainedModel {
                 matrix.append(&mean.repeat(missing));
             }
         }
-    }
-
-    /// The rows of a batch of sequences for the stack, as [`Stack::rows_of`].
-    pub fn rows_of(&self, spans: Vec<Span>) -> RowsOfBatch {
-        self.stack.rows_of(spans, None)
-    }
-
-    /// The embedded rows of `ids`, `[ids, d]`, with trained rows in place of frozen ones.
-    ///
-    /// # Errors
-    /// An id is past the vocabulary, or a position past those that were learnt.
-    pub fn embed(&self, ids: &[u32], rows: &RowsOfBatch, trained: Option<&TrainedRows>) -> Result<Tensor> {
-        let x = self.stack.embed(ids, rows, &self.embedding.table(trained))?;
-        Ok(Tensor::from_vec(x, (ids.len(), self.spec.stack.hidden_size), &self.device)?)
+        self.runner.set_tokens(&self.embedding, self.head.as_ref());
     }
 
     /// Takes products with frozen weights as `mode` says.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
         self.mode = Some(mode);
         let precision = |of: &FrozenMatrix| mode.of(of.dtype());
-        self.all_blocks_mut().for_each(|block| block.set_precision(precision));
+        self.runner.change_weights(&mut |_, weight| {
+            let mut other = weight.clone();
+            other.set_precision(precision(weight));
+            Some(other)
+        });
         for matrix in std::iter::once(&mut self.embedding).chain(self.head.as_mut()) {
             matrix.set_precision(precision);
         }
+        self.runner.set_tokens(&self.embedding, self.head.as_ref());
     }
 
     /// Whether some products with frozen weights are taken in bf16.
     pub fn uses_bf16(&self) -> bool {
-        let matrices = self.all_linears().map(Linear::weight);
+        let linears = self.runner.all_linears();
+        let matrices = linears.iter().map(|linear| linear.weight);
         matrices.chain([self.head().frozen()]).any(|matrix| matrix.precision() == Precision::Bf16)
-    }
-
-    /// What stands between the last block and the vocabulary: norms, projections, the transform of a masked language model.
-    ///
-    /// # Errors
-    /// `x` is not `[rows, d]`.
-    pub fn before_head(&self, x: &Tensor) -> Result<Tensor> {
-        let rows = x.dim(0)?;
-        let x = self.to_head.run(self.stack.end().run(x.flatten_all()?.to_vec1()?));
-        let width = x.len() / rows.max(1);
-        Ok(Tensor::from_vec(x, (rows, width), &self.device)?)
-    }
-
-    /// The rows that meet the vocabulary from those of the last block.
-    pub(crate) fn final_rows(&self, x: Vec<f32>) -> Vec<f32> {
-        self.to_head.run(self.stack.end().run(x))
-    }
-
-    /// The gradient of the last block's rows `x` from that of the rows that meet the vocabulary.
-    pub(crate) fn pull_final_rows(&self, x: &[f32], dy: Vec<f32>) -> Vec<f32> {
-        let end = self.stack.end();
-        if self.to_head.is_empty() {
-            return end.pull(x, dy);
-        }
-        let middle = end.run(x.to_vec());
-        end.pull(x, self.to_head.pull(&middle, dy))
-    }
-
-    /// What the rows of the vocabulary make logits of.
-    pub(crate) fn logit_head<'a>(&'a self, table: &'a TokenTable<'a>) -> Head<'a> {
-        Head { table, bias: &self.head_bias, soft_cap: self.spec.head.soft_cap }
-    }
-
-    /// The logits of a few rows (after [`PretrainedModel::before_head`]) over the whole vocabulary, `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// `hidden` is not `[rows, d]`.
-    pub fn logits(&self, hidden: &Tensor, trained: Option<&TrainedRows>) -> Result<Tensor> {
-        let (rows, head) = (hidden.dim(0)?, self.head());
-        let hidden: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
-        let mut logits = vec![0f32; rows * head.rows()];
-        let precision = head.frozen().precision();
-        let table = head.table(trained);
-        if rows < matmul::FEW_ROWS {
-            matmul::stream(&hidden, &table, Write::Over, &mut logits);
-        } else {
-            matmul::forward(&hidden, &table, precision, Write::Over, &mut logits);
-        }
-        let of = self.logit_head(&table);
-        logits.chunks_exact_mut(head.rows()).for_each(|row| of.finish(0..head.rows(), row));
-        Ok(Tensor::from_vec(logits, (rows, head.rows()), &self.device)?)
     }
 
     /// A weight matrix with a number in it that is not finite, with the row: what to look for when a loss is not.
@@ -508,7 +400,10 @@ impl PretrainedModel {
         };
         of(self.embedding_name(), self.embedding.frozen())
             .or_else(|| self.head.as_ref().and_then(|h| of(self.head_name(), h.frozen())))
-            .or_else(|| self.all_linears().find_map(|linear| of(linear.module(), linear.weight())))
+            .or_else(|| {
+                let linears = self.runner.all_linears();
+                linears.iter().find_map(|linear| of(linear.module, linear.weight))
+            })
     }
 }
 

@@ -280,7 +280,7 @@ impl StackNames {
 impl ModelNames {
     /// The names that a tensor may have in a checkpoint: its own, without the model's prefix or with it, and what it was once
     /// called.
-    pub(super) fn forms<'n>(&self, name: &'n str) -> impl Iterator<Item = Cow<'n, str>> {
+    pub(crate) fn forms<'n>(&self, name: &'n str) -> impl Iterator<Item = Cow<'n, str>> {
         let bare = name.strip_prefix(self.prefix).map(Cow::Borrowed);
         let prefixed = format!("{}{name}", self.prefix);
         let former = self

@@ -1,6 +1,6 @@
 //! What attention scores get by the distance of query and key.
 
-use crate::ops::ScoreBias;
+use toktune_kernels::attention::ScoreBias;
 use half::bf16;
 
 /// A bias by distance, as data.
@@ -53,7 +53,7 @@ impl DisentangledSpec {
     }
 
     /// The rows of the distances from `-(length - 1)` to `length - 1`.
-    pub(super) fn places(&self, length: usize) -> Vec<u32> {
+    pub fn places(&self, length: usize) -> Vec<u32> {
         let reach = length.max(1) as isize - 1;
         (-reach..=reach).map(|distance| self.place(distance)).collect()
     }
@@ -73,7 +73,7 @@ fn log_bucket(distance: isize, buckets: usize, max_distance: usize) -> i64 {
 
 impl RelativeSpec {
     /// The bias for sequences of up to `length` rows, if this is one; `learnt [buckets, heads]` holds the values of buckets.
-    pub(super) fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> Option<ScoreBias> {
+    pub fn bias(&self, heads: usize, length: usize, learnt: &[f32]) -> Option<ScoreBias> {
         Some(match *self {
             RelativeSpec::Disentangled(_) => return None,
             RelativeSpec::Alibi => {

@@ -87,6 +87,15 @@ impl RopeSpec {
         matches!(self.variant, RopeVariant::Dynamic { .. } | RopeVariant::Longrope { .. })
     }
 
+    /// Sequences of one class have the same angles.
+    pub fn class(&self, length: usize) -> u64 {
+        match &self.variant {
+            RopeVariant::Dynamic { max_positions, .. } => (length as f64).max(*max_positions) as u64,
+            RopeVariant::Longrope { original, .. } => u64::from(length as f64 > *original),
+            _ => 0,
+        }
+    }
+
     /// The angles in a sequence of `length` positions, rounded to `f32` at the steps where transformers rounds.
     ///
     /// transformers takes the length of the longest sequence of a batch, and `dynamic` keeps the largest base it

@@ -5,7 +5,7 @@ use super::kind::ModelKind;
 use super::names::{ModelNames, StackNames};
 use super::relative::RelativeSpec;
 use super::rope::RopeSpec;
-use crate::ops::{Activation, Pairing};
+use crate::models::{Activation, Pairing};
 
 /// One model. Sizes have been checked against one another when a model has loaded.
 #[derive(Clone, Debug)]

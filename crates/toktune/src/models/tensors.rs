@@ -1,8 +1,8 @@
 //! The weights of a model as a HuggingFace checkpoint of its family would store them, wherever they came
 //! from.
 
-use super::block::BlockTensor;
 use super::model::PretrainedModel;
+use crate::engine::layers::LayerTensor;
 use crate::weights::FrozenMatrix;
 
 /// A weight that is not a token matrix.
@@ -19,13 +19,13 @@ impl PretrainedModel {
     pub fn frozen_tensors(&self) -> Vec<(String, FrozenTensor<'_>)> {
         let offset = if self.spec().stack.norm.plus_one { 1.0 } else { 0.0 };
         let of = move |(name, tensor)| match tensor {
-            BlockTensor::Matrix(matrix) => (name, FrozenTensor::Matrix(matrix)),
-            BlockTensor::Bias(bias) => (name, FrozenTensor::Vector(bias.to_vec())),
-            BlockTensor::Norm(norm) => {
+            LayerTensor::Matrix(matrix) => (name, FrozenTensor::Matrix(matrix)),
+            LayerTensor::Bias(bias) => (name, FrozenTensor::Vector(bias)),
+            LayerTensor::Norm(norm) => {
                 (name, FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect()))
             }
         };
-        self.tensors().into_iter().map(of).collect()
+        self.runner().tensors().into_iter().map(of).collect()
     }
 }
 
@@ -33,7 +33,7 @@ impl PretrainedModel {
 mod tests {
     use super::*;
     use crate::models::AutoModel;
-    use candle_core::Device;
+    use crate::models::Device;
     use std::path::Path;
 
     fn model(name: &str) -> PretrainedModel {

@@ -7,7 +7,7 @@ pub(crate) use cases::{Case, convertible};
 
 use super::{AutoModel, PretrainedModel, TokenRows};
 use crate::weights::{Checkpoint, WeightType};
-use candle_core::Device;
+use crate::models::Device;
 use candle_core::quantized::GgmlDType;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};

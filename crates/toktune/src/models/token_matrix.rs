@@ -55,6 +55,11 @@ impl TrainedRows {
         Some(self.overrides[found].1)
     }
 
+    /// `(row of the matrix, index into the values)`, sorted by row.
+    pub fn overrides(&self) -> &[(usize, usize)] {
+        &self.overrides
+    }
+
     /// One row, by its position.
     pub fn row(&self, at: usize) -> &[f32] {
         &self.values[at * self.width..][..self.width]
@@ -124,7 +129,7 @@ impl TokenMatrix {
     }
 
     /// Takes products in the precision that `of` gives.
-    pub(super) fn set_precision(&mut self, of: impl Fn(&FrozenMatrix) -> toktune_kernels::Precision) {
+    pub(crate) fn set_precision(&mut self, of: impl Fn(&FrozenMatrix) -> toktune_kernels::Precision) {
         self.base.set_precision(of(&self.base));
     }
 

@@ -1,6 +1,6 @@
 //! The settings of a run, with transformers' names.
 
-use super::constants::{CacheConstants, CacheLocation, check_folder};
+use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::error::{Error, Result};
@@ -51,6 +51,9 @@ pub struct TrainingArguments {
     pub memory_budget: Option<u64>,
     /// Keep what does not depend on the trained rows from one epoch to the next. Results do not depend on it.
     pub cache_constants: Option<CacheConstants>,
+    /// Rows that examples begin with alike are computed once a batch, and such examples are brought together when they are
+    /// shuffled. Losses and gradients are the same to rounding.
+    pub share_prefixes: bool,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -84,6 +87,7 @@ impl TrainingArguments {
             save_embedding_layers: SaveEmbeddingLayers::No,
             memory_budget: None,
             cache_constants: None,
+            share_prefixes: true,
         }
     }
 

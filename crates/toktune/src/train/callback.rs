@@ -3,16 +3,9 @@
 use super::evaluate::Evaluation;
 use super::log::StepLog;
 pub use crate::error::ChangedSetting;
+use crate::tuners::PeftModel;
+use std::ops::ControlFlow;
 use std::path::Path;
-
-/// What a callback may ask of the run; named after transformers' class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrainerControl {
-    /// The run ends after this step, with a checkpoint and the rows as they are, so that it can be resumed.
-    pub should_training_stop: bool,
-    /// A checkpoint is written after this step.
-    pub should_save: bool,
-}
 
 /// Something that did not end the run and that its user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,33 +15,41 @@ pub enum TrainerWarning {
     NoCheckpoint,
     /// The run goes on with other settings than it began with.
     OtherSettings(Vec<ChangedSetting>),
-    /// No more constants are kept between epochs; what is kept is used, and the rest computed anew.
+    /// No more constants are kept between steps; what is kept is used, and the rest computed anew.
     CacheEnded {
         /// Why.
         reason: String,
     },
 }
 
-/// Told of what happens in a run, as transformers' class of this name. Every method may be left out.
+/// Told of what happens in a run, as transformers' class of this name. Every method may be left out. Where one breaks, the run
+/// ends with a checkpoint and the rows as they are, so that it can be resumed.
 pub trait TrainerCallback {
     /// The steps begin; `step` of them were taken by the run that is resumed.
-    fn on_train_begin(&mut self, step: u64) {
-        let _ = step;
+    fn on_train_begin(&mut self, model: &PeftModel, step: u64) {
+        let _ = (model, step);
     }
 
-    /// A step was taken; by `control` more can be asked of the run.
-    fn on_step_end(&mut self, log: &StepLog, control: &mut TrainerControl) {
-        let _ = (log, control);
+    /// A step was taken.
+    fn on_step_end(&mut self, model: &PeftModel, log: &StepLog) -> ControlFlow<()> {
+        let _ = (model, log);
+        ControlFlow::Continue(())
     }
 
-    /// Asked between the batches of an evaluation, which can take long: whether the run is to end, as after a step.
-    fn should_training_stop(&mut self) -> bool {
+    /// Asked after every step: whether a checkpoint is to be written.
+    fn should_save(&mut self) -> bool {
         false
     }
 
+    /// Called between the batches of an evaluation, which can take long.
+    fn on_prediction_step(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// The held-out rows were evaluated after `step` steps.
-    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
-        let _ = (step, evaluation);
+    fn on_evaluate(&mut self, model: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
+        let _ = (model, step, evaluation);
+        ControlFlow::Continue(())
     }
 
     /// A checkpoint or the adapter was written into `folder`.

@@ -2,7 +2,7 @@
 
 use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
 use super::schedule::Schedule;
-use super::trainer::TrainOutput;
+use super::run::TrainOutput;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::text::AutoTokenizer;

@@ -53,9 +53,8 @@ pub(super) fn save(
     let moments: Vec<(String, usize, Vec<u8>)> = optimizer
         .moments
         .iter()
-        .enumerate()
-        .flat_map(|(i, (m, v))| {
-            [(format!("{i}.m"), m.len(), bytes(m)), (format!("{i}.v"), v.len(), bytes(v))]
+        .flat_map(|(name, (m, v))| {
+            [(format!("{name}.m"), m.len(), bytes(m)), (format!("{name}.v"), v.len(), bytes(v))]
         })
         .collect();
     let fault = |e: safetensors::SafeTensorError| Error::Serialise(e.to_string());
@@ -140,8 +139,8 @@ fn read_state(path: &Path) -> Result<TrainerState> {
 fn restore(folder: &Path, model: &mut PeftModel, optimizer: &mut AdamW) -> Result<()> {
     model.load_values(folder)?;
     let stored = Checkpoint::open(&folder.join(OPTIMIZER_FILE))?;
-    for (i, (m, v)) in optimizer.moments.iter_mut().enumerate() {
-        for (name, moment) in [(format!("{i}.m"), m), (format!("{i}.v"), v)] {
+    for (parameter, (m, v)) in &mut optimizer.moments {
+        for (name, moment) in [(format!("{parameter}.m"), m), (format!("{parameter}.v"), v)] {
             let values = stored.vector(&name, moment.len())?;
             moment.copy_from_slice(&values);
         }

@@ -1,12 +1,14 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
-use super::step::{StepOptions, StepOutput, Wanted, run};
 use crate::data::Dataset;
+use crate::engine::objective::Losses;
+use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;
 use crate::models::PretrainedModel;
 use crate::tuners::ActiveRows;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// The result of an evaluation. Losses are means over labels, in nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +42,7 @@ pub struct TokenEvaluation {
 /// Evaluates `model` with `rows` on all of `data`, and on the labels in `chosen` one by one.
 ///
 /// # Errors
-/// As [`run`].
+/// The data are for another kind of model; as [`crate::engine::runner::Runner::step`].
 pub fn evaluate(
     model: &PretrainedModel,
     rows: ActiveRows<'_>,
@@ -49,7 +51,7 @@ pub fn evaluate(
     chosen: &[u32],
 ) -> Result<Evaluation> {
     // nothing stops it, so that it is whole
-    let whole = evaluate_until(model, rows, data, (batch_size, chosen), &mut || false)?;
+    let whole = evaluate_until(model, rows, data, (batch_size, chosen), &mut || ControlFlow::Continue(()))?;
     Ok(whole.unwrap_or_else(|| Tally::new(chosen).finish()))
 }
 
@@ -60,17 +62,19 @@ pub(super) fn evaluate_until(
     rows: ActiveRows<'_>,
     data: &Dataset,
     (batch_size, chosen): (usize, &[u32]),
-    stop: &mut dyn FnMut() -> bool,
+    stop: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Evaluation>> {
+    data.check_for(model)?;
+    let trained = rows.trained();
     let mut tally = Tally::new(chosen);
     let indices: Vec<usize> = (0..data.len()).collect();
     for indices in indices.chunks(batch_size.max(1)) {
-        if stop() {
+        if stop().is_break() {
             return Ok(None);
         }
         // always the tokens that the first epoch would mask, so that evaluations can be compared
         let batch = data.batch(indices, 0)?;
-        tally.add(run(model, rows, &batch, Wanted::Losses, StepOptions::default())?);
+        tally.add(model.step(&batch, &trained, Wanted::Losses, StepOptions::default())?.losses);
     }
     Ok(Some(tally.finish()))
 }
@@ -82,22 +86,28 @@ struct Tally<'c> {
     places: HashMap<u32, usize>,
     all: (f64, usize),
     of_tokens: Vec<(f64, usize)>,
-    nearest: Option<usize>,
+    hits: Option<usize>,
+    /// The sum of the weights of all losses.
+    weight: f64,
 }
 
 impl<'c> Tally<'c> {
     fn new(chosen: &'c [u32]) -> Self {
         let places = chosen.iter().enumerate().map(|(at, &id)| (id, at)).collect();
-        Tally { chosen, places, all: (0.0, 0), of_tokens: vec![(0.0, 0); chosen.len()], nearest: None }
+        Tally { chosen, places, all: (0.0, 0), of_tokens: vec![(0.0, 0); chosen.len()], hits: None, weight: 0.0 }
     }
 
     /// Adds the losses of a batch.
-    fn add(&mut self, output: StepOutput) {
-        self.nearest = output.nearest.map(|hits| hits + self.nearest.unwrap_or(0));
-        for (label, loss) in output.losses {
-            let place = self.places.get(&label).map(|&at| &mut self.of_tokens[at]);
-            for (sum, count) in [Some(&mut self.all), place].into_iter().flatten() {
-                *sum += loss as f64;
+    fn add(&mut self, losses: Losses) {
+        self.hits = losses.hits.map(|hits| hits + self.hits.unwrap_or(0));
+        for loss in losses.losses {
+            let place = loss.target.and_then(|target| self.places.get(&target));
+            let of_token = place.map(|&at| &mut self.of_tokens[at]);
+            self.all.0 += f64::from(loss.value) * f64::from(loss.weight);
+            self.all.1 += 1;
+            self.weight += f64::from(loss.weight);
+            if let Some((sum, count)) = of_token {
+                *sum += f64::from(loss.value);
                 *count += 1;
             }
         }
@@ -105,11 +115,12 @@ impl<'c> Tally<'c> {
 
     fn finish(self) -> Evaluation {
         let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
-        let (loss, labels) = (mean(self.all).unwrap_or(0.0), self.all.1);
+        let (sum, labels) = self.all;
+        let loss = if self.weight > 0.0 { sum / self.weight } else { 0.0 };
         let of = |(&id, &of): (&u32, &(f64, usize))| TokenEvaluation { id, labels: of.1, loss: mean(of) };
         let tokens = self.chosen.iter().zip(&self.of_tokens).map(of).collect();
         let at_tokens = self.of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
-        let nearest = self.nearest.map(|hits| hits as f64 / labels.max(1) as f64);
+        let nearest = self.hits.map(|hits| hits as f64 / labels.max(1) as f64);
         Evaluation { loss, perplexity: loss.exp(), labels, nearest, token_loss: mean(at_tokens), tokens }
     }
 }

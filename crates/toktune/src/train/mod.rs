@@ -1,34 +1,32 @@
-//! Training: the step, the optimizer, schedules, the loop, evaluation and checkpoints.
+//! Training: the loop, the optimizer, schedules, evaluation and checkpoints.
 //!
-//! [`run`] is the pass over one micro-batch and knows no optimizer; [`Trainer`] is everything around it. Nothing here
-//! prints: a [`TrainerCallback`] is told what happens.
+//! The pass over one micro-batch is the engine's; [`Trainer`] is everything around it. Nothing here prints: a
+//! [`TrainerCallback`] is told what happens.
 
 mod arguments;
 mod callback;
 mod card;
 mod checkpoint;
-mod constants;
 mod evaluate;
-mod graph;
 mod growth;
-mod kept;
 mod lock;
 mod log;
 mod memory;
 mod optimizer;
-mod pass;
-mod plan;
+mod run;
 mod schedule;
 mod settings;
 mod step;
 mod trainer;
+mod workers;
 
+pub use crate::engine::constants::{CacheConstants, CacheLocation};
 pub use arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
-pub use callback::{ChangedSetting, TrainerCallback, TrainerControl, TrainerWarning};
-pub use constants::{CacheConstants, CacheLocation, CachedExamples, ConstantCache};
+pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
+pub use run::TrainOutput;
 pub use schedule::{LrScheduler, Schedule};
-pub use step::{LabelLosses, NO_TOKEN, StepOptions, StepOutput, Wanted, run};
-pub use trainer::{TrainOutput, Trainer};
+pub use trainer::Trainer;
+pub use workers::{Alone, StepSums, Workers};

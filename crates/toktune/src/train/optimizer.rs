@@ -1,5 +1,8 @@
 //! AdamW as torch defines it (`torch.optim.AdamW`), over a handful of rows.
 
+use crate::tuners::Gradient;
+use std::collections::BTreeMap;
+
 /// The settings of [`AdamW`]; the defaults are torch's, without decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
@@ -25,14 +28,15 @@ pub struct AdamW {
     config: AdamWConfig,
     /// Steps taken.
     pub step: u64,
-    /// Means of gradients and of squares, one pair a parameter.
-    pub moments: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Means of gradients and of squares, by the names of the parameters.
+    pub moments: BTreeMap<String, (Vec<f32>, Vec<f32>)>,
 }
 
 impl AdamW {
-    /// A fresh state for parameters of these lengths.
-    pub fn new(config: AdamWConfig, lengths: impl IntoIterator<Item = usize>) -> Self {
-        let moments = lengths.into_iter().map(|n| (vec![0f32; n], vec![0f32; n])).collect();
+    /// A fresh state for parameters of these names and lengths.
+    pub fn new(config: AdamWConfig, parameters: impl IntoIterator<Item = (String, usize)>) -> Self {
+        let fresh = |(name, n): (String, usize)| (name, (vec![0f32; n], vec![0f32; n]));
+        let moments = parameters.into_iter().map(fresh).collect();
         Self { config, step: 0, moments }
     }
 
@@ -41,18 +45,18 @@ impl AdamW {
         self.step += 1;
     }
 
-    /// Updates parameter `at` in place.
+    /// Updates a parameter in place.
     ///
     /// ```text
     /// θ ← θ (1 - lr λ);  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²
     /// θ ← θ - lr / (1-β₁ᵗ) · m / (√v / √(1-β₂ᵗ) + ε)
     /// ```
     ///
-    /// Panics when the lengths are not those the state was made for.
-    pub fn update(&mut self, at: usize, parameter: &mut [f32], gradient: &[f32], learning_rate: f64) {
+    /// Panics when the state was made for no parameter of this name, or for another length.
+    pub fn update(&mut self, name: &str, parameter: &mut [f32], gradient: &[f32], learning_rate: f64) {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        let (m, v) = &mut self.moments[at];
-        assert!(parameter.len() == m.len() && gradient.len() == m.len(), "parameter {at} of {}", m.len());
+        let Some((m, v)) = self.moments.get_mut(name) else { panic!("no parameter {name}") };
+        assert!(parameter.len() == m.len() && gradient.len() == m.len(), "{name} of {}", m.len());
         let steps = self.step as i32;
         let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
         let step_size = (learning_rate / correction1) as f32;
@@ -69,12 +73,13 @@ impl AdamW {
 
 /// Scales the gradients so that their common norm is at most `max_norm` (0: leave them), and returns the norm before,
 /// as `torch.nn.utils.clip_grad_norm_`.
-pub fn clip_grad_norm(gradients: &mut [Vec<f32>], max_norm: f64) -> f64 {
-    let squares: f64 = gradients.iter().flatten().map(|g| *g as f64 * *g as f64).sum();
+pub fn clip_grad_norm(gradients: &mut [Gradient], max_norm: f64) -> f64 {
+    let all = gradients.iter().flat_map(|gradient| &gradient.values);
+    let squares: f64 = all.map(|g| *g as f64 * *g as f64).sum();
     let norm = squares.sqrt();
     if max_norm > 0.0 && norm > max_norm {
         let factor = (max_norm / (norm + 1e-6)) as f32;
-        gradients.iter_mut().flatten().for_each(|g| *g *= factor);
+        gradients.iter_mut().flat_map(|gradient| &mut gradient.values).for_each(|g| *g *= factor);
     }
     norm
 }
@@ -87,13 +92,13 @@ mod tests {
     #[test]
     fn it_takes_torchs_steps() {
         let config = AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
-        let mut optimizer = AdamW::new(config, [2]);
+        let mut optimizer = AdamW::new(config, [("p".to_string(), 2)]);
         let mut p = [1.0f32, -2.0];
         optimizer.begin_step();
-        optimizer.update(0, &mut p, &[0.5, -1.0], 0.1);
+        optimizer.update("p", &mut p, &[0.5, -1.0], 0.1);
         assert!((p[0] - 0.899).abs() < 1e-6 && (p[1] + 1.898).abs() < 1e-6, "{p:?}");
         optimizer.begin_step();
-        optimizer.update(0, &mut p, &[0.1, 2.0], 0.1);
+        optimizer.update("p", &mut p, &[0.1, 2.0], 0.1);
         // worked out in f64 from the formula above
         let expected = reference(&[1.0, -2.0], &[[0.5, -1.0], [0.1, 2.0]], 0.1, 0.01);
         assert!(
@@ -118,11 +123,14 @@ mod tests {
 
     #[test]
     fn clipping_bounds_the_common_norm() {
-        let mut gradients = vec![vec![3.0f32, 0.0], vec![4.0]];
+        let of = |values: [&[f32]; 2]| {
+            values.map(|values| Gradient { name: String::new(), values: values.to_vec() }).to_vec()
+        };
+        let mut gradients = of([&[3.0, 0.0], &[4.0]]);
         assert_eq!(clip_grad_norm(&mut gradients, 0.0), 5.0);
-        assert_eq!(gradients, [vec![3.0, 0.0], vec![4.0]]);
+        assert_eq!(gradients, of([&[3.0, 0.0], &[4.0]]));
         assert_eq!(clip_grad_norm(&mut gradients, 10.0), 5.0);
-        assert_eq!(gradients, [vec![3.0, 0.0], vec![4.0]]);
+        assert_eq!(gradients, of([&[3.0, 0.0], &[4.0]]));
         assert_eq!(clip_grad_norm(&mut gradients, 1.0), 5.0);
         assert!((clip_grad_norm(&mut gradients, 0.0) - 1.0).abs() < 1e-5);
     }

@@ -23,6 +23,8 @@ pub(super) struct RunParts<'r> {
     pub(super) tokenizer: Option<&'r AutoTokenizer>,
     pub(super) schedule: &'r Schedule,
     pub(super) lora_schedule: &'r Schedule,
+    /// Whether rows that begin alike are brought together.
+    pub(super) shares_prefixes: bool,
 }
 
 impl Settings {
@@ -36,6 +38,9 @@ impl Settings {
         let RunParts { arguments, model, data, schedule, .. } = run;
         put("seed", arguments.seed.to_string());
         put("shuffle", arguments.shuffle.to_string());
+        if run.shares_prefixes {
+            put("share_prefixes", "true".to_owned());
+        }
         put("batch_size", arguments.per_device_train_batch_size.to_string());
         put("gradient_accumulation_steps", arguments.gradient_accumulation_steps.to_string());
         put("weight_decay", arguments.weight_decay.to_string());

@@ -1,11 +1,10 @@
 //! What of a model's adapters acts in a forward pass.
 
-use super::base::{BaseModel, no_such_layer};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
-use crate::error::Result;
-use crate::models::{BlockUpdates, Dropout, LinearUpdate, PretrainedModel, TrainedRows};
-use candle_core::Tensor;
+use super::model::{Gradient, rows_name, update_names};
+use crate::engine::trained::{LowRank, Trained};
+use crate::models::{PretrainedModel, TrainedRows};
 
 /// The trained values that a forward pass uses, by where they act.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,9 +36,24 @@ impl<'a> ActiveRows<'a> {
         Self { layers, input, encoder, output: acting_on(model.head_name()), lora, dropout: None }
     }
 
-    /// Whether an embedding has trained rows.
-    pub(crate) fn acts_on_inputs(&self) -> bool {
-        self.input.is_some() || self.encoder.is_some()
+    /// The same as the engine takes it.
+    pub fn trained(&self) -> Trained<'a> {
+        let update = |layer: &'a LoraLayer| LowRank {
+            module: layer.name(),
+            r: layer.r(),
+            a: &layer.a,
+            b: &layer.b,
+            scaling: layer.scaling(),
+            dropout: layer.dropout(),
+        };
+        Trained {
+            rows: self.layers.iter().map(TrainableTokensLayer::rows).collect(),
+            input: self.input,
+            encoder: self.encoder,
+            output: self.output,
+            updates: self.lora.iter().map(update).collect(),
+            dropout: self.dropout,
+        }
     }
 
     /// The rows over the encoder's embedding.
@@ -67,54 +81,14 @@ impl<'a> ActiveRows<'a> {
         Self { dropout: Some(seed), ..self }
     }
 
-    /// Whether a linear layer is updated: then every row of a batch depends on what is trained.
-    pub fn has_updates(&self) -> bool {
-        !self.lora.is_empty()
-    }
-
-    /// The updates of linear layers as [`PretrainedModel::all_blocks`] take them; nothing without LoRA.
+    /// Gradients by the names of what they are of, from those of a step.
     ///
-    /// # Errors
-    /// The model has no such layer, or its device refuses.
-    pub fn updates(&self, model: &PretrainedModel) -> Result<Option<Vec<BlockUpdates>>> {
-        if self.lora.is_empty() {
-            return Ok(None);
-        }
-        let places = model.linear_places();
-        let mut blocks = vec![BlockUpdates::default(); model.all_blocks().count()];
-        for (index, layer) in self.lora.iter().enumerate() {
-            let place = places.iter().find(|(name, ..)| name == layer.name());
-            let Some(&(_, block, slot)) = place else {
-                return Err(no_such_layer(&model.named_layers(), layer.name()));
-            };
-            let matrix = |values: &[f32], rows: usize, cols: usize| {
-                Tensor::from_slice(values, (rows, cols), model.device())
-            };
-            // far apart, so that the numbers of two layers' entries do not meet
-            let seed = |seed: u64| seed.wrapping_add((index as u64 + 1) << 40);
-            let dropout = self.dropout.filter(|_| layer.dropout() > 0.0);
-            blocks[block].0.push(LinearUpdate {
-                slot,
-                index,
-                a: matrix(&layer.a, layer.r(), layer.inputs())?,
-                b: matrix(&layer.b, layer.outputs(), layer.r())?,
-                scaling: layer.scaling(),
-                dropout: dropout.map(|s| Dropout { share: layer.dropout(), seed: seed(s) }),
-            });
-        }
-        Ok(Some(blocks))
-    }
-
-    /// Zeros in the shape of everything that is trained: every layer's rows, then `A` and `B` of each update.
-    pub fn zero_gradients(&self) -> Vec<Vec<f32>> {
-        let rows = self.layers.iter().map(|layer| layer.rows().values.len());
-        let lora = self.lora.iter().flat_map(|layer| [layer.a.len(), layer.b.len()]);
-        rows.chain(lora).map(|n| vec![0f32; n]).collect()
-    }
-
-    /// Where the gradient of `A` of update `index` is among [`ActiveRows::zero_gradients`]; that of `B` follows it.
-    pub(crate) fn place_of_update(&self, index: usize) -> usize {
-        self.layers.len() + 2 * index
+    /// Panics when they are not those of a step with these values.
+    pub fn named(&self, gradients: Vec<Vec<f32>>) -> Vec<Gradient> {
+        let rows = self.layers.iter().map(rows_name);
+        let names: Vec<String> = rows.chain(self.lora.iter().flat_map(update_names)).collect();
+        assert_eq!(names.len(), gradients.len(), "a gradient for each of {names:?}");
+        names.into_iter().zip(gradients).map(|(name, values)| Gradient { name, values }).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::config::{CONFIG_FILE, PeftConfig};
 use crate::error::{Error, Result};
 use crate::models::AutoModel;
 use crate::text::{AutoTokenizer, TextError};
-use candle_core::Device;
+use crate::models::Device;
 use std::path::{Path, PathBuf};
 
 /// Opens an adapter and its base, as PEFT's classes of this name do.

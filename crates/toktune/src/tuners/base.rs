@@ -3,6 +3,7 @@
 use super::TunerError;
 use super::lora::LoraLayer;
 use crate::config::CAUSAL_LM;
+use crate::engine::backend::StoredAs;
 use crate::error::{Result, nearest};
 use crate::models::{ModelKind, PretrainedModel, ReplaceError, TokenMatrix, TrainedRows};
 use crate::weights::FrozenMatrix;
@@ -218,10 +219,8 @@ impl BaseModel for PretrainedModel {
         let tokens = |name, kind, matrix: &TokenMatrix| of(name, kind, matrix.rows(), matrix.width());
         let embedding = |name| tokens(name, LayerKind::Embedding, self.embedding());
         let mut layers: Vec<NamedLayer> = self.embedding_modules().map(embedding).collect();
-        let linears = self.linear_sizes();
-        layers.extend(
-            linears.iter().map(|(name, inputs, outputs)| of(name, LayerKind::Linear, *outputs, *inputs)),
-        );
+        let linears = self.runner().linears();
+        layers.extend(linears.iter().map(|l| of(l.module, LayerKind::Linear, l.outputs, l.inputs)));
         if self.has_head() {
             layers.push(tokens(self.head_name(), LayerKind::Head, self.head()));
         }
@@ -266,8 +265,8 @@ impl BaseModel for PretrainedModel {
         match self.token_matrix(layer) {
             Some(matrix) => matrix.frozen().followed_by(matrix.extra()),
             None => {
-                let linear = self.linear_layers().into_iter().find(|(name, _)| name == layer);
-                linear.map(|(_, w)| w.clone()).ok_or_else(|| no_such_layer(&self.named_layers(), layer))
+                let linear = self.linear(layer).map(|linear| linear.weight.clone());
+                linear.ok_or_else(|| no_such_layer(&self.named_layers(), layer))
             }
         }
     }
@@ -280,9 +279,9 @@ impl BaseModel for PretrainedModel {
             return Err(TunerError::Shape { key: weight.name().into(), found, expected }.into());
         }
         let holder = self.holder(layer).to_owned();
-        let matrix = self.token_matrix_mut(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
-        *matrix = matrix.with_frozen(weight);
-        Ok(())
+        let matrix = self.token_matrix_named(&holder).map(|matrix| matrix.with_frozen(weight));
+        let matrix = matrix.ok_or_else(|| no_such_layer(&layers, layer))?;
+        self.replace_token_matrix(&holder, matrix).map(drop).map_err(|_| no_such_layer(&layers, layer))
     }
 
     fn is_resized(&self) -> bool {
@@ -303,7 +302,7 @@ impl BaseModel for PretrainedModel {
     }
 
     fn fixed_linears(&self) -> Vec<String> {
-        self.linears_around_blocks()
+        self.runner().linears_around_blocks().into_iter().map(String::from).collect()
     }
 
     fn has_other_linears(&self) -> bool {
@@ -332,11 +331,13 @@ impl BaseModel for PretrainedModel {
         let holder = self.holder(layer).to_owned();
         let layers = self.named_layers();
         match kept {
-            KeptWeight::Tokens(kept) => self
-                .token_matrix_mut(&holder)
-                .map(|matrix| KeptWeight::Tokens(std::mem::replace(matrix, kept))),
+            KeptWeight::Tokens(kept) => {
+                self.replace_token_matrix(&holder, kept).ok().map(KeptWeight::Tokens)
+            }
             KeptWeight::Linear(kept) => {
-                self.linear_mut(layer).map(|weight| KeptWeight::Linear(std::mem::replace(weight, kept)))
+                let former = self.linear(layer).map(|linear| linear.weight.clone());
+                self.set_linear(layer, &kept);
+                former.map(KeptWeight::Linear)
             }
         }
         .ok_or_else(|| no_such_layer(&layers, layer))
@@ -345,19 +346,19 @@ impl BaseModel for PretrainedModel {
     fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<()> {
         let layers = self.named_layers();
         let holder = self.holder(layer).to_owned();
-        let matrix = self.token_matrix_mut(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
-        *matrix = matrix.with_rows(rows)?;
-        Ok(())
+        let matrix = self.token_matrix_named(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
+        let merged = matrix.with_rows(rows)?;
+        self.replace_token_matrix(&holder, merged).map(drop).map_err(|_| no_such_layer(&layers, layer))
     }
 
     fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<()> {
         let layers = self.named_layers();
-        let by_columns = self.stores_columns();
-        let weight = self.linear_mut(layer).ok_or_else(|| no_such_layer(&layers, layer))?;
-        *weight = match by_columns {
-            false => weight.map_rows(|row, values| update.add_row(row, values))?,
-            true => weight.map_rows(|row, values| update.add_column(row, values))?,
+        let linear = self.linear(layer).ok_or_else(|| no_such_layer(&layers, layer))?;
+        let merged = match linear.stored {
+            StoredAs::Rows => linear.weight.map_rows(|row, values| update.add_row(row, values))?,
+            StoredAs::Columns => linear.weight.map_rows(|row, values| update.add_column(row, values))?,
         };
+        self.set_linear(layer, &merged);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ mod tests;
 
 use super::lora::LoraLayer;
 use super::model::PeftModel;
+use crate::engine::backend::StoredAs;
 use crate::error::{Error, Result};
 use crate::models::{TokenMatrix, TrainedRows};
 use crate::weights::{
@@ -150,13 +151,12 @@ impl<'a> MergedLinear<'a> {
     /// The weight of layer `name` with what the active adapters add to it.
     fn new(model: &'a PeftModel, name: &str, weight: &'a FrozenMatrix) -> Self {
         let updates = model.active().lora().iter().filter(|update| update.name() == name).collect();
-        let (base, is_linear) = (model.base(), |known: &(String, _)| known.0 == name);
-        let form = match (base.stores_columns(), base.family().columns) {
-            (false, false) => Form::Rows,
+        let form = match model.base().linear(name).map(|linear| linear.stored) {
             // positions, say, are no linear layer
-            _ if !base.linear_layers().iter().any(is_linear) => Form::Rows,
-            (true, _) => Form::Columns,
-            (false, true) => Form::Transposed,
+            None => Form::Rows,
+            Some(StoredAs::Columns) => Form::Columns,
+            Some(StoredAs::Rows) if model.base().family().columns => Form::Transposed,
+            Some(StoredAs::Rows) => Form::Rows,
         };
         Self { weight, updates, form }
     }

@@ -15,7 +15,7 @@ mod active;
 mod adapter;
 mod auto;
 mod base;
-mod candle;
+
 mod error;
 mod files;
 mod forward;
@@ -38,13 +38,13 @@ pub use auto::{
     AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, AutoPeftModelForSeq2SeqLM,
 };
 pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer};
-pub use candle::{CandleAdapters, CandleLayer, CandleModel};
+
 pub use error::TunerError;
 pub use files::{ADAPTER_FILE, adapter_file};
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
 pub use merge::{MergeOptions, MergedType, merge_to_folder};
-pub use model::{Parameter, PeftModel, RowInit, get_peft_model};
+pub use model::{Gradient, Parameter, PeftModel, RowInit, get_peft_model};
 pub use state_dict::{
     LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,
 };

@@ -45,14 +45,36 @@ pub enum RowInit {
 }
 
 /// Values that an optimizer changes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Parameter<'a> {
-    /// The layer they belong to.
+    /// Its name: that of its layer, then `trainable_tokens_delta`, `lora_A` or `lora_B`, as in PEFT's keys.
+    pub name: String,
+    /// The layer it belongs to.
     pub layer: &'a str,
     /// Whether they are of a LoRA update; else they are rows of tokens.
     pub is_lora: bool,
     /// The values.
     pub values: &'a [f32],
+}
+
+/// The gradient of a [`Parameter`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradient {
+    /// The parameter's name.
+    pub name: String,
+    /// In the order of its values.
+    pub values: Vec<f32>,
+}
+
+/// The name of a layer's trained rows.
+pub(super) fn rows_name(layer: &TrainableTokensLayer) -> String {
+    format!("{}.trainable_tokens_delta", layer.name())
+}
+
+/// The names of the two factors of an update.
+pub(super) fn update_names(layer: &LoraLayer) -> [String; 2] {
+    ["lora_A", "lora_B"].map(|factor| format!("{}.{factor}", layer.name()))
 }
 
 /// Wraps `base` with a fresh adapter, called `default` and active: the rows of the configuration's tokens and the LoRA
@@ -187,6 +209,11 @@ impl<M: BaseModel> PeftModel<M> {
         }
     }
 
+    /// Whether adapters act: not inside of a [`DisabledAdapter`](super::DisabledAdapter).
+    pub fn is_adapter_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// The tokens whose rows the active adapters replace, each once.
     pub fn token_indices(&self) -> Vec<u32> {
         let mut all: Vec<u32> = Vec::new();
@@ -239,26 +266,30 @@ impl<M: BaseModel> PeftModel<M> {
         }
     }
 
-    /// What is trained, in the order of the gradients of a step: the rows of each layer of the active adapter, then `A` and
-    /// `B` of each of its updates.
+    /// What is trained, by its names: the rows of each layer of the active adapter, then `A` and `B` of each of its updates.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let Some(adapter) = self.acting().next() else { return Vec::new() };
         let rows = adapter.tokens.iter().map(|layer| Parameter {
+            name: rows_name(layer),
             layer: layer.name(),
             is_lora: false,
             values: &layer.rows().values,
         });
         let lora = adapter.lora.iter().flat_map(|layer| {
-            [&layer.a, &layer.b].map(|values| Parameter { layer: layer.name(), is_lora: true, values })
+            let of = |(name, values)| Parameter { name, layer: layer.name(), is_lora: true, values };
+            update_names(layer).into_iter().zip([&layer.a[..], &layer.b]).map(of)
         });
         rows.chain(lora).collect()
     }
 
     /// The values of the same, to be changed by an optimizer.
-    pub fn parameters_mut(&mut self) -> Vec<&mut Vec<f32>> {
+    pub fn parameters_mut(&mut self) -> Vec<(String, &mut Vec<f32>)> {
         let Some(adapter) = self.first_active_mut() else { return Vec::new() };
-        let rows = adapter.tokens.iter_mut().map(|layer| &mut layer.rows_mut().values);
-        let lora = adapter.lora.iter_mut().flat_map(|layer| [&mut layer.a, &mut layer.b]);
+        let rows = adapter.tokens.iter_mut().map(|layer| (rows_name(layer), &mut layer.rows_mut().values));
+        let lora = adapter.lora.iter_mut().flat_map(|layer| {
+            let names = update_names(layer);
+            names.into_iter().zip([&mut layer.a, &mut layer.b])
+        });
         rows.chain(lora).collect()
     }
 

@@ -128,7 +128,7 @@ impl<M: BaseModel> Drop for DisabledAdapter<'_, M> {
 
 impl<M: BaseModel> PeftModel<M> {
     /// The adapters that the sequences of a mixed batch name, each with its sequences; `None` is the base.
-    pub(super) fn groups(
+    pub(crate) fn groups(
         &self,
         names: &[&str],
         sequences: usize,

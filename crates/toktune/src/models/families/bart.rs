@@ -13,7 +13,7 @@ use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Sinusoids,
     StackSpec,
 };
-use crate::ops::Activation;
+use crate::models::Activation;
 
 const fn family(
     name: &'static str,

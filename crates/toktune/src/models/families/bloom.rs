@@ -6,7 +6,7 @@ use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{MlpSpec, ModelSpec, QkvLayout};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const BLOOM: Family = Family {
     name: "BLOOM",

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
 use crate::models::spec::{ModelSpec, NormKind, NormSpec, QkNorm};
-use crate::ops::Pairing;
+use crate::models::Pairing;
 
 pub(super) const COHERE: Family = Family {
     name: "Cohere",

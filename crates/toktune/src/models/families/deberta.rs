@@ -131,7 +131,7 @@ fn relative(config: &ModelConfig, spec: &mut ModelSpec, as_keys: bool, as_querie
 mod tests {
     use super::*;
     use crate::models::{AutoModel, ModelKind};
-    use candle_core::Device;
+    use crate::models::Device;
     use serde_json::{Value, json};
     use std::path::Path;
 

@@ -8,7 +8,7 @@ use crate::models::rope::RopeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
 };
-use crate::ops::Activation;
+use crate::models::Activation;
 
 /// Most blocks that a configuration may ask for.
 pub(super) const MOST_LAYERS: usize = 1 << 16;
@@ -231,7 +231,7 @@ mod tests {
     use crate::models::config::ModelConfig;
     use crate::models::families::of_model_type;
     use crate::models::rope::{RopeSpec, RopeVariant};
-    use crate::ops::Activation;
+    use crate::models::Activation;
     use serde_json::{Value, json};
 
     fn spec(model_type: &str, keys: Value) -> crate::models::ModelSpec {

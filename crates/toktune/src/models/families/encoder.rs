@@ -8,7 +8,7 @@ use crate::models::names::{AttentionNames, HalfNorms, MlpNames, ModelNames, Stac
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, StackSpec,
 };
-use crate::ops::Activation;
+use crate::models::Activation;
 
 /// The names in BERT's blocks, and of what stands before them, behind BERT's prefix.
 pub(super) const BERT_STACK: StackNames = StackNames {

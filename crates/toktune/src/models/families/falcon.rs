@@ -6,7 +6,7 @@ use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, MEGATRON_STACK, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const FALCON: Family = Family {
     name: "Falcon",

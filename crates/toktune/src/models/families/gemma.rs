@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
 use crate::models::spec::ModelSpec;
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const GEMMA: Family = Family {
     name: "Gemma",

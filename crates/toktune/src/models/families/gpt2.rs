@@ -7,7 +7,7 @@ use crate::models::names::{
     AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
 };
 use crate::models::spec::{MlpSpec, ModelSpec, Positions, QkvLayout};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const GPT2: Family = Family {
     name: "GPT-2",

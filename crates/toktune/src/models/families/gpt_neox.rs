@@ -6,7 +6,7 @@ use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::rope::RopeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const GPT_NEOX: Family = Family {
     name: "GPT-NeoX",

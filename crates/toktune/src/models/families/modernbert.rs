@@ -9,7 +9,7 @@ use crate::models::rope::RopeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, MlpSpec, ModelSpec, NormKind, NormSpec, QkvLayout, StackSpec,
 };
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const MODERNBERT: Family = Family {
     name: "ModernBERT",

@@ -8,7 +8,7 @@ use crate::models::names::{
     AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
 };
 use crate::models::spec::{MlpSpec, ModelSpec, Positions};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const OPT: Family = Family {
     name: "OPT",

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const PHI: Family = Family {
     name: "Phi",

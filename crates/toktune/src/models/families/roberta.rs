@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{ModelNames, StackNames};
 use crate::models::spec::{ModelSpec, Positions};
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const ROBERTA: Family = Family {
     name: "RoBERTa",

@@ -12,7 +12,7 @@ use crate::models::relative::RelativeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
 };
-use crate::ops::Activation;
+use crate::models::Activation;
 
 pub(super) const T5: Family = Family {
     name: "T5",

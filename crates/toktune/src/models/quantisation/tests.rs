@@ -6,7 +6,7 @@ use crate::models::PretrainedModel;
 use crate::tuners::{MergeOptions, PeftModel, merge_to_folder};
 use crate::weights::testing::safetensors;
 use crate::weights::{Checkpoint, RowOrder, WeightType, WeightsError};
-use candle_core::Device;
+use crate::models::Device;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use toktune_kernels::weight::encode;

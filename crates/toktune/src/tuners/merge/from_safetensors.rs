@@ -2,6 +2,7 @@
 
 use super::companions::{copy, copy_companions};
 use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
+use crate::engine::runner::LinearLayer;
 use crate::error::{Error, Result};
 use crate::tuners::{PeftModel, TunerError};
 use crate::weights::{
@@ -156,8 +157,8 @@ pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
             }
         }
     }
-    for (layer, weight) in base.linear_layers() {
-        let linear = MergedLinear::new(model, &layer, weight);
+    for LinearLayer { module, weight, .. } in base.runner().linears() {
+        let linear = MergedLinear::new(model, module, weight);
         // one that was merged in memory is no longer the stored one
         let stored = checkpoint.stored_bytes(weight.name()).map(<[u8]>::as_ptr);
         if !linear.updates.is_empty() || stored != Some(weight.stored_bytes().as_ptr()) {

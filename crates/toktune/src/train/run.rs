@@ -1,0 +1,157 @@
+//! A run from its first step to its last, with evaluations, checkpoints, log and model card.
+
+use super::callback::{TrainerCallback, TrainerWarning};
+use super::evaluate::Evaluation;
+use super::lock::RunLock;
+use super::log::{LogFile, StepLog};
+use super::trainer::Trainer;
+use crate::engine::constants::ConstantCache;
+use crate::error::Result;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TrainOutput {
+    /// Steps taken in all.
+    pub global_step: u64,
+    /// Whether a callback stopped the run before its last step; a checkpoint and the rows so far are saved.
+    pub stopped: bool,
+    /// Evaluation before the first step, that of the run that is resumed where one is, with evaluation data.
+    pub before: Option<Evaluation>,
+    /// Evaluation after the last step.
+    pub after: Option<Evaluation>,
+    /// Steps taken now, without those of a run that is resumed.
+    pub steps: u64,
+    /// The first step, that of the run that is resumed where one is, and the last; `None` when none was taken now.
+    pub first_and_last: Option<(StepLog, StepLog)>,
+    /// Wall-clock time of the steps, in seconds.
+    pub seconds: f64,
+    /// Input tokens of the steps.
+    pub tokens: usize,
+}
+
+/// Whether two evaluations are of the same data, so far as their labels tell.
+fn same_data(one: &Evaluation, other: Option<&Evaluation>) -> bool {
+    other.is_some_and(|other| other.labels == one.labels)
+}
+
+impl Trainer {
+    /// Trains to the end, or until the callback stops it, and saves the adapter, its tokenizer, the model card and the log into
+    /// the output folder.
+    ///
+    /// # Errors
+    /// The output folder holds something else; a file cannot be written; a loss or gradient is not finite: then the
+    /// last rows that gave a finite loss are saved if any step was taken, and the error says where.
+    pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
+        let folder = self.arguments.output_dir.clone();
+        self.arguments.check_output()?;
+        // a folder that cannot be written is found here, and not after the first step
+        let _lock = RunLock::take(&folder)?;
+        self.begin(callback)?;
+        let (before, mut stops) = self.evaluate_and_tell(callback)?;
+        let before = self.begun_with(before);
+        // opened when there is a step to log: a run whose first step fails leaves no trace
+        let mut log: Option<LogFile> = None;
+        let mut output = TrainOutput {
+            global_step: self.global_step(),
+            stopped: false,
+            before,
+            after: None,
+            steps: 0,
+            first_and_last: None,
+            seconds: 0.0,
+            tokens: 0,
+        };
+        let total = self.schedule.total_steps;
+        while self.global_step() < total && !stops {
+            let before = self.global_step();
+            let taken = self.step().map_err(|source| self.keep_last_good_state(before, source))?;
+            let file = match log.take() {
+                Some(file) => file,
+                None => LogFile::open(&folder, before)?,
+            };
+            log.insert(file).write(&taken)?;
+            stops = callback.on_step_end(&self.model, &taken).is_break();
+            let constants = self.run.as_mut().and_then(|run| run.constants.as_mut());
+            if let Some(reason) = constants.and_then(ConstantCache::take_ending) {
+                callback.on_warning(&TrainerWarning::CacheEnded { reason });
+            }
+            output.add(self.first_step(&taken), taken);
+            let step = self.global_step();
+            let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
+            let ends = step == total;
+            if due(self.arguments.eval_steps) && !ends && !stops {
+                let evaluated = self.evaluate_and_tell(callback);
+                let (evaluation, stop) =
+                    evaluated.map_err(|source| self.keep_last_good_state(step, source))?;
+                output.after = evaluation;
+                stops = stop;
+            }
+            if due(self.arguments.save_steps) || callback.should_save() || (stops && !ends) {
+                callback.on_save(&self.save_checkpoint()?);
+            }
+        }
+        self.finish(&mut output, callback)?;
+        Ok(output)
+    }
+
+    /// What is left when the last step is taken, or the run is stopped.
+    fn finish(&mut self, output: &mut TrainOutput, callback: &mut dyn TrainerCallback) -> Result<()> {
+        let folder = self.arguments.output_dir.clone();
+        let (step, total) = (self.global_step(), self.schedule.total_steps);
+        // with its end kept, a run can be made longer later
+        let taken = output.first_and_last.is_some() && step == total;
+        let kept = self.arguments.save_steps.is_some_and(|n| step.is_multiple_of(n));
+        if taken && !kept {
+            self.save_checkpoint()?;
+        }
+        output.global_step = step;
+        output.stopped = step < total;
+        if !output.stopped {
+            // whoever ends the run while it evaluates has the rows
+            self.save_adapter(&folder)?;
+            let evaluated = self.evaluate_and_tell(callback);
+            output.after = evaluated.map_err(|source| self.keep_last_good_state(step, source))?.0;
+        }
+        if step > 0 {
+            self.save_model()?;
+            let tokenizer = self.tokenizer.as_ref();
+            super::card::write(&folder, &self.model, &self.arguments, &self.schedule, tokenizer, output)?;
+            callback.on_save(&folder);
+        }
+        Ok(())
+    }
+
+    /// An evaluation, and whether the run is to end.
+    fn evaluate_and_tell(&self, callback: &mut dyn TrainerCallback) -> Result<(Option<Evaluation>, bool)> {
+        let evaluation = self.evaluate(callback)?;
+        let mut stops = evaluation.is_none() && self.eval_data().is_some();
+        if let Some(evaluation) = &evaluation {
+            stops |= callback.on_evaluate(&self.model, self.global_step(), evaluation).is_break();
+        }
+        Ok((evaluation, stops || callback.on_prediction_step().is_break()))
+    }
+
+    /// What a run began with is what it began with before it was stopped.
+    fn begun_with(&mut self, now: Option<Evaluation>) -> Option<Evaluation> {
+        let run = self.run.as_mut()?;
+        let before = run.beginning.0.take().filter(|begun| same_data(begun, now.as_ref())).or(now);
+        run.beginning.0 = before.clone();
+        before
+    }
+
+    /// The first step of the run.
+    fn first_step(&self, taken: &StepLog) -> StepLog {
+        let first = self.run.as_ref().and_then(|run| run.beginning.1.clone());
+        first.unwrap_or_else(|| taken.clone())
+    }
+}
+
+impl TrainOutput {
+    fn add(&mut self, first: StepLog, taken: StepLog) {
+        self.seconds += taken.seconds;
+        self.tokens += taken.tokens;
+        self.steps += 1;
+        self.first_and_last = Some((first, taken));
+    }
+}
