@@ -6,8 +6,10 @@
 //! distance of query and key. Rows attend to the rows before them, to their whole sequence, or to the rows of another
 //! sequence.
 //!
-//! A sequence may have *past* rows: keys and values that are given and constant. They are the cache when text is
-//! generated, and the rows before the first trainable token when training; either way they get no gradient.
+//! Before its own rows a span may see others, stretch by stretch. *Past* ones are keys and values that are given and constant:
+//! the cache when text is generated, and the rows before the first trainable token when training; they get no gradient. The
+//! others are rows of earlier spans. So a batch is a forest whose sequences share their beginnings: a span is a node, and
+//! what it sees are its ancestors and itself.
 
 mod backward;
 mod tiles;
@@ -202,7 +204,8 @@ impl Shape {
         for span in spans {
             assert!(span.rows.start == next && span.rows.end >= next, "sequences follow one another");
             for stretch in &span.before {
-                assert!(stretch.rows.end <= past, "past rows that exist");
+                let before = if stretch.is_past { past } else { span.keys.start };
+                assert!(stretch.rows.end <= before, "rows before a span's own that exist");
             }
             assert!(
                 span.keys.start >= next_key && span.keys.end >= span.keys.start,

@@ -46,6 +46,33 @@ pub fn scratch_floats(rows: usize) -> usize {
     rows.min(CHUNK_ROWS) * PANEL_ROWS
 }
 
+/// Labelled rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Labelled<'a> {
+    /// The rows, `[rows, d]`.
+    pub hidden: &'a [f32],
+    /// Their labels, entries of the vocabulary.
+    pub targets: &'a [u32],
+    /// What each row's loss counts in the gradients; empty where each counts once.
+    pub weights: &'a [f32],
+}
+
+impl Labelled<'_> {
+    /// What row `row` counts.
+    fn weight(&self, row: usize) -> f32 {
+        self.weights.get(row).copied().unwrap_or(1.0)
+    }
+
+    fn check(&self, table: &TokenTable<'_>) -> (usize, usize) {
+        let (rows, d) = (self.targets.len(), table.cols());
+        assert_eq!(self.hidden.len(), rows * d, "{rows} rows of {d}");
+        assert!(self.weights.is_empty() || self.weights.len() == rows, "a weight for each of {rows} rows");
+        let inside = self.targets.iter().all(|&target| (target as usize) < table.rows());
+        assert!(inside, "targets inside {} entries", table.rows());
+        (rows, d)
+    }
+}
+
 /// What [`cross_entropy`] is to compute beside the loss.
 #[derive(Debug, Default)]
 pub struct Gradients<'a> {
@@ -55,36 +82,39 @@ pub struct Gradients<'a> {
     pub trained: Option<&'a mut [f32]>,
 }
 
-/// Writes the loss of every row into `losses [rows]`, in nats, and the gradients of their sum.
+/// Writes the loss of every row into `losses [rows]`, in nats and without its weight, and the gradients of their weighted sum.
 ///
-/// `hidden` is `[rows, d]`, `targets [rows]` are entries of the vocabulary. `precision` is that of the products with the
+/// `precision` is that of the products with the
 /// table; in bf16 the entries that have next to nothing of the softmax enter the gradient of the hidden rows by their mean. The
 /// trained rows' own gradient is always taken in `f32`. Panics when a length does not fit or a target is past the vocabulary.
 pub fn cross_entropy(
-    hidden: &[f32],
+    of: Labelled<'_>,
     head: &Head<'_>,
-    targets: &[u32],
     losses: &mut [f32],
     mut gradients: Gradients<'_>,
     precision: Precision,
 ) {
-    let (table, rows, d) = (head.table, targets.len(), head.table.cols());
-    assert_eq!((hidden.len(), losses.len()), (rows * d, rows), "{rows} rows of {d}");
-    assert!(targets.iter().all(|&t| (t as usize) < table.rows()), "targets inside {} entries", table.rows());
+    let (table, Labelled { hidden, targets, .. }) = (head.table, of);
+    let (rows, d) = of.check(table);
+    assert_eq!(losses.len(), rows, "a loss for every row");
     assert!(gradients.hidden.as_ref().is_none_or(|dh| dh.len() == rows * d), "a gradient for every row");
     let mut lse = Vec::with_capacity(rows);
     for chunk in pieces(rows, CHUNK_ROWS) {
         let own = chunk.start * d..chunk.end * d;
         let targets = &targets[chunk.clone()];
         let pass = Pass { h: &hidden[own.clone()], head, targets, precision, frozen_only: false };
-        let dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
-        let seen = pass.run(dh);
+        let mut dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
+        let seen = pass.run(dh.as_deref_mut());
+        if let Some(dh) = dh.filter(|_| !of.weights.is_empty()) {
+            let rows = dh.chunks_exact_mut(d.max(1)).zip(&of.weights[chunk.clone()]);
+            rows.for_each(|(dh, weight)| scale(dh, *weight));
+        }
         losses[chunk].iter_mut().zip(&seen).for_each(|(loss, seen)| *loss = seen.lse() - seen.target);
         lse.extend(seen.iter().map(Seen::lse));
     }
     if let Some(sums) = gradients.trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(hidden, head, targets, &lse, sums);
+        trained_pass(of, head, &lse, sums);
     }
 }
 
@@ -118,15 +148,15 @@ pub fn frozen_parts(
 /// The losses of rows whose frozen parts are known, and the gradient of the trained rows (added to `trained [k, d]`).
 /// Other arguments as for [`cross_entropy`]; the products with the trained rows are `f32`.
 pub fn with_trained_entries(
-    hidden: &[f32],
+    of: Labelled<'_>,
     head: &Head<'_>,
-    targets: &[u32],
     frozen: &[FrozenPart],
     losses: &mut [f32],
     trained: Option<&mut [f32]>,
 ) {
-    let (table, rows, d) = (head.table, targets.len(), head.table.cols());
-    assert_eq!((hidden.len(), losses.len(), frozen.len()), (rows * d, rows, rows), "{rows} rows of {d}");
+    let (table, Labelled { hidden, targets, .. }) = (head.table, of);
+    let (rows, d) = of.check(table);
+    assert_eq!((losses.len(), frozen.len()), (rows, rows), "a loss and a frozen part for every row");
     let entries = trained_entries(table);
     let mut lse = vec![0f32; rows];
     let tiles = lse.par_chunks_mut(TILE_ROWS).zip(losses.par_chunks_mut(TILE_ROWS)).enumerate();
@@ -158,7 +188,7 @@ pub fn with_trained_entries(
     });
     if let Some(sums) = trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(hidden, head, targets, &lse, sums);
+        trained_pass(of, head, &lse, sums);
     }
 }
 
@@ -345,8 +375,8 @@ impl Pass<'_> {
 }
 
 /// Adds the gradient of the trained rows: their logits are taken again, `rows x k` in tiles.
-fn trained_pass(hidden: &[f32], head: &Head<'_>, targets: &[u32], lse: &[f32], sums: &mut [f32]) {
-    let (table, d) = (head.table, head.table.cols());
+fn trained_pass(of: Labelled<'_>, head: &Head<'_>, lse: &[f32], sums: &mut [f32]) {
+    let (table, d, Labelled { hidden, targets, .. }) = (head.table, head.table.cols(), of);
     let trained = trained_entries(table);
     let tiles = pieces(targets.len(), TILE_ROWS);
     sums.par_chunks_mut(TRAINED_ROWS * d).zip(trained.par_chunks(TRAINED_ROWS)).for_each(
@@ -363,6 +393,9 @@ fn trained_pass(hidden: &[f32], head: &Head<'_>, targets: &[u32], lse: &[f32], s
                             let logit = head.finish_one(t.1, *p);
                             let is_target = if t.1 == targets[r] as usize { 1.0 } else { 0.0 };
                             *p = (exp(logit - lse[r]) - is_target) * head.slope(logit);
+                        }
+                        if !of.weights.is_empty() {
+                            scale(p, of.weight(r));
                         }
                     }
                     gemm((n, d, m), View::transposed(p, n), View::rows(h, d), sums, d, true);

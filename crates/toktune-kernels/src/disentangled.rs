@@ -4,8 +4,8 @@
 //! score(i, j) = scale (q_i · k_j + q_i · K[r] + k_j · Q[r]),   r the place of the distance i - j
 //! ```
 //!
-//! `K` and `Q` are rows for distances, given as keys and as queries; either may be missing. They are constants: the backward
-//! pass gives the gradients of `q`, `k` and `v`.
+//! `K` and `Q` are rows for distances, given as keys and as queries; either may be missing. The backward pass gives the gradients
+//! of `q`, `k` and `v`, and [`backward_distances`] those of `K` and `Q`.
 //!
 //! Unlike [`crate::attention`] this holds all scores of a sequence, one head at a time on each thread: memory grows with the
 //! square of the longest sequence, but not with the batch or the number of heads. The rows that encoders of this kind read
@@ -125,7 +125,7 @@ impl<'a> Part<'a> {
         (&x[first * width + self.head * self.shape.head_dim..], width)
     }
 
-    fn rows(&self, x: &'a [f32]) -> View<'a> {
+    fn rows<'b>(&self, x: &'b [f32]) -> View<'b> {
         let (data, stride) = self.of_head(x, self.rows.start);
         View::rows(data, stride)
     }
@@ -162,7 +162,7 @@ impl<'a> Part<'a> {
         scale(scores, self.shape.scale);
     }
 
-    /// `sum [n, head_dim] (+)= ds k`, with what the rows for distances give; `of_rows` takes `dSᵀ` for the keys.
+    /// `sum [n, head_dim] = ds k`, with what the rows for distances give; `of_keys` takes `dSᵀ` for the keys.
     fn pull_scores(&self, ds: &[f32], of_keys: bool, room: &mut [f32], sum: &mut [f32]) {
         let (n, hd, w) = (self.len(), self.shape.head_dim, self.needed.len());
         let of = self.x.distances;
@@ -174,14 +174,35 @@ impl<'a> Part<'a> {
         if rows.is_empty() {
             return;
         }
+        self.sum_by_place(ds, of_keys, room);
+        let (rows, stride) = self.of_head(rows, self.needed.start);
+        gemm((n, hd, w), View::rows(room, w), View::rows(rows, stride), sum, hd, true);
+    }
+
+    /// `room [n, needed]`: the entries of `ds [n, n]` summed by the place of their distance, for each query or, with `by_key`, for
+    /// each key.
+    fn sum_by_place(&self, ds: &[f32], by_key: bool, room: &mut [f32]) {
+        let (n, w) = (self.len(), self.needed.len());
         room.fill(0.0);
         for (i, ds) in ds.chunks_exact(n).enumerate() {
             for (j, (ds, place)) in ds.iter().zip(self.places_of(i)).enumerate() {
-                room[if of_keys { j } else { i } * w + place] += ds;
+                room[if by_key { j } else { i } * w + place] += ds;
             }
         }
-        let (rows, stride) = self.of_head(rows, self.needed.start);
-        gemm((n, hd, w), View::rows(room, w), View::rows(rows, stride), sum, hd, true);
+    }
+
+    /// The probabilities `p [n, n]` and the gradients `ds` of the scores before their factor.
+    fn pull_softmax(&self, saved: &Saved<'_>, p: &mut [f32], ds: &mut [f32], room: &mut [f32]) {
+        let (n, hd, width) = (self.len(), self.shape.head_dim, self.shape.width());
+        self.scores(p, room);
+        let (values, stride) = self.of_head(self.x.v, self.rows.start);
+        gemm((n, n, hd), self.rows(saved.dout), View::transposed(values, stride), ds, n, false);
+        for ((row, p), ds) in self.rows.clone().zip(p.chunks_exact_mut(n)).zip(ds.chunks_exact_mut(n)) {
+            exp_shifted(p, saved.lse[row * self.shape.heads + self.head]);
+            let at = row * width + self.head * hd;
+            let delta = dot(&saved.out[at..at + hd], &saved.dout[at..at + hd]);
+            ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = self.shape.scale * *p * (*ds - delta));
+        }
     }
 
     /// Copies `own [n, head_dim]` to where it belongs.
@@ -251,15 +272,7 @@ pub fn backward(
             let (p, rest) = scratch.split_at_mut(n * n);
             let (ds, rest) = rest.split_at_mut(n * n);
             let (room, own) = rest.split_at_mut(part.by_place());
-            part.scores(p, room);
-            let (values, stride) = part.of_head(x.v, part.rows.start);
-            gemm((n, n, hd), part.rows(saved.dout), View::transposed(values, stride), ds, n, false);
-            for ((row, p), ds) in part.rows.clone().zip(p.chunks_exact_mut(n)).zip(ds.chunks_exact_mut(n)) {
-                exp_shifted(p, saved.lse[row * shape.heads + part.head]);
-                let at = row * width + part.head * hd;
-                let delta = dot(&saved.out[at..at + hd], &saved.dout[at..at + hd]);
-                ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = shape.scale * *p * (*ds - delta));
-            }
+            part.pull_softmax(saved, p, ds, room);
             gemm((n, hd, n), View::transposed(p, n), part.rows(saved.dout), own, hd, false);
             // SAFETY: each row of each head belongs to one part.
             unsafe { part.put(own, &dv) };
@@ -270,6 +283,53 @@ pub fn backward(
             // SAFETY: as above.
             unsafe { part.put(own, &dk) };
         });
+    });
+}
+
+/// The gradients of the rows for distances, as keys and as queries: `dK_r = Σ dS_ij q_i` and `dQ_r = Σ dS_ij k_j` over the pairs
+/// at their distance. Overwrites what is there; a list is empty where it is not wanted.
+///
+/// Each head has one thread, which takes the sequences in their order. Panics when the lengths do not fit.
+pub fn backward_distances(
+    shape: &Shape,
+    spans: &[Span],
+    x: &Inputs<'_>,
+    saved: &Saved<'_>,
+    (dkeys, dqueries): (&mut [f32], &mut [f32]),
+) {
+    let (parts, _) = shape.parts(spans, x);
+    let (hd, width) = (shape.head_dim, shape.width());
+    dkeys.fill(0.0);
+    dqueries.fill(0.0);
+    let rows = |d: &[f32]| d.len() / width;
+    let (of_keys, of_queries) = (rows(dkeys), rows(dqueries));
+    let enough = |rows: usize| rows == 0 || parts.iter().all(|part| part.needed.end <= rows);
+    assert!(enough(of_keys) && enough(of_queries), "a row for each place");
+    let dkeys = SharedMatrix::new(dkeys, of_keys, width);
+    let dqueries = SharedMatrix::new(dqueries, of_queries, width);
+    (0..shape.heads).into_par_iter().for_each(|head| {
+        for part in parts.iter().filter(|part| part.head == head) {
+            let (n, w) = (part.len(), part.needed.len());
+            with_scratch(2 * n * n + part.by_place() + w * hd, |scratch| {
+                let (p, rest) = scratch.split_at_mut(n * n);
+                let (ds, rest) = rest.split_at_mut(n * n);
+                let (room, own) = rest.split_at_mut(part.by_place());
+                part.pull_softmax(saved, p, ds, room);
+                for (rows, by_key, to) in [(of_keys, false, &dkeys), (of_queries, true, &dqueries)] {
+                    if rows == 0 {
+                        continue;
+                    }
+                    part.sum_by_place(ds, by_key, room);
+                    let other = part.rows(if by_key { x.k } else { x.q });
+                    gemm((w, hd, n), View::transposed(room, w), other, own, hd, false);
+                    for (place, own) in part.needed.clone().zip(own.chunks_exact(hd)) {
+                        // SAFETY: this thread alone has the head.
+                        let sums = unsafe { to.row(place, head * hd, hd) };
+                        sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+                    }
+                }
+            });
+        }
     });
 }
 
@@ -358,6 +418,16 @@ mod tests {
                     assert_close(&dk, &of_k, 1e-3, &format!("{what}: keys"));
                     let of_v = central_differences(&v, |v| loss(&Inputs { v, ..x }));
                     assert_close(&dv, &of_v, 1e-3, &format!("{what}: values"));
+                    let [mut dkeys, mut dqueries] = [keys, queries].map(|rows| vec![f32::NAN; rows.len()]);
+                    backward_distances(&shape, &spans, &x, &saved, (&mut dkeys, &mut dqueries));
+                    let of_keys = central_differences(keys, |keys| {
+                        loss(&Inputs { distances: Distances { keys, ..distances }, ..x })
+                    });
+                    assert_close(&dkeys, &of_keys, 1e-3, &format!("{what}: keys of distances"));
+                    let of_queries = central_differences(queries, |queries| {
+                        loss(&Inputs { distances: Distances { queries, ..distances }, ..x })
+                    });
+                    assert_close(&dqueries, &of_queries, 1e-3, &format!("{what}: queries of distances"));
                 }
             }
         });

@@ -30,6 +30,7 @@ pub mod gated_mlp;
 mod gemm;
 pub mod isa;
 pub mod layer_norm;
+pub mod low_rank;
 mod math;
 pub mod matmul;
 pub mod norm;

@@ -200,6 +200,7 @@ impl Product {
                     a_row: a.row_stride,
                     a_col: a.col_stride,
                     b: right.as_ptr(),
+                    b_row: None,
                     out,
                     out_row,
                     accumulate,

@@ -44,8 +44,10 @@ pub(crate) struct Operands {
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_col: usize,
-    /// Packed panels `[n / cols][k][cols]`, the last one padded.
+    /// Packed panels `[n / cols][k][cols]`, the last one padded; or rows of `n` as they lie.
     pub(crate) b: *const f32,
+    /// How far apart rows that are not packed lie; `n` is whole vectors then.
+    pub(crate) b_row: Option<usize>,
     /// Entry (i, j) is `out[i * out_row + j]`.
     pub(crate) out: *mut f32,
     pub(crate) out_row: usize,
@@ -61,6 +63,17 @@ pub(crate) fn panel_cols(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::COLS,
         _ => portable::COLS,
+    }
+}
+
+/// Floats in a vector of an instruction set.
+pub(crate) fn vector_len(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => avx512::LEN,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::LEN,
+        _ => portable::LEN,
     }
 }
 
@@ -226,12 +239,16 @@ unsafe fn multiply_with<V: Vector, const ROWS: usize, const VECTORS: usize>(of: 
             let width = panel_cols.min(of.n - col);
             // SAFETY: the tile lies inside the operands.
             unsafe {
-                let (a, b) = (of.a.add(row * of.a_row), of.b.add(col * of.k));
+                let a = of.a.add(row * of.a_row);
+                let (b, b_row) = match of.b_row {
+                    None => (of.b.add(col * of.k), panel_cols),
+                    Some(b_row) => (of.b.add(col), b_row),
+                };
                 let out = of.out.add(row * of.out_row + col);
                 match width.div_ceil(V::LEN) {
-                    1 => tile_of_rows::<V, ROWS, 1>(rows, of, a, b, panel_cols, out, width),
-                    2 if VECTORS > 1 => tile_of_rows::<V, ROWS, 2>(rows, of, a, b, panel_cols, out, width),
-                    3 if VECTORS > 2 => tile_of_rows::<V, ROWS, 3>(rows, of, a, b, panel_cols, out, width),
+                    1 => tile_of_rows::<V, ROWS, 1>(rows, of, a, b, b_row, out, width),
+                    2 if VECTORS > 1 => tile_of_rows::<V, ROWS, 2>(rows, of, a, b, b_row, out, width),
+                    3 if VECTORS > 2 => tile_of_rows::<V, ROWS, 3>(rows, of, a, b, b_row, out, width),
                     _ => {}
                 }
             }

@@ -3,7 +3,7 @@
 use crate::measure::{Case, Work};
 use std::rc::Rc;
 use toktune_kernels::attention::{self, Inputs, Saved, Shape, Span};
-use toktune_kernels::cross_entropy::{Gradients, Head, cross_entropy};
+use toktune_kernels::cross_entropy::{Labelled, Gradients, Head, cross_entropy};
 use toktune_kernels::gated::Activation;
 use toktune_kernels::gated_mlp::{GatedMlp, Kept};
 use toktune_kernels::matmul::{self, Write};
@@ -162,7 +162,8 @@ fn mlp(of: &Model) -> Vec<Case> {
             cases.push(case(name("backward"), work(if keeps { 3.0 } else { 5.0 }), move || {
                 let [gate, up, down] = [&w[0], &w[1], &w[2]].map(|w| w.weight());
                 let mlp = GatedMlp { gate: &gate, up: &up, down: &down, activation, precision };
-                mlp.backward(&x, &dy, kept.as_ref(), &mut dx);
+                let kept = kept.as_ref().map(|kept| [&kept.gate[..], &kept.up]);
+                mlp.backward(&x, &dy, kept, &mut dx);
             }));
         }
     }
@@ -246,7 +247,8 @@ fn losses(of: &Model) -> Vec<Case> {
                 } else {
                     Gradients::default()
                 };
-                cross_entropy(&hidden, &Head::plain(&table), &targets, &mut loss, wanted, precision);
+                let of = Labelled { hidden: &hidden, targets: &targets, weights: &[] };
+                cross_entropy(of, &Head::plain(&table), &mut loss, wanted, precision);
             }));
         }
     }

@@ -8,15 +8,17 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let mut out = vec![0f64; x.q.len()];
     for span in spans {
-        let past = span.past.len();
+        let past = span.position();
+        let before: Vec<(usize, bool)> =
+            span.before.iter().flat_map(|s| s.rows.clone().map(|row| (row, s.is_past))).collect();
         for (i, row) in span.rows.clone().enumerate() {
             for head in 0..shape.heads {
                 let q = &x.q[row * shape.q_width() + head * hd..][..hd];
                 let of = |at: usize, own: &'_ [f32], gone: &'_ [f32], d: usize| {
-                    let (data, line) = if at < past {
-                        (gone, span.past.start + at)
-                    } else {
-                        (own, span.keys.start + at - past)
+                    let (data, line) = match before.get(at) {
+                        Some(&(line, true)) => (gone, line),
+                        Some(&(line, false)) => (own, line),
+                        None => (own, span.keys.start + at - past),
                     };
                     data[line * shape.kv_width() + head / group * hd + d] as f64
                 };
@@ -66,11 +68,43 @@ fn crossing(lengths: &[(usize, usize, usize)]) -> Vec<Span> {
     lengths
         .iter()
         .map(|&(rows, gone, own)| {
-            let span = Span { rows: row..row + rows, past: past..past + gone, keys: key..key + own };
+            let span = Span { keys: key..key + own, ..Span::new(row..row + rows, past..past + gone) };
             (row, past, key) = (row + rows, past + gone, key + own);
             span
         })
         .collect()
+}
+
+/// A forest: of each node its parent, its rows, and, for a root, the past rows before it; roots may share these.
+fn forest(nodes: &[(Option<usize>, usize, Range<usize>)]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (parent, length, past) in nodes {
+        let start = spans.last().map_or(0, |span| span.rows.end);
+        let mut span = Span::new(start..start + length, past.clone());
+        if let Some(parent) = parent.map(|at| &spans[at]) {
+            span.before = parent.before.clone();
+            span.before.push(Stretch { rows: parent.rows.clone(), is_past: false });
+        }
+        spans.push(span);
+    }
+    spans
+}
+
+/// Forests of up to four levels, below and above the tiles, with past rows that roots share; few trees and many.
+fn forests() -> Vec<Vec<Span>> {
+    let shared = vec![
+        (None, 3, 0..4),
+        (Some(0), 2, 0..0),
+        (Some(0), 1, 0..0),
+        (Some(1), 4, 0..0),
+        (Some(3), 2, 0..0),
+        (None, 2, 0..4),
+        (Some(5), 3, 0..0),
+        (None, 1, 0..0),
+    ];
+    let long = vec![(None, TILE_KEYS + 3, 0..2), (Some(0), TILE_QUERIES + 1, 0..0), (Some(0), 2, 0..0)];
+    let many = (0..14).map(|i| if i % 2 == 0 { (None, 3, 0..i / 4) } else { (Some(i - 1), 2, 0..0) });
+    vec![forest(&shared), forest(&long), forest(&many.collect::<Vec<_>>())]
 }
 
 /// An attention over some sequences, with a bias or without.
@@ -113,6 +147,14 @@ fn cases() -> Vec<Case> {
             cases.push((Shape { soft_cap: Some(0.4), window: Some(3), ..shape }, spans(l), None));
         }
     }
+    for spans in forests() {
+        for window in [None, Some(3), Some(100)] {
+            cases.push((Shape { window, ..base }, spans.clone(), None));
+        }
+        cases.push((Shape { soft_cap: Some(0.4), ..base }, spans.clone(), None));
+        let bias = ScoreBias::by_distance(4, 2 * TILE_KEYS + 4, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
+        cases.push((base, spans, Some(bias)));
+    }
     let cross = Shape { causal: false, ..base };
     for l in [
         &[(3, 0, 5), (4, 2, 0), (0, 0, 3)][..],
@@ -126,7 +168,8 @@ fn cases() -> Vec<Case> {
 
 fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
     let rows = spans.iter().map(|s| s.rows.len()).sum::<usize>();
-    let past = spans.iter().map(|s| s.past.len()).sum::<usize>();
+    let gone = spans.iter().flat_map(|s| &s.before).filter(|stretch| stretch.is_past);
+    let past = gone.map(|stretch| stretch.rows.end).max().unwrap_or(0);
     let keys = spans.iter().map(|s| s.keys.len()).sum::<usize>();
     [
         random(rows * shape.q_width(), 1),
@@ -230,7 +273,7 @@ fn gradients(shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Ve
 fn keys_of_no_sequence_get_no_gradient() {
     let shape =
         Shape { heads: 1, kv_heads: 1, head_dim: 2, scale: 1.0, window: None, causal: false, soft_cap: None };
-    let spans = [Span { rows: 0..2, past: 0..0, keys: 1..3 }];
+    let spans = [Span { keys: 1..3, ..Span::new(0..2, 0..0) }];
     let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
     let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None };
     let [_, dk, dv] = gradients(&shape, &spans, &x, &random(4, 4));

@@ -76,14 +76,20 @@ pub(super) fn key_tiles<'a>(
         }));
         at += stretch.rows.len();
     }
-    let own = pieces(span.keys.len(), TILE_KEYS).into_iter().map(|r| KeyTile {
-        at: at + r.start,
-        rows: span.keys.start + r.start..span.keys.start + r.end,
-        keys: x.k,
-        values: x.v,
-        is_past: false,
-    });
+    let own = own_key_tiles(span, x);
     past.into_iter().chain(own).filter_map(|tile| tile.within(&seen)).collect()
+}
+
+/// The keys of a span's own, in tiles.
+pub(super) fn own_key_tiles<'a>(span: &Span, x: &Inputs<'a>) -> impl Iterator<Item = KeyTile<'a>> {
+    let (at, first, keys, values) = (span.position(), span.keys.start, x.k, x.v);
+    pieces(span.keys.len(), TILE_KEYS).into_iter().map(move |r| KeyTile {
+        at: at + r.start,
+        rows: first + r.start..first + r.end,
+        keys,
+        values,
+        is_past: false,
+    })
 }
 
 /// Tasks of a pass: `(sequence, key/value head, queries or keys within the sequence)`, the `length(sequence)` cut into tiles.

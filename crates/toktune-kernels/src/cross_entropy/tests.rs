@@ -20,6 +20,10 @@ fn reference(hidden: &[f32], w: &[f32], d: usize, targets: &[u32], head: &Head<'
         .collect()
 }
 
+fn labelled<'a>(hidden: &'a [f32], targets: &'a [u32]) -> Labelled<'a> {
+    Labelled { hidden, targets, weights: &[] }
+}
+
 /// A table of `frozen + extra` rows in which every seventh row is trained, and the matrix that it shows.
 struct Case {
     data: Vec<u8>,
@@ -101,18 +105,18 @@ fn check(
     let precision = Precision::F32;
     let table = case.table(&case.values);
     let head = Head { table: &table, bias, soft_cap };
-    cross_entropy(&hidden, &head, &targets, &mut losses, gradients, precision);
+    cross_entropy(labelled(&hidden, &targets), &head, &mut losses, gradients, precision);
     assert_close(&losses, &reference(&hidden, &case.shown, d, &targets, &head), 2e-6, &what);
     let mut alone = vec![f32::NAN; rows];
     let none = Gradients::default();
-    cross_entropy(&hidden, &head, &targets, &mut alone, none, precision);
+    cross_entropy(labelled(&hidden, &targets), &head, &mut alone, none, precision);
     assert_eq!(losses, alone, "{what}: the loss alone");
     let frozen = frozen_parts(&hidden, &head, &targets, precision);
     let other = random(case.values.len(), 9); // the frozen parts do not know the trained rows
     let other = case.table(&other);
     assert!(frozen == frozen_parts(&hidden, &Head { table: &other, ..head }, &targets, precision), "{what}");
     let (mut parts, mut dw_parts) = (vec![f32::NAN; rows], vec![1.0; dw.len()]);
-    with_trained_entries(&hidden, &head, &targets, &frozen, &mut parts, Some(&mut dw_parts));
+    with_trained_entries(labelled(&hidden, &targets), &head, &frozen, &mut parts, Some(&mut dw_parts));
     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
     assert_close(&parts, &wide(&losses), 3e-6, &format!("{what}: in two parts"));
     assert_close(&dw_parts, &wide(&dw), 2e-5, &format!("{what}: in two parts, trained"));
@@ -140,7 +144,7 @@ fn large_logits_neither_overflow_nor_vanish() {
     let (mut losses, mut dh) = ([f32::NAN], [f32::NAN; 2]);
     let gradients = Gradients { hidden: Some(&mut dh), trained: None };
     let table = case.table(&case.values);
-    cross_entropy(&hidden, &Head::plain(&table), &[3], &mut losses, gradients, Precision::F32);
+    cross_entropy(labelled(&hidden, &[3]), &Head::plain(&table), &mut losses, gradients, Precision::F32);
     assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
 }
 
@@ -156,7 +160,8 @@ fn in_bf16_little_is_lost_where_little_counts() {
         let run = |precision| {
             let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
             let gradients = Gradients { hidden: Some(&mut dh), trained: None };
-            cross_entropy(&hidden, &Head::plain(&table), &targets, &mut losses, gradients, precision);
+            let of = labelled(&hidden, &targets);
+            cross_entropy(of, &Head::plain(&table), &mut losses, gradients, precision);
             (losses, dh)
         };
         let ((losses, dh), (exact_losses, exact)) = (run(Precision::Bf16), run(Precision::F32));
@@ -168,4 +173,49 @@ fn in_bf16_little_is_lost_where_little_counts() {
             assert!(cosine > 0.999, "{isa} row {row}: {cosine}");
         }
     });
+}
+
+/// A row of weight 2 counts as the row twice; a loss has no weight.
+#[test]
+fn weights_count_rows_as_often() {
+    let (rows, d) = (6, 5);
+    let case = Case::new(20, 3, d);
+    let table = case.table(&case.values);
+    let head = Head::plain(&table);
+    let hidden = random(rows * d, 4);
+    let targets: Vec<u32> = (0..rows as u32).map(|row| row * 3).collect();
+    let counts = [1, 2, 0, 3, 1, 2];
+    let weights: Vec<f32> = counts.iter().map(|count| *count as f32).collect();
+    let repeat = |of: &[f32], width: usize| -> Vec<f32> {
+        let rows = of.chunks(width).zip(counts);
+        rows.flat_map(|(row, count)| std::iter::repeat_n(row, count)).flatten().copied().collect()
+    };
+    let often: Vec<u32> =
+        targets.iter().zip(counts).flat_map(|(target, count)| std::iter::repeat_n(*target, count)).collect();
+    let many = repeat(&hidden, d);
+    let run = |of: Labelled<'_>| {
+        let rows = of.targets.len();
+        let (mut losses, mut dh) = (vec![0.0; rows], vec![0.0; rows * d]);
+        let mut dw = vec![0.0; case.values.len()];
+        let wanted = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
+        cross_entropy(of, &head, &mut losses, wanted, Precision::F32);
+        let frozen = frozen_parts(of.hidden, &head, of.targets, Precision::F32);
+        let mut again = vec![0.0; case.values.len()];
+        let mut parts = vec![0.0; rows];
+        with_trained_entries(of, &head, &frozen, &mut parts, Some(&mut again));
+        (losses, dh, dw, again)
+    };
+    let weighted = run(Labelled { hidden: &hidden, targets: &targets, weights: &weights });
+    let repeated = run(labelled(&many, &often));
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
+    assert_close(&repeat(&weighted.0, 1), &wide(&repeated.0), 1e-6, "losses");
+    let sums: Vec<f32> = weighted.1.chunks(d).map(|row| row.iter().sum()).collect();
+    let mut at = 0;
+    for (sum, count) in sums.iter().zip(counts) {
+        let expected: f32 = repeated.1[at * d..(at + count) * d].iter().sum();
+        assert!((sum - expected).abs() < 1e-5, "{sum} {expected}");
+        at += count;
+    }
+    assert_close(&weighted.2, &wide(&repeated.2), 1e-6, "trained rows");
+    assert_close(&weighted.3, &wide(&repeated.3), 1e-6, "trained rows with known parts");
 }

@@ -6,6 +6,9 @@ use std::arch::x86_64::*;
 const ROWS: usize = 6;
 const VECTORS: usize = 2;
 
+/// Floats in a vector.
+pub(super) const LEN: usize = __m256::LEN;
+
 /// Columns of a packed panel.
 pub(super) const COLS: usize = VECTORS * __m256::LEN;
 

@@ -6,6 +6,9 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 const VECTORS: usize = 3;
 
+/// Floats in a vector.
+pub(super) const LEN: usize = __m512::LEN;
+
 /// Columns of a packed panel.
 pub(super) const COLS: usize = VECTORS * __m512::LEN;
 

@@ -6,6 +6,9 @@ const ROWS: usize = 6;
 /// SSE2 has 16 registers of four floats, NEON has 32.
 const VECTORS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 
+/// Floats in a vector.
+pub(super) const LEN: usize = Eight::LEN;
+
 /// Columns of a packed panel.
 pub(super) const COLS: usize = VECTORS * Eight::LEN;
 

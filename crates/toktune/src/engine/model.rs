@@ -72,9 +72,19 @@ impl<B: Backend> Sums<B> {
     }
 
     /// The sums: of every trained layer's rows, then `A` and `B` of each update.
-    pub(super) fn read(&self, backend: &B) -> Vec<Vec<f32>> {
-        self.rows.iter().chain(self.updates.iter().flatten()).map(|sums| backend.read(sums)).collect()
+    pub(super) fn read(&self, backend: &B, trained: &Trained<'_>) -> Vec<Vec<f32>> {
+        let mut all: Vec<Vec<f32>> = self.rows.iter().map(|sums| backend.read(sums)).collect();
+        for ([a, b], of) in self.updates.iter().zip(&trained.updates) {
+            let b = backend.read(b);
+            all.extend([backend.read(a), transposed(&b, b.len() / of.r.max(1))]);
+        }
+        all
     }
+}
+
+/// The transpose of a matrix with rows of this width.
+fn transposed(of: &[f32], width: usize) -> Vec<f32> {
+    (0..width).flat_map(|col| of.iter().skip(col).step_by(width)).copied().collect()
 }
 
 /// A model on a device.
@@ -209,7 +219,7 @@ impl<B: Backend> Model<B> {
                     slot,
                     index,
                     a: backend.place(of.a.to_vec()),
-                    b: backend.place(of.b.to_vec()),
+                    b: backend.place(transposed(of.b, of.r)),
                     r: of.r,
                     scaling: of.scaling,
                     dropout: dropout.map(|s| Dropout { share: of.dropout, seed: seed(s) }),

@@ -78,8 +78,14 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// `dx (+)= dy W`.
     fn pull_product(&self, dy: &Self::Buffer, w: &Stored<Self::Matrix>, write: Write, dx: &mut Self::Buffer);
 
-    /// `c [m, n] (+)= scale a b` of two matrices that lie on the device as they are.
-    fn dense(&self, of: Dense, a: &Self::Buffer, b: &Self::Buffer, write: Write, c: &mut Self::Buffer);
+    /// `h [rows, r] = scale x Aᵀ` for a narrow `a [r, k]`.
+    fn low_rank_down(&self, x: &Self::Buffer, a: &Self::Buffer, r: usize, scale: f32, h: &mut Self::Buffer);
+
+    /// `y [rows, n] += scale h B` for a narrow `b [r, n]`.
+    fn low_rank_up(&self, h: &Self::Buffer, b: &Self::Buffer, r: usize, scale: f32, y: &mut Self::Buffer);
+
+    /// `sums [r, n] += hᵀ x`: the gradient of either narrow matrix.
+    fn low_rank_gradient(&self, h: &Self::Buffer, x: &Self::Buffer, r: usize, sums: &mut Self::Buffer);
 
     /// A whole MLP `y (+)= (act(x Gᵀ) * (x Uᵀ)) Dᵀ`; with `keep`, the gate and the up projection `[rows, inner]` are left.
     fn gated_mlp(
@@ -257,23 +263,6 @@ pub struct Stored<M> {
     pub matrix: M,
     /// Which way round.
     pub stored: StoredAs,
-}
-
-/// The shape of a product `c [m, n] = scale a [m, k] b [k, n]`, and how its factors lie.
-#[derive(Clone, Copy, Debug)]
-pub struct Dense {
-    /// Rows of the result.
-    pub m: usize,
-    /// Columns of the result.
-    pub n: usize,
-    /// What is summed over.
-    pub k: usize,
-    /// `a` is stored as `[k, m]`.
-    pub a_transposed: bool,
-    /// `b` is stored as `[n, k]`.
-    pub b_transposed: bool,
-    /// The factor.
-    pub scale: f32,
 }
 
 /// The frozen weights of a gated MLP, all stored by rows: `gate` and `up [inner, d]`, `down [d, inner]`.

@@ -4,11 +4,12 @@
 //! h = x Aᵀ,   y += s h Bᵀ            dh = s dy B,   dB += s dyᵀ h,   dA += dhᵀ x,   dx += dh A
 //! ```
 //!
-//! `h` is narrow, so it is computed again in the backward pass. With dropout `x` stands for what is left of it.
+//! `h` is narrow, so it is computed again in the backward pass. With dropout `x` stands for what is left of it. `B` lies on the
+//! device as its transpose, so that both factors are read along their rows.
 
 use super::around::Gradients;
 use super::linear::Slot;
-use crate::engine::backend::{Backend, Dense, Dropout, Write};
+use crate::engine::backend::{Backend, Dropout};
 
 /// An update of one linear layer, on the device.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Update<B: Backend> {
     pub index: usize,
     /// `A [r, in]`.
     pub a: B::Buffer,
-    /// `B [out, r]`.
+    /// `Bᵀ [r, out]`.
     pub b: B::Buffer,
     /// The rank.
     pub r: usize,
@@ -38,33 +39,22 @@ impl<B: Backend> Update<B> {
         Some(left)
     }
 
-    fn hidden(&self, backend: &B, x: &B::Buffer) -> B::Buffer {
-        let inputs = backend.len(&self.a) / self.r.max(1);
-        let rows = backend.len(x) / inputs.max(1);
-        let mut hidden = backend.take(rows * self.r);
-        let of = Dense { m: rows, n: self.r, k: inputs, a_transposed: false, b_transposed: true, scale: 1.0 };
-        backend.dense(of, x, &self.a, Write::Over, &mut hidden);
-        hidden
+    /// `scale` times the narrow rows of wide ones, by `a` or `b`.
+    fn down(&self, backend: &B, x: &B::Buffer, by: &B::Buffer, scale: f32) -> B::Buffer {
+        let width = backend.len(by) / self.r.max(1);
+        let mut narrow = backend.take(backend.len(x) / width.max(1) * self.r);
+        backend.low_rank_down(x, by, self.r, scale, &mut narrow);
+        narrow
     }
 
     /// Adds the update for the inputs `x` to `y`.
     pub(super) fn run(&self, backend: &B, x: &B::Buffer, first: usize, y: &mut B::Buffer) {
         let left = self.left_of(backend, x, first);
-        let hidden = self.hidden(backend, left.as_ref().unwrap_or(x));
-        let outputs = backend.len(&self.b) / self.r.max(1);
-        let rows = backend.len(y) / outputs.max(1);
-        let of = Dense {
-            m: rows,
-            n: outputs,
-            k: self.r,
-            a_transposed: false,
-            b_transposed: true,
-            scale: self.scaling,
-        };
-        backend.dense(of, &hidden, &self.b, Write::Add, y);
+        let hidden = self.down(backend, left.as_ref().unwrap_or(x), &self.a, 1.0);
+        backend.low_rank_up(&hidden, &self.b, self.r, self.scaling, y);
     }
 
-    /// Adds the gradients of `A` and `B` to theirs, and that of `x` to `dx` where it is wanted.
+    /// Adds the gradients of `A` and `Bᵀ` to theirs, and that of `x` to `dx` where it is wanted.
     pub(super) fn pull(
         &self,
         backend: &B,
@@ -73,27 +63,19 @@ impl<B: Backend> Update<B> {
         dx: Option<&mut B::Buffer>,
         gradients: &mut Gradients<'_, B>,
     ) {
-        let r = self.r;
-        let (inputs, outputs) = (backend.len(&self.a) / r.max(1), backend.len(&self.b) / r.max(1));
-        let rows = backend.len(dy) / outputs.max(1);
         let left = self.left_of(backend, x, first);
         let x = left.as_ref().unwrap_or(x);
-        let hidden = self.hidden(backend, x);
-        let plain = Dense { m: rows, n: r, k: outputs, a_transposed: false, b_transposed: false, scale: self.scaling };
-        let mut dhidden = backend.take(rows * r);
-        backend.dense(plain, dy, &self.b, Write::Over, &mut dhidden);
+        let hidden = self.down(backend, x, &self.a, self.scaling);
+        let dhidden = self.down(backend, dy, &self.b, self.scaling);
         let [da, db] = &mut gradients.updates[self.index];
-        let of_b = Dense { m: outputs, n: r, k: rows, a_transposed: true, ..plain };
-        backend.dense(of_b, dy, &hidden, Write::Add, db);
-        let of_a = Dense { m: r, n: inputs, k: rows, a_transposed: true, b_transposed: false, scale: 1.0 };
-        backend.dense(of_a, &dhidden, x, Write::Add, da);
+        backend.low_rank_gradient(&hidden, dy, self.r, db);
+        backend.low_rank_gradient(&dhidden, x, self.r, da);
         let Some(dx) = dx else { return };
-        let of_x = Dense { m: rows, n: inputs, k: r, a_transposed: false, b_transposed: false, scale: 1.0 };
         match self.dropout {
-            None => backend.dense(of_x, &dhidden, &self.a, Write::Add, dx),
+            None => backend.low_rank_up(&dhidden, &self.a, self.r, 1.0, dx),
             Some(dropout) => {
-                let mut of_left = backend.take(rows * inputs);
-                backend.dense(of_x, &dhidden, &self.a, Write::Over, &mut of_left);
+                let mut of_left = backend.zeros(backend.len(x));
+                backend.low_rank_up(&dhidden, &self.a, self.r, 1.0, &mut of_left);
                 backend.drop_out(&mut of_left, dropout, first);
                 backend.add(dx, &of_left);
             }

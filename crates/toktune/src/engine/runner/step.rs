@@ -128,7 +128,7 @@ impl<B: Backend> Model<B> {
             (Some(encoder), Some(inputs)) => step.encoder_decoder(encoder, batch, inputs)?,
             _ => step.one_stack(batch, constants)?,
         };
-        let gradients = step.sums.read(&self.backend);
+        let gradients = step.sums.read(&self.backend, trained);
         let shared_rows = step.shared_rows;
         self.backend.release();
         Ok(StepOutput { losses, gradients, shared_rows })

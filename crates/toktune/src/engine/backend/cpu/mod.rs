@@ -10,11 +10,13 @@ use crate::weights::FrozenMatrix;
 use pool::Pool;
 use rayon::prelude::*;
 use toktune_kernels::attention::{self, Inputs};
-use toktune_kernels::cross_entropy::{self, Gradients};
+use toktune_kernels::cross_entropy::{self, Gradients, Labelled};
 use toktune_kernels::layer_norm::{layer_norm_backward, layer_norm_forward};
 use toktune_kernels::matmul;
 use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
-use toktune_kernels::{Precision, TokenTable, disentangled, embedding, gated, gated_mlp, rotary, rows};
+use toktune_kernels::{
+    Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
+};
 
 /// The CPU with the kernels of its instruction set.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +91,10 @@ fn disentangled_parts<'a>(
     (shape, disentangled::Inputs { q: of.q, k: of.k, v: of.v, distances })
 }
 
+fn labelled<'a>(hidden: &'a Buffer, labels: Labels<'a>) -> Labelled<'a> {
+    Labelled { hidden, targets: labels.targets, weights: labels.weights }
+}
+
 fn saved<'a>(of: &Saved<'a, Buffer>) -> attention::Saved<'a> {
     attention::Saved { out: of.out, lse: of.lse, dout: of.dout }
 }
@@ -158,8 +164,16 @@ impl Backend for Cpu {
         });
     }
 
-    fn dense(&self, of: Dense, a: &Buffer, b: &Buffer, write: Write, c: &mut Buffer) {
-        time(Part::Lora, 2 * of.m * of.n * of.k, || dense(of, a, b, write, c));
+    fn low_rank_down(&self, x: &Buffer, a: &Buffer, r: usize, scale: f32, h: &mut Buffer) {
+        time(Part::Lora, 2 * h.len() * (a.len() / r.max(1)), || low_rank::down(x, a, r, scale, h));
+    }
+
+    fn low_rank_up(&self, h: &Buffer, b: &Buffer, r: usize, scale: f32, y: &mut Buffer) {
+        time(Part::Lora, 2 * h.len() * (b.len() / r.max(1)), || low_rank::up(h, b, r, scale, y));
+    }
+
+    fn low_rank_gradient(&self, h: &Buffer, x: &Buffer, r: usize, sums: &mut Buffer) {
+        time(Part::Lora, 2 * h.len() * (sums.len() / r.max(1)), || low_rank::gradient(h, x, r, sums));
     }
 
     fn gated_mlp(
@@ -265,8 +279,11 @@ impl Backend for Cpu {
             let (shape, inputs) = disentangled_parts(of, distances);
             let spans = &of.sequences.spans;
             disentangled::backward(&shape, spans, &inputs, &saved(&by), (dq, dk, dv));
-            let of_distances = of_distances.map(|d| d.map(|d| &mut d[..]));
-            let _ = of_distances;
+            if of_distances.iter().any(Option::is_some) {
+                let [dkeys, dqueries] = of_distances.map(|d| d.map_or(&mut [][..], |d| d));
+                let gradients = (dkeys, dqueries);
+                disentangled::backward_distances(&shape, spans, &inputs, &saved(&by), gradients);
+            }
         });
     }
 
@@ -382,7 +399,8 @@ impl Backend for Cpu {
                 trained: dtrained.map(|dt| &mut dt[..]),
             };
             time(Part::Head, flops, || {
-                cross_entropy::cross_entropy(hidden, head, labels.targets, &mut losses, wanted, precision);
+                let of = labelled(hidden, labels);
+                cross_entropy::cross_entropy(of, head, &mut losses, wanted, precision);
             });
         });
         losses
@@ -407,7 +425,8 @@ impl Backend for Cpu {
         self.head(head, |head, _| {
             let trained = dtrained.map(|dt| &mut dt[..]);
             time(Part::Head, 0, || {
-                cross_entropy::with_trained_entries(hidden, head, labels.targets, frozen, &mut losses, trained);
+                let of = labelled(hidden, labels);
+                cross_entropy::with_trained_entries(of, head, frozen, &mut losses, trained);
             });
         });
         losses
@@ -428,21 +447,4 @@ impl Backend for Cpu {
             logits
         })
     }
-}
-
-/// A stand-in until the kernels have one: plain loops.
-fn dense(of: Dense, a: &[f32], b: &[f32], write: Write, c: &mut [f32]) {
-    let Dense { m, n, k, a_transposed, b_transposed, scale } = of;
-    assert_eq!((a.len(), b.len(), c.len()), (m * k, k * n, m * n), "{of:?}");
-    c.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, c)| {
-        for (j, c) in c.iter_mut().enumerate() {
-            let mut sum = 0f32;
-            for p in 0..k {
-                let a = if a_transposed { a[p * m + i] } else { a[i * k + p] };
-                let b = if b_transposed { b[j * k + p] } else { b[p * n + j] };
-                sum += a * b;
-            }
-            *c = scale * sum + if write == Write::Add { *c } else { 0.0 };
-        }
-    });
 }

@@ -152,15 +152,21 @@ impl Backend for Reference {
         }
     }
 
-    fn dense(&self, of: Dense, a: &Vec<f64>, b: &Vec<f64>, write: Write, c: &mut Vec<f64>) {
-        let Dense { m, n, k, a_transposed, b_transposed, scale } = of;
-        assert_eq!((a.len(), b.len(), c.len()), (m * k, k * n, m * n), "{of:?}");
-        for i in 0..m {
+    fn low_rank_down(&self, x: &Vec<f64>, a: &Vec<f64>, r: usize, scale: f32, h: &mut Vec<f64>) {
+        let k = a.len() / r.max(1);
+        multiply(x, (k, r), |j, p| f64::from(scale) * a[j * k + p], Write::Over, h);
+    }
+
+    fn low_rank_up(&self, h: &Vec<f64>, b: &Vec<f64>, r: usize, scale: f32, y: &mut Vec<f64>) {
+        let n = b.len() / r.max(1);
+        multiply(h, (r, n), |j, p| f64::from(scale) * b[p * n + j], Write::Add, y);
+    }
+
+    fn low_rank_gradient(&self, h: &Vec<f64>, x: &Vec<f64>, r: usize, sums: &mut Vec<f64>) {
+        let (n, rows) = (sums.len() / r.max(1), h.len() / r.max(1));
+        for i in 0..r {
             for j in 0..n {
-                let a = |p: usize| if a_transposed { a[p * m + i] } else { a[i * k + p] };
-                let b = |p: usize| if b_transposed { b[j * k + p] } else { b[p * n + j] };
-                let sum: f64 = (0..k).map(|p| a(p) * b(p)).sum();
-                set(write, &mut c[i * n + j], f64::from(scale) * sum);
+                sums[i * n + j] += (0..rows).map(|row| h[row * r + i] * x[row * n + j]).sum::<f64>();
             }
         }
     }
