@@ -177,7 +177,7 @@ mod tests {
     const PROMISED: &str = "\
         model data output token-ids token add-token add-special-token target-modules init eval-data \
         config batch-size gradient-accumulation-steps num-epochs max-steps max-length learning-rate \
-        lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle seed precision device \
+        lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle share-prefixes seed precision device \
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \
         log-format adapter save-embedding-layers lora-r lora-alpha lora-dropout lora-target-modules \
         lora-use-rslora lora-learning-rate mlm-probability mask-trained-tokens prompt-key completion-key \

@@ -8,9 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use toktune::Error;
-use toktune::data::{
-    Collator, DataCache, DataError, DataOptions, DataSource, Dataset, RowKeys,
-};
+use toktune::data::{Collator, DataCache, DataError, DataOptions, DataSource, Dataset, RowKeys};
 use toktune::models::PretrainedModel;
 
 /// Data of fewer bytes are encoded in a moment, and a cache would only leave files behind.

@@ -80,7 +80,7 @@ fn targets_and_settings() {
             &["--cache-constants: expected RAM or a folder that exists, found nowhere"],
         ),
         (&["--precision", "f61"], &["invalid value 'f61'", "f32"]),
-        (&["--device", "cuda"], &["--device cuda:0", "built without cuda", "--features cuda"]),
+        (&["--device", "cuda"], &["--device cuda:0", "no backend for it yet", "use --device cpu"]),
         (&["--device", "metal"], &["--device metal", "--features metal"]),
         (&["--device", "gpu"], &["invalid value 'gpu'", "expected cpu, cuda, cuda:N or metal"]),
     ] {

@@ -47,10 +47,8 @@ fn main() -> toktune::Result<()> {
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     let names: Option<Vec<&str>> = names.as_deref().map(|names| names.split(',').collect());
     for logits in model.forward(&rows, names.as_deref())? {
-        println!(
-            "{}",
-            serde_json::to_string(&logits.to_vec2::<f32>()?).map_err(|e| Error::Serialise(e.to_string()))?
-        );
+        let lines: Vec<&[f32]> = logits.chunks_exact(model.base().head().rows()).collect();
+        println!("{}", serde_json::to_string(&lines).map_err(|e| Error::Serialise(e.to_string()))?);
     }
     Ok(())
 }

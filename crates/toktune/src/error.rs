@@ -114,6 +114,9 @@ pub enum Error {
         /// How many there are.
         sequences: usize,
     },
+    /// A base model of the caller's own failed.
+    #[error("the base model: {0}")]
+    Model(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A run is to be saved that has not begun.
     #[error("the run has not begun: there is nothing to save yet")]
     NotBegun,

@@ -1,18 +1,16 @@
 //! Train a few token embeddings of a pretrained transformer and nothing else: PEFT's Trainable Tokens, in Rust.
 //!
 //! ```no_run
-//! use toktune::{
-//!     AutoModelForCausalLM, DataOptions, Dataset, Device, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model,
-//! };
+//! use toktune::{AutoModelForCausalLM, Dataset, Device, Recipe, Trainer, TrainingArguments};
 //!
 //! # fn main() -> toktune::Result<()> {
 //! let mut model = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
 //! let mut tokenizer = model.tokenizer()?;
 //! let tokens = tokenizer.add_tokens(&["<think>", "</think>"])?;
 //! model.resize_token_embeddings(tokenizer.required_rows());
-//! let data = Dataset::read(&["rows.jsonl"], Some(&tokenizer), &DataOptions::new(model.vocabulary()))?;
-//! let model = get_peft_model(model, TrainableTokensConfig::new(tokens))?;
-//! let mut trainer = Trainer::new(model, TrainingArguments::new("adapter"), &data, None, Some(&tokenizer))?;
+//! let data = Dataset::for_model(&model, &["rows.jsonl"], Some(&tokenizer))?;
+//! let model = Recipe::for_added(tokens).apply(model)?;
+//! let mut trainer = Trainer::new(model, TrainingArguments::new("adapter"), data)?.with_tokenizer(tokenizer);
 //! trainer.train(&mut ())?; // rows, tokenizer, log and model card are in "adapter"
 //! # Ok(())
 //! # }
@@ -45,6 +43,7 @@ pub mod generate;
 pub mod hub;
 pub mod models;
 pub mod profile;
+mod recipe;
 mod random;
 pub mod runtime;
 pub mod text;
@@ -58,6 +57,7 @@ pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result, nearest};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, PretrainedModel};
+pub use recipe::Recipe;
 pub use text::AutoTokenizer;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
 pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};

@@ -4,15 +4,17 @@
 
 mod common;
 
-use candle_core::Device;
 use common::{dataset, fixtures};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use toktune::Device;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::{Dataset, ModelKind, RaggedBatch};
+use toktune::engine::runner::{StepOptions, StepOutput, Wanted};
+use toktune::engine::trained::Trained;
 use toktune::models::{AutoModel, PrecisionMode, PretrainedModel, TokenRows};
-use toktune::train::{AdamW, AdamWConfig, StepOptions, StepOutput, Wanted, run};
+use toktune::train::{AdamW, AdamWConfig};
 use toktune::tuners::{PeftModel, get_peft_model};
 
 /// Relative to the largest entry of the tensor. PEFT's own f32 training differs from its f64 training by up to 2e-6.
@@ -90,15 +92,24 @@ fn assert_close(got: &[f32], expected: &[f32], what: &str) {
     assert!(worst <= TOLERANCE * scale, "{what}: off by {:.2e} of the largest entry {scale}", worst / scale);
 }
 
+fn step_of(
+    model: &PeftModel,
+    batch: &RaggedBatch,
+    wanted: Wanted,
+    options: StepOptions<'_>,
+) -> toktune::Result<StepOutput> {
+    model.base().step(batch, &model.active().trained(), wanted, options)
+}
+
 /// One optimizer step on the mean loss; the mean.
 fn step(model: &mut PeftModel, optimizer: &mut AdamW, output: StepOutput, learning_rate: f64) -> f64 {
-    let labels = output.losses.len() as f64;
+    let labels = output.losses.weight();
     optimizer.begin_step();
-    for (at, layer) in model.layers_mut().iter_mut().enumerate() {
-        let gradient: Vec<f32> = output.gradients[at].iter().map(|g| (*g as f64 / labels) as f32).collect();
-        optimizer.update(at, &mut layer.rows_mut().values, &gradient, learning_rate);
+    for ((name, values), gradient) in model.parameters_mut().into_iter().zip(&output.gradients) {
+        let gradient: Vec<f32> = gradient.iter().map(|g| (*g as f64 / labels) as f32).collect();
+        optimizer.update(&name, values, &gradient, learning_rate);
     }
-    output.loss_sum() / labels
+    output.losses.sum() / labels
 }
 
 #[test]
@@ -110,16 +121,15 @@ fn six_steps_equal_pefts() {
         let rate = case.json["learning_rate"].as_f64().expect("a rate");
         let mut optimizer = AdamW::new(
             AdamWConfig::default(),
-            model.layers().iter().map(|l| l.rows().values.len()).collect::<Vec<_>>(),
+            model.parameters().iter().map(|p| (p.name.clone(), p.values.len())).collect::<Vec<_>>(),
         );
         for (i, loss) in case.json["losses"].as_array().expect("losses").iter().enumerate() {
             let chosen: Vec<usize> = (0..size).map(|j| (i * size + j) % rows).collect();
             let batch = case.data.batch(&chosen, 0).expect("whole");
-            let output = run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
-                .expect("a step");
+            let output = step_of(&model, &batch, Wanted::Gradients, StepOptions::default()).expect("a step");
             if i == 0 {
                 for (at, layer) in model.layers().iter().enumerate() {
-                    let labels = output.losses.len() as f32;
+                    let labels = output.losses.weight() as f32;
                     let gradient: Vec<f32> = output.gradients[at].iter().map(|g| g / labels).collect();
                     let what = format!("{name}: gradient of {}", layer.name());
                     assert_close(&gradient, &case.tensor(&format!("grad.{}", layer.name())), &what);
@@ -141,23 +151,18 @@ fn outputs_equal_transformers() {
     Case::each(|case| {
         let model = case.base();
         let batch = case.data.batch(&(0..case.batch_size()).collect::<Vec<_>>(), 0).expect("whole");
-        let tokens = TokenRows { ids: &batch.ids, starts: &batch.starts, trained: None };
-        let flat = |x: candle_core::Tensor| -> Vec<f32> {
-            x.flatten_all().and_then(|l| l.to_vec1()).expect("numbers")
-        };
+        let tokens = TokenRows { ids: &batch.ids, starts: &batch.starts };
         if model.kind() == ModelKind::SentencePairs {
             // anchors and positives by turns here, one after the other there
-            let vectors = model.sentence_embeddings(tokens).expect("vectors").to_vec2::<f32>().expect("rows");
+            let vectors = model.sentence_embeddings(tokens, None).expect("vectors");
             let (anchors, positives) = (vectors.iter().step_by(2), vectors.iter().skip(1).step_by(2));
             let vectors: Vec<f32> = anchors.chain(positives).flatten().copied().collect();
             assert_close(&vectors, &case.tensor("embeddings"), &format!("{}: embeddings", case.name));
             return;
         }
-        let encoder = batch.encoder.as_ref();
-        let encoder = encoder.map(|of| TokenRows { ids: &of.ids, starts: &of.starts, trained: None });
-        let x = model.hidden(tokens, encoder, None).expect("hidden rows");
-        let logits = model.logits(&model.before_head(&x).expect("rows"), None).expect("logits");
-        assert_close(&flat(logits), &case.tensor("logits"), &format!("{}: logits", case.name));
+        let inputs = batch.encoder.as_ref().map(|of| TokenRows { ids: &of.ids, starts: &of.starts });
+        let logits = model.runner().logits(tokens, inputs, &Trained::default()).expect("logits");
+        assert_close(&logits.concat(), &case.tensor("logits"), &format!("{}: logits", case.name));
     });
 }
 
@@ -165,14 +170,12 @@ fn outputs_equal_transformers() {
 fn constant_rows_give_the_gradients_of_the_plain_computation() {
     Case::each(|case| {
         let (model, batch) = (case.model(), case.whole());
-        let of = |wanted| {
-            run(model.base(), model.active(), &batch, wanted, StepOptions::default()).expect("a step")
-        };
+        let of = |wanted| step_of(&model, &batch, wanted, StepOptions::default()).expect("a step");
         let (short, plain) = (of(Wanted::Gradients), of(Wanted::GradientsWithoutShortcuts));
         let losses = |output: &StepOutput| {
-            let mut losses = output.losses.clone();
-            losses.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
-            losses.into_iter().map(|l| l.1).collect::<Vec<_>>()
+            let mut losses = output.losses.losses.clone();
+            losses.sort_by_key(|loss| (loss.sequence, loss.row));
+            losses.into_iter().map(|loss| loss.value).collect::<Vec<_>>()
         };
         assert_close(&losses(&short), &losses(&plain), &format!("{}: losses", case.name));
         for (short, plain) in short.gradients.iter().zip(&plain.gradients) {
@@ -187,8 +190,7 @@ fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
         let (model, batch) = (case.model(), case.whole());
         let of = |kept| {
             let options = StepOptions { kept_bytes: kept, constants: None };
-            let output =
-                run(model.base(), model.active(), &batch, Wanted::Gradients, options).expect("a step");
+            let output = step_of(&model, &batch, Wanted::Gradients, options).expect("a step");
             (output.losses, output.gradients)
         };
         let nothing = of(0);
@@ -206,13 +208,12 @@ fn products_in_bf16_stay_close() {
             let mut base = case.base();
             base.set_precision(mode);
             let model = get_peft_model(base, case.config()).expect("an adapter");
-            run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
-                .expect("a step")
+            step_of(&model, &batch, Wanted::Gradients, StepOptions::default()).expect("a step")
         };
         let (exact, rounded) = (of(PrecisionMode::F32), of(PrecisionMode::Bf16));
         let name = &case.name;
         assert!(exact.losses != rounded.losses, "{name}: bf16 was not used");
-        let difference = (rounded.loss_sum() / exact.loss_sum() - 1.0).abs();
+        let difference = (rounded.losses.sum() / exact.losses.sum() - 1.0).abs();
         assert!(difference < 0.01, "{name}: the loss is off by {difference}");
         // Rounding sends a few rows of nearly tied experts to others. That, and nothing else, costs Mixtral more than the
         // bound of the others: 0.9961, and 0.9999 when its rows take the experts they take without rounding.
@@ -236,20 +237,20 @@ fn ragged_rows_give_what_each_sequence_gives_alone() {
         let model = case.model();
         let of = |rows: &[usize]| {
             let batch = case.data.batch(rows, 0).expect("whole");
-            run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default())
-                .expect("a step")
+            step_of(&model, &batch, Wanted::Gradients, StepOptions::default()).expect("a step")
         };
         let together = of(&(0..case.data.len()).collect::<Vec<_>>());
-        let mut sums = model.active().zero_gradients();
+        let mut sums: Vec<Vec<f32>> =
+            together.gradients.iter().map(|gradient| vec![0.0; gradient.len()]).collect();
         let mut loss = 0.0;
         for row in 0..case.data.len() {
             let alone = of(&[row]);
-            loss += alone.loss_sum();
+            loss += alone.losses.sum();
             for (sum, gradient) in sums.iter_mut().zip(&alone.gradients) {
                 sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g);
             }
         }
-        assert!((together.loss_sum() - loss).abs() < 1e-5 * loss, "{}", case.name);
+        assert!((together.losses.sum() - loss).abs() < 1e-5 * loss, "{}", case.name);
         for (together, sum) in together.gradients.iter().zip(&sums) {
             assert_close(together, sum, &case.name);
         }

@@ -5,21 +5,19 @@
 
 mod common;
 
-use candle_core::Device;
 use common::{batch_of, dataset, fixture, fixture_rows};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toktune::data::{DataOptions, Dataset};
+use toktune::engine::runner::{StepOptions, Wanted};
 use toktune::models::{AutoModel, AutoModelForCausalLM, TokenRows};
-use toktune::train::{
-    AdamW, AdamWConfig, LrScheduler, StepOptions, Trainer, TrainingArguments, Wanted, clip_grad_norm, run,
-};
+use toktune::train::{AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, clip_grad_norm};
 use toktune::tuners::{
-    ADAPTER_FILE, MergeOptions, PeftModel, SaveEmbeddingLayers, get_peft_model, get_peft_model_state_dict,
-    merge_to_folder,
+    ADAPTER_FILE, Gradient, MergeOptions, PeftModel, SaveEmbeddingLayers, get_peft_model,
+    get_peft_model_state_dict, merge_to_folder,
 };
-use toktune::{GenerationConfig, Generator, LoraConfig, TargetModules, TrainableTokenIndices};
+use toktune::{Device, GenerationConfig, Generator, LoraConfig, TargetModules, TrainableTokenIndices};
 
 const NAMES: [&str; 7] = ["tied", "untied", "gemma3", "gpt2", "phi3", "bart", "bert"];
 
@@ -72,7 +70,8 @@ fn six_steps(name: &str, model: &mut PeftModel, kept: u64) -> (Vec<f64>, Vec<Vec
     let number = |key: &str| expected[key].as_f64().expect("a number");
     let data = dataset(&model_name(name), model.base());
     let size = number("batch_size") as usize;
-    let lengths: Vec<usize> = model.parameters().iter().map(|p| p.values.len()).collect();
+    let lengths: Vec<(String, usize)> =
+        model.parameters().iter().map(|p| (p.name.clone(), p.values.len())).collect();
     let rates: Vec<f64> = model
         .parameters()
         .iter()
@@ -82,22 +81,19 @@ fn six_steps(name: &str, model: &mut PeftModel, kept: u64) -> (Vec<f64>, Vec<Vec
     let (mut losses, mut first) = (Vec::new(), Vec::new());
     for step in 0..6 {
         let chosen: Vec<usize> = (0..size).map(|i| (step * size + i) % data.len()).collect();
-        let output = run(
-            model.base(),
-            model.active(),
-            &data.batch(&chosen, 0).expect("whole"),
-            Wanted::Gradients,
-            StepOptions { kept_bytes: kept, ..StepOptions::default() },
-        )
-        .expect("a step");
-        let labels = output.losses.len() as f64;
+        let batch = data.batch(&chosen, 0).expect("whole");
+        let options = StepOptions { kept_bytes: kept, ..StepOptions::default() };
+        let trained = model.active().trained();
+        let output = model.base().step(&batch, &trained, Wanted::Gradients, options).expect("a step");
+        let labels = output.losses.weight();
         let mean =
             |gradient: &Vec<f32>| gradient.iter().map(|g| (*g as f64 / labels) as f32).collect::<Vec<_>>();
         let gradients: Vec<Vec<f32>> = output.gradients.iter().map(mean).collect();
-        losses.push(output.loss_sum() / labels);
+        losses.push(output.losses.sum() / labels);
         optimizer.begin_step();
-        for (at, (values, gradient)) in model.parameters_mut().into_iter().zip(&gradients).enumerate() {
-            optimizer.update(at, values, gradient, rates[at]);
+        let parameters = model.parameters_mut().into_iter().zip(&gradients).zip(&rates);
+        for (((name, values), gradient), rate) in parameters {
+            optimizer.update(&name, values, gradient, *rate);
         }
         if step == 0 {
             first = gradients;
@@ -150,11 +146,12 @@ fn gradients_are_the_slopes_of_the_loss() {
     // B is 0 in a fresh adapter: a trained one shows every product
     let mut model = open("gemma3", "adapter");
     let batch = batch_of(&fixture_rows("gemma3"));
-    let output =
-        run(model.base(), model.active(), &batch, Wanted::Gradients, StepOptions::default()).expect("a step");
-    let plain =
-        run(model.base(), model.active(), &batch, Wanted::GradientsWithoutShortcuts, StepOptions::default())
-            .expect("a step");
+    let step = |model: &PeftModel, wanted| {
+        let trained = model.active().trained();
+        model.base().step(&batch, &trained, wanted, StepOptions::default()).expect("a step")
+    };
+    let output = step(&model, Wanted::Gradients);
+    let plain = step(&model, Wanted::GradientsWithoutShortcuts);
     for (short, plain) in output.gradients.iter().zip(&plain.gradients) {
         assert_close(short, plain, "without shortcuts");
     }
@@ -164,14 +161,12 @@ fn gradients_are_the_slopes_of_the_loss() {
         let h = 3e-3 / norm.sqrt();
         let mut loss_at = |h: f64| {
             let mut moved = |h: f64| {
-                let values = model.parameters_mut().into_iter().nth(at).expect("a parameter");
+                let (_, values) = model.parameters_mut().into_iter().nth(at).expect("a parameter");
                 values.iter_mut().zip(gradient).for_each(|(x, g)| *x += (h * f64::from(*g)) as f32);
             };
             moved(h);
-            let loss = run(model.base(), model.active(), &batch, Wanted::Losses, StepOptions::default())
-                .expect("losses")
-                .loss_sum();
-            let values = model.parameters_mut().into_iter().nth(at).expect("a parameter");
+            let loss = step(&model, Wanted::Losses).losses.sum();
+            let (_, values) = model.parameters_mut().into_iter().nth(at).expect("a parameter");
             values.iter_mut().zip(gradient).for_each(|(x, g)| *x -= (h * f64::from(*g)) as f32);
             loss
         };
@@ -212,12 +207,9 @@ fn outputs(model: &PeftModel) -> Vec<f32> {
     let (base, active) = (model.base(), model.active());
     let text: Vec<u32> = (1..40).collect();
     let reversed: Vec<u32> = text.iter().rev().copied().collect();
-    let tokens = |ids, trained| TokenRows { ids, starts: &[0, 39], trained };
-    let encoder = base.encoder().map(|_| tokens(&reversed[..], active.encoder_rows()));
-    let updates = active.updates(base).expect("updates");
-    let x = base.hidden(tokens(&text, active.input_rows()), encoder, updates.as_deref()).expect("rows");
-    let logits = base.logits(&base.before_head(&x).expect("rows"), active.output_rows()).expect("logits");
-    logits.flatten_all().and_then(|l| l.to_vec1()).expect("numbers")
+    let tokens = |ids| TokenRows { ids, starts: &[0, 39] };
+    let inputs = base.spec().encoder.as_ref().map(|_| tokens(&reversed[..]));
+    base.runner().logits(tokens(&text), inputs, &active.trained()).expect("logits").concat()
 }
 
 #[test]
@@ -250,8 +242,8 @@ fn text_is_generated_with_the_updates() {
     while let Some(next) = tokens.next() {
         let logits: Vec<f32> = tokens.logits().to_vec();
         let whole = &model.forward(&[&ids], None).expect("logits")[0];
-        let last = whole.get(ids.len() - 1).and_then(|l| l.to_vec1::<f32>()).expect("numbers");
-        assert_close(&logits, &last, "one token after the other");
+        let last = &whole[(ids.len() - 1) * logits.len()..];
+        assert_close(&logits, last, "one token after the other");
         ids.push(next.expect("a token"));
     }
     assert!(ids.len() > 4);
@@ -283,7 +275,9 @@ fn fresh(dropout: f64) -> PeftModel {
 fn train(model: PeftModel, arguments: TrainingArguments) -> PeftModel {
     let data =
         Dataset::read(&[common::rows_file("llama_tied")], None, &DataOptions::new(1 << 20)).expect("rows");
-    let mut trainer = Trainer::new(model, arguments, &data, Some(&data), None).expect("a trainer");
+    let mut trainer = Trainer::new(model, arguments, data.clone())
+        .and_then(|trainer| trainer.with_eval(data))
+        .expect("a trainer");
     let output = trainer.train(&mut ()).expect("a run");
     assert!(output.after.expect("evaluated").loss < output.before.map_or(f64::MAX, |e| e.loss));
     trainer.model
@@ -322,12 +316,13 @@ fn each_kind_has_a_rate_of_its_own() {
         ..arguments(&top.path().join("out"))
     };
     let (before, after) = (fresh(0.0), train(fresh(0.0), arguments));
-    for (before, after) in before.parameters().iter().zip(after.parameters()) {
+    for (before, after) in before.parameters().iter().zip(&after.parameters()) {
         let moved = before.values.iter().zip(after.values).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         let rate = if before.is_lora { lora } else { rows } as f32;
         // A does not move while B is 0
         assert!(moved == 0.0 || (moved - rate).abs() < 0.01 * rate, "{}: {moved}", before.layer);
     }
-    let mut gradients = vec![vec![3.0], vec![4.0]];
+    let of = |value| Gradient { name: String::new(), values: vec![value] };
+    let mut gradients = vec![of(3.0), of(4.0)];
     assert_eq!(clip_grad_norm(&mut gradients, 1.0), 5.0, "one norm for both kinds");
 }

@@ -2,18 +2,17 @@
 
 mod common;
 
-use candle_core::Device;
 use common::{fixture, rows_file};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use toktune::config::TrainableTokensConfig;
 use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
-    LrScheduler, StepLog, TrainOutput, Trainer, TrainerCallback, TrainerControl, TrainerWarning,
-    TrainingArguments,
+    LrScheduler, StepLog, TrainOutput, Trainer, TrainerCallback, TrainerWarning, TrainingArguments,
 };
 use toktune::tuners::{PeftModel, get_peft_model};
-use toktune::{Error, Result};
+use toktune::{Device, Error, Result};
 
 const TOKENS: [u32; 2] = [57, 3];
 
@@ -40,12 +39,12 @@ struct Told {
 }
 
 impl TrainerCallback for Told {
-    fn on_train_begin(&mut self, step: u64) {
+    fn on_train_begin(&mut self, _: &PeftModel, step: u64) {
         self.began = Some(step);
     }
 
-    fn on_step_end(&mut self, log: &StepLog, control: &mut TrainerControl) {
-        control.should_training_stop = self.stop_after == Some(log.step);
+    fn on_step_end(&mut self, _: &PeftModel, log: &StepLog) -> ControlFlow<()> {
+        if self.stop_after == Some(log.step) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn on_save(&mut self, folder: &Path) {
@@ -60,7 +59,7 @@ impl TrainerCallback for Told {
 fn train(arguments: TrainingArguments, told: &mut Told) -> Result<(PeftModel, TrainOutput)> {
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS))?;
     let data = Dataset::read(&[rows_file("llama_tied")], None, &DataOptions::new(1 << 20))?;
-    let mut trainer = Trainer::new(model, arguments, &data, None, None)?;
+    let mut trainer = Trainer::new(model, arguments, data.clone())?;
     let output = trainer.train(told)?;
     Ok((trainer.model, output))
 }
@@ -102,13 +101,14 @@ fn a_run_is_stopped_in_the_middle_of_an_evaluation() {
         asked: u32,
     }
     impl TrainerCallback for Impatient {
-        fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
+        fn on_step_end(&mut self, _: &PeftModel, log: &StepLog) -> ControlFlow<()> {
             (self.steps, self.asked) = (log.step, 0);
+            ControlFlow::Continue(())
         }
 
-        fn should_training_stop(&mut self) -> bool {
+        fn on_prediction_step(&mut self) -> ControlFlow<()> {
             self.asked += 1;
-            self.steps == 2 && self.asked > 1
+            if self.steps == 2 && self.asked > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -116,7 +116,9 @@ fn a_run_is_stopped_in_the_middle_of_an_evaluation() {
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
     let data = Dataset::read(&[rows_file("llama_tied")], None, &DataOptions::new(1 << 20)).expect("rows");
     let often = TrainingArguments { eval_steps: Some(1), ..arguments(&out, 6) };
-    let mut trainer = Trainer::new(model, often, &data, Some(&data), None).expect("a trainer");
+    let mut trainer = Trainer::new(model, often, data.clone())
+        .and_then(|trainer| trainer.with_eval(data))
+        .expect("a trainer");
     let mut impatient = Impatient::default();
     let output = trainer.train(&mut impatient).expect("stopped");
     assert!(output.stopped && output.global_step == 2);
@@ -206,14 +208,14 @@ fn another_model_or_other_data_are_another_run() {
     let run = |base, rows: &Path| {
         let model = get_peft_model(base, TrainableTokensConfig::new(TOKENS)).expect("an adapter");
         let data = Dataset::read(&[rows], None, &DataOptions::new(1 << 20)).expect("rows");
-        Trainer::new(model, begun.clone(), &data, None, None).expect("a trainer").train(&mut ()).map(drop)
+        Trainer::new(model, begun.clone(), data.clone()).expect("a trainer").train(&mut ()).map(drop)
     };
     let problem = run(other, &rows_file("llama_tied")).expect_err("another model").to_string();
     assert!(problem.contains("model (hash of its tensors) is another"), "{problem}");
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
     let short = DataOptions { max_length: Some(3), ..DataOptions::new(1 << 20) };
     let data = Dataset::read(&[rows_file("llama_tied")], None, &short).expect("rows");
-    let mut trainer = Trainer::new(model, begun.clone(), &data, None, None).expect("a trainer");
+    let mut trainer = Trainer::new(model, begun.clone(), data.clone()).expect("a trainer");
     let problem = trainer.train(&mut ()).map(drop).expect_err("shorter rows").to_string();
     assert!(problem.contains("max_length was none, is 3 now"), "{problem}");
     let text = std::fs::read_to_string(rows_file("llama_tied")).expect("rows");
@@ -262,7 +264,7 @@ fn leftovers_stand_in_nobodys_way_and_a_folder_has_one_run() {
     /// Begins another run into the same folder while this one goes on.
     struct Second(PathBuf, Option<String>);
     impl TrainerCallback for Second {
-        fn on_train_begin(&mut self, _step: u64) {
+        fn on_train_begin(&mut self, _: &PeftModel, _step: u64) {
             let second = train(arguments(&self.0, 1), &mut Told::default());
             self.1 = second.err().map(|error| error.to_string());
         }
@@ -270,7 +272,7 @@ fn leftovers_stand_in_nobodys_way_and_a_folder_has_one_run() {
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
     let data = Dataset::read(&[rows_file("llama_tied")], None, &DataOptions::new(1 << 20)).expect("rows");
     let mut second = Second(out.clone(), None);
-    let mut trainer = Trainer::new(model, arguments(&out, 1), &data, None, None).expect("a trainer");
+    let mut trainer = Trainer::new(model, arguments(&out, 1), data.clone()).expect("a trainer");
     trainer.train(&mut second).expect("a run");
     let problem = second.1.expect("refused");
     assert!(problem.contains("another run writes into this folder"), "{problem}");

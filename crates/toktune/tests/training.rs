@@ -2,16 +2,19 @@
 
 mod common;
 
-use candle_core::Device;
 use common::{fixture, rows_file};
+use std::ops::ControlFlow;
 use std::path::Path;
+use toktune::Device;
 use toktune::Error;
 use toktune::config::{TargetModules, TrainableTokensConfig};
 use toktune::data::{DataOptions, Dataset};
+use toktune::engine::constants::{CachedExamples, ConstantCache};
+use toktune::engine::runner::{StepOptions, Wanted};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
-    CacheConstants, CacheLocation, CachedExamples, ConstantCache, Evaluation, LOG_FILE, LrScheduler, StepLog,
-    StepOptions, TrainOutput, Trainer, TrainerCallback, TrainerControl, TrainingArguments, Wanted, run,
+    CacheConstants, CacheLocation, Evaluation, LOG_FILE, LrScheduler, StepLog, TrainOutput, Trainer,
+    TrainerCallback, TrainingArguments,
 };
 use toktune::tuners::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 
@@ -42,7 +45,7 @@ fn train(
     callback: &mut dyn TrainerCallback,
 ) -> toktune::Result<(PeftModel, TrainOutput)> {
     let data = data("llama_tied");
-    let mut trainer = Trainer::new(model("llama_tied", &TOKENS), arguments, &data, Some(&data), None)?;
+    let mut trainer = Trainer::new(model("llama_tied", &TOKENS), arguments, data.clone())?.with_eval(data)?;
     let output = trainer.train(callback)?;
     Ok((trainer.model, output))
 }
@@ -60,13 +63,16 @@ struct Seen {
 }
 
 impl TrainerCallback for Seen {
-    fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
+    fn on_step_end(&mut self, model: &PeftModel, log: &StepLog) -> ControlFlow<()> {
+        assert_eq!(model.token_indices(), TOKENS);
         self.steps.push(log.step);
+        ControlFlow::Continue(())
     }
 
-    fn on_evaluate(&mut self, step: u64, evaluation: &Evaluation) {
+    fn on_evaluate(&mut self, _: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
         assert!(evaluation.labels > 0 && evaluation.tokens.len() == TOKENS.len());
         self.evaluations.push(step);
+        ControlFlow::Continue(())
     }
 
     fn on_save(&mut self, _folder: &Path) {
@@ -112,8 +118,9 @@ fn resuming_gives_the_run_that_was_not_interrupted() {
     // interrupted: the same schedule, left after seven steps with a checkpoint at the fifth
     struct Interrupt;
     impl TrainerCallback for Interrupt {
-        fn on_step_end(&mut self, log: &StepLog, _control: &mut TrainerControl) {
+        fn on_step_end(&mut self, _: &PeftModel, log: &StepLog) -> ControlFlow<()> {
             assert!(log.step < 7, "interrupted");
+            ControlFlow::Continue(())
         }
     }
     let saving = TrainingArguments { save_steps: Some(5), ..arguments(&parts, 9) };
@@ -156,12 +163,13 @@ fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
     for location in [CacheLocation::Memory, CacheLocation::Folder(folder.path().into())] {
         // everything fits, some examples do, none does
         for limit in [1 << 30, 20_000, 10] {
-            let cache = CacheConstants { location: location.clone(), limit };
+            let cache = CacheConstants { location: location.clone(), limit, shared_only: false };
             assert!(run(&|a| a.cache_constants = Some(cache.clone())) == plain, "{cache:?}");
         }
     }
     let missing = folder.path().join("missing");
-    let cache = CacheConstants { location: CacheLocation::Folder(missing.clone()), limit: 1 };
+    let cache =
+        CacheConstants { location: CacheLocation::Folder(missing.clone()), limit: 1, shared_only: false };
     let arguments = TrainingArguments { cache_constants: Some(cache), ..arguments(folder.path(), 1) };
     let message = arguments.check().expect_err("no such folder").to_string();
     assert!(message.contains(&*missing.to_string_lossy()), "{message}");
@@ -170,15 +178,16 @@ fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
 #[test]
 fn the_second_epoch_finds_the_constants_of_the_first() {
     let (model, data) = (model("llama_tied", &TOKENS), data("llama_tied"));
-    let settings = CacheConstants { location: CacheLocation::Memory, limit: 1 << 30 };
+    let settings = CacheConstants { location: CacheLocation::Memory, limit: 1 << 30, shared_only: false };
     let mut cache = ConstantCache::new(&settings).expect("a cache");
     let examples: Vec<usize> = (0..data.len()).collect();
     let batch = data.batch(&examples, 0).expect("whole");
     let mut step = || {
         let constants = Some(CachedExamples { cache: &mut cache, examples: &examples });
         let options = StepOptions { kept_bytes: 0, constants };
-        let output = run(model.base(), model.active(), &batch, Wanted::Gradients, options).expect("a step");
-        (output.losses, output.gradients, cache.len(), cache.bytes())
+        let trained = model.active().trained();
+        let output = model.base().step(&batch, &trained, Wanted::Gradients, options).expect("a step");
+        (output.losses.losses, output.gradients, cache.len(), cache.bytes())
     };
     let (losses, gradients, examples, bytes) = step();
     assert!(examples > 0 && bytes > 0);
@@ -269,7 +278,9 @@ fn weights_that_are_not_finite_are_named_and_nothing_is_written() {
     let base = AutoModelForCausalLM::from_pretrained(folder.path(), &Device::Cpu).expect("a model");
     let model = get_peft_model(base, TrainableTokensConfig::new(TOKENS)).expect("an adapter");
     let (data, out) = (data("llama_tied"), folder.path().join("out"));
-    let mut trainer = Trainer::new(model, arguments(&out, 2), &data, Some(&data), None).expect("a trainer");
+    let mut trainer = Trainer::new(model, arguments(&out, 2), data.clone())
+        .and_then(|trainer| trainer.with_eval(data))
+        .expect("a trainer");
     let message = trainer.train(&mut ()).expect_err("a weight is not a number").to_string();
     assert!(message.contains("model.layers.0.mlp.down_proj.weight"), "{message}");
     assert!(!out.exists());
@@ -360,7 +371,9 @@ fn the_head_of_an_untied_model_trains_alone() {
     let (model, data) = (get_peft_model(base, config).expect("an adapter"), data("llama_untied"));
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = arguments(&folder.path().join("out"), 8);
-    let output = Trainer::new(model, arguments, &data, Some(&data), None).and_then(|mut t| t.train(&mut ()));
+    let output = Trainer::new(model, arguments, data.clone())
+        .and_then(|trainer| trainer.with_eval(data))
+        .and_then(|mut trainer| trainer.train(&mut ()));
     let output = output.expect("a run");
     assert!(output.after.expect("evaluated").loss < output.before.expect("evaluated").loss);
 }

@@ -9,8 +9,8 @@ use crate::machine::Machine;
 use crate::report;
 use serde_json::json;
 use std::io::Write;
-use toktune::data::Collator;
 use toktune::Error;
+use toktune::data::Collator;
 use toktune::train::{Evaluation, evaluate};
 use toktune::tuners::ActiveRows;
 

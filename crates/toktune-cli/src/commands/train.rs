@@ -15,15 +15,13 @@ use crate::typed::resume_command;
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::Path;
-use toktune::Error;
-use toktune::config::{
-    LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
-};
+use toktune::Recipe;
+use toktune::config::{TargetModules, check_tokens};
 use toktune::data::{Collator, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::AutoTokenizer;
 use toktune::train::{TrainOutput, Trainer, TrainingArguments};
-use toktune::tuners::{PeftModel, RowInit, get_peft_model};
+use toktune::tuners::{PeftModel, RowInit};
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {
@@ -175,28 +173,25 @@ fn from_flags(
         check_tokens(&chosen.ids, base.vocabulary())
             .map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
     }
-    let target_modules = match &flags.target_modules {
-        Some(target) => Some(own_matrices(TargetModules::parse(target), &base)?),
-        None if base.has_head() && !base.is_tied() && !chosen.added.is_empty() => {
-            let (embedding, head) = (base.embedding_name(), base.head_name());
-            report::note(&format!(
-                "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens \
-                 could never be generated (--target-modules {embedding} for the embedding alone)"
-            ));
-            Some(TargetModules::Names(vec![embedding.into(), head.into()]))
-        }
-        None => None,
-    };
-    let config = match lora {
-        None => PeftConfig::from(TrainableTokensConfig {
-            target_modules,
-            ..TrainableTokensConfig::new(chosen.ids.clone())
-        }),
-        Some(lora) => beside_lora(lora, &base, &chosen.ids, target_modules)?.into(),
-    };
-    let mut config = config;
-    config.common_mut().seed = args.steps.seed;
-    let mut model = get_peft_model(base, config)?;
+    let is_added = |id: &u32| chosen.added.contains(id);
+    let mut recipe = Recipe::new(chosen.ids.clone());
+    recipe.added = chosen.ids.iter().copied().filter(is_added).collect();
+    recipe.target_modules = flags.target_modules.as_deref().map(TargetModules::parse);
+    recipe.lora = lora;
+    recipe.seed = args.steps.seed;
+    recipe.init = flags.init.map(|init| match init {
+        Init::Base => RowInit::Base,
+        Init::Mean => RowInit::Mean,
+        Init::Random => RowInit::Random { seed: args.steps.seed },
+    });
+    if recipe.trains_untied_head(&base) {
+        let (embedding, head) = (base.embedding_name(), base.head_name());
+        report::note(&format!(
+            "the head {head} is not tied to {embedding}: rows of both are trained, or the added tokens \
+             could never be generated (--target-modules {embedding} for the embedding alone)"
+        ));
+    }
+    let model = recipe.apply(base)?;
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
     }
@@ -207,51 +202,7 @@ fn from_flags(
              cannot be merged"
         ));
     }
-    match flags.init {
-        None => {
-            let added: Vec<u32> = chosen.ids.iter().copied().filter(|id| chosen.added.contains(id)).collect();
-            model.init_rows(&added, RowInit::Mean);
-        }
-        Some(Init::Base) => model.init_rows(&chosen.ids, RowInit::Base),
-        Some(Init::Mean) => model.init_rows(&chosen.ids, RowInit::Mean),
-        Some(Init::Random) => model.init_rows(&chosen.ids, RowInit::Random { seed: args.steps.seed }),
-    }
     Ok(Prepared { model, tokenizer, chosen })
-}
-
-/// The target without a head that is tied to an embedding in it: the head follows anyway, and PEFT cannot run a model
-/// with both.
-fn own_matrices(target: TargetModules, base: &PretrainedModel) -> Outcome<TargetModules> {
-    let (embedding, head) = (base.embedding_name(), base.head_name());
-    let names = [embedding.to_string(), head.to_string()];
-    Ok(match target.matching(&names)?.len() {
-        2 if base.is_tied() => TargetModules::Names(vec![embedding.to_string()]),
-        _ => target,
-    })
-}
-
-/// LoRA with the rows of `ids`: of the input embedding, or of the matrices that are meant.
-fn beside_lora(
-    lora: LoraConfig,
-    base: &PretrainedModel,
-    ids: &[u32],
-    target: Option<TargetModules>,
-) -> Outcome<LoraConfig> {
-    let indices = match target {
-        _ if ids.is_empty() => None,
-        None => Some(TrainableTokenIndices::Tokens(ids.to_vec())),
-        Some(target) => {
-            let names = base.module_names();
-            let found = target.matching(&names)?;
-            if found.is_empty() {
-                let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
-                return Err(Error::NoTarget { target: target.to_string(), matrices }.into());
-            }
-            let map = found.into_iter().map(|name| (name.to_string(), ids.to_vec())).collect();
-            Some(TrainableTokenIndices::ByLayer(map))
-        }
-    };
-    Ok(LoraConfig { trainable_token_indices: indices, ..lora })
 }
 
 fn header(

@@ -201,7 +201,11 @@ impl Header {
         rows.push(("data", self.data.text()));
         if self.shared_rows > 0 {
             let (shared, all) = (self.shared_rows, self.data.tokens as u64);
-            let text = format!("{} of {} tokens begin as others do, and are computed with them", count(shared), count(all));
+            let text = format!(
+                "{} of {} tokens begin as others do, and are computed with them",
+                count(shared),
+                count(all)
+            );
             rows.push(("shared", text));
         }
         if let Some(data) = &self.eval_data {

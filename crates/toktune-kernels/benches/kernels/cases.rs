@@ -3,7 +3,7 @@
 use crate::measure::{Case, Work};
 use std::rc::Rc;
 use toktune_kernels::attention::{self, Inputs, Saved, Shape, Span};
-use toktune_kernels::cross_entropy::{Labelled, Gradients, Head, cross_entropy};
+use toktune_kernels::cross_entropy::{Gradients, Head, Labelled, cross_entropy};
 use toktune_kernels::gated::Activation;
 use toktune_kernels::gated_mlp::{GatedMlp, Kept};
 use toktune_kernels::matmul::{self, Write};

@@ -293,12 +293,14 @@ impl Backward<'_> {
                     let key_rows = Right::new(self.product, key_rows, (hd, n), TILE_QUERIES, room_3);
                     dk_sum.fill(0.0);
                     dv_sum.fill(0.0);
-                    let readers = if tile.is_past { std::slice::from_ref(&at) } else { &forest.readers[at][..] };
+                    let readers =
+                        if tile.is_past { std::slice::from_ref(&at) } else { &forest.readers[at][..] };
                     for reader_at in readers {
                         let reader = &forest.spans[*reader_at];
                         let start = starts[place + tree[place..].partition_point(|other| other < reader_at)];
                         for queries in self.queries_that_see(reader, &tile) {
-                            let positions = reader.position() + queries.start..reader.position() + queries.end;
+                            let positions =
+                                reader.position() + queries.start..reader.position() + queries.end;
                             let (m, first) = (queries.len(), reader.rows.start + queries.start);
                             let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
                             for (at, head) in group.clone().enumerate() {

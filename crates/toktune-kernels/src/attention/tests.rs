@@ -152,7 +152,8 @@ fn cases() -> Vec<Case> {
             cases.push((Shape { window, ..base }, spans.clone(), None));
         }
         cases.push((Shape { soft_cap: Some(0.4), ..base }, spans.clone(), None));
-        let bias = ScoreBias::by_distance(4, 2 * TILE_KEYS + 4, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
+        let bias =
+            ScoreBias::by_distance(4, 2 * TILE_KEYS + 4, |h, d| 0.3 * (d as f32 * 0.7 + h as f32).sin());
         cases.push((base, spans, Some(bias)));
     }
     let cross = Shape { causal: false, ..base };

@@ -309,15 +309,11 @@ impl Dataset {
     /// Checks that what is made of the rows is what `model` takes.
     ///
     /// # Errors
-    /// They are made for another kind of model, or for more rows than it has.
+    /// They are made for another kind of model.
     pub fn check_for(&self, model: &PretrainedModel) -> Result<()> {
         let (made_for, kind) = (self.collator.kind(), model.kind());
         if made_for != kind {
             return Err(DataError::OtherKind { made_for, kind }.into());
-        }
-        let (vocab_size, rows) = (self.vocab_size, model.vocabulary());
-        if vocab_size > rows {
-            return Err(DataError::WrongVocabulary { vocab_size, rows }.into());
         }
         Ok(())
     }

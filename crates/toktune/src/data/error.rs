@@ -110,14 +110,6 @@ pub enum DataError {
         /// What the model is.
         kind: ModelKind,
     },
-    /// Rows that were read for a model with more rows.
-    #[error("the rows were read for a model with {vocab_size} rows, and this one has {rows}")]
-    WrongVocabulary {
-        /// Ids of the data lie below.
-        vocab_size: usize,
-        /// Rows of the model.
-        rows: usize,
-    },
     /// Labels that do not match the input.
     #[error("{at}: labels {} than input: {labels} labels, {inputs} input_ids", compared(*.labels, *.inputs))]
     LabelLength {

@@ -3,9 +3,9 @@
 use super::DataError;
 use crate::Result;
 use crate::engine::prefixes::Prefixes;
+use crate::random::Random;
 use std::collections::HashMap;
 use std::sync::Arc;
-use crate::random::Random;
 
 /// Where a run stands: enough, with the data, batch size and seed, to go on exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

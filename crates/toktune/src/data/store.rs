@@ -200,7 +200,8 @@ impl Store {
 
     /// Token `at` of an example's inputs; nothing past their end.
     pub fn token(&self, index: usize, at: usize) -> Option<u32> {
-        let number = |at: usize| -> Option<[u8; 8]> { self.bytes.get(at..at.checked_add(8)?)?.try_into().ok() };
+        let number =
+            |at: usize| -> Option<[u8; 8]> { self.bytes.get(at..at.checked_add(8)?)?.try_into().ok() };
         let entry = |entry: usize| usize::try_from(u64::from_le_bytes(number(self.table + 8 * entry)?)).ok();
         let (start, end) = (entry(index)?, entry(index + 1)?);
         let word = |at: usize| -> Option<u32> {

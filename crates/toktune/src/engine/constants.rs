@@ -58,7 +58,11 @@ pub struct ConstantCache {
 enum Store {
     Memory(HashMap<Key, Vec<f32>>),
     /// Where each lies in the file: its start and its floats.
-    File { file: File, folder: PathBuf, places: HashMap<Key, (u64, usize)> },
+    File {
+        file: File,
+        folder: PathBuf,
+        places: HashMap<Key, (u64, usize)>,
+    },
 }
 
 impl ConstantCache {
@@ -225,7 +229,9 @@ mod tests {
     fn what_one_example_has_for_itself_can_be_left_out() {
         let settings = CacheConstants { shared_only: true, ..settings(CacheLocation::Memory, 1 << 20) };
         let mut cache = ConstantCache::new(&settings).expect("a cache");
-        [Key::Own(1), Key::Labels(1), Key::Segment(1)].map(|key| cache.insert(key, vec![1.0]));
+        for key in [Key::Own(1), Key::Labels(1), Key::Segment(1)] {
+            cache.insert(key, vec![1.0]);
+        }
         assert!(cache.len() == 1 && cache.contains(Key::Segment(1)));
     }
 

@@ -57,7 +57,9 @@ impl<'a> Generator<'a> {
     fn stop(&self) -> Result<Option<Stop<'a>>> {
         match (self.config.stop_strings.is_empty(), self.tokenizer) {
             (true, _) => Ok(None),
-            (false, Some(tokenizer)) => Ok(Some(Stop { tokenizer, strings: self.config.stop_strings.clone() })),
+            (false, Some(tokenizer)) => {
+                Ok(Some(Stop { tokenizer, strings: self.config.stop_strings.clone() }))
+            }
             (false, None) => Err(Error::NoTokenizer { option: "stop_strings" }),
         }
     }

@@ -108,7 +108,9 @@ impl<'a> Texts<'a> {
             });
             texts.push(Text {
                 sampler: Sampler::new(&of, prompt)?,
-                pending: group.and_then(|group| group.first).map_or_else(|| prompt.to_vec(), |first| vec![first]),
+                pending: group
+                    .and_then(|group| group.first)
+                    .map_or_else(|| prompt.to_vec(), |first| vec![first]),
                 generated: 0,
                 logits: Vec::new(),
                 finished: None,
@@ -150,7 +152,12 @@ impl<'a> Texts<'a> {
     }
 
     /// Chooses the next token of the texts `going`, each with its place in the group.
-    fn choose(&mut self, group: usize, going: &[(usize, usize)], chosen: &mut Vec<(usize, u32)>) -> Result<()> {
+    fn choose(
+        &mut self,
+        group: usize,
+        going: &[(usize, usize)],
+        chosen: &mut Vec<(usize, u32)>,
+    ) -> Result<()> {
         let Group { session, first, most, .. } = &mut self.groups[group];
         let is_forced = |text: &Text<'_>| first.is_some() && text.generated == 0;
         let forced = self.config.forced_bos_token_id;

@@ -7,9 +7,9 @@ use super::kind::ModelKind;
 use super::model::{PretrainedModel, wrong_kind};
 use super::quantisation;
 use crate::error::Result;
+use crate::models::Device;
 use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
-use crate::models::Device;
 use std::path::Path;
 
 /// Loads models of every kind: what the files hold decides.

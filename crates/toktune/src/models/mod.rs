@@ -28,15 +28,13 @@ mod tensors;
 pub(crate) mod testing;
 mod token_matrix;
 
+pub use crate::engine::runner::TokenRows;
 pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM};
 pub use config::ModelConfig;
 pub use decoder_inputs::{DecoderInputs, DecoderStart};
-pub use families::{FAMILIES, Family, GgufFamily};
-pub use crate::engine::runner::TokenRows;
 pub use device::Device;
+pub use families::{FAMILIES, Family, GgufFamily};
 pub use kind::ModelKind;
-pub use toktune_kernels::gated::Activation;
-pub use toktune_kernels::rotary::Pairing;
 pub use model::PretrainedModel;
 pub(crate) use model::{ReplaceError, wrong_kind};
 pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
@@ -51,3 +49,5 @@ pub use spec::{
 };
 pub use tensors::FrozenTensor;
 pub use token_matrix::{TokenMatrix, TrainedRows};
+pub use toktune_kernels::gated::Activation;
+pub use toktune_kernels::rotary::Pairing;

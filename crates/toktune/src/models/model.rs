@@ -13,10 +13,10 @@ use super::quantisation;
 use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::token_matrix::{TokenMatrix, TrainedRows};
+use crate::data::RaggedBatch;
 use crate::engine::backend::Cpu;
 use crate::engine::layers::Naming;
 use crate::engine::model::{Model, Parts};
-use crate::data::RaggedBatch;
 use crate::engine::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wanted};
 use crate::engine::trained::Trained;
 use crate::error::{Error, Result};
@@ -335,11 +335,13 @@ impl PretrainedModel {
         wanted: Wanted,
         options: StepOptions<'_>,
     ) -> Result<StepOutput> {
-        self.runner.step(batch, trained, wanted, options).map_err(|error| match (&error, self.first_non_finite()) {
-            (Error::NotFinite { .. }, Some((name, row))) => {
-                Error::NotFinite { what: format!("{name}.weight, row {row}") }
+        self.runner.step(batch, trained, wanted, options).map_err(|error| {
+            match (&error, self.first_non_finite()) {
+                (Error::NotFinite { .. }, Some((name, row))) => {
+                    Error::NotFinite { what: format!("{name}.weight, row {row}") }
+                }
+                _ => error,
             }
-            _ => error,
         })
     }
 

@@ -1,7 +1,7 @@
 //! What attention scores get by the distance of query and key.
 
-use toktune_kernels::attention::ScoreBias;
 use half::bf16;
+use toktune_kernels::attention::ScoreBias;
 
 /// A bias by distance, as data.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,8 +6,9 @@ mod converter;
 pub(crate) use cases::{Case, convertible};
 
 use super::{AutoModel, PretrainedModel, TokenRows};
-use crate::weights::{Checkpoint, WeightType};
+use crate::engine::trained::Trained;
 use crate::models::Device;
+use crate::weights::{Checkpoint, WeightType};
 use candle_core::quantized::GgmlDType;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -137,9 +138,8 @@ pub(crate) fn logits_of_first_batch(model: &PretrainedModel, name: &str) -> Vec<
         ids.extend(serde_json::from_value::<Vec<u32>>(row["input_ids"].clone()).expect("ids"));
         starts.push(ids.len());
     }
-    let x = model.hidden(TokenRows { ids: &ids, starts: &starts, trained: None }, None, None).expect("rows");
-    let logits = model.logits(&model.before_head(&x).expect("rows"), None);
-    logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
+    let tokens = TokenRows { ids: &ids, starts: &starts };
+    model.runner().logits(tokens, None, &Trained::default()).expect("logits").concat()
 }
 
 /// The logits that transformers gives a committed model's first batch.

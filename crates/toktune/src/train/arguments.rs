@@ -1,8 +1,8 @@
 //! The settings of a run, with transformers' names.
 
-use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
+use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use crate::error::{Error, Result};
 use crate::tuners::SaveEmbeddingLayers;
 use std::path::{Path, PathBuf};

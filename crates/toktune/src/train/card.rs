@@ -1,8 +1,8 @@
 //! The model card (`README.md`) of a saved adapter.
 
 use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
-use super::schedule::Schedule;
 use super::run::TrainOutput;
+use super::schedule::Schedule;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::text::AutoTokenizer;

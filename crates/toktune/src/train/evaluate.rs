@@ -94,7 +94,14 @@ struct Tally<'c> {
 impl<'c> Tally<'c> {
     fn new(chosen: &'c [u32]) -> Self {
         let places = chosen.iter().enumerate().map(|(at, &id)| (id, at)).collect();
-        Tally { chosen, places, all: (0.0, 0), of_tokens: vec![(0.0, 0); chosen.len()], hits: None, weight: 0.0 }
+        Tally {
+            chosen,
+            places,
+            all: (0.0, 0),
+            of_tokens: vec![(0.0, 0); chosen.len()],
+            hits: None,
+            weight: 0.0,
+        }
     }
 
     /// Adds the losses of a batch.

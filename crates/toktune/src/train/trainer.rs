@@ -214,11 +214,8 @@ impl Trainer {
     fn cache_settings(&self) -> Option<CacheConstants> {
         // with updates every row depends on what is trained
         let some = self.model.lora_layers().is_empty();
-        let shared = || CacheConstants {
-            location: CacheLocation::Memory,
-            limit: SHARED_CONSTANTS,
-            shared_only: true,
-        };
+        let shared =
+            || CacheConstants { location: CacheLocation::Memory, limit: SHARED_CONSTANTS, shared_only: true };
         let asked = self.arguments.cache_constants.clone();
         asked.or_else(|| (!self.prefixes.is_empty()).then(shared)).filter(|_| some)
     }
@@ -260,7 +257,8 @@ impl Trainer {
         let in_memory = |settings: &CacheConstants| settings.location == CacheLocation::Memory;
         let Some(settings) = self.cache_settings().filter(in_memory) else { return 0 };
         let spec = &self.model.base().spec().stack;
-        let row = 2 * spec.layers.len() * spec.attention.kv_heads * spec.attention.head_dim * size_of::<f32>();
+        let row =
+            2 * spec.layers.len() * spec.attention.kv_heads * spec.attention.head_dim * size_of::<f32>();
         (self.prefixes.rows() * row as u64).min(settings.limit)
     }
 

@@ -5,8 +5,8 @@ use super::model::PeftModel;
 use crate::config::{CONFIG_FILE, PeftConfig};
 use crate::error::{Error, Result};
 use crate::models::AutoModel;
-use crate::text::{AutoTokenizer, TextError};
 use crate::models::Device;
+use crate::text::{AutoTokenizer, TextError};
 use std::path::{Path, PathBuf};
 
 /// Opens an adapter and its base, as PEFT's classes of this name do.

@@ -178,7 +178,8 @@ pub(super) fn find<'a>(layers: &'a [NamedLayer], name: &str) -> Result<&'a Named
     layers.iter().find(|layer| layer.name == name).ok_or_else(|| no_such_layer(layers, name))
 }
 
-pub(super) fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::Error {
+/// The error of a layer that a base does not have, with the nearest name it has.
+pub fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::Error {
     let nearest = nearest(name, layers.iter().map(|layer| layer.name.as_str())).map(str::to_owned);
     TunerError::NoSuchLayer { layer: name.into(), nearest }.into()
 }
@@ -331,9 +332,7 @@ impl BaseModel for PretrainedModel {
         let holder = self.holder(layer).to_owned();
         let layers = self.named_layers();
         match kept {
-            KeptWeight::Tokens(kept) => {
-                self.replace_token_matrix(&holder, kept).ok().map(KeptWeight::Tokens)
-            }
+            KeptWeight::Tokens(kept) => self.replace_token_matrix(&holder, kept).ok().map(KeptWeight::Tokens),
             KeptWeight::Linear(kept) => {
                 let former = self.linear(layer).map(|linear| linear.weight.clone());
                 self.set_linear(layer, &kept);

@@ -48,6 +48,7 @@ impl PeftModel {
             *end += ids.len();
             Some(*end)
         }));
-        model.runner().logits(TokenRows { ids: &ids, starts: &starts }, &rows.trained())
+        let tokens = TokenRows { ids: &ids, starts: &starts };
+        model.runner().logits(tokens, None, &rows.trained())
     }
 }

@@ -84,7 +84,7 @@ impl LoraLayer {
     /// Adds row `row` of the update to `values` (`[in]`).
     ///
     /// Panics when the row is not there or `values` has another length.
-    pub(crate) fn add_row(&self, row: usize, values: &mut [f32]) {
+    pub fn add_row(&self, row: usize, values: &mut [f32]) {
         assert_eq!(values.len(), self.inputs, "a row of {}", self.name);
         let b = &self.b[row * self.r..][..self.r];
         // the sum of r products in one order, then one rounding into the weight
@@ -102,7 +102,7 @@ impl LoraLayer {
     /// Adds column `col` of the update to `values` (`[out]`): a row of a weight that is stored as `[in, out]`.
     ///
     /// Panics when the column is not there or `values` has another length.
-    pub(crate) fn add_column(&self, col: usize, values: &mut [f32]) {
+    pub fn add_column(&self, col: usize, values: &mut [f32]) {
         assert_eq!(values.len(), self.outputs, "a column of {}", self.name);
         let a: Vec<f32> = self.a.chunks_exact(self.inputs.max(1)).map(|a| a[col]).collect();
         for (value, b) in values.iter_mut().zip(self.b.chunks_exact(self.r.max(1))) {

@@ -3,7 +3,6 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `base` | what a model must tell to be adapted; the models of this library |
-//! | `candle` | the same for a candle module of your own |
 //! | `placement`, `inject` | from a configuration to layers: matching, weight tying, fresh values |
 //! | `adapter`, `layer`, `lora` | the values |
 //! | `model`, `switching`, `merging` | several adapters on one model |
@@ -37,7 +36,7 @@ pub use adapter::{Adapter, BASE_ADAPTER, DEFAULT_ADAPTER};
 pub use auto::{
     AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, AutoPeftModelForSeq2SeqLM,
 };
-pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer};
+pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer, no_such_layer};
 
 pub use error::TunerError;
 pub use files::{ADAPTER_FILE, adapter_file};

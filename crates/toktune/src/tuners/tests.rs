@@ -2,7 +2,6 @@
 //! each of these answers.
 
 mod adapters;
-mod candle;
 mod files;
 mod merging;
 mod targets;
@@ -12,8 +11,9 @@ mod whole;
 use super::*;
 use crate::config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 use crate::models::{AutoModelForCausalLM, PretrainedModel};
+use crate::models::{Device, TrainedRows};
 use crate::random::Random;
-use candle_core::{Device, Tensor};
+use crate::weights::FrozenMatrix;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -25,9 +25,18 @@ fn base(name: &str) -> PretrainedModel {
     AutoModelForCausalLM::from_pretrained(fixture(name), &Device::Cpu).expect("a model")
 }
 
-/// The rows of one sequence.
-fn rows_of(model: &PretrainedModel, count: usize) -> crate::models::RowsOfBatch {
-    model.rows_of(vec![crate::ops::Span::new(0..count, 0..0)])
+/// The embedded rows of some tokens, before positions: what the input embedding gives, with its scale.
+fn embedded(model: &PeftModel, ids: &[u32]) -> Vec<f32> {
+    let (base, rows) = (model.base(), model.active().input_rows());
+    let scale = base.spec().stack.embedding.scale;
+    let mut x = base.embedding().gather(ids);
+    for (x, &id) in x.chunks_exact_mut(base.embedding().width()).zip(ids) {
+        if let Some(at) = rows.and_then(|rows| rows.position(id)) {
+            x.copy_from_slice(rows.expect("rows").row(at));
+        }
+        x.iter_mut().for_each(|x| *x *= scale);
+    }
+    x
 }
 
 fn names(list: &[&str]) -> Option<TargetModules> {
@@ -70,11 +79,7 @@ fn train<M: BaseModel>(model: &mut PeftModel<M>, name: &str, seed: u64) {
 
 /// The logits of one text, all of them.
 fn logits(model: &PeftModel, ids: &[u32]) -> Vec<f32> {
-    flat(&model.forward(&[ids], None).expect("logits")[0])
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().and_then(|x| x.to_vec1()).expect("numbers")
+    model.forward(&[ids], None).expect("logits").remove(0)
 }
 
 fn base_logits(model: PretrainedModel, ids: &[u32]) -> Vec<f32> {
@@ -86,27 +91,25 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// A candle module with any layers: rows are numbered, so that a wrong one is seen.
+/// A base with any layers: rows are numbered, so that a wrong one is seen.
 #[derive(Clone, Debug, Default)]
 struct Toy {
-    layers: Vec<CandleLayer>,
+    layers: Vec<(NamedLayer, Vec<f32>)>,
     input: Option<String>,
     tied: Vec<TiedLayer>,
 }
 
 impl Toy {
     fn layer(mut self, name: &str, kind: LayerKind, rows: usize, cols: usize) -> Self {
-        let seed = self.layers.len() as u64;
-        let mut random = Random::new(seed);
+        let mut random = Random::new(self.layers.len() as u64);
         let values: Vec<f32> = (0..rows * cols).map(|_| random.normal() as f32).collect();
-        let weight = Tensor::from_vec(values, (rows, cols), &Device::Cpu).expect("a tensor");
-        self.layers.push(CandleLayer { name: name.into(), kind, weight });
+        self.layers.push((NamedLayer { name: name.into(), kind, rows, cols }, values));
         self
     }
 
     fn tie(mut self, name: &str, kind: LayerKind, source: &str) -> Self {
-        let weight = self.weight(source);
-        self.layers.push(CandleLayer { name: name.into(), kind, weight });
+        let (of, values) = self.find(source).expect("a layer").clone();
+        self.layers.push((NamedLayer { name: name.into(), kind, ..of }, values));
         self.tied.push(TiedLayer { layer: name.into(), source: source.into() });
         self
     }
@@ -115,22 +118,29 @@ impl Toy {
         Self { input: Some(name.into()), ..self }
     }
 
-    fn weight(&self, name: &str) -> Tensor {
-        self.layers.iter().find(|layer| layer.name == name).expect("a layer").weight.clone()
+    fn find(&self, name: &str) -> Result<&(NamedLayer, Vec<f32>), crate::Error> {
+        let found = self.layers.iter().find(|(layer, _)| layer.name == name);
+        found.ok_or_else(|| no_such_layer(&self.named_layers(), name))
+    }
+
+    /// Changes the values of a layer, and of those that share them.
+    fn change(&mut self, name: &str, change: impl Fn(usize, &mut [f32])) -> Result<(), crate::Error> {
+        let cols = self.find(name)?.0.cols;
+        let tied: Vec<String> =
+            self.tied.iter().filter(|t| t.source == name).map(|t| t.layer.clone()).collect();
+        let meant = |layer: &NamedLayer| layer.name == name || tied.contains(&layer.name);
+        for (_, values) in self.layers.iter_mut().filter(|(layer, _)| meant(layer)) {
+            values.chunks_exact_mut(cols).enumerate().for_each(|(row, values)| change(row, values));
+        }
+        Ok(())
     }
 }
 
-impl CandleModel for Toy {
-    fn layers(&self) -> Vec<CandleLayer> {
-        self.layers.clone()
-    }
+impl BaseModel for Toy {
+    type Kept = Vec<f32>;
 
-    fn set_weight(&mut self, name: &str, weight: Tensor) {
-        let tied: Vec<String> =
-            self.tied.iter().filter(|t| t.source == name).map(|t| t.layer.clone()).collect();
-        for layer in self.layers.iter_mut().filter(|layer| layer.name == name || tied.contains(&layer.name)) {
-            layer.weight = weight.clone();
-        }
+    fn named_layers(&self) -> Vec<NamedLayer> {
+        self.layers.iter().map(|(layer, _)| layer.clone()).collect()
     }
 
     fn input_embedding(&self) -> Option<String> {
@@ -140,15 +150,68 @@ impl CandleModel for Toy {
     fn tied_layers(&self) -> Vec<TiedLayer> {
         self.tied.clone()
     }
+
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> crate::Result<Vec<f32>> {
+        let (of, values) = self.find(layer)?;
+        Ok(tokens.iter().flat_map(|&id| &values[id as usize * of.cols..][..of.cols]).copied().collect())
+    }
+
+    fn weight(&self, layer: &str) -> crate::Result<FrozenMatrix> {
+        let (of, values) = self.find(layer)?;
+        Ok(FrozenMatrix::from_f32(layer, of.rows, of.cols, values.clone())?)
+    }
+
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> crate::Result<()> {
+        self.find(layer)?;
+        let (rows, values) = (weight.rows(), weight.decode_rows(0..weight.rows()));
+        let meant = |own: &NamedLayer, tied: &[TiedLayer]| {
+            own.name == layer || tied.iter().any(|t| t.source == layer && t.layer == own.name)
+        };
+        for (own, of) in &mut self.layers {
+            if meant(own, &self.tied) {
+                (own.rows, *of) = (rows, values.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn num_parameters(&self) -> u64 {
+        let own = self.layers.iter().filter(|(layer, _)| !self.tied.iter().any(|t| t.layer == layer.name));
+        own.map(|(_, values)| values.len() as u64).sum()
+    }
+
+    fn keep(&self, layer: &str) -> crate::Result<Vec<f32>> {
+        Ok(self.find(layer)?.1.clone())
+    }
+
+    fn restore(&mut self, layer: &str, kept: Vec<f32>) -> crate::Result<Vec<f32>> {
+        let (cols, old) = (self.find(layer)?.0.cols, self.keep(layer)?);
+        self.change(layer, |row, values| values.copy_from_slice(&kept[row * cols..][..cols]))?;
+        Ok(old)
+    }
+
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> crate::Result<()> {
+        self.change(layer, |row, values| {
+            if let Some(at) = rows.position(row as u32) {
+                values.copy_from_slice(rows.row(at));
+            }
+        })
+    }
+
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> crate::Result<()> {
+        self.change(layer, |row, values| update.add_row(row, values))
+    }
 }
 
 impl PeftModel<Toy> {
     /// What an embedding gives for tokens `0..n`.
     fn embedded(&self, layer: &str, n: u32) -> Vec<Vec<f32>> {
-        let ids = Tensor::arange(0u32, n, &Device::Cpu).expect("ids");
-        let bound = self.bind(&Device::Cpu).expect("bound");
-        let rows = bound.embedding(layer, &self.base.weight(layer), &ids).expect("rows");
-        rows.to_vec2().expect("numbers")
+        let trained = self.layers().iter().find(|of| of.modules().any(|module| module == layer));
+        let row = |id: u32| match trained.and_then(|of| Some(of.rows().row(of.rows().position(id)?))) {
+            Some(row) => row.to_vec(),
+            None => self.base.weight_rows(layer, &[id]).expect("a row"),
+        };
+        (0..n).map(row).collect()
     }
 }
 

@@ -121,10 +121,22 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     );
 
     /// Turns the heads of `x` into `y`, or back.
-    fn rotate(&self, by: &Rotation<Self::Buffer>, heads: Heads, to: Direction, x: &Self::Buffer, y: &mut Self::Buffer);
+    fn rotate(
+        &self,
+        by: &Rotation<Self::Buffer>,
+        heads: Heads,
+        to: Direction,
+        x: &Self::Buffer,
+        y: &mut Self::Buffer,
+    );
 
     /// `out = softmax(scale q kᵀ + mask) v`, and the logarithms of the denominators `lse [rows, heads]`.
-    fn attention(&self, of: &AttentionInputs<'_, Self::Buffer>, out: &mut Self::Buffer, lse: &mut Self::Buffer);
+    fn attention(
+        &self,
+        of: &AttentionInputs<'_, Self::Buffer>,
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
 
     /// The gradients of `q`, `k` and `v`, which are overwritten; past rows get none.
     fn pull_attention(
@@ -186,7 +198,13 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// Multiplies each row of `y [factors, width]` with its factor, after writing the product of the two rows of `x` and `y`
     /// into `products`.
-    fn weigh(&self, y: &mut Self::Buffer, x: &Self::Buffer, factors: &Self::Buffer, products: &mut Self::Buffer);
+    fn weigh(
+        &self,
+        y: &mut Self::Buffer,
+        x: &Self::Buffer,
+        factors: &Self::Buffer,
+        products: &mut Self::Buffer,
+    );
 
     /// Leaves entries of `x` out: an entry's number, `first` and those before it, decides, so that neither threads nor the
     /// order of rows can.
@@ -200,13 +218,27 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     fn gather(&self, x: &Self::Buffer, rows: &[u32], width: usize) -> Self::Buffer;
 
     /// `y[rows[i]] += factors[i] x[i]`, factors being 1 where there are none; `rows` do not descend.
-    fn scatter(&self, x: &Self::Buffer, rows: &[u32], factors: Option<&Self::Buffer>, width: usize, y: &mut Self::Buffer);
+    fn scatter(
+        &self,
+        x: &Self::Buffer,
+        rows: &[u32],
+        factors: Option<&Self::Buffer>,
+        width: usize,
+        y: &mut Self::Buffer,
+    );
 
     /// `scale` times the rows of a table, `[ids, width]`.
     fn embed(&self, ids: &[u32], table: &Table<'_, Self>, scale: f32) -> Self::Buffer;
 
     /// Adds `scale` times row `i` of `dx` to row `at` of `sums`, for each `(i, at)` in order.
-    fn pull_embed(&self, dx: &Self::Buffer, places: &[(usize, usize)], scale: f32, width: usize, sums: &mut Self::Buffer);
+    fn pull_embed(
+        &self,
+        dx: &Self::Buffer,
+        places: &[(usize, usize)],
+        scale: f32,
+        width: usize,
+        sums: &mut Self::Buffer,
+    );
 
     /// The losses of rows `hidden [labels, d]` against the vocabulary, in nats, and the gradients of their weighted sum:
     /// that of the rows is overwritten, that of the trained entries added to.

@@ -81,7 +81,13 @@ impl<B: Backend> Linear<B> {
     }
 
     /// `y [rows, out]` from `x [rows, in]`; `first` is the number of the first of these rows in the pass.
-    pub(super) fn run(&self, around: &Around<'_, B>, (x, first): (&B::Buffer, usize), write: Write, y: &mut B::Buffer) {
+    pub(super) fn run(
+        &self,
+        around: &Around<'_, B>,
+        (x, first): (&B::Buffer, usize),
+        write: Write,
+        y: &mut B::Buffer,
+    ) {
         self.run_frozen(around.backend, x, write, y);
         for update in self.updates(around) {
             update.run(around.backend, x, first * self.inputs(), y);

@@ -360,14 +360,7 @@ impl<B: Backend> BlockReader<'_, B> {
         // no update reaches them, so they have no places among the block's linear layers
         let linear = |name: &str, sizes| {
             let module = self.module(name, name);
-            self.loader.read_linear(
-                &module,
-                Slot::NONE,
-                sizes,
-                RowOrder::Plain,
-                spec.bias,
-                StoredAs::Rows,
-            )
+            self.loader.read_linear(&module, Slot::NONE, sizes, RowOrder::Plain, spec.bias, StoredAs::Rows)
         };
         // first, for it says how many there are
         let router = linear(names.router, (of.count, d))?;

@@ -293,12 +293,7 @@ impl<B: Backend> Sublayer<B> {
     }
 
     /// The gradient of the work's result from that of what was added; nothing where they are the same.
-    fn pull_added(
-        &self,
-        backend: &B,
-        upstream: &B::Buffer,
-        update: Option<&B::Buffer>,
-    ) -> Option<B::Buffer> {
+    fn pull_added(&self, backend: &B, upstream: &B::Buffer, update: Option<&B::Buffer>) -> Option<B::Buffer> {
         if self.adds_directly() {
             return None;
         }

@@ -310,7 +310,9 @@ impl Plan {
                 let (rows, is_past) = match &of.place {
                     Place::Computed(rows) => (rows.clone(), of.is_constant && !is_constant),
                     // the past of constant rows is the known ones alone
-                    Place::Known(rows) if is_constant => (rows.start - first_known..rows.end - first_known, true),
+                    Place::Known(rows) if is_constant => {
+                        (rows.start - first_known..rows.end - first_known, true)
+                    }
                     Place::Known(rows) => (rows.clone(), true),
                     Place::Nowhere => (0..0, true),
                 };
@@ -341,7 +343,8 @@ impl Plan {
             for &at in &paths[label.sequence] {
                 let node = &nodes[at];
                 let first = node.rows.start - batch.starts[node.sequence];
-                let (Place::Computed(rows), Some(offset)) = (&node.place, label.row.checked_sub(first)) else {
+                let (Place::Computed(rows), Some(offset)) = (&node.place, label.row.checked_sub(first))
+                else {
                     continue;
                 };
                 if offset < rows.len() {

@@ -109,7 +109,10 @@ fn sequences_that_begin_alike_share_their_rows() {
     };
     let rules = Rules::new(Some(&trained), true);
     let plan = Plan::new(&batch, &rules, &());
-    assert_eq!((&plan.constant.places.ids[..], &plan.depending.places.ids[..]), (&[1, 2, 3][..], &[9, 4, 5][..]));
+    assert_eq!(
+        (&plan.constant.places.ids[..], &plan.depending.places.ids[..]),
+        (&[1, 2, 3][..], &[9, 4, 5][..])
+    );
     let spans = [
         Span { before: vec![past(0..3)], ..Span::new(0..2, 0..0) },
         Span { before: vec![past(0..3), own(0..2)], ..Span::new(2..3, 0..0) },

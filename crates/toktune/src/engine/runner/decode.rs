@@ -35,26 +35,79 @@ pub(super) struct Decoding<'a, B: Backend> {
 }
 
 impl<B: Backend> Model<B> {
+    /// The rows of `tokens` after the last block of the encoder.
+    fn encoder_rows(
+        &self,
+        tokens: TokenRows<'_>,
+        placed: &Placed<'_, B>,
+        trained: &Trained<'_>,
+        encoder: &Stack<B>,
+    ) -> Result<B::Buffer> {
+        let [updates, _] = self.split_updates(placed);
+        let run = Run { updates, ..Run::new(&self.decoding) };
+        let last = self.whole_rows(encoder, (tokens, None), placed, trained.encoder, &run)?;
+        Ok(encoder.end().run(&self.backend, last))
+    }
+
     /// The rows of `tokens` after the last block of a stack, with nothing before them.
     fn whole_rows(
         &self,
         stack: &Stack<B>,
-        tokens: TokenRows<'_>,
+        (tokens, cross): (TokenRows<'_>, Option<Sequences>),
         placed: &Placed<'_, B>,
-        (input, is_encoder): (Option<usize>, bool),
+        input: Option<usize>,
+        run: &Run<'_, B>,
     ) -> Result<B::Buffer> {
-        let rows = stack.rows(&RowPlaces::whole(tokens.ids.to_vec(), tokens.starts), None);
+        let rows = stack.rows(&RowPlaces::whole(tokens.ids.to_vec(), tokens.starts), cross);
         let table = self.embedding.table(input.map(|at| &placed.rows[at]));
         let x = stack.embed(&rows, &table, self.embedding.rows)?;
-        let [of_encoder, of_stack] = self.split_updates(placed);
-        let updates = if is_encoder { of_encoder } else { of_stack };
-        Ok(stack.run(&rows, x, &Run { updates, ..Run::new(&self.decoding) }, Wanted::Hidden).hidden)
+        Ok(stack.run(&rows, x, run, Wanted::Hidden).hidden)
+    }
+
+    /// What the decoder attends to, and the rows of it that each sequence goes on from; nothing without an encoder.
+    fn memory_of(
+        &self,
+        inputs: Option<TokenRows<'_>>,
+        placed: &Placed<'_, B>,
+        trained: &Trained<'_>,
+    ) -> Result<Option<(Memory<B::Buffer>, Vec<Range<usize>>)>> {
+        match (&self.encoder, inputs) {
+            (None, None) => Ok(None),
+            (Some(encoder), Some(inputs)) => {
+                let depending = self.encoder_rows(inputs, placed, trained, encoder)?;
+                let rows = inputs.starts.windows(2).map(|w| w[0]..w[1]).collect();
+                Ok(Some((Memory { depending, constant: None }, rows)))
+            }
+            (encoder, _) => {
+                let kind = if encoder.is_some() { ModelKind::Causal } else { ModelKind::Seq2Seq };
+                let (found, expected) = (kind.auto_class(), self.spec.kind.auto_class());
+                Err(Error::WrongBatch { found, expected })
+            }
+        }
     }
 
     /// As [`super::Runner::logits`].
-    pub(super) fn logits_of(&self, tokens: TokenRows<'_>, trained: &Trained<'_>) -> Result<Vec<Vec<f32>>> {
+    pub(super) fn logits_of(
+        &self,
+        tokens: TokenRows<'_>,
+        inputs: Option<TokenRows<'_>>,
+        trained: &Trained<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
         let placed = self.place(trained)?;
-        let hidden = self.whole_rows(&self.stack, tokens, &placed, (trained.input, false))?;
+        let memory = self.memory_of(inputs, &placed, trained)?;
+        let cross = memory.as_ref().map(|(_, rows)| {
+            let pairs = tokens.starts.windows(2).zip(rows);
+            let span = |(w, keys): (&[usize], &Range<usize>)| Span {
+                rows: w[0]..w[1],
+                before: Vec::new(),
+                keys: keys.clone(),
+            };
+            Sequences::new(pairs.map(span).collect())
+        });
+        let [_, updates] = self.split_updates(&placed);
+        let memory = memory.as_ref().map(|(memory, _)| memory);
+        let run = Run { updates, memory, ..Run::new(&self.decoding) };
+        let hidden = self.whole_rows(&self.stack, (tokens, cross), &placed, trained.input, &run)?;
         let (backend, d) = (&self.decoding, self.spec.stack.hidden_size);
         let head = self.head(trained.output.map(|at| &placed.rows[at]));
         let of = |w: &[usize]| {
@@ -67,7 +120,9 @@ impl<B: Backend> Model<B> {
     /// As [`super::Runner::vectors`].
     pub(super) fn vectors_of(&self, tokens: TokenRows<'_>, trained: &Trained<'_>) -> Result<Vec<Vec<f32>>> {
         let placed = self.place(trained)?;
-        let hidden = self.whole_rows(&self.stack, tokens, &placed, (trained.input, false))?;
+        let [_, updates] = self.split_updates(&placed);
+        let run = Run { updates, ..Run::new(&self.decoding) };
+        let hidden = self.whole_rows(&self.stack, (tokens, None), &placed, trained.input, &run)?;
         let last = self.backend.read(&self.stack.end().run(&self.backend, hidden));
         let d = self.spec.stack.embedding.width;
         let of = |w: &[usize]| {
@@ -86,20 +141,7 @@ impl<B: Backend> Model<B> {
         trained: &Trained<'a>,
     ) -> Result<Decoding<'a, B>> {
         let placed = self.place(trained)?;
-        let memory = match (&self.encoder, inputs) {
-            (None, None) => None,
-            (Some(encoder), Some(inputs)) => {
-                let last = self.whole_rows(encoder, inputs, &placed, (trained.encoder, true))?;
-                let depending = encoder.end().run(&self.backend, last);
-                let rows = inputs.starts.windows(2).map(|w| w[0]..w[1]).collect();
-                Some((Memory { depending, constant: None }, rows))
-            }
-            (encoder, _) => {
-                let kind = if encoder.is_some() { ModelKind::Causal } else { ModelKind::Seq2Seq };
-                let (found, expected) = (kind.auto_class(), self.spec.kind.auto_class());
-                return Err(Error::WrongBatch { found, expected });
-            }
-        };
+        let memory = self.memory_of(inputs, &placed, trained)?;
         Ok(Decoding {
             model: self,
             placed,
@@ -196,7 +238,9 @@ impl<B: Backend> Decoding<'_, B> {
 
 impl<B: Backend> Session for Decoding<'_, B> {
     fn advance(&mut self, next: &[(usize, &[u32])]) -> Result<Vec<Vec<f32>>> {
-        if let Some(&(sequence, _)) = next.iter().find(|(i, tokens)| *i >= self.lengths.len() || tokens.is_empty()) {
+        if let Some(&(sequence, _)) =
+            next.iter().find(|(i, tokens)| *i >= self.lengths.len() || tokens.is_empty())
+        {
             return match self.lengths.get(sequence) {
                 Some(_) => Err(Error::EmptyPrompt),
                 None => Err(Error::NoSuchSequence { sequence, sequences: self.lengths.len() }),

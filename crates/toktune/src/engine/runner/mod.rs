@@ -79,11 +79,17 @@ pub trait Runner: Debug + Send + Sync {
     /// What a step over a batch takes of memory, beside the weights.
     fn footprint(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint;
 
-    /// The logits of whole sequences, `[rows, vocabulary]` each.
+    /// The logits of whole sequences, `[rows, vocabulary]` each; those of an encoder-decoder's decoder, whose encoder reads
+    /// `inputs`.
     ///
     /// # Errors
-    /// An id is past the vocabulary.
-    fn logits(&self, tokens: TokenRows<'_>, trained: &Trained<'_>) -> Result<Vec<Vec<f32>>>;
+    /// An id is past the vocabulary; there are inputs and no encoder, or the other way round.
+    fn logits(
+        &self,
+        tokens: TokenRows<'_>,
+        inputs: Option<TokenRows<'_>>,
+        trained: &Trained<'_>,
+    ) -> Result<Vec<Vec<f32>>>;
 
     /// A vector for each sequence, made of its last hidden rows as the model's files say; several poolings give several times
     /// the hidden width.
@@ -147,8 +153,13 @@ impl<B: Backend> Runner for Model<B> {
         self.footprint_of(batch, trained)
     }
 
-    fn logits(&self, tokens: TokenRows<'_>, trained: &Trained<'_>) -> Result<Vec<Vec<f32>>> {
-        self.logits_of(tokens, trained)
+    fn logits(
+        &self,
+        tokens: TokenRows<'_>,
+        inputs: Option<TokenRows<'_>>,
+        trained: &Trained<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        self.logits_of(tokens, inputs, trained)
     }
 
     fn vectors(&self, tokens: TokenRows<'_>, trained: &Trained<'_>) -> Result<Vec<Vec<f32>>> {

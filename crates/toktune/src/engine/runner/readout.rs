@@ -72,7 +72,8 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
             backend.gather(&computed, &entries, d)
         };
         let of = Labels { targets: &targets, weights: &weights };
-        let losses = backend.with_trained_entries(&hidden, &head, of, &all_frozen, self.dtrained.as_deref_mut());
+        let losses =
+            backend.with_trained_entries(&hidden, &head, of, &all_frozen, self.dtrained.as_deref_mut());
         Ok(labels().zip(losses).map(|(label, value)| loss(label, value)).collect())
     }
 
@@ -119,7 +120,8 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         if part.entries.is_empty() {
             return Vec::new();
         }
-        let labelled = backend.gather(&self.forward.depending, &part.labelled(), model.spec.stack.hidden_size);
+        let labelled =
+            backend.gather(&self.forward.depending, &part.labelled(), model.spec.stack.hidden_size);
         let last = model.final_rows(backend.part(&labelled, 0..backend.len(&labelled)));
         let head = model.head(self.output);
         let (targets, weights) = (part.targets(), part.weights());
@@ -220,4 +222,3 @@ impl<B: Backend> LastRows for Readout<'_, '_, '_, B> {
         self.upstream = Some(model.stack.end().pull(backend, &self.forward.depending, backend.place(dlast)));
     }
 }
-

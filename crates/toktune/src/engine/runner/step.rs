@@ -10,7 +10,7 @@ use crate::data::RaggedBatch;
 use crate::data::RaggedRows;
 use crate::engine::backend::Backend;
 use crate::engine::constants::{CachedExamples, Key};
-use crate::engine::layers::{KeyValues, Kept, Memory, Rows, Update};
+use crate::engine::layers::{Kept, KeyValues, Memory, Rows, Update};
 use crate::engine::model::{Model, Placed, Sums};
 use crate::engine::objective::{self, Losses, Objective, Reads};
 use crate::engine::plan::{Crossing, Known, NodeKey, Part, Plan, Rules, levels};
@@ -162,10 +162,14 @@ impl<B: Backend> Planner<'_, '_, B> {
     }
 
     /// The encoder's rows that are computed, with the sequences of the batch whose encoder rows depend.
-    fn encoder_plan(&self, encoder: &Stack<B>, batch: &RaggedBatch, inputs: &RaggedRows) -> (Plan, Vec<bool>) {
-        let is_wanted = |rows: std::ops::Range<usize>| {
-            !self.shortcuts || batch.targets[rows].iter().any(Option::is_some)
-        };
+    fn encoder_plan(
+        &self,
+        encoder: &Stack<B>,
+        batch: &RaggedBatch,
+        inputs: &RaggedRows,
+    ) -> (Plan, Vec<bool>) {
+        let is_wanted =
+            |rows: std::ops::Range<usize>| !self.shortcuts || batch.targets[rows].iter().any(Option::is_some);
         let wanted: Vec<bool> = batch.sequences().map(is_wanted).collect();
         let inputs = RaggedBatch {
             ids: inputs.ids.clone(),
@@ -244,7 +248,12 @@ impl<B: Backend> Step<'_, '_, B> {
     }
 
     /// An encoder-decoder: the encoder's rows first, then the decoder's over them, and back in the other order.
-    fn encoder_decoder(&mut self, encoder: &Stack<B>, batch: &RaggedBatch, inputs: &RaggedRows) -> Result<Losses> {
+    fn encoder_decoder(
+        &mut self,
+        encoder: &Stack<B>,
+        batch: &RaggedBatch,
+        inputs: &RaggedRows,
+    ) -> Result<Losses> {
         let (model, backend) = (self.model, &self.model.backend);
         let [of_encoder, of_stack] = model.split_updates(&self.placed);
         let (plan, depends) = self.planner().encoder_plan(encoder, batch, inputs);

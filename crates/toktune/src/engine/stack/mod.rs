@@ -133,10 +133,7 @@ impl<B: Backend> Stack<B> {
     }
 
     /// Changes the weights of linear layers of the blocks by `of`, where it gives another one.
-    pub(crate) fn change_weights(
-        &mut self,
-        mut of: impl FnMut(&str, &FrozenMatrix) -> Option<FrozenMatrix>,
-    ) {
+    pub(crate) fn change_weights(&mut self, mut of: impl FnMut(&str, &FrozenMatrix) -> Option<FrozenMatrix>) {
         for block in &mut self.blocks {
             block.change_weights(&self.backend, &mut of);
         }
@@ -159,6 +156,9 @@ impl<B: Backend> Stack<B> {
         for chain in [&self.before_positions, &self.after_positions, &self.end] {
             tensors.extend(chain.norms().flat_map(|norm| norm.tensors(backend)));
             tensors.extend(chain.linears().flat_map(|linear| linear.tensors(backend)));
+        }
+        if let (Some(name), Some((table, _))) = (self.spec.names.positions, &self.positions) {
+            tensors.push((format!("{name}.weight"), LayerTensor::Matrix(table)));
         }
         tensors.extend(self.distances.iter().flat_map(|rows| rows.tensors(backend)));
         tensors

@@ -2,7 +2,7 @@
 
 use super::Stack;
 use crate::engine::backend::Backend;
-use crate::engine::layers::{Around, Gradients, Keep, KeyValues, Kept, Memory, Rows, Update};
+use crate::engine::layers::{Around, Gradients, Keep, Kept, KeyValues, Memory, Rows, Update};
 
 /// What rows meet on their way through a stack.
 #[derive(Debug)]
@@ -83,7 +83,8 @@ impl<B: Backend> Stack<B> {
             let (kept, key_values) = block.run(&around, &mut trace.hidden, keep);
             trace.kept.extend(kept);
             if matches!(wanted, Wanted::KeyValues | Wanted::OnlyKeyValues) {
-                let lasting = key_values.map(|of| KeyValues { k: self.backend.keep(&of.k), v: self.backend.keep(&of.v) });
+                let lasting = key_values
+                    .map(|of| KeyValues { k: self.backend.keep(&of.k), v: self.backend.keep(&of.v) });
                 trace.key_values.extend(lasting);
             }
         }

@@ -3,6 +3,7 @@
 
 use super::{Family, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::decoder_inputs::{DecoderInputs, DecoderStart};
 use crate::models::kind::ModelKind;
@@ -13,7 +14,6 @@ use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Sinusoids,
     StackSpec,
 };
-use crate::models::Activation;
 
 const fn family(
     name: &'static str,

@@ -2,11 +2,11 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{MlpSpec, ModelSpec, QkvLayout};
-use crate::models::Activation;
 
 pub(super) const BLOOM: Family = Family {
     name: "BLOOM",

@@ -3,10 +3,10 @@
 use super::qwen::HEAD_NORMS;
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Pairing;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
 use crate::models::spec::{ModelSpec, NormKind, NormSpec, QkNorm};
-use crate::models::Pairing;
 
 pub(super) const COHERE: Family = Family {
     name: "Cohere",

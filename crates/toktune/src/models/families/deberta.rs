@@ -130,8 +130,8 @@ fn relative(config: &ModelConfig, spec: &mut ModelSpec, as_keys: bool, as_querie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::{AutoModel, ModelKind};
     use crate::models::Device;
+    use crate::models::{AutoModel, ModelKind};
     use serde_json::{Value, json};
     use std::path::Path;
 

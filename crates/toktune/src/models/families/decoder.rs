@@ -1,6 +1,7 @@
 //! What most decoders' configurations have in common, since Llama.
 
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::kind::ModelKind;
 use crate::models::names::{ModelNames, StackNames};
@@ -8,7 +9,6 @@ use crate::models::rope::RopeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
 };
-use crate::models::Activation;
 
 /// Most blocks that a configuration may ask for.
 pub(super) const MOST_LAYERS: usize = 1 << 16;
@@ -228,10 +228,10 @@ pub(super) fn layer_types(
 
 #[cfg(test)]
 mod tests {
+    use crate::models::Activation;
     use crate::models::config::ModelConfig;
     use crate::models::families::of_model_type;
     use crate::models::rope::{RopeSpec, RopeVariant};
-    use crate::models::Activation;
     use serde_json::{Value, json};
 
     fn spec(model_type: &str, keys: Value) -> crate::models::ModelSpec {

@@ -2,13 +2,13 @@
 
 use super::decoder::{MOST_LAYERS, activation};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::kind::ModelKind;
 use crate::models::names::{AttentionNames, HalfNorms, MlpNames, ModelNames, StackNames};
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, StackSpec,
 };
-use crate::models::Activation;
 
 /// The names in BERT's blocks, and of what stands before them, behind BERT's prefix.
 pub(super) const BERT_STACK: StackNames = StackNames {

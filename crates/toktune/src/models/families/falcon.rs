@@ -2,11 +2,11 @@
 
 use super::{Family, GgufFamily, bloom, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, MEGATRON_STACK, StackNames};
 use crate::models::relative::RelativeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
-use crate::models::Activation;
 
 pub(super) const FALCON: Family = Family {
     name: "Falcon",

@@ -2,10 +2,10 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames};
 use crate::models::spec::ModelSpec;
-use crate::models::Activation;
 
 pub(super) const GEMMA: Family = Family {
     name: "Gemma",

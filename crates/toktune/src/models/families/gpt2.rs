@@ -2,12 +2,12 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{
     AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
 };
 use crate::models::spec::{MlpSpec, ModelSpec, Positions, QkvLayout};
-use crate::models::Activation;
 
 pub(super) const GPT2: Family = Family {
     name: "GPT-2",

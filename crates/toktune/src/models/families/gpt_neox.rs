@@ -2,11 +2,11 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, LLAMA_MODEL, MEGATRON_STACK, ModelNames, StackNames};
 use crate::models::rope::RopeSpec;
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec, QkvLayout};
-use crate::models::Activation;
 
 pub(super) const GPT_NEOX: Family = Family {
     name: "GPT-NeoX",

@@ -2,6 +2,7 @@
 
 use super::{Family, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::kind::ModelKind;
 use crate::models::names::{AttentionNames, HalfNorms, LLAMA_STACK, MlpNames, ModelNames, StackNames};
@@ -9,7 +10,6 @@ use crate::models::rope::RopeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, MlpSpec, ModelSpec, NormKind, NormSpec, QkvLayout, StackSpec,
 };
-use crate::models::Activation;
 
 pub(super) const MODERNBERT: Family = Family {
     name: "ModernBERT",

@@ -3,12 +3,12 @@
 
 use super::{Family, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{
     AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, ModelNames, StackNames,
 };
 use crate::models::spec::{MlpSpec, ModelSpec, Positions};
-use crate::models::Activation;
 
 pub(super) const OPT: Family = Family {
     name: "OPT",

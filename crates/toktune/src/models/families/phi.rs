@@ -2,10 +2,10 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{AttentionNames, HalfNorms, LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
 use crate::models::spec::{LayerSpec, MlpSpec, ModelSpec};
-use crate::models::Activation;
 
 pub(super) const PHI: Family = Family {
     name: "Phi",

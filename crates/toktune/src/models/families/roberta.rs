@@ -3,10 +3,10 @@
 use super::Family;
 use super::encoder::{BERT_KEYS, BERT_STACK, read};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{ModelNames, StackNames};
 use crate::models::spec::{ModelSpec, Positions};
-use crate::models::Activation;
 
 pub(super) const ROBERTA: Family = Family {
     name: "RoBERTa",

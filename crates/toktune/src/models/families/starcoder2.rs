@@ -2,10 +2,10 @@
 
 use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
 use crate::models::spec::{ModelSpec, NormSpec};
-use crate::models::Activation;
 
 pub(super) const STARCODER2: Family = Family {
     name: "StarCoder 2",

@@ -2,6 +2,7 @@
 
 use super::{Family, decoder};
 use crate::error::Result;
+use crate::models::Activation;
 use crate::models::config::ModelConfig;
 use crate::models::decoder_inputs::{DecoderInputs, DecoderStart};
 use crate::models::kind::ModelKind;
@@ -12,7 +13,6 @@ use crate::models::relative::RelativeSpec;
 use crate::models::spec::{
     AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, StackSpec,
 };
-use crate::models::Activation;
 
 pub(super) const T5: Family = Family {
     name: "T5",

@@ -2,11 +2,11 @@
 
 use super::super::AutoModel;
 use crate::Error;
+use crate::models::Device;
 use crate::models::PretrainedModel;
 use crate::tuners::{MergeOptions, PeftModel, merge_to_folder};
 use crate::weights::testing::safetensors;
 use crate::weights::{Checkpoint, RowOrder, WeightType, WeightsError};
-use crate::models::Device;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use toktune_kernels::weight::encode;
@@ -72,8 +72,8 @@ fn fp8(block: Value) -> Option<(&'static str, Value)> {
 
 /// The decoded rows of the layer.
 fn rows(model: &PretrainedModel) -> (Vec<f32>, usize, usize) {
-    let layers = model.linear_layers();
-    let (_, weight) = layers.iter().find(|(_, weight)| weight.name() == WEIGHT).expect("the layer");
+    let layers = model.runner().linears();
+    let weight = layers.iter().map(|linear| linear.weight).find(|w| w.name() == WEIGHT).expect("the layer");
     (weight.decode_rows(0..weight.rows()), weight.rows(), weight.cols())
 }
 

@@ -44,11 +44,8 @@ fn logits(model: &PretrainedModel, rows: Option<&PeftModel>) -> Vec<f32> {
     let active = rows.map(PeftModel::active).unwrap_or_default();
     let ids: Vec<u32> = (0..model.vocabulary() as u32).collect();
     let starts: Vec<usize> = (0..ids.len()).step_by(20).chain([ids.len()]).collect();
-    let updates = active.updates(model).expect("updates");
-    let tokens = TokenRows { ids: &ids, starts: &starts, trained: active.input_rows() };
-    let x = model.hidden(tokens, None, updates.as_deref()).expect("hidden rows");
-    let logits = model.logits(&model.before_head(&x).expect("rows"), active.output_rows());
-    logits.and_then(|l| Ok(l.flatten_all()?.to_vec1()?)).expect("logits")
+    let tokens = TokenRows { ids: &ids, starts: &starts };
+    model.runner().logits(tokens, None, &active.trained()).expect("logits").concat()
 }
 
 /// Merges into a folder of a new temporary one.

@@ -14,8 +14,8 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 fn bits(model: &PretrainedModel) -> Vec<u32> {
     let mut all: Vec<f32> = model.embedding().gather(&(0..model.vocabulary() as u32).collect::<Vec<_>>());
     all.extend(model.head().gather(&(0..model.vocabulary() as u32).collect::<Vec<_>>()));
-    for (_, weight) in model.linear_layers() {
-        all.extend(weight.decode_rows(0..weight.rows()));
+    for linear in model.runner().linears() {
+        all.extend(linear.weight.decode_rows(0..linear.weight.rows()));
     }
     all.into_iter().map(f32::to_bits).collect()
 }

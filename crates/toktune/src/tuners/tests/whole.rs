@@ -17,9 +17,9 @@ fn adapter(base: &PretrainedModel, fields: Value, whole: &[Named]) -> tempfile::
     config.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
     std::fs::write(folder.path().join(CONFIG_FILE), config.to_string()).expect("written");
     let mut tensors = whole.to_vec();
-    for (name, inputs, outputs) in
-        base.linear_sizes().into_iter().filter(|(name, _, _)| name.ends_with("q_proj"))
-    {
+    let linears = base.runner().linears();
+    for linear in linears.iter().filter(|linear| linear.module.ends_with("q_proj")) {
+        let (name, inputs, outputs) = (linear.module, linear.inputs, linear.outputs);
         let key = |part: &str| format!("base_model.model.{name}.{part}.weight");
         tensors.push((key("lora_A"), vec![2, inputs], vec![0.5; 2 * inputs]));
         tensors.push((key("lora_B"), vec![outputs, 2], vec![0.0; 2 * outputs]));

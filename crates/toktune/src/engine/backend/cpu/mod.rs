@@ -77,11 +77,8 @@ fn disentangled_parts<'a>(
     of: &AttentionInputs<'a, Buffer>,
     distances: &Distances<'a, Buffer>,
 ) -> (disentangled::Shape, disentangled::Inputs<'a>) {
-    let shape = disentangled::Shape {
-        heads: of.shape.heads,
-        head_dim: of.shape.head_dim,
-        scale: of.shape.scale,
-    };
+    let shape =
+        disentangled::Shape { heads: of.shape.heads, head_dim: of.shape.head_dim, scale: of.shape.scale };
     let rows = |x: Option<&'a Buffer>| x.map_or(&[][..], |x| x);
     let distances = disentangled::Distances {
         keys: rows(distances.keys),
@@ -227,7 +224,14 @@ impl Backend for Cpu {
         });
     }
 
-    fn pull_norm(&self, of: &NormWeights<'_, Buffer>, x: &Buffer, dy: &Buffer, write: Write, dx: &mut Buffer) {
+    fn pull_norm(
+        &self,
+        of: &NormWeights<'_, Buffer>,
+        x: &Buffer,
+        dy: &Buffer,
+        write: Write,
+        dx: &mut Buffer,
+    ) {
         time(Part::Rows, 0, || match of.norming {
             Norming::Rms => rms_norm_backward(x, of.weight, of.eps, dy, write, dx),
             Norming::Layer => layer_norm_backward(x, of.weight, of.eps, dy, write, dx),
@@ -244,7 +248,12 @@ impl Backend for Cpu {
         });
     }
 
-    fn pull_attention(&self, of: &AttentionInputs<'_, Buffer>, by: Saved<'_, Buffer>, gradients: [&mut Buffer; 3]) {
+    fn pull_attention(
+        &self,
+        of: &AttentionInputs<'_, Buffer>,
+        by: Saved<'_, Buffer>,
+        gradients: [&mut Buffer; 3],
+    ) {
         let [dq, dk, dv] = gradients;
         // the two products of the forward pass again, and three that give the gradients
         time(Part::Attention, of.sequences.flops(of.shape) / 2 * 5, || {
@@ -364,7 +373,8 @@ impl Backend for Cpu {
             let begin = rows.partition_point(|&row| row < first);
             let end = rows.partition_point(|&row| row < first + TASK_ROWS as u32);
             for at in begin..end {
-                let (y, x) = (&mut y[(rows[at] - first) as usize * width..][..width], &x[at * width..][..width]);
+                let (y, x) =
+                    (&mut y[(rows[at] - first) as usize * width..][..width], &x[at * width..][..width]);
                 let factor = factors.map_or(1.0, |factors| factors[at]);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
             }
@@ -378,7 +388,14 @@ impl Backend for Cpu {
         x
     }
 
-    fn pull_embed(&self, dx: &Buffer, places: &[(usize, usize)], scale: f32, width: usize, sums: &mut Buffer) {
+    fn pull_embed(
+        &self,
+        dx: &Buffer,
+        places: &[(usize, usize)],
+        scale: f32,
+        width: usize,
+        sums: &mut Buffer,
+    ) {
         time(Part::Embedding, 0, || embedding::scatter_add(dx, places, scale, width, sums));
     }
 
@@ -394,10 +411,8 @@ impl Backend for Cpu {
         self.head(head, |head, precision| {
             let rows = toktune_kernels::Matrix::rows(head.table);
             let flops = 2 * hidden.len() * rows * if dhidden.is_some() { 2 } else { 1 };
-            let wanted = Gradients {
-                hidden: dhidden.map(|dh| &mut dh[..]),
-                trained: dtrained.map(|dt| &mut dt[..]),
-            };
+            let wanted =
+                Gradients { hidden: dhidden.map(|dh| &mut dh[..]), trained: dtrained.map(|dt| &mut dt[..]) };
             time(Part::Head, flops, || {
                 let of = labelled(hidden, labels);
                 cross_entropy::cross_entropy(of, head, &mut losses, wanted, precision);

@@ -13,7 +13,8 @@ struct Key {
 /// Calls `work(row, its position, the keys it sees)` for every row.
 fn each_row(of: &AttentionInputs<'_, Vec<f64>>, mut work: impl FnMut(usize, usize, &[Key])) {
     for span in of.sequences.spans.iter() {
-        let before = span.before.iter().flat_map(|stretch| stretch.rows.clone().map(|row| (row, stretch.is_past)));
+        let before =
+            span.before.iter().flat_map(|stretch| stretch.rows.clone().map(|row| (row, stretch.is_past)));
         let own = span.keys.clone().map(|row| (row, false));
         let keys: Vec<Key> = before
             .chain(own)
@@ -82,7 +83,8 @@ impl Scores<'_> {
         if let Some(bias) = &self.of.sequences.bias {
             score += f64::from(bias.get(self.head, at, key.position));
         }
-        let capped = self.of.shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+        let capped =
+            self.of.shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
         (score, capped)
     }
 }
@@ -102,7 +104,8 @@ pub(super) fn forward(
             let total: f64 = each.iter().map(|score| (score - top).exp()).sum();
             lse[row * heads + head] = top + total.ln();
             for d in 0..hd {
-                let weighted = |(score, key): (&f64, &Key)| (score - top).exp() / total * scores.values(*key)[d];
+                let weighted =
+                    |(score, key): (&f64, &Key)| (score - top).exp() / total * scores.values(*key)[d];
                 out[(row * heads + head) * hd + d] = each.iter().zip(seen).map(weighted).sum();
             }
         }

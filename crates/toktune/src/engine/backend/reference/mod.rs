@@ -54,7 +54,10 @@ fn activation(of: Activation, x: f64) -> (f64, f64) {
         Activation::GeluTanh => {
             let c = (2.0 / std::f64::consts::PI).sqrt();
             let t = (c * (x + 0.044715 * x * x * x)).tanh();
-            (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x))
+            (
+                0.5 * x * (1.0 + t),
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x),
+            )
         }
         Activation::Gelu => {
             let cdf = 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2));
@@ -366,7 +369,14 @@ impl Backend for Reference {
         rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
     }
 
-    fn scatter(&self, x: &Vec<f64>, rows: &[u32], factors: Option<&Vec<f64>>, width: usize, y: &mut Vec<f64>) {
+    fn scatter(
+        &self,
+        x: &Vec<f64>,
+        rows: &[u32],
+        factors: Option<&Vec<f64>>,
+        width: usize,
+        y: &mut Vec<f64>,
+    ) {
         for (i, &row) in rows.iter().enumerate() {
             let factor = factors.map_or(1.0, |factors| factors[i]);
             for j in 0..width {
@@ -379,7 +389,14 @@ impl Backend for Reference {
         ids.iter().flat_map(|&id| head::row(table, id as usize)).map(|x| x * f64::from(scale)).collect()
     }
 
-    fn pull_embed(&self, dx: &Vec<f64>, places: &[(usize, usize)], scale: f32, width: usize, sums: &mut Vec<f64>) {
+    fn pull_embed(
+        &self,
+        dx: &Vec<f64>,
+        places: &[(usize, usize)],
+        scale: f32,
+        width: usize,
+        sums: &mut Vec<f64>,
+    ) {
         for &(row, at) in places {
             for j in 0..width {
                 sums[at * width + j] += f64::from(scale) * dx[row * width + j];
@@ -448,7 +465,8 @@ mod tests {
 
     #[test]
     fn the_error_function_is_that_of_the_tables() {
-        let table = [(0.0, 0.0), (0.5, 0.520_499_877_813), (1.0, 0.842_700_792_950), (2.0, 0.995_322_265_019)];
+        let table =
+            [(0.0, 0.0), (0.5, 0.520_499_877_813), (1.0, 0.842_700_792_950), (2.0, 0.995_322_265_019)];
         for (x, expected) in table {
             assert!((erf(x) - expected).abs() < 1e-11 && (erf(-x) + expected).abs() < 1e-11, "{x}");
         }

@@ -20,17 +20,18 @@ fn with_rows(base: PretrainedModel, ids: &[u32]) -> PeftModel {
     model
 }
 
-/// Logits of any kind of model, or hidden rows where it has no head.
+/// Logits of any kind of model, or a vector for each sequence where it has no head.
 fn outputs(model: &PretrainedModel, rows: Option<&PeftModel>) -> Vec<f32> {
     let active = rows.map(PeftModel::active).unwrap_or_default();
     let ids: Vec<u32> = (0..40).collect();
-    let tokens = |ids| TokenRows { ids, starts: &[0, 20, 40], trained: active.input_rows() };
+    let tokens = |ids| TokenRows { ids, starts: &[0, 20, 40] };
     let reversed: Vec<u32> = ids.iter().rev().copied().collect();
     let encoder = (model.kind() == ModelKind::Seq2Seq).then(|| tokens(&reversed));
-    let x = model.hidden(tokens(&ids), encoder, None).expect("hidden rows");
-    let x = model.before_head(&x).expect("rows");
-    let x = if model.has_head() { model.logits(&x, active.output_rows()).expect("logits") } else { x };
-    x.flatten_all().and_then(|x| x.to_vec1()).expect("numbers")
+    let outputs = match model.has_head() {
+        true => model.runner().logits(tokens(&ids), encoder, &active.trained()),
+        false => model.runner().vectors(tokens(&ids), &active.trained()),
+    };
+    outputs.expect("numbers").concat()
 }
 
 /// Merges rows into `model` and checks that `copies` are all like the embedding, everything else is as it was, and what

@@ -15,7 +15,7 @@ fn with_updates(base: PretrainedModel) -> PeftModel {
     };
     let mut model = get_peft_model(base, config).expect("an adapter");
     let mut random = Random::new(8);
-    for values in model.parameters_mut() {
+    for (_, values) in model.parameters_mut() {
         values.iter_mut().for_each(|x| *x = random.below(2001) as f32 / 4000.0 - 0.25);
     }
     model

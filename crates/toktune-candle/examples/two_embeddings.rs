@@ -9,9 +9,8 @@ use candle_core::{Device, Result, Tensor};
 use toktune::TrainableTokensConfig;
 use toktune::config::TargetModules;
 use toktune::train::{AdamW, AdamWConfig};
-use toktune::tuners::{
-    CandleAdapters, CandleLayer, CandleModel, LayerKind, PeftModel, SaveEmbeddingLayers, get_peft_model,
-};
+use toktune::tuners::{LayerKind, PeftModel, SaveEmbeddingLayers, get_peft_model};
+use toktune_candle::{Bind, CandleAdapters, CandleLayer, CandleModel, OnCandle};
 
 const WORDS: usize = 10;
 const COLOURS: usize = 8;
@@ -41,7 +40,7 @@ impl Model {
         adapters: &CandleAdapters,
         words: &Tensor,
         colours: &Tensor,
-    ) -> toktune::Result<Tensor> {
+    ) -> toktune_candle::Result<Tensor> {
         let words = adapters.embedding("words", &self.words, words)?;
         let colours = adapters.embedding("colours", &self.colours, colours)?;
         adapters.linear("out", &self.out, None, &(words + colours)?.tanh()?)
@@ -79,12 +78,12 @@ fn loss(logits: &Tensor, things: &Tensor) -> Result<Tensor> {
     of_label.mean_all()?.neg()
 }
 
-fn main() -> toktune::Result<()> {
+fn main() -> toktune_candle::Result<()> {
     let device = Device::Cpu;
     let targets = TargetModules::Names(vec!["words".into(), "colours".into()]);
     let config =
         TrainableTokensConfig { target_modules: Some(targets), ..TrainableTokensConfig::new([5, 6]) };
-    let mut model = get_peft_model(Model::new(&device)?, config)?;
+    let mut model = get_peft_model(OnCandle(Model::new(&device)?), config)?;
     model
         .print_trainable_parameters(&mut std::io::stdout())
         .map_err(toktune::Error::io("standard output"))?;
@@ -94,15 +93,17 @@ fn main() -> toktune::Result<()> {
     let things = Tensor::new(&[0u32, 1, 2, 0], &device)?;
     let adapters = model.bind(&device)?;
     let vars = adapters.vars();
-    let mut optimizer = AdamW::new(AdamWConfig::default(), vars.iter().map(|var| var.elem_count()));
+    let name = |at: usize| format!("variable {at}");
+    let sizes = vars.iter().enumerate().map(|(at, var)| (name(at), var.elem_count()));
+    let mut optimizer = AdamW::new(AdamWConfig::default(), sizes);
     for step in 0..150 {
-        let loss = loss(&model.base().forward(&adapters, &words, &colours)?, &things)?;
+        let loss = loss(&model.base().0.forward(&adapters, &words, &colours)?, &things)?;
         let gradients = loss.backward()?;
         optimizer.begin_step();
         for (at, var) in vars.iter().enumerate() {
             let Some(gradient) = gradients.get(var) else { continue };
             let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
-            optimizer.update(at, &mut values, &gradient.flatten_all()?.to_vec1::<f32>()?, 0.1);
+            optimizer.update(&name(at), &mut values, &gradient.flatten_all()?.to_vec1::<f32>()?, 0.1);
             var.set(&Tensor::from_vec(values, var.shape(), &device)?)?;
         }
         if step % 50 == 0 || step == 149 {
@@ -116,7 +117,7 @@ fn main() -> toktune::Result<()> {
     model.save_pretrained(&folder, SaveEmbeddingLayers::No)?;
     println!("saved in {}", folder.display());
     let merged = PeftModel::without_adapter(model.merge_and_unload(true, None)?);
-    let logits = merged.base().forward(&merged.bind(&device)?, &words, &colours)?;
+    let logits = merged.base().0.forward(&merged.bind(&device)?, &words, &colours)?;
     println!("merged: {:?}, expected {:?}", logits.argmax(1)?.to_vec1::<u32>()?, things.to_vec1::<u32>()?);
     Ok(())
 }

@@ -1,7 +1,60 @@
 //! Adapters of a candle module, by candle's autograd.
 
-use super::*;
-use crate::Error;
+use candle_core::{Device, Tensor};
+use toktune::config::{LoraConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
+use toktune::tuners::{BaseModel, LayerKind, PeftModel, TiedLayer, TunerError, get_peft_model};
+use toktune_candle::{Bind, CandleAdapters, CandleLayer, CandleModel, Error, OnCandle};
+
+/// Numbers in `[-1, 1)`, the same for the same seed.
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A candle module with any layers: rows are numbered, so that a wrong one is seen.
+#[derive(Clone, Debug, Default)]
+struct Toy {
+    layers: Vec<CandleLayer>,
+    tied: Vec<TiedLayer>,
+}
+
+impl Toy {
+    fn layer(mut self, name: &str, kind: LayerKind, rows: usize, cols: usize) -> Self {
+        let seed = self.layers.len() as u64;
+        let weight =
+            Tensor::from_vec(numbers(rows * cols, seed + 1), (rows, cols), &Device::Cpu).expect("a tensor");
+        self.layers.push(CandleLayer { name: name.into(), kind, weight });
+        self
+    }
+
+    fn weight(&self, name: &str) -> Tensor {
+        self.layers.iter().find(|layer| layer.name == name).expect("a layer").weight.clone()
+    }
+}
+
+impl CandleModel for Toy {
+    fn layers(&self) -> Vec<CandleLayer> {
+        self.layers.clone()
+    }
+
+    fn set_weight(&mut self, name: &str, weight: Tensor) {
+        let tied: Vec<String> =
+            self.tied.iter().filter(|t| t.source == name).map(|t| t.layer.clone()).collect();
+        for layer in self.layers.iter_mut().filter(|layer| layer.name == name || tied.contains(&layer.name)) {
+            layer.weight = weight.clone();
+        }
+    }
+
+    fn tied_layers(&self) -> Vec<TiedLayer> {
+        self.tied.clone()
+    }
+}
 
 fn toy() -> Toy {
     Toy::default()
@@ -11,17 +64,24 @@ fn toy() -> Toy {
 }
 
 /// Rows of both token matrices and an update of the hidden layer.
-fn adapted(dropout: f64) -> PeftModel<Toy> {
+fn adapted(dropout: f64) -> PeftModel<OnCandle<Toy>> {
     let config = LoraConfig {
         r: 2,
         lora_alpha: 3.0,
         lora_dropout: dropout,
-        target_modules: names(&["hidden"]),
-        trainable_token_indices: by_layer(&[("embed_tokens", &[7, 2]), ("lm_head", &[3, 0, 7])]),
+        target_modules: Some(TargetModules::Names(vec!["hidden".into()])),
+        trainable_token_indices: Some(TrainableTokenIndices::ByLayer(
+            [("embed_tokens", vec![7, 2]), ("lm_head", vec![3, 0, 7])]
+                .map(|(layer, ids)| (layer.to_string(), ids))
+                .into(),
+        )),
         ..LoraConfig::default()
     };
-    let mut model = get_peft_model(toy(), config).expect("an adapter");
-    train(&mut model, "default", 6);
+    let mut model = get_peft_model(OnCandle(toy()), config).expect("an adapter");
+    for (at, (_, values)) in model.parameters_mut().into_iter().enumerate() {
+        let moves = numbers(values.len(), 60 + at as u64);
+        values.iter_mut().zip(moves).for_each(|(x, by)| *x += 0.5 * by);
+    }
     model
 }
 
@@ -30,8 +90,8 @@ fn ids() -> Tensor {
 }
 
 /// Embedding, hidden layer with a bias, head: `[2, 3, 12]`.
-fn forward(model: &PeftModel<Toy>, bound: &CandleAdapters) -> Tensor {
-    let weight = |layer: &str| model.base.weight(layer);
+fn forward(model: &PeftModel<OnCandle<Toy>>, bound: &CandleAdapters) -> Tensor {
+    let weight = |layer: &str| model.base().0.weight(layer);
     let bias = Tensor::arange(0f32, 6.0, &Device::Cpu).expect("a bias");
     let x = bound.embedding("embed_tokens", &weight("embed_tokens"), &ids()).expect("rows");
     let x = bound.linear("hidden", &weight("hidden"), Some(&bias), &x).expect("a product");
@@ -45,10 +105,11 @@ fn layers_give_what_merged_weights_give() {
     let adapted = forward(&model, &bound);
     assert_eq!(adapted.dims(), [2, 3, 12]);
     assert_eq!(bound.vars().len(), 4);
-    let plain = forward(&model, &PeftModel::without_adapter(toy()).bind(&Device::Cpu).expect("bound"));
+    let plain =
+        forward(&model, &PeftModel::without_adapter(OnCandle(toy())).bind(&Device::Cpu).expect("bound"));
     assert!(distance(&flat(&adapted), &flat(&plain)) > 0.1);
     let before: Vec<Vec<f32>> =
-        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base.weight(l))).to_vec();
+        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base().0.weight(l))).to_vec();
     model.merge_adapter(None, true).expect("merged");
     let merged = model.bind(&Device::Cpu).expect("bound");
     assert!(merged.vars().is_empty(), "the weights hold it all");
@@ -60,7 +121,7 @@ fn layers_give_what_merged_weights_give() {
     }
     model.unmerge_adapter().expect("unmerged");
     let after: Vec<Vec<f32>> =
-        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base.weight(l))).to_vec();
+        ["embed_tokens", "hidden", "lm_head"].map(|l| flat(&model.base().0.weight(l))).to_vec();
     assert_eq!(before, after);
 }
 
@@ -68,7 +129,7 @@ fn layers_give_what_merged_weights_give() {
 fn gradients_reach_every_variable_and_are_slopes() {
     let mut model = adapted(0.0);
     let weights = Tensor::randn(0f32, 1.0, (2, 3, 12), &Device::Cpu).expect("weights");
-    let loss = |model: &PeftModel<Toy>| -> (CandleAdapters, Tensor) {
+    let loss = |model: &PeftModel<OnCandle<Toy>>| -> (CandleAdapters, Tensor) {
         let bound = model.bind(&Device::Cpu).expect("bound");
         let loss = (forward(model, &bound) * &weights).and_then(|l| l.sum_all()).expect("a loss");
         (bound, loss)
@@ -82,8 +143,8 @@ fn gradients_reach_every_variable_and_are_slopes() {
         let norm: f32 = gradient.iter().map(|g| g * g).sum();
         let h = 1e-2 / norm.sqrt();
         let mut at_step = |h: f32| {
-            let step = |model: &mut PeftModel<Toy>, h: f32| {
-                let values = model.parameters_mut().into_iter().nth(at).expect("a parameter");
+            let step = |model: &mut PeftModel<OnCandle<Toy>>, h: f32| {
+                let (_, values) = model.parameters_mut().into_iter().nth(at).expect("a parameter");
                 values.iter_mut().zip(gradient).for_each(|(x, g)| *x += h * g);
             };
             step(&mut model, h);
@@ -109,14 +170,14 @@ fn trained_variables_are_read_back_into_their_adapter() {
         assert!(before.iter().zip(after.values).all(|(a, b)| (b - a - 1.0).abs() < 1e-6));
     }
     // into another adapter they do not go, nor do numbers that are none
-    model.add_adapter("other", tokens(&[1])).expect("added");
+    model.add_adapter("other", TrainableTokensConfig::new([1])).expect("added");
     model.set_adapter(&["other"]).expect("set");
     let error = model.read_back(&bound).expect_err("another adapter");
-    assert!(matches!(error, Error::Tuner(TunerError::NotBound { .. })), "{error}");
+    assert!(matches!(error, Error::Adapter(toktune::Error::Tuner(TunerError::NotBound { .. }))), "{error}");
     model.set_adapter(&["default"]).expect("set");
     let first = &bound.vars()[0];
     first.set(&(first.as_tensor() * f64::NAN).expect("broken")).expect("set");
-    assert!(matches!(model.read_back(&bound), Err(Error::NotFinite { .. })));
+    assert!(matches!(model.read_back(&bound), Err(Error::Adapter(toktune::Error::NotFinite { .. }))));
 }
 
 #[test]
@@ -132,34 +193,24 @@ fn dropout_is_for_training_only() {
 }
 
 #[test]
-fn a_scale_is_applied_to_trained_rows_too() {
-    // Gemma's embedding is scaled after the rows have been replaced
-    let mut model = get_peft_model(base("gemma3"), lora(&[44, 6])).expect("an adapter");
-    train(&mut model, "default", 3);
-    let scale = model.base().stack().spec().embedding.scale;
-    assert!(scale > 5.0);
-    let embedded =
-        model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
-    let trained: Vec<f32> = model.layers()[0].rows().row(1).iter().map(|x| x * scale).collect();
-    assert_eq!(flat(&embedded)[..trained.len()], trained);
-    model.merge_adapter(None, true).expect("merged");
-    let merged =
-        model.base().embed(&[6, 1], &rows_of(model.base(), 2), model.active().input_rows()).expect("rows");
-    assert_eq!(flat(&merged), flat(&embedded));
-}
-
-#[test]
 fn a_layer_that_is_not_there_is_told() {
-    let error =
-        toy_without("hidden").merge_rows("hidden", &crate::models::TrainedRows::new(vec![], 6, vec![]));
+    let error = OnCandle(toy_without("hidden"))
+        .merge_rows("hidden", &toktune::models::TrainedRows::new(vec![], 6, vec![]));
     let error = error.expect_err("no such layer");
-    assert!(matches!(error, Error::Tuner(TunerError::NoSuchLayer { .. })), "{error}");
-    let error = base("llama_tied").keep("model.embed_token").expect_err("no such layer");
-    assert!(error.to_string().contains("did you mean 'model.embed_tokens'"), "{error}");
+    assert!(matches!(error, toktune::Error::Tuner(TunerError::NoSuchLayer { .. })), "{error}");
 }
 
 fn toy_without(layer: &str) -> Toy {
     let mut toy = toy();
     toy.layers.retain(|l| l.name != layer);
     toy
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|x| x.to_vec1()).expect("numbers")
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

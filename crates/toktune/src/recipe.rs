@@ -1,0 +1,132 @@
+//! What to train of a model, as the command line decides it: start rows, head rows of untied models, LoRA beside tokens,
+//! precision.
+//!
+//! [`get_peft_model`] does what PEFT's does and no more. A [`Recipe`] adds what a run for new tokens needs besides: rows that
+//! were added for them start from the mean of all others, and where the head is a matrix of its own its rows are trained too,
+//! or the tokens could never be generated.
+
+use crate::config::{
+    LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
+};
+use crate::error::{Error, Result};
+use crate::models::{PrecisionMode, PretrainedModel};
+use crate::tuners::{PeftModel, RowInit, get_peft_model};
+
+/// What to train of a model.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Recipe {
+    /// The tokens whose rows are trained.
+    pub tokens: Vec<u32>,
+    /// Those of them that the tokenizer did not have before: their rows mean nothing yet.
+    pub added: Vec<u32>,
+    /// The matrices whose rows are trained; where nothing is said the input embedding, and an untied head for added tokens.
+    pub target_modules: Option<TargetModules>,
+    /// What the rows start from; where nothing is said, those of added tokens from the mean and the others as they are.
+    pub init: Option<RowInit>,
+    /// LoRA beside the rows.
+    pub lora: Option<LoraConfig>,
+    /// How products with frozen weights are taken; where nothing is said, as the model takes them.
+    pub precision: Option<PrecisionMode>,
+    /// Of what is drawn by chance.
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// Trains tokens that the model knows.
+    pub fn new(tokens: impl Into<Vec<u32>>) -> Self {
+        Self { tokens: tokens.into(), seed: SEED, ..Self::default() }
+    }
+
+    /// Trains tokens that were just added to the tokenizer, and that the model's embedding was resized for.
+    pub fn for_added(tokens: impl Into<Vec<u32>>) -> Self {
+        let tokens = tokens.into();
+        Self { added: tokens.clone(), ..Self::new(tokens) }
+    }
+
+    /// The same with LoRA beside the rows.
+    pub fn with_lora(self, lora: LoraConfig) -> Self {
+        Self { lora: Some(lora), ..self }
+    }
+
+    /// Whether the rows of a head that is a matrix of its own are trained because nothing else was said: added tokens could never
+    /// be generated otherwise.
+    pub fn trains_untied_head(&self, base: &PretrainedModel) -> bool {
+        let untied = base.has_head() && !base.is_tied();
+        untied && self.target_modules.is_none() && !self.added.is_empty()
+    }
+
+    /// Wraps a model with a fresh adapter that trains this.
+    ///
+    /// # Errors
+    /// A token has no row, or is named twice; the targets match nothing; there is nothing to train.
+    pub fn apply(self, mut base: PretrainedModel) -> Result<PeftModel> {
+        if self.lora.is_none() || !self.tokens.is_empty() {
+            check_tokens(&self.tokens, base.vocabulary())?;
+        }
+        if let Some(mode) = self.precision {
+            base.set_precision(mode);
+        }
+        let mut config = self.config(&base)?;
+        config.common_mut().seed = self.seed;
+        let mut model = get_peft_model(base, config)?;
+        match self.init {
+            None => model.init_rows(&self.added, RowInit::Mean),
+            Some(init) => model.init_rows(&self.tokens, init),
+        }
+        Ok(model)
+    }
+
+    /// The adapter's configuration.
+    fn config(&self, base: &PretrainedModel) -> Result<PeftConfig> {
+        let target_modules = match &self.target_modules {
+            Some(target) => Some(own_matrices(target.clone(), base)?),
+            None if self.trains_untied_head(base) => {
+                Some(TargetModules::Names([base.embedding_name(), base.head_name()].map(String::from).to_vec()))
+            }
+            None => None,
+        };
+        Ok(match &self.lora {
+            None => {
+                TrainableTokensConfig { target_modules, ..TrainableTokensConfig::new(self.tokens.clone()) }.into()
+            }
+            Some(lora) => {
+                let trainable_token_indices = self.beside_lora(base, target_modules)?;
+                LoraConfig { trainable_token_indices, ..lora.clone() }.into()
+            }
+        })
+    }
+
+    /// The tokens beside LoRA: of the input embedding, or of the matrices that are meant.
+    fn beside_lora(
+        &self,
+        base: &PretrainedModel,
+        target: Option<TargetModules>,
+    ) -> Result<Option<TrainableTokenIndices>> {
+        let Some(target) = target.filter(|_| !self.tokens.is_empty()) else {
+            let tokens = (!self.tokens.is_empty()).then(|| self.tokens.clone());
+            return Ok(tokens.map(TrainableTokenIndices::Tokens));
+        };
+        let names = base.module_names();
+        let found = target.matching(&names)?;
+        if found.is_empty() {
+            let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
+            return Err(Error::NoTarget { target: target.to_string(), matrices });
+        }
+        let map = found.into_iter().map(|name| (name.to_string(), self.tokens.clone())).collect();
+        Ok(Some(TrainableTokenIndices::ByLayer(map)))
+    }
+}
+
+/// The seed of a run that names none.
+const SEED: u64 = 42;
+
+/// The target without a head that is tied to an embedding in it: the head follows anyway, and PEFT cannot run a model
+/// with both.
+fn own_matrices(target: TargetModules, base: &PretrainedModel) -> Result<TargetModules> {
+    let names = [base.embedding_name(), base.head_name()].map(String::from);
+    Ok(match target.matching(&names)?.len() {
+        2 if base.is_tied() => TargetModules::Names(vec![base.embedding_name().into()]),
+        _ => target,
+    })
+}
