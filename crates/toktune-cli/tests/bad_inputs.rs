@@ -81,7 +81,7 @@ fn targets_and_settings() {
         ),
         (&["--precision", "f61"], &["invalid value 'f61'", "f32"]),
         (&["--device", "cuda"], &["--device cuda:0", "no backend for it yet", "use --device cpu"]),
-        (&["--device", "metal"], &["--device metal", "--features metal"]),
+        (&["--device", "metal"], &["--device metal", "use --device cpu"]),
         (&["--device", "gpu"], &["invalid value 'gpu'", "expected cpu, cuda, cuda:N or metal"]),
     ] {
         refused(&work, work.train(&[&["--token", "w7"], flags].concat()), 2, parts);

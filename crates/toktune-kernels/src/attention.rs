@@ -12,6 +12,7 @@
 //! what it sees are its ancestors and itself.
 
 mod backward;
+mod forest;
 mod tiles;
 
 pub use backward::{Saved, backward};

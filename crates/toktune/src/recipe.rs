@@ -81,14 +81,15 @@ impl Recipe {
     fn config(&self, base: &PretrainedModel) -> Result<PeftConfig> {
         let target_modules = match &self.target_modules {
             Some(target) => Some(own_matrices(target.clone(), base)?),
-            None if self.trains_untied_head(base) => {
-                Some(TargetModules::Names([base.embedding_name(), base.head_name()].map(String::from).to_vec()))
-            }
+            None if self.trains_untied_head(base) => Some(TargetModules::Names(
+                [base.embedding_name(), base.head_name()].map(String::from).to_vec(),
+            )),
             None => None,
         };
         Ok(match &self.lora {
             None => {
-                TrainableTokensConfig { target_modules, ..TrainableTokensConfig::new(self.tokens.clone()) }.into()
+                TrainableTokensConfig { target_modules, ..TrainableTokensConfig::new(self.tokens.clone()) }
+                    .into()
             }
             Some(lora) => {
                 let trainable_token_indices = self.beside_lora(base, target_modules)?;

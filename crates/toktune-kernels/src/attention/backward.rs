@@ -1,6 +1,6 @@
 //! The backward pass of attention.
 
-use super::tiles::{KeyTile, key_tiles, masked_scores, own_key_tiles, tasks, tile_room};
+use super::tiles::{KeyTile, key_tiles, masked_scores, tasks, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::gemm::{Right, View, gemm};
 use crate::math::{exp, exp_shifted};
@@ -32,7 +32,7 @@ pub struct Saved<'a> {
 /// Each entry has one thread and one order. Where there are sequences and heads enough for all threads, one task has all of
 /// a sequence for a key/value head, and each tile of `P` is computed once; else one pass over query tiles gives `dq` and
 /// one over key tiles `dk` and `dv`, at the price of computing each tile twice. The number of threads has no part in the
-/// choice. Keys of no sequence get zeros.
+/// choice. Keys of no sequence get zeros. Where sequences share rows, [`super::forest`] has a way of its own.
 ///
 /// Panics when the lengths do not fit.
 pub fn backward(
@@ -59,6 +59,9 @@ pub fn backward(
         *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
     });
     let pass = Backward { shape, x, saved, delta: &delta, product: Product::new(Precision::F32) };
+    if spans.iter().any(|span| span.before.iter().any(|stretch| !stretch.is_past)) {
+        return super::forest::backward(&pass, spans, [dq, dk, dv]);
+    }
     let keys = x.k.len() / shape.kv_width().max(1);
     if spans.iter().map(|span| span.keys.len()).sum::<usize>() < keys {
         dk.fill(0.0);
@@ -67,72 +70,34 @@ pub fn backward(
     let dq = SharedMatrix::new(dq, rows, shape.q_width());
     let dk = SharedMatrix::new(dk, keys, shape.kv_width());
     let dv = SharedMatrix::new(dv, keys, shape.kv_width());
-    let forest = Forest::new(spans);
     let whole: Vec<_> =
-        forest.trees.iter().flat_map(|tree| (0..shape.kv_heads).map(move |head| (tree, head))).collect();
+        spans.iter().flat_map(|span| (0..shape.kv_heads).map(move |head| (span, head))).collect();
     if whole.len() >= WHOLE_SEQUENCES {
-        whole.into_par_iter().for_each(|(tree, head)| pass.tree(&forest, tree, head, &dq, (&dk, &dv)));
+        whole.into_par_iter().for_each(|(span, head)| pass.sequence(span, head, &dq, (&dk, &dv)));
         return;
     }
     tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len())
         .into_par_iter()
         .for_each(|(span, kv_head, tile)| pass.query_tile(span, kv_head, tile, &dq));
-    let of = |at: usize| (0..shape.kv_heads).map(move |head| (at, head));
-    let keys = |(at, head): (usize, usize)| {
-        pieces(spans[at].keys.len(), TILE_KEYS).into_iter().map(move |tile| (at, head, tile))
-    };
-    let tiles: Vec<_> = (0..spans.len()).flat_map(of).flat_map(keys).collect();
-    tiles.into_par_iter().for_each(|(at, head, tile)| pass.key_tile(&forest, at, head, tile, (&dk, &dv)));
+    tasks(spans, shape.kv_heads, TILE_KEYS, |span| span.keys.len())
+        .into_par_iter()
+        .for_each(|(span, head, tile)| pass.key_tile(span, head, tile, (&dk, &dv)));
 }
 
-/// Which spans see which: those that a span is among the rows before of, and those that are tied by that.
-struct Forest<'a> {
-    spans: &'a [Span],
-    /// For each span, itself and the later ones that see its keys, in order.
-    readers: Vec<Vec<usize>>,
-    /// The spans of each tree, in order.
-    trees: Vec<Vec<usize>>,
-}
-
-impl<'a> Forest<'a> {
-    /// Panics when rows that come before a span's own are not all the rows of an earlier one.
-    fn new(spans: &'a [Span]) -> Self {
-        let mut readers: Vec<Vec<usize>> = (0..spans.len()).map(|at| vec![at]).collect();
-        let mut tree_of: Vec<usize> = Vec::with_capacity(spans.len());
-        let mut trees: Vec<Vec<usize>> = Vec::new();
-        for (at, span) in spans.iter().enumerate() {
-            let mut tree = None;
-            for stretch in span.before.iter().filter(|stretch| !stretch.is_past && !stretch.rows.is_empty()) {
-                let found = spans[..at].iter().position(|other| other.keys == stretch.rows);
-                let Some(found) = found else { panic!("rows {:?} of an earlier span", stretch.rows) };
-                readers[found].push(at);
-                tree = Some(tree_of[found]);
-            }
-            let tree = tree.unwrap_or_else(|| {
-                trees.push(Vec::new());
-                trees.len() - 1
-            });
-            trees[tree].push(at);
-            tree_of.push(tree);
-        }
-        Self { spans, readers, trees }
-    }
-}
-
-/// What the two passes share.
-struct Backward<'a> {
-    shape: &'a Shape,
-    x: &'a Inputs<'a>,
-    saved: &'a Saved<'a>,
-    delta: &'a [f32],
-    product: Product,
+/// What the passes share.
+pub(super) struct Backward<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) x: &'a Inputs<'a>,
+    pub(super) saved: &'a Saved<'a>,
+    pub(super) delta: &'a [f32],
+    pub(super) product: Product,
 }
 
 impl Backward<'_> {
     /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into `p` and `ds` `[m, n]`. `keys` and
     /// `values` are right operands of its keys and values.
     #[allow(clippy::too_many_arguments)]
-    fn tile(
+    pub(super) fn tile(
         &self,
         (span, head): (&Span, usize),
         first: usize,
@@ -200,13 +165,12 @@ impl Backward<'_> {
 
     fn key_tile(
         &self,
-        forest: &Forest<'_>,
-        at: usize,
+        span: &Span,
         kv_head: usize,
         tile: Range<usize>,
         to: (&SharedMatrix<'_>, &SharedMatrix<'_>),
     ) {
-        let (shape, hd, span) = (self.shape, self.shape.head_dim, &forest.spans[at]);
+        let (shape, hd) = (self.shape, self.shape.head_dim);
         let (n, past) = (tile.len(), span.position());
         let rows = span.keys.start + tile.start..span.keys.start + tile.end;
         let (keys, values) = (self.x.k, self.x.v);
@@ -223,16 +187,17 @@ impl Backward<'_> {
             let transposed = |of| tile.transposed(of, shape, kv_head);
             let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
             let values = Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
-            for &reader in &forest.readers[at] {
-                let reader = &forest.spans[reader];
-                for queries in self.queries_that_see(reader, &tile) {
-                    let positions = reader.position() + queries.start..reader.position() + queries.end;
-                    let (m, first) = (queries.len(), reader.rows.start + queries.start);
-                    let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                    for head in shape.group(kv_head) {
-                        self.tile((reader, head), first, &positions, &tile, (&keys, &values), p, ds);
-                        self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
-                    }
+            for queries in pieces(span.rows.len(), TILE_QUERIES) {
+                let positions = past + queries.start..past + queries.end;
+                let seen = shape.visible_from(&positions, span.total());
+                if seen.end <= tile.at || seen.start >= tile.positions().end {
+                    continue;
+                }
+                let (m, first) = (queries.len(), span.rows.start + queries.start);
+                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
+                for head in shape.group(kv_head) {
+                    self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
+                    self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
                 }
             }
             // SAFETY: this task alone has these rows of this key/value head.
@@ -240,33 +205,16 @@ impl Backward<'_> {
         });
     }
 
-    /// The tiles of a span's queries of which some row sees a key of the tile.
-    fn queries_that_see(&self, span: &Span, tile: &KeyTile<'_>) -> impl Iterator<Item = Range<usize>> {
-        let (shape, past, total, keys) = (*self.shape, span.position(), span.total(), tile.positions());
-        pieces(span.rows.len(), TILE_QUERIES).into_iter().filter(move |queries| {
-            let seen = shape.visible_from(&(past + queries.start..past + queries.end), total);
-            seen.end > keys.start && seen.start < keys.end
-        })
-    }
-
-    /// All gradients of a tree and key/value head: each tile of keys once, with the queries of every span that sees it.
-    fn tree(
+    /// All gradients of a sequence and key/value head.
+    fn sequence(
         &self,
-        forest: &Forest<'_>,
-        tree: &[usize],
+        span: &Span,
         kv_head: usize,
         dq: &SharedMatrix<'_>,
         to: (&SharedMatrix<'_>, &SharedMatrix<'_>),
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
-        let group = shape.group(kv_head);
-        // where the rows of each span begin among those of the tree
-        let mut starts: Vec<usize> = Vec::with_capacity(tree.len());
-        let mut length = 0;
-        for &at in tree {
-            starts.push(length);
-            length += forest.spans[at].rows.len();
-        }
+        let (group, past, length) = (shape.group(kv_head), span.position(), span.rows.len());
         let room = tile_room(&self.product, hd);
         let square = TILE_QUERIES * TILE_KEYS;
         with_scratch(2 * square + 2 * TILE_KEYS * hd + 3 * room + group.len() * length * hd, |scratch| {
@@ -278,59 +226,48 @@ impl Backward<'_> {
             let (room_2, rest) = rest.split_at_mut(room);
             let (room_3, dq_sums) = rest.split_at_mut(room);
             dq_sums.fill(0.0);
-            for (place, &at) in tree.iter().enumerate() {
-                let span = &forest.spans[at];
-                let (own, past) = (span.position(), span.position() + span.rows.len());
-                // the keys of other spans are taken with those
-                let tiles = key_tiles(shape, span, self.x, own..past).into_iter();
-                for tile in tiles.filter(|tile| tile.is_past).chain(own_key_tiles(span, self.x)) {
-                    let n = tile.len();
-                    let transposed = |of| tile.transposed(of, shape, kv_head);
-                    let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
-                    let values =
-                        Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
-                    let key_rows = tile.rows_of(tile.keys, shape, kv_head);
-                    let key_rows = Right::new(self.product, key_rows, (hd, n), TILE_QUERIES, room_3);
-                    dk_sum.fill(0.0);
-                    dv_sum.fill(0.0);
-                    let readers =
-                        if tile.is_past { std::slice::from_ref(&at) } else { &forest.readers[at][..] };
-                    for reader_at in readers {
-                        let reader = &forest.spans[*reader_at];
-                        let start = starts[place + tree[place..].partition_point(|other| other < reader_at)];
-                        for queries in self.queries_that_see(reader, &tile) {
-                            let positions =
-                                reader.position() + queries.start..reader.position() + queries.end;
-                            let (m, first) = (queries.len(), reader.rows.start + queries.start);
-                            let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                            for (at, head) in group.clone().enumerate() {
-                                self.tile((reader, head), first, &positions, &tile, (&keys, &values), p, ds);
-                                let own = (at * length + start + queries.start) * hd;
-                                key_rows.multiply(m, View::rows(ds, n), &mut dq_sums[own..][..m * hd], true);
-                                if !tile.is_past {
-                                    self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
-                                }
-                            }
+            for tile in key_tiles(shape, span, self.x, past..past + length) {
+                let n = tile.len();
+                let transposed = |of| tile.transposed(of, shape, kv_head);
+                let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
+                let values = Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
+                let key_rows = tile.rows_of(tile.keys, shape, kv_head);
+                let key_rows = Right::new(self.product, key_rows, (hd, n), TILE_QUERIES, room_3);
+                dk_sum.fill(0.0);
+                dv_sum.fill(0.0);
+                for queries in pieces(length, TILE_QUERIES) {
+                    let positions = past + queries.start..past + queries.end;
+                    let seen = shape.visible_from(&positions, span.total());
+                    if seen.end <= tile.at || seen.start >= tile.positions().end {
+                        continue;
+                    }
+                    let (m, first) = (queries.len(), span.rows.start + queries.start);
+                    let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
+                    for (at, head) in group.clone().enumerate() {
+                        self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
+                        let sum = &mut dq_sums[(at * length + queries.start) * hd..][..m * hd];
+                        key_rows.multiply(m, View::rows(ds, n), sum, true);
+                        if !tile.is_past {
+                            self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
                         }
                     }
-                    if !tile.is_past {
-                        // SAFETY: this task alone has these rows of this key/value head.
-                        unsafe { self.write_keys(&tile, kv_head, (dk_sum, dv_sum), to) };
-                    }
+                }
+                if !tile.is_past {
+                    // SAFETY: this task alone has these rows of this key/value head.
+                    unsafe { self.write_keys(&tile, kv_head, (dk_sum, dv_sum), to) };
                 }
             }
             for (head, sums) in group.zip(dq_sums.chunks_exact((length * hd).max(1))) {
-                let rows = tree.iter().flat_map(|&at| forest.spans[at].rows.clone());
-                for (row, sum) in rows.zip(sums.chunks_exact(hd)) {
+                for (i, sum) in sums.chunks_exact(hd).enumerate() {
                     // SAFETY: this task alone has these rows of the heads of this group.
-                    unsafe { dq.row(row, head * hd, hd) }.copy_from_slice(sum);
+                    unsafe { dq.row(span.rows.start + i, head * hd, hd) }.copy_from_slice(sum);
                 }
             }
         });
     }
 
     /// `dK += dSᵀ Q`, `dV += Pᵀ dO` for `m` queries from row `first` on and `n` keys.
-    fn add_to_keys(
+    pub(super) fn add_to_keys(
         &self,
         head: usize,
         first: usize,
