@@ -299,7 +299,7 @@ impl Dataset {
         let class = |index: usize| match ropes.iter().any(|rope| rope.depends_on_length()) {
             true => {
                 let length = (0..).find(|&at| token(index, at).is_none()).unwrap_or(0);
-                ropes.iter().fold(0, |hash, rope| hash ^ rope.class(length))
+                ropes.iter().fold(0u64, |hash, rope| hash.rotate_left(21) ^ rope.class(length))
             }
             false => 0,
         };

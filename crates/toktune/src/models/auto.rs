@@ -36,9 +36,7 @@ impl AutoModel {
             None => ModelConfig::read(folder)?,
         };
         let family = of_model_type(&config)?;
-        match device {
-            Device::Cpu => PretrainedModel::load(path, family, config, checkpoint),
-        }
+        PretrainedModel::load(path, family, config, checkpoint, *device)
     }
 
     fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {

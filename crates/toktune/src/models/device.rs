@@ -7,4 +7,7 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
+    /// Plain loops in 64-bit numbers on the processor: far too slow to train with, and what every other device is compared
+    /// with. What runs on it is [`engine::backend::Reference`](crate::engine::backend::Reference).
+    Reference,
 }

@@ -6,6 +6,7 @@ pub(crate) use replace::ReplaceError;
 
 use super::config::ModelConfig;
 use super::copies::same_rows;
+use super::device::Device;
 use super::families::{Family, synonyms};
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
@@ -14,7 +15,7 @@ use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use crate::data::RaggedBatch;
-use crate::engine::backend::Cpu;
+use crate::engine::backend::{Cpu, Reference};
 use crate::engine::layers::Naming;
 use crate::engine::model::{Model, Parts};
 use crate::engine::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wanted};
@@ -41,7 +42,9 @@ pub struct PretrainedModel {
     head: Option<TokenMatrix>,
     /// How a sequence becomes a vector, where there is no head.
     sentence: SentenceSpec,
-    /// Its blocks on a device.
+    /// Where it lies.
+    device: Device,
+    /// Its blocks there.
     runner: Box<dyn Runner>,
 }
 
@@ -55,6 +58,7 @@ impl PretrainedModel {
         family: &'static Family,
         config: ModelConfig,
         mut checkpoint: Checkpoint,
+        device: Device,
     ) -> Result<Self> {
         quantisation::prepare(&config, &mut checkpoint)?;
         let mut spec = (family.spec)(&synonyms::own_names(&config))?;
@@ -149,8 +153,12 @@ impl PretrainedModel {
             head_bias,
             sentence: sentence.clone(),
         };
-        let runner = Box::new(Model::load(Cpu::default(), parts)?);
+        let runner: Box<dyn Runner> = match device {
+            Device::Cpu => Box::new(Model::load(Cpu::default(), parts)?),
+            Device::Reference => Box::new(Model::load(Reference, parts)?),
+        };
         Ok(Self {
+            device,
             runner,
             path: path.to_path_buf(),
             mode: None,
@@ -168,6 +176,11 @@ impl PretrainedModel {
     /// The folder or file it was loaded from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The device it lies on.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The family it belongs to.
