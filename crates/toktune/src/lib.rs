@@ -25,9 +25,9 @@
 //! | [`config`] | adapter configurations, PEFT's JSON |
 //! | [`tuners`] | the method: trained rows over a frozen model, their files, merging |
 //! | [`models`] | what a model is, and one small file a family |
-//! | [`weights`] | frozen weights: mapped safetensors and GGUF |
+//! | [`weights`] | frozen weights: mapped safetensors, GGUF and torch files; a crate of its own |
 //! | [`ops`] | operations with a gradient, on candle tensors |
-//! | [`text`] | tokenizers, added tokens, chat templates |
+//! | [`text`] | tokenizers, added tokens, chat templates; a crate of its own |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
@@ -48,10 +48,8 @@ pub mod ops;
 pub mod profile;
 mod random;
 pub mod runtime;
-pub mod text;
 pub mod train;
 pub mod tuners;
-pub mod weights;
 
 pub use candle_core::Device;
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
@@ -60,6 +58,8 @@ pub use error::{Error, Result, nearest};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, PretrainedModel};
 pub use text::AutoTokenizer;
+pub use toktune_text as text;
+pub use toktune_weights as weights;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
 pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 

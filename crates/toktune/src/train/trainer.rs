@@ -407,7 +407,7 @@ impl<'a> Trainer<'a> {
         }
         let folder = self.arguments.output_dir.clone();
         let saved = self.save_adapter(&folder);
-        match saved.and_then(|()| self.tokenizer.map_or(Ok(()), |t| t.save_pretrained(&folder))) {
+        match saved.and_then(|()| Ok(self.tokenizer.map_or(Ok(()), |t| t.save_pretrained(&folder))?)) {
             Ok(()) => Error::Diverged { step: step + 1, folder, source: Box::new(source) },
             Err(unsaved) => unsaved,
         }

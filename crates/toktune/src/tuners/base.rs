@@ -264,7 +264,7 @@ impl BaseModel for PretrainedModel {
 
     fn weight(&self, layer: &str) -> Result<FrozenMatrix> {
         match self.token_matrix(layer) {
-            Some(matrix) => matrix.frozen().followed_by(matrix.extra()),
+            Some(matrix) => Ok(matrix.frozen().followed_by(matrix.extra())?),
             None => {
                 let linear = self.linear_layers().into_iter().find(|(name, _)| name == layer);
                 linear.map(|(_, w)| w.clone()).ok_or_else(|| no_such_layer(&self.named_layers(), layer))

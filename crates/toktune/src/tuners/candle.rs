@@ -86,7 +86,7 @@ impl<M: CandleModel> BaseModel for M {
     fn weight(&self, layer: &str) -> Result<FrozenMatrix> {
         let weight = weight_of(self, layer)?;
         let (rows, cols) = weight.dims2()?;
-        FrozenMatrix::from_f32(layer, rows, cols, floats(&weight)?)
+        Ok(FrozenMatrix::from_f32(layer, rows, cols, floats(&weight)?)?)
     }
 
     fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> Result<()> {
