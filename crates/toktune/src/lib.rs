@@ -65,10 +65,10 @@ pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 
 /// The README's Rust example, compiled as a documentation test.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 pub struct Readme;
 
 /// The example in the page on data, compiled as a documentation test.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/data.md")]
+#[doc = include_str!("../docs/data.md")]
 pub struct DataPage;
