@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-#[path = "../../crates/toktune/tests/common/read_all.rs"]
+#[path = "../../crates/toktune-weights/tests/common/read_all.rs"]
 mod read_all;
 
 pub use read_all::read_all;

@@ -6,7 +6,6 @@ use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
 use std::collections::{HashMap, HashSet};
-use toktune::Error;
 use toktune::data::DataOptions;
 use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordTokens, WordUse};
 
@@ -133,7 +132,7 @@ fn add(
 fn use_reserved(tokenizer: &mut AutoTokenizer, tokens: &[NewToken]) -> Outcome<Vec<u32>> {
     let reserved: HashMap<u32, String> = tokenizer.reserved_tokens().into_iter().collect();
     let ids = tokenizer.use_reserved_tokens(tokens).map_err(|error| match error {
-        Error::Text(TextError::TooFewReserved { .. }) => {
+        TextError::TooFewReserved { .. } => {
             Failure::Failed(format!("{error}; leave out --use-reserved: the model grows instead"))
         }
         other => other.into(),
@@ -180,12 +179,12 @@ fn words(
         }
     }
     toktune::data::texts(&texts.sources.list, texts.options, &mut |text| {
-        uses.iter_mut().try_for_each(|word| word.read(tokenizer, text))
+        Ok(uses.iter_mut().try_for_each(|word| word.read(tokenizer, text))?)
     })?;
     for word in &uses {
         let name = word.word();
         let found = tokenizer.add_word(word).map_err(|error| match error {
-            Error::Text(TextError::Word { reason, .. }) => {
+            TextError::Word { reason, .. } => {
                 let near = tokenizer.nearest_tokens(name, NEAREST);
                 let near = match near.is_empty() {
                     true => String::new(),

@@ -3,7 +3,9 @@
 use crate::fields::in_flags;
 use toktune::Error;
 use toktune::data::DataError;
+use toktune::text::TextError;
 use toktune::tuners::TunerError;
+use toktune::weights::WeightsError;
 
 /// The result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -22,6 +24,18 @@ pub enum Failure {
     Stopped(u8),
     /// The reader of the standard output went away.
     BrokenPipe,
+}
+
+impl From<TextError> for Failure {
+    fn from(error: TextError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<WeightsError> for Failure {
+    fn from(error: WeightsError) -> Self {
+        Error::from(error).into()
+    }
 }
 
 impl From<Error> for Failure {
@@ -65,9 +79,9 @@ impl From<Error> for Failure {
             )),
             Error::ResumeMismatch { .. } => Failure::Usage(in_flags(&error.to_string())),
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
-            Error::OutputNotEmpty { .. } | Error::OutputInUse { .. } | Error::MergeOntoSource { .. } => {
-                Failure::Usage(in_flags(&format!("--output: {error}")))
-            }
+            Error::OutputNotEmpty { .. }
+            | Error::Weights(WeightsError::OutputInUse { .. })
+            | Error::MergeOntoSource { .. } => Failure::Usage(in_flags(&format!("--output: {error}"))),
             Error::DuplicateToken { .. }
             | Error::TokenOutOfRange { .. }
             | Error::NoTokens

@@ -4,10 +4,10 @@ use crate::args::{LanguageArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
+use toktune::Device;
 use toktune::models::{AutoModel, PretrainedModel};
 use toktune::text::{AutoTokenizer, TextError};
 use toktune::tuners::{ActiveRows, PeftModel};
-use toktune::{Device, Error};
 
 /// A tokenizer, or why there is none.
 pub type Tokenizer = Result<AutoTokenizer, String>;
@@ -70,11 +70,11 @@ pub fn set_languages(tokenizer: &mut Tokenizer, args: &LanguageArgs) -> Outcome 
         .as_mut()
         .map_err(|reason| Failure::Failed(format!("{flag} needs a tokenizer: {reason}")))?;
     tokenizer.set_languages(source, target).map_err(|error| match &error {
-        Error::Text(TextError::Language { found, .. }) => {
+        TextError::Language { found, .. } => {
             let flag = if source == Some(found) { "--source-lang" } else { "--target-lang" };
             Failure::Usage(format!("{flag}: {error}"))
         }
-        Error::Text(TextError::NoLanguages { .. }) => Failure::Usage(format!("{flag}: {error}")),
+        TextError::NoLanguages { .. } => Failure::Usage(format!("{flag}: {error}")),
         _ => error.into(),
     })
 }
@@ -100,7 +100,7 @@ pub fn resize(model: &mut PretrainedModel, rows: Option<usize>) -> Outcome {
 pub fn adapter_tokenizer(adapter: &Path) -> Outcome<Option<AutoTokenizer>> {
     match AutoTokenizer::from_pretrained(adapter) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
-        Err(Error::Text(TextError::NoTokenizerFile { .. })) => Ok(None),
+        Err(TextError::NoTokenizerFile { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

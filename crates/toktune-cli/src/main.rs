@@ -1,49 +1,7 @@
-//! The `toktune` command line.
-//!
-//! The library never prints; everything that a user reads comes from here. Results go to the standard output:
-//! a run's header, steps and closing table, generated text, tables of `eval` and `inspect`, or JSON with
-//! `--log-format json`. Notes, warnings, the progress bar and errors go to the standard error, so that the
-//! output can be piped.
-//!
-//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 130 and 143 stopped by
-//! Ctrl-C or TERM with the run saved.
+//! The `toktune` program: the library with the arguments of the process.
 
-mod args;
-mod audit;
-mod choose;
-mod commands;
-mod config_file;
-mod data;
-mod failure;
-mod fields;
-mod load;
-mod machine;
-mod report;
-mod signals;
-mod typed;
-
-use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    toktune::runtime::keep_freed_memory();
-    let result = config_file::parse(std::env::args_os()).and_then(|cli| commands::run(cli.command));
-    match result {
-        // a reader that has seen enough, as `head`, is no failure
-        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
-        Err(Failure::Stopped(status)) => ExitCode::from(status),
-        Err(Failure::Arguments(error)) => {
-            // clap writes help and versions to the standard output and faults to the standard error
-            let _ = error.print();
-            ExitCode::from(u8::from(error.use_stderr()) * 2)
-        }
-        Err(Failure::Usage(message)) => {
-            report::error(&message);
-            ExitCode::from(2)
-        }
-        Err(Failure::Failed(message)) => {
-            report::error(&message);
-            ExitCode::FAILURE
-        }
-    }
+    toktune_cli::run(std::env::args_os())
 }

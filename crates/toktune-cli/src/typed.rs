@@ -1,12 +1,20 @@
 //! The command line as it was typed, to be typed again.
 
-/// The command that was typed, with `--resume`, as a shell reads it.
-pub fn resume_command() -> String {
-    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
-    if !words.iter().any(|word| word == "--resume" || word == "--resume-anyway") {
-        words.push("--resume".to_owned());
+use std::ffi::OsString;
+
+/// The program's name and what was typed behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Typed<'a>(pub &'a [OsString]);
+
+impl Typed<'_> {
+    /// The command that was typed, with `--resume`, as a shell reads it.
+    pub fn resume_command(self) -> String {
+        let mut words: Vec<String> = self.0.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+        if !words.iter().any(|word| word == "--resume" || word == "--resume-anyway") {
+            words.push("--resume".to_owned());
+        }
+        words.join(" ")
     }
-    words.join(" ")
 }
 
 /// A word that a shell reads as it is.
@@ -20,7 +28,7 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{Typed, quoted};
 
     #[test]
     fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
@@ -28,6 +36,17 @@ mod tests {
             [("--max-steps=3", "--max-steps=3"), ("<calc>", "'<calc>'"), ("it's", r"'it'\''s'"), ("", "''")]
         {
             assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_run_goes_on_by_what_was_typed() {
+        for (typed, expected) in [
+            (&["toktune", "train", "--token", "<a>"][..], "toktune train --token '<a>' --resume"),
+            (&["toktune", "train", "--resume-anyway"], "toktune train --resume-anyway"),
+        ] {
+            let words: Vec<_> = typed.iter().map(Into::into).collect();
+            assert_eq!(Typed(&words).resume_command(), expected);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The library's error type: one variant a fault, or one for each part that has its own, saying what was found and expected.
 
 use std::path::PathBuf;
+use toktune_weights::did_you_mean;
+pub use toktune_weights::nearest;
 
 /// The result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,16 +29,6 @@ pub enum Error {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
-    },
-    /// A folder or file holds no model that can be read.
-    #[error("{path}: no model found; looked for {wanted}; there is {found}")]
-    NoCheckpoint {
-        /// The folder or file.
-        path: PathBuf,
-        /// What would have been accepted.
-        wanted: &'static str,
-        /// What is there instead.
-        found: String,
     },
     /// A model is of another kind than was asked for.
     #[error("{path}: this is a model for {found}, not for {expected}")]
@@ -81,14 +73,6 @@ pub enum Error {
         what: &'static str,
         /// What the parser says.
         source: serde_json::Error,
-    },
-    /// A name in a GGUF file is not text.
-    #[error("{path}: {what} is not valid UTF-8")]
-    NotUtf8 {
-        /// The file.
-        path: PathBuf,
-        /// The part being read.
-        what: String,
     },
     /// A key of a configuration is missing or cannot be used.
     #[error("{path}: {key}: {problem}")]
@@ -322,14 +306,6 @@ pub enum Error {
         /// What stands against it.
         problem: String,
     },
-    /// A folder to be written holds something already.
-    #[error("{path}: {found}; expected a new or empty folder")]
-    OutputInUse {
-        /// The folder.
-        path: PathBuf,
-        /// What is there.
-        found: String,
-    },
     /// A model is to be merged into the folder it is read from.
     #[error("{path}: the model is read from this folder; expected another one to merge it into")]
     MergeOntoSource {
@@ -371,21 +347,6 @@ fn why_not(missing: &Option<&'static str>, nearest: &Option<String>) -> String {
             format!("{described}{}", did_you_mean(nearest))
         }
     }
-}
-
-/// The end of a message about a missing name.
-pub(crate) fn did_you_mean(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!("; did you mean '{name}'?")).unwrap_or_default()
-}
-
-/// The name among `names` that is nearest to `wanted`, when it is near enough to be meant.
-pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(wanted, name), name))
-        .filter(|(distance, name)| *distance <= name.len().max(wanted.len()).div_ceil(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }
 
 /// Settings that are others now, for a message.

@@ -23,8 +23,8 @@
 //! | [`config`] | adapter configurations, PEFT's JSON |
 //! | [`tuners`] | the method: trained rows over a frozen model, their files, merging |
 //! | [`models`] | what a model is, and one small file a family |
-//! | [`weights`] | frozen weights: mapped safetensors and GGUF |
-//! | [`text`] | tokenizers, added tokens, chat templates |
+//! | [`weights`] | frozen weights: mapped safetensors, GGUF and torch files; a crate of its own |
+//! | [`text`] | tokenizers, added tokens, chat templates; a crate of its own |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
@@ -46,10 +46,8 @@ pub mod profile;
 mod random;
 mod recipe;
 pub mod runtime;
-pub mod text;
 pub mod train;
 pub mod tuners;
-pub mod weights;
 
 pub use crate::models::Device;
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
@@ -59,15 +57,17 @@ pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, PretrainedModel};
 pub use recipe::Recipe;
 pub use text::AutoTokenizer;
+pub use toktune_text as text;
+pub use toktune_weights as weights;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
 pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 
 /// The README's Rust example, compiled as a documentation test.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 pub struct Readme;
 
 /// The example in the page on data, compiled as a documentation test.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/data.md")]
+#[doc = include_str!("../docs/data.md")]
 pub struct DataPage;

@@ -11,11 +11,12 @@ mod train;
 
 use crate::args::Command;
 use crate::failure::Outcome;
+use crate::typed::Typed;
 
-/// Runs a command.
-pub fn run(command: Command) -> Outcome {
+/// Runs a command, which was typed so.
+pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
     match command {
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(&args, typed),
         Command::Eval(args) => eval::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -11,7 +11,7 @@ use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
 use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use crate::signals::Signals;
-use crate::typed::resume_command;
+use crate::typed::Typed;
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::Path;
@@ -30,8 +30,8 @@ struct Prepared {
     chosen: Chosen,
 }
 
-/// Trains.
-pub fn run(args: &TrainArgs) -> Outcome {
+/// Trains; `typed` is what a run that is stopped goes on by.
+pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let arguments = args.training_arguments();
     arguments.check()?;
     arguments.check_output()?;
@@ -116,7 +116,7 @@ pub fn run(args: &TrainArgs) -> Outcome {
     progress.finish();
     let output = result?;
     if let (true, Some(status)) = (output.stopped, signals.status()) {
-        stopped(&progress, &output, total);
+        stopped(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));
     }
     close(args, (kind, opened), &progress, &output, tokenizer);
@@ -247,15 +247,16 @@ fn header(
 }
 
 /// Tells how a run that was stopped goes on.
-fn stopped(progress: &Progress<'_>, output: &TrainOutput, total: u64) {
+fn stopped(progress: &Progress<'_>, output: &TrainOutput, total: u64, typed: Typed<'_>) {
     let step = output.global_step;
     if progress.is_json() {
-        return progress
-            .json(&json!({"event": "stopped", "step": step, "steps": total, "resume": resume_command()}));
+        return progress.json(
+            &json!({"event": "stopped", "step": step, "steps": total, "resume": typed.resume_command()}),
+        );
     }
     progress.lines(&[
         format!("stopped after step {step} of {total}; to go on:"),
-        format!("  {}", resume_command()),
+        format!("  {}", typed.resume_command()),
     ]);
 }
 

@@ -14,7 +14,7 @@ use super::{Collator, DataOptions};
 use crate::text::AutoTokenizer;
 use crate::{Error, Result};
 
-/// Of the code that makes examples of rows: another build of it has files of its own.
+/// Of the code that makes examples of rows: another build of it, or of the tokenizers, has files of its own.
 const CODE: &str = env!("TOKTUNE_ENCODING");
 const ENDING: &str = "rows";
 /// How long a file is kept that no run uses.
@@ -40,6 +40,7 @@ impl DataCache {
     ) -> Result<PathBuf> {
         let mut key = Key(blake3::Hasher::new());
         key.text(CODE);
+        key.text(crate::text::ENCODING);
         key.text(&options.encoding());
         match tokenizer {
             None => key.text(""),

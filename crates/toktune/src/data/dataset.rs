@@ -17,7 +17,7 @@ use super::{Collator, DataError, DataOptions, DataSource, EncodingNotes, RaggedB
 use crate::engine::prefixes::Prefixes;
 use crate::models::{ModelKind, PretrainedModel};
 use crate::text::AutoTokenizer;
-use crate::weights::{Bytes, write_atomically};
+use crate::weights::{Bytes, WeightsError, write_atomically};
 use crate::{Error, Result};
 
 /// What one thread encodes at a time, in bytes and in rows: enough to hide the hand-over, and little to hold.
@@ -442,7 +442,7 @@ fn kept_or_encoded(
     });
     match (fault, written) {
         (Some(fault), _) => return Err(fault),
-        (None, Err(Error::Io { source, .. })) => return Err(unkept(source)),
+        (None, Err(Error::Weights(WeightsError::Io { source, .. }))) => return Err(unkept(source)),
         (None, written) => written?,
     }
     cache.used(&path);

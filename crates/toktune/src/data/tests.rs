@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Collator, DataOptions, Dataset, Example, LossOn, RaggedBatch, Source, TokenUse};
-use crate::text::gguf::tests::byte_level;
+use crate::text::testing::byte_level;
 use crate::text::{AutoTokenizer, GgufTokenizer};
 
 /// ChatML in small: every turn ends with the special token and a line break.

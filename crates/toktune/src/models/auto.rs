@@ -28,8 +28,8 @@ impl AutoModel {
         let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let checkpoint = Checkpoint::open(path).map_err(|error| match is_gguf {
             // what lies beside such a file says nothing of it
-            true => error,
-            false => quantisation::explained(folder, error),
+            true => error.into(),
+            false => quantisation::explained(folder, error.into()),
         })?;
         let config = match checkpoint.as_gguf() {
             Some(gguf) => gguf_config::from_metadata(path, &checkpoint, gguf)?,
@@ -75,10 +75,10 @@ impl PretrainedModel {
     /// # Errors
     /// There is none, or it is damaged or of an unsupported kind.
     pub fn tokenizer(&self) -> Result<AutoTokenizer> {
-        match self.checkpoint().as_gguf() {
-            Some(gguf) => AutoTokenizer::from_gguf(gguf),
-            None if self.path().is_dir() => AutoTokenizer::from_pretrained(self.path()),
-            None => AutoTokenizer::from_pretrained(self.path().parent().unwrap_or(Path::new("."))),
-        }
+        Ok(match self.checkpoint().as_gguf() {
+            Some(gguf) => AutoTokenizer::from_gguf(gguf)?,
+            None if self.path().is_dir() => AutoTokenizer::from_pretrained(self.path())?,
+            None => AutoTokenizer::from_pretrained(self.path().parent().unwrap_or(Path::new(".")))?,
+        })
     }
 }

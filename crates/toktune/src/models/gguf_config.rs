@@ -90,11 +90,11 @@ impl<'a> Source<'a> {
 
     /// A value of the model that may be missing.
     fn get<T: FromValue<'a>>(&self, name: &str) -> Result<Option<T>> {
-        self.metadata.get(&self.key(name))
+        Ok(self.metadata.get(&self.key(name))?)
     }
 
     fn require<T: FromValue<'a>>(&self, name: &str) -> Result<T> {
-        self.metadata.require(&self.key(name))
+        Ok(self.metadata.require(&self.key(name))?)
     }
 
     /// Whether there is a tensor: what the metadata do not say of biases and norms.

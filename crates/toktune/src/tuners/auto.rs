@@ -3,7 +3,7 @@
 use super::TunerError;
 use super::model::PeftModel;
 use crate::config::{CONFIG_FILE, PeftConfig};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::AutoModel;
 use crate::models::Device;
 use crate::text::{AutoTokenizer, TextError};
@@ -34,8 +34,8 @@ impl AutoPeftModel {
         let mut base = AutoModel::from_pretrained(base_of(folder)?, device)?;
         match AutoTokenizer::from_pretrained(folder) {
             Ok(tokenizer) => base.resize_token_embeddings(tokenizer.required_rows()),
-            Err(Error::Text(TextError::NoTokenizerFile { .. })) => {}
-            Err(error) => return Err(error),
+            Err(TextError::NoTokenizerFile { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         PeftModel::from_pretrained(base, folder)
     }

@@ -264,7 +264,7 @@ impl BaseModel for PretrainedModel {
 
     fn weight(&self, layer: &str) -> Result<FrozenMatrix> {
         match self.token_matrix(layer) {
-            Some(matrix) => matrix.frozen().followed_by(matrix.extra()),
+            Some(matrix) => Ok(matrix.frozen().followed_by(matrix.extra())?),
             None => {
                 let linear = self.linear(layer).map(|linear| linear.weight.clone());
                 linear.ok_or_else(|| no_such_layer(&self.named_layers(), layer))

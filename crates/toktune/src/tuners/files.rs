@@ -13,7 +13,8 @@ use crate::config::{CONFIG_FILE, LoraConfig, PeftConfig};
 use crate::error::{Error, Result};
 use crate::models::TrainedRows;
 use crate::weights::{
-    Checkpoint, FrozenMatrix, RowOrder, TensorHeader, WeightType, write_atomically, write_safetensors_into,
+    Checkpoint, FrozenMatrix, RowOrder, TensorHeader, TensorOut, WeightType, write_atomically,
+    write_safetensors_into,
 };
 use serde_json::Map;
 use std::collections::BTreeMap;
@@ -326,15 +327,16 @@ pub(super) fn write_tensors(path: &Path, tensors: &StateDict) -> Result<()> {
     let headers: Vec<TensorHeader> = plain.iter().map(header).collect();
     let metadata = Map::from_iter([("format".to_owned(), "pt".into())]);
     write_atomically(path, |file| {
-        write_safetensors_into(path, file, &metadata, &headers, |at, out| out.put(plain[at].1.stored_bytes()))
+        let mut put = |at: usize, out: &mut TensorOut<'_>| Ok(out.put(plain[at].1.stored_bytes())?);
+        write_safetensors_into(path, file, &metadata, &headers, &mut put)
     })
 }
 
 /// A matrix as a safetensors file can hold it: quantised blocks and interleaved rows become plain numbers.
 fn storable(tensor: &FrozenMatrix) -> Result<FrozenMatrix> {
     let plain = matches!(tensor.dtype(), WeightType::F32 | WeightType::F16 | WeightType::BF16);
-    match plain && tensor.order() == RowOrder::Plain {
-        true => Ok(tensor.clone()),
-        false => tensor.map_rows(|_, _| {}),
-    }
+    Ok(match plain && tensor.order() == RowOrder::Plain {
+        true => tensor.clone(),
+        false => tensor.map_rows(|_, _| {})?,
+    })
 }

@@ -231,7 +231,7 @@ fn write_values(
         return Err(Error::NotFinite { what: format!("{} holds {} as {dtype}", what(at), values[at]) });
     }
     let bytes = encode(dtype, values).ok_or_else(|| Error::Serialise(format!("{} as {dtype}", what(0))))?;
-    out.put(&bytes)
+    Ok(out.put(&bytes)?)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -103,6 +103,6 @@ impl Encoder<'_> {
         if text.is_empty() {
             return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
         }
-        tokenizer.encode(text, true)
+        Ok(tokenizer.encode(text, true)?)
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{DataOptions, Dataset, LossOn, options, read, read_with, shown, tokenizer};
 use crate::data::{ChatNotes, FieldUse};
-use crate::text::gguf::tests::byte_level;
+use crate::text::testing::byte_level;
 
 fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})

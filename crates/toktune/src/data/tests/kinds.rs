@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::data::{DecoderInputs, DecoderStart, Masking, ModelKind, RaggedRows};
+use crate::text::testing::name_token;
 use serde_json::Value;
 
 /// Puts `<|end|>` before and behind every text; `<think>` is its mask token.
 fn framing() -> AutoTokenizer {
     let framed = GgufTokenizer { add_bos: Some(true), add_eos: Some(true), ..byte_level() };
     let mut tokenizer = framed.build().unwrap();
-    tokenizer.special.set("mask_token", "<think>");
+    name_token(&mut tokenizer, "mask_token", "<think>");
     tokenizer
 }
 

@@ -148,7 +148,7 @@ impl<B: Backend> Loader<'_, B> {
     ) -> Result<FrozenMatrix> {
         let stored = if self.naming.gguf.is_some() { gguf.unwrap_or(own) } else { own };
         let name = format!("{stored}.weight");
-        self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)
+        Ok(self.checkpoint.matrix(&self.find(&name), rows, cols, RowOrder::Plain)?)
     }
 
     /// The rows for distances, normed if there is a norm.

@@ -5,7 +5,7 @@
 
 use super::PretrainedModel;
 use crate::error::Error;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, WeightsError};
 
 impl PretrainedModel {
     /// Puts other values in the place of weights, by the names of transformers: a norm's, a bias, a linear layer's weight. The
@@ -65,6 +65,12 @@ pub(crate) enum ReplaceError {
     Name(String, &'static str),
     /// The files.
     Other(Error),
+}
+
+impl From<WeightsError> for ReplaceError {
+    fn from(error: WeightsError) -> Self {
+        Self::Other(error.into())
+    }
 }
 
 impl From<Error> for ReplaceError {

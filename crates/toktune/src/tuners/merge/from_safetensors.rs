@@ -71,12 +71,12 @@ impl ChangedTensor<'_> {
 
     fn write(&self, name: &str, out: &mut TensorOut<'_>) -> Result<()> {
         match self {
-            Self::Replaced(stored, _) => out.put(stored),
+            Self::Replaced(stored, _) => Ok(out.put(stored)?),
             Self::Tokens(matrix) => write_over(name, matrix, out),
             Self::Linear(linear) => linear.write(name, self.dtype(), out),
             Self::HeadBias(bias) => {
                 out.put(bias.stored)?;
-                out.put(&vec![0; (self.bytes() as usize).saturating_sub(bias.stored.len())])
+                Ok(out.put(&vec![0; (self.bytes() as usize).saturating_sub(bias.stored.len())])?)
             }
         }
     }
@@ -202,7 +202,7 @@ pub(super) fn write_tensors(
         let name = names[index];
         match changed.get(name) {
             Some(tensor) => tensor.write(name, out),
-            None => out.put(checkpoint.stored_bytes(name).unwrap_or_default()),
+            None => Ok(out.put(checkpoint.stored_bytes(name).unwrap_or_default())?),
         }
     })
 }

@@ -345,7 +345,11 @@ fn outputs_in_use_are_refused_and_left_alone() {
     let other = tempfile::tempdir().expect("a folder");
     fs::write(other.path().join("mine.txt"), "").expect("written");
     let error = refused(other.path());
-    assert!(matches!(error, Error::OutputInUse { .. }) && error.to_string().contains("mine.txt"), "{error}");
+    assert!(
+        matches!(error, Error::Weights(crate::weights::WeightsError::OutputInUse { .. }))
+            && error.to_string().contains("mine.txt"),
+        "{error}"
+    );
     assert_eq!((file_names(source.path()), file_names(other.path())), (before, vec!["mine.txt".into()]));
 }
 

@@ -1,0 +1,56 @@
+//! The `toktune` command line, as a library: [`run`] is all of it, and the program hands it its arguments.
+//!
+//! The library never prints; everything that a user reads comes from here. Results go to the standard output:
+//! a run's header, steps and closing table, generated text, tables of `eval` and `inspect`, or JSON with
+//! `--log-format json`. Notes, warnings, the progress bar and errors go to the standard error, so that the
+//! output can be piped.
+//!
+//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 130 and 143 stopped by
+//! Ctrl-C or TERM with the run saved.
+
+mod args;
+mod audit;
+mod choose;
+mod commands;
+mod config_file;
+mod data;
+mod failure;
+mod fields;
+mod load;
+mod machine;
+mod report;
+mod signals;
+mod typed;
+
+use failure::Failure;
+use std::ffi::OsString;
+use std::process::ExitCode;
+use typed::Typed;
+
+/// Runs the command line: `arguments` are the program's name and what was typed behind it, as [`std::env::args_os`] gives them.
+///
+/// It prints, and `train` answers Ctrl-C and TERM while it runs. The exit status is that of the program (see above).
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    toktune::runtime::keep_freed_memory();
+    let typed: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = config_file::parse(typed.iter().cloned());
+    let result = parsed.and_then(|cli| commands::run(cli.command, Typed(&typed)));
+    match result {
+        // a reader that has seen enough, as `head`, is no failure
+        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Stopped(status)) => ExitCode::from(status),
+        Err(Failure::Arguments(error)) => {
+            // clap writes help and versions to the standard output and faults to the standard error
+            let _ = error.print();
+            ExitCode::from(u8::from(error.use_stderr()) * 2)
+        }
+        Err(Failure::Usage(message)) => {
+            report::error(&message);
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(message)) => {
+            report::error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
