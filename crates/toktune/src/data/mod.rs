@@ -30,9 +30,9 @@ mod survey;
 mod tests;
 mod texts;
 
+pub use crate::engine::batch::{RaggedBatch, RaggedRows};
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};
 pub use audit::TokenUse;
-pub use batch::{RaggedBatch, RaggedRows};
 pub use cache::DataCache;
 pub use chat::{ChatNotes, FieldUse};
 pub use collator::Collator;

@@ -5,8 +5,8 @@ use super::layers::{Chain, Gradients, LayerTensor, Linear, Loader, Naming, Slot,
 use super::stack::Stack;
 use super::trained::{LowRank, Trained};
 use crate::engine::backend::Dropout;
+use crate::engine::spec::{ModelSpec, SentenceSpec, TokenMatrix, TrainedRows};
 use crate::error::{Error, Result};
-use crate::models::{ModelSpec, SentenceSpec, TokenMatrix, TrainedRows};
 use crate::weights::{Checkpoint, FrozenMatrix};
 
 /// A token matrix on the device.

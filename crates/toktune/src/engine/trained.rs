@@ -1,6 +1,6 @@
 //! What is trained beside the frozen weights, as a pass takes it.
 
-use crate::models::TrainedRows;
+use crate::engine::spec::TrainedRows;
 
 /// A low-rank update `scaling B A` of a linear layer.
 #[derive(Clone, Copy, Debug)]

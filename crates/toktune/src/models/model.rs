@@ -4,6 +4,7 @@ mod replace;
 
 pub(crate) use replace::ReplaceError;
 
+use super::SentenceSpec;
 use super::config::ModelConfig;
 use super::copies::same_rows;
 use super::device::Device;
@@ -11,7 +12,6 @@ use super::families::{Family, synonyms};
 use super::kind::ModelKind;
 use super::precision::PrecisionMode;
 use super::quantisation;
-use super::sentence::SentenceSpec;
 use super::spec::{ModelSpec, QkvLayout, StackSpec};
 use super::token_matrix::{TokenMatrix, TrainedRows};
 use crate::data::RaggedBatch;

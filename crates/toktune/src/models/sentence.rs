@@ -1,9 +1,9 @@
 //! How a sentence encoder makes a vector of a sequence: `modules.json` of sentence-transformers and what it names.
 //!
-//! Owns the reading of those files; the maths is in [`super::pooling`].
+//! Owns the reading of those files; the maths is in the engine.
 
 use super::config::ModelConfig;
-use super::pooling::PoolingMode;
+use super::{PoolingMode, SentenceSpec};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
@@ -21,24 +21,6 @@ const TRANSFORMER_CONFIGS: [&str; 7] = [
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ];
-
-/// What stands between the last hidden rows of a sentence encoder and its vector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SentenceSpec {
-    /// How rows become a vector; those of several are joined.
-    pub pooling: Vec<PoolingMode>,
-    /// Whether the vector has length 1.
-    pub normalise: bool,
-    /// Tokens of a sequence that are read; `None` where the files do not say.
-    pub max_seq_length: Option<usize>,
-}
-
-impl Default for SentenceSpec {
-    /// What sentence-transformers makes of an encoder without its files, which is the mean, and its length taken out.
-    fn default() -> Self {
-        Self { pooling: vec![PoolingMode::Mean], normalise: true, max_seq_length: None }
-    }
-}
 
 impl SentenceSpec {
     /// Reads `modules.json` of a model's folder and what it names; the default where there is none.

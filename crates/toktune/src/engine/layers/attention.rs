@@ -7,7 +7,7 @@ use super::norm::Norm;
 use crate::engine::backend::{
     AttentionInputs, AttentionShape, Backend, Direction, Heads, Rotation, Saved, Sequences, Write,
 };
-use crate::models::QkvLayout;
+use crate::engine::spec::QkvLayout;
 
 /// Frozen weights of an attention.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::attention::{Attention, Projections};
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::engine::backend::{AttentionInputs, Backend, Distances, Saved, Sequences};
-use crate::models::DisentangledSpec;
+use crate::engine::spec::DisentangledSpec;
 use crate::weights::FrozenMatrix;
 use std::sync::Arc;
 

@@ -10,11 +10,11 @@ use super::mlp::{Mlp, Up};
 use super::norm::Norm;
 use super::sublayer::{Sublayer, Work};
 use crate::engine::backend::{AttentionShape, Backend, Heads, Norming, Stored, StoredAs};
-use crate::error::Result;
-use crate::models::{
+use crate::engine::spec::{
     AttentionNames, DisentangledSpec, ExpertNames, ExpertsSpec, HalfNorms, LayerSpec, MlpNames, ModelNames,
     NormKind, NormSpec, QkNorm, QkvLayout, StackNames, StackSpec,
 };
+use crate::error::Result;
 use crate::weights::{Checkpoint, FrozenMatrix, RowOrder};
 use std::borrow::Cow;
 use std::cell::Cell;

@@ -9,7 +9,7 @@ mod pairs;
 pub use next_tokens::{MaskedTokens, NextTokens};
 pub use pairs::Pairs;
 
-use crate::models::ModelKind;
+use crate::engine::spec::ModelKind;
 
 /// What an objective reads of a batch; only rows that bear on it are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! ```
 
 use super::{LastRows, Loss, Losses, Objective, Reads};
-use crate::models::pooling::normalised;
+use crate::engine::spec::pooling::normalised;
 
 /// Sequences `2i` and `2i + 1` of a batch belong together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

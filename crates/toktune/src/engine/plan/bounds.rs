@@ -1,9 +1,9 @@
 //! Which rows of a sequence are computed, and the first of them that depends.
 
 use super::NodeKey;
-use crate::data::RaggedBatch;
+use crate::engine::batch::RaggedBatch;
 use crate::engine::prefixes::Segment;
-use crate::models::TrainedRows;
+use crate::engine::spec::TrainedRows;
 use std::ops::Range;
 
 /// What decides which rows depend.

@@ -21,7 +21,7 @@ pub use levels::{everything, levels};
 
 use super::backend::Span;
 use super::stack::RowPlaces;
-use crate::data::RaggedBatch;
+use crate::engine::batch::RaggedBatch;
 use bounds::Bounds;
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::engine::prefixes::Segment;
-use crate::models::TrainedRows;
+use crate::engine::spec::TrainedRows;
 
 fn trained() -> TrainedRows {
     TrainedRows::new(vec![9], 1, vec![0.0])

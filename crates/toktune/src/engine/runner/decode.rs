@@ -4,11 +4,11 @@ use super::{Session, TokenRows};
 use crate::engine::backend::{Backend, Sequences, Span};
 use crate::engine::layers::{KeyValues, Memory};
 use crate::engine::model::{Model, Placed};
+use crate::engine::spec::ModelKind;
+use crate::engine::spec::pooling::{normalised, pool};
 use crate::engine::stack::{RowPlaces, Run, Stack, Wanted};
 use crate::engine::trained::Trained;
 use crate::error::{Error, Result};
-use crate::models::ModelKind;
-use crate::models::pooling::{normalised, pool};
 use std::ops::Range;
 use toktune_kernels::attention::Stretch;
 

@@ -1,12 +1,12 @@
 //! What a step takes of memory.
 
-use crate::data::RaggedBatch;
 use crate::engine::backend::Backend;
+use crate::engine::batch::RaggedBatch;
 use crate::engine::model::Model;
 use crate::engine::plan::{Plan, everything};
+use crate::engine::spec::RelativeSpec;
 use crate::engine::stack::Stack;
 use crate::engine::trained::Trained;
-use crate::models::RelativeSpec;
 use toktune_kernels::gated_mlp::CHUNK_ROWS;
 
 /// Memory of a step in bytes, beside the weights and what the process holds before.

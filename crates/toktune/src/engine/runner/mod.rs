@@ -11,10 +11,10 @@ pub use step::{StepOptions, StepOutput, Wanted};
 use super::layers::LayerTensor;
 use super::model::Model;
 use super::trained::Trained;
-use crate::data::RaggedBatch;
 use crate::engine::backend::{Backend, StoredAs};
+use crate::engine::batch::RaggedBatch;
+use crate::engine::spec::TokenMatrix;
 use crate::error::Result;
-use crate::models::TokenMatrix;
 use crate::weights::FrozenMatrix;
 use std::fmt::Debug;
 

@@ -6,8 +6,8 @@ use crate::engine::constants::{CachedExamples, Key};
 use crate::engine::model::{Model, PlacedRows};
 use crate::engine::objective::{LastRows, Loss};
 use crate::engine::plan::{ConstantLabels, Label, Part, Plan};
+use crate::engine::spec::pooling;
 use crate::error::{Error, Result};
-use crate::models::pooling;
 
 /// The rows after the last block, with where their gradients go.
 pub(super) struct Readout<'a, 'c, 't, B: Backend> {

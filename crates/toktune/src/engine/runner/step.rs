@@ -6,18 +6,18 @@
 //! the encoder passes first forward and last backward.
 
 use super::readout::Readout;
-use crate::data::RaggedBatch;
-use crate::data::RaggedRows;
 use crate::engine::backend::Backend;
+use crate::engine::batch::RaggedBatch;
+use crate::engine::batch::RaggedRows;
 use crate::engine::constants::{CachedExamples, Key};
 use crate::engine::layers::{Kept, KeyValues, Memory, Rows, Update};
 use crate::engine::model::{Model, Placed, Sums};
 use crate::engine::objective::{self, Losses, Objective, Reads};
 use crate::engine::plan::{Crossing, Known, NodeKey, Part, Plan, Rules, levels};
+use crate::engine::spec::TrainedRows;
 use crate::engine::stack::{self, Run, Stack};
 use crate::engine::trained::Trained;
 use crate::error::{Error, Result};
-use crate::models::TrainedRows;
 
 /// What a pass over a micro-batch is to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

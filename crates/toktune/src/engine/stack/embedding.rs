@@ -3,8 +3,8 @@
 use super::Stack;
 use crate::engine::backend::{Backend, Table};
 use crate::engine::layers::Rows;
+use crate::engine::spec::{Positions, Sinusoids};
 use crate::error::{Error, Result};
-use crate::models::{Positions, Sinusoids};
 
 /// The position of a row that gets none.
 const NO_POSITION: usize = usize::MAX;

@@ -13,8 +13,8 @@ pub use run::{Run, Trace, Wanted};
 
 use crate::engine::backend::Backend;
 use crate::engine::layers::{Block, Chain, DistanceRows, LayerTensor, Linear, Loader, Naming, Stage};
+use crate::engine::spec::{Positions, RelativeSpec, StackSpec};
 use crate::error::Result;
-use crate::models::{Positions, RelativeSpec, StackSpec};
 use crate::weights::{Checkpoint, FrozenMatrix};
 use std::sync::Arc;
 

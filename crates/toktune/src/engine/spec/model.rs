@@ -5,7 +5,8 @@ use super::kind::ModelKind;
 use super::names::{ModelNames, StackNames};
 use super::relative::RelativeSpec;
 use super::rope::RopeSpec;
-use crate::models::{Activation, Pairing};
+use toktune_kernels::gated::Activation;
+use toktune_kernels::rotary::Pairing;
 
 /// One model. Sizes have been checked against one another when a model has loaded.
 #[derive(Clone, Debug)]
@@ -331,7 +332,7 @@ impl StackSpec {
 
 impl ModelSpec {
     /// The same model without its head, which transformers loads by another class, under shorter names.
-    pub(super) fn without_head(mut self) -> Self {
+    pub(crate) fn without_head(mut self) -> Self {
         self.kind = ModelKind::SentencePairs;
         self.tied = false;
         self.head = HeadSpec::default();
@@ -341,7 +342,7 @@ impl ModelSpec {
     }
 
     /// Whether the sizes fit together, as `Err((key, problem))` in terms of `config.json`.
-    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         self.stack.check()?;
         self.encoder.as_ref().map_or(Ok(()), StackSpec::check)
     }

@@ -134,7 +134,7 @@ impl TokenMatrix {
     }
 
     /// Appends whole rows.
-    pub(super) fn append(&mut self, rows: &[f32]) {
+    pub(crate) fn append(&mut self, rows: &[f32]) {
         Arc::make_mut(&mut self.extra).extend_from_slice(rows);
     }
 

@@ -134,7 +134,7 @@ pub struct ExpertNames {
 }
 
 /// The names that most decoders have followed since Llama.
-pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
+pub(crate) const LLAMA_MODEL: ModelNames = ModelNames {
     prefix: "model.",
     embed: "model.embed_tokens",
     head: "lm_head",
@@ -148,7 +148,7 @@ pub(super) const LLAMA_MODEL: ModelNames = ModelNames {
 };
 
 /// The names that most decoders have followed since Llama, in its blocks.
-pub(super) const LLAMA_STACK: StackNames = StackNames {
+pub(crate) const LLAMA_STACK: StackNames = StackNames {
     block: "model.layers.{}",
     positions: None,
     token_types: None,
@@ -180,7 +180,7 @@ pub(super) const LLAMA_STACK: StackNames = StackNames {
 };
 
 /// The names in the blocks of models that were trained with Megatron-LM: a fused projection and a plain MLP.
-pub(super) const MEGATRON_STACK: StackNames = StackNames {
+pub(crate) const MEGATRON_STACK: StackNames = StackNames {
     attention: AttentionNames {
         q: "self_attention.query_key_value",
         k: "",
@@ -204,7 +204,7 @@ impl StackNames {
     }
 
     /// The names without `prefix`.
-    pub(super) fn without(&self, prefix: &str) -> Self {
+    pub(crate) fn without(&self, prefix: &str) -> Self {
         let strip = |name: &'static str| name.strip_prefix(prefix).unwrap_or(name);
         Self {
             block: strip(self.block),
@@ -221,7 +221,7 @@ impl StackNames {
     }
 
     /// The names that llama.cpp gives the same tensors of a decoder.
-    pub(super) fn in_gguf(&self) -> Self {
+    pub(crate) fn in_gguf(&self) -> Self {
         let if_named = |own: Option<&str>, name: &'static str| own.map(|_| name);
         let fused = self.attention.k.is_empty();
         // a norm that both halves read is stored once
@@ -294,13 +294,13 @@ impl ModelNames {
     }
 
     /// The names in the same model without its head.
-    pub(super) fn without_head(&self) -> Self {
+    pub(crate) fn without_head(&self) -> Self {
         let embed = self.embed.strip_prefix(self.prefix).unwrap_or(self.embed);
         Self { embed, head: "", transform: "", transform_norm: "", head_bias: "", ..*self }
     }
 
     /// The names that llama.cpp gives the same tensors of a decoder.
-    pub(super) fn in_gguf(&self) -> Self {
+    pub(crate) fn in_gguf(&self) -> Self {
         Self {
             prefix: "",
             embed: "token_embd",

@@ -1,8 +1,11 @@
 //! The parameters of a rotary embedding, from the section of `config.json` that describes it.
 
+#[cfg(test)]
+mod tests;
+
+use super::config::ModelConfig;
 use super::{RopeSpec, RopeVariant};
 use crate::error::Result;
-use crate::models::config::ModelConfig;
 
 /// The types that are read, for messages.
 const KINDS: &str = "default, linear, dynamic, yarn, longrope, llama3";

@@ -1,9 +1,5 @@
 //! Rotary frequencies and their scaling, as `transformers/modeling_rope_utils.py` (5.23) defines them.
 
-mod parameters;
-#[cfg(test)]
-mod tests;
-
 /// One rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
