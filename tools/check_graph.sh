@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate graph points one way: kernels <- library <- command line.
+# The crate graph points one way: kernels <- weights <- text <- library <- command line, candle.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,10 @@ forbid() { # crate, then the names it must not depend on
     done
 }
 
-forbid toktune-kernels toktune toktune-cli candle-core safetensors memmap2 tokenizers serde
-forbid toktune toktune-cli clap indicatif
+forbid toktune-kernels toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core safetensors memmap2 tokenizers serde
+forbid toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core tokenizers
+forbid toktune-text toktune toktune-candle toktune-cli candle-core
+forbid toktune toktune-candle toktune-cli candle-core clap indicatif
+forbid toktune-cli toktune-candle candle-core
 [ "$fail" = 0 ] && echo "the crate graph points one way"
 exit "$fail"

@@ -32,7 +32,7 @@ pub struct Saved<'a> {
 /// Each entry has one thread and one order. Where there are sequences and heads enough for all threads, one task has all of
 /// a sequence for a key/value head, and each tile of `P` is computed once; else one pass over query tiles gives `dq` and
 /// one over key tiles `dk` and `dv`, at the price of computing each tile twice. The number of threads has no part in the
-/// choice. Keys of no sequence get zeros. Where sequences share rows, [`super::forest`] has a way of its own.
+/// choice. Keys of no sequence get zeros. Where sequences share rows, `forest.rs` has a way of its own.
 ///
 /// Panics when the lengths do not fit.
 pub fn backward(

@@ -218,20 +218,14 @@ impl PretrainedModel {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Puts another token matrix in the place of that of a module, and gives the former one back.
-    ///
-    /// # Errors
-    /// It is no token matrix of its own; the other one comes back.
-    pub(crate) fn replace_token_matrix(
-        &mut self,
-        module: &str,
-        other: TokenMatrix,
-    ) -> std::result::Result<TokenMatrix, TokenMatrix> {
+    /// Puts another token matrix in the place of that of a module, and gives the former one back; `None` when there is no
+    /// token matrix of this module's own.
+    pub(crate) fn replace_token_matrix(&mut self, module: &str, other: TokenMatrix) -> Option<TokenMatrix> {
         let mut own = std::iter::once(&mut self.embedding).chain(self.head.as_mut());
-        let Some(matrix) = own.find(|matrix| matrix.name() == module) else { return Err(other) };
+        let matrix = own.find(|matrix| matrix.name() == module)?;
         let former = std::mem::replace(matrix, other);
         self.runner.set_tokens(&self.embedding, self.head.as_ref());
-        Ok(former)
+        Some(former)
     }
 
     /// The token matrix of this module; `None` when it is no token matrix of its own.

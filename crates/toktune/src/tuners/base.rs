@@ -282,7 +282,7 @@ impl BaseModel for PretrainedModel {
         let holder = self.holder(layer).to_owned();
         let matrix = self.token_matrix_named(&holder).map(|matrix| matrix.with_frozen(weight));
         let matrix = matrix.ok_or_else(|| no_such_layer(&layers, layer))?;
-        self.replace_token_matrix(&holder, matrix).map(drop).map_err(|_| no_such_layer(&layers, layer))
+        self.replace_token_matrix(&holder, matrix).map(drop).ok_or_else(|| no_such_layer(&layers, layer))
     }
 
     fn is_resized(&self) -> bool {
@@ -332,7 +332,7 @@ impl BaseModel for PretrainedModel {
         let holder = self.holder(layer).to_owned();
         let layers = self.named_layers();
         match kept {
-            KeptWeight::Tokens(kept) => self.replace_token_matrix(&holder, kept).ok().map(KeptWeight::Tokens),
+            KeptWeight::Tokens(kept) => self.replace_token_matrix(&holder, kept).map(KeptWeight::Tokens),
             KeptWeight::Linear(kept) => {
                 let former = self.linear(layer).map(|linear| linear.weight.clone());
                 self.set_linear(layer, &kept);
@@ -347,7 +347,7 @@ impl BaseModel for PretrainedModel {
         let holder = self.holder(layer).to_owned();
         let matrix = self.token_matrix_named(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
         let merged = matrix.with_rows(rows)?;
-        self.replace_token_matrix(&holder, merged).map(drop).map_err(|_| no_such_layer(&layers, layer))
+        self.replace_token_matrix(&holder, merged).map(drop).ok_or_else(|| no_such_layer(&layers, layer))
     }
 
     fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<()> {

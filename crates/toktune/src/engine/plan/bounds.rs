@@ -85,9 +85,9 @@ impl Bounds {
         let mut pieces = Vec::new();
         for (key, end) in shared.chain(own) {
             let cut = self.first.clamp(start, end.max(start));
-            pieces.extend((start < cut).then(|| (key, start..cut, true)));
+            pieces.extend((start < cut).then_some((key, start..cut, true)));
             // what comes after the last row that is needed is computed for the sequences that need it
-            pieces.extend((cut < end && cut < self.end).then(|| (key, cut..end, false)));
+            pieces.extend((cut < end && cut < self.end).then_some((key, cut..end, false)));
             start = end.max(start);
         }
         pieces

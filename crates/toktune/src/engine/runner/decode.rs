@@ -31,8 +31,11 @@ pub(super) struct Decoding<'a, B: Backend> {
     /// Tokens of padding among them, where positions do not count them.
     uncounted: Vec<usize>,
     /// What the encoder read, and the rows of it that each sequence goes on from.
-    memory: Option<(Memory<B::Buffer>, Vec<Range<usize>>)>,
+    memory: Option<ReadMemory<B::Buffer>>,
 }
+
+/// What an encoder read, and the rows of it that each sequence goes on from.
+type ReadMemory<T> = (Memory<T>, Vec<Range<usize>>);
 
 impl<B: Backend> Model<B> {
     /// The rows of `tokens` after the last block of the encoder.
@@ -70,7 +73,7 @@ impl<B: Backend> Model<B> {
         inputs: Option<TokenRows<'_>>,
         placed: &Placed<'_, B>,
         trained: &Trained<'_>,
-    ) -> Result<Option<(Memory<B::Buffer>, Vec<Range<usize>>)>> {
+    ) -> Result<Option<ReadMemory<B::Buffer>>> {
         match (&self.encoder, inputs) {
             (None, None) => Ok(None),
             (Some(encoder), Some(inputs)) => {

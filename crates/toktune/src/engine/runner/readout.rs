@@ -101,14 +101,13 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
             hidden: of.labels.iter().flat_map(row).copied().collect(),
             frozen: of.labels.iter().map(|label| frozen[label.entry]).collect(),
         };
-        if let (Some(cached), Some(key)) = (&mut self.cached, key) {
-            if cached.cache.takes(key, of.labels.len() * (d + 2), 0) {
-                let lines = of.labels.iter().zip(&constant.frozen);
-                let floats = lines.flat_map(|(label, frozen)| {
-                    row(label).iter().copied().chain([frozen.lse, frozen.target])
-                });
-                cached.cache.insert(key, floats.collect());
-            }
+        if let (Some(cached), Some(key)) = (&mut self.cached, key)
+            && cached.cache.takes(key, of.labels.len() * (d + 2), 0)
+        {
+            let lines = of.labels.iter().zip(&constant.frozen);
+            let floats = lines
+                .flat_map(|(label, frozen)| row(label).iter().copied().chain([frozen.lse, frozen.target]));
+            cached.cache.insert(key, floats.collect());
         }
         Ok(constant)
     }

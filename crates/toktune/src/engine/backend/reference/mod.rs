@@ -33,7 +33,7 @@ fn set(write: Write, to: &mut f64, value: f64) {
 
 /// `y [m, n] (+)= x [m, k] wᵀ` for `w(j, p)`.
 fn multiply(x: &[f64], (k, n): (usize, usize), w: impl Fn(usize, usize) -> f64, write: Write, y: &mut [f64]) {
-    let m = if n == 0 { 0 } else { y.len() / n };
+    let m = y.len().checked_div(n).unwrap_or(0);
     assert_eq!((x.len(), y.len()), (m * k, m * n), "{m} rows of {k} and of {n}");
     for i in 0..m {
         for j in 0..n {
