@@ -51,7 +51,7 @@ pub struct TiedLayer {
 
 /// A frozen model as adapters see it.
 ///
-/// [`PretrainedModel`] is one. A model of your own becomes one by the shorter [`CandleModel`](super::CandleModel).
+/// [`PretrainedModel`] is one. A candle module of your own becomes one in the crate `toktune-candle`.
 pub trait BaseModel {
     /// A layer's weight as it was before a merge.
     type Kept: Clone + Debug;
