@@ -30,7 +30,7 @@ match($0, /"rust_version":"[0-9.]+"/) {
         print "error: " package " needs Rust " asked "; rust-version in Cargo.toml is " ours > "/dev/stderr"
         fail = 1
     }
-    if (number(asked) > number(most)) most = asked
+    if (package !~ /^toktune/ && number(asked) > number(most)) most = asked
 }
 END {
     if (packages < 2 || most == "") { print "error: cargo metadata was not understood" > "/dev/stderr"; exit 1 }
