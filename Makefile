@@ -1,8 +1,8 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph test isa fixtures bench bench-kernels fuzz
+.PHONY: check fmt lint doc graph rooms rust-version test isa publish-check fixtures bench bench-kernels fuzz
 
-check: fmt lint doc graph test isa
+check: fmt lint doc graph rooms rust-version test isa
 
 fmt:
 	cargo fmt --all --check
@@ -15,6 +15,16 @@ doc:
 
 graph:
 	tools/check_graph.sh
+
+rooms:
+	tools/check_rooms.sh
+
+rust-version:
+	tools/check_rust_version.sh
+
+# Packs every crate, builds it from its package and uploads nothing. It needs the network, for the index.
+publish-check:
+	cargo publish --workspace --dry-run --locked
 
 test:
 	cargo test --workspace

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate graph points one way: kernels <- weights <- text <- library <- command line, candle.
+# The crate graph points one way: kernels <- weights <- text; library -> weights, text; candle, command line -> library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,9 +21,28 @@ forbid() { # crate, then the names it must not depend on
 }
 
 forbid toktune-kernels toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core safetensors memmap2 tokenizers serde
-forbid toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core tokenizers
-forbid toktune-text toktune toktune-candle toktune-cli candle-core
+forbid toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core tokenizers clap
+forbid toktune-text toktune toktune-candle toktune-cli candle-core clap
 forbid toktune toktune-candle toktune-cli candle-core clap indicatif
 forbid toktune-cli toktune-candle candle-core
+
+need() { # crate, then the crates of the workspace that it stands on directly
+    local crate=$1 found
+    shift
+    found=$(cargo tree --locked --package "$crate" --edges normal --depth 1 --prefix none --format '{p}' |
+        awk -v own="$crate" '$1 ~ /^toktune/ && $1 != own { print $1 }' | sort -u | xargs)
+    if [ "$found" != "$*" ]; then
+        echo "error: $crate depends on [$found] of the workspace; expected [$*]" >&2
+        fail=1
+    fi
+}
+
+need toktune-kernels
+need toktune-weights toktune-kernels
+need toktune-text toktune-weights
+need toktune toktune-kernels toktune-text toktune-weights
+need toktune-candle toktune
+need toktune-cli toktune
+
 [ "$fail" = 0 ] && echo "the crate graph points one way"
 exit "$fail"
