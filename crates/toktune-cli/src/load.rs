@@ -1,6 +1,6 @@
 //! Opening a model with its tokenizer, and an adapter over it.
 
-use crate::args::{LanguageArgs, ModelArgs};
+use crate::args::{LanguageArgs, MachineArgs, ModelArgs};
 use crate::failure::{Failure, Outcome};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,15 @@ use toktune::tuners::{ActiveRows, PeftModel};
 
 /// A tokenizer, or why there is none.
 pub type Tokenizer = Result<AutoTokenizer, String>;
+
+/// The machine as the flags say, with a note on what will be slow.
+pub fn machine(args: &MachineArgs) -> Outcome<Machine> {
+    let machine = Machine::new(args)?;
+    if let Some(note) = machine.note() {
+        crate::report::note(&note);
+    }
+    Ok(machine)
+}
 
 /// Where a model lies: a path as it stands, else the Hub's copy.
 pub fn locate(model: &str) -> Outcome<PathBuf> {

@@ -34,12 +34,6 @@ impl Machine {
             Precision::F32 => PrecisionMode::F32,
             Precision::Bf16 => PrecisionMode::Bf16,
         };
-        if mode == PrecisionMode::Bf16 && !runtime::has_fast_bf16() {
-            crate::report::note(&format!(
-                "{instruction_set} has no instructions for bf16: operands are rounded to it and multiplied in f32, \
-                 which is no faster"
-            ));
-        }
         if let Some(threads) = args.threads {
             runtime::set_num_threads(threads)?;
         }
@@ -55,6 +49,17 @@ impl Machine {
 }
 
 impl Machine {
+    /// What is to be said of the precision that was asked for.
+    pub fn note(&self) -> Option<String> {
+        let is_slow = self.mode == PrecisionMode::Bf16 && !runtime::has_fast_bf16();
+        is_slow.then(|| {
+            format!(
+                "{} has no instructions for bf16: operands are rounded to it and multiplied in f32, which is no faster",
+                self.instruction_set
+            )
+        })
+    }
+
     /// Has `model` compute as was asked for, and takes note of what that means for its weights.
     pub fn set_precision(&mut self, model: &mut PretrainedModel) {
         model.set_precision(self.mode);

@@ -4,8 +4,7 @@ use crate::args::{EvalArgs, LogFormat};
 use crate::choose::existing;
 use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
-use crate::load::{Loaded, set_languages};
-use crate::machine::Machine;
+use crate::load::{self, Loaded, set_languages};
 use crate::report;
 use serde_json::json;
 use std::io::Write;
@@ -19,7 +18,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
     if args.batch_size == 0 {
         return Err(Error::Argument { name: "batch_size", expected: "at least 1", found: "0".into() }.into());
     }
-    let machine = Machine::new(&args.machine)?;
+    let machine = load::machine(&args.machine)?;
     let (model, mut tokenizer) = Loaded::open(&args.model, &machine)?;
     set_languages(&mut tokenizer, &args.languages)?;
     let mut tokens = model.tokens();

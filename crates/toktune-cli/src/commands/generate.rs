@@ -3,8 +3,7 @@
 use crate::args::GenerateArgs;
 use crate::choose::spelling;
 use crate::failure::{Failure, Outcome};
-use crate::load::{Loaded, set_languages};
-use crate::machine::Machine;
+use crate::load::{self, Loaded, set_languages};
 use crate::report;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
@@ -16,7 +15,7 @@ use toktune::text::{AutoTokenizer, ChatOptions};
 
 /// Streams the generated text to the standard output.
 pub fn run(args: &GenerateArgs) -> Outcome {
-    let machine = Machine::new(&args.machine)?;
+    let machine = load::machine(&args.machine)?;
     let (model, mut tokenizer) = Loaded::open(&args.model, &machine)?;
     set_languages(&mut tokenizer, &args.languages)?;
     let tokenizer =

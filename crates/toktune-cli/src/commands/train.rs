@@ -35,7 +35,7 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let arguments = args.training_arguments();
     arguments.check()?;
     arguments.check_output()?;
-    let mut machine = Machine::new(&args.machine)?;
+    let mut machine = load::machine(&args.machine)?;
     let (mut base, mut tokenizer) = load::model(&args.model, &machine.handle)?;
     load::set_languages(&mut tokenizer, &args.languages)?;
     let sources = Sources::find(&args.data, true)?;

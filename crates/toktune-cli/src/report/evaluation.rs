@@ -3,7 +3,6 @@
 use super::format::{count, number, plural};
 use super::style::Style;
 use super::table::columns;
-use crate::choose::spelling;
 use serde_json::{Value, json};
 use toktune::text::AutoTokenizer;
 use toktune::train::Evaluation;
@@ -39,7 +38,7 @@ pub fn evaluation_table(
         rows.push(row("loss at the tokens".into(), &|e| loss(e.token_loss), labels));
     }
     for (at, token) in of_tokens.iter().enumerate().take(LISTED) {
-        let name = match spelling(tokenizer, token.id) {
+        let name = match tokenizer.and_then(|tokenizer| tokenizer.id_to_token(token.id)) {
             Some(name) => format!("  {name} ({})", token.id),
             None => format!("  {}", token.id),
         };
