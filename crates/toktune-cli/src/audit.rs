@@ -1,8 +1,8 @@
 //! What the data show of the chosen tokens, and what is wrong with it.
 
-use crate::choose::spelling;
 use crate::failure::{Failure, Outcome};
 use crate::report;
+use crate::report::spelling;
 use std::collections::HashSet;
 use toktune::data::{Dataset, ModelKind, TokenUse};
 use toktune::text::AutoTokenizer;

@@ -303,8 +303,3 @@ fn refuse_repeats(origins: &[(u32, String)]) -> Outcome {
     }
     Ok(())
 }
-
-/// The spelling of a token for people: what a text shows, if that is one token again, else the vocabulary's.
-pub fn spelling(tokenizer: Option<&AutoTokenizer>, id: u32) -> Option<String> {
-    tokenizer?.id_to_token(id)
-}

@@ -1,10 +1,10 @@
 //! `toktune generate`.
 
 use crate::args::GenerateArgs;
-use crate::choose::spelling;
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Loaded, set_languages};
 use crate::report;
+use crate::report::spelling;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::path::Path;

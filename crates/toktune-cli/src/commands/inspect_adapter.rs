@@ -1,10 +1,10 @@
 //! What is in an adapter's folder.
 
 use super::inspect::{Found, row};
-use crate::choose::spelling;
 use crate::failure::{Failure, Outcome};
 use crate::load;
 use crate::report;
+use crate::report::spelling;
 use serde_json::{Value, json};
 use std::path::Path;
 use toktune::Device;

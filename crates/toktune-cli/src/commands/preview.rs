@@ -2,7 +2,7 @@
 
 use crate::args::{LogFormat, PreviewArgs};
 use crate::audit::Audit;
-use crate::choose::{Texts, choose, spelling};
+use crate::choose::{Texts, choose};
 use crate::data::{self, Sources};
 use crate::failure::{Outcome, usage};
 use crate::load::{self, Loaded};
@@ -119,7 +119,7 @@ impl Preview<'_> {
         }
         let uses = self.data.uses(trained);
         let tokens = uses.iter().map(|token| {
-            json!({"id": token.id, "token": spelling(self.tokenizer, token.id), "inputs": token.inputs,
+            json!({"id": token.id, "token": report::spelling(self.tokenizer, token.id), "inputs": token.inputs,
                 "labels": token.labels, "cut": token.cut})
         });
         Ok(report::json_line(&json!({
@@ -206,7 +206,8 @@ impl Preview<'_> {
             lines.push(("nothing learnt".to_string(), format!("in {}", report::plural(without, "row"))));
         }
         for (at, token) in self.data.uses(trained).iter().enumerate() {
-            let name = spelling(self.tokenizer, token.id).map_or(String::new(), |token| format!("{token} "));
+            let name =
+                report::spelling(self.tokenizer, token.id).map_or(String::new(), |token| format!("{token} "));
             let cut = if token.cut > 0 {
                 format!(", {}x cut off", report::count(token.cut as u64))
             } else {

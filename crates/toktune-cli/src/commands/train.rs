@@ -4,7 +4,7 @@
 
 use crate::args::{Init, LogFormat, TrainArgs};
 use crate::audit::Audit;
-use crate::choose::{Chosen, Texts, choose, spelling};
+use crate::choose::{Chosen, Texts, choose};
 use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
@@ -217,7 +217,7 @@ fn header(
     let TrainingArguments { per_device_train_batch_size, gradient_accumulation_steps, .. } = arguments;
     let tokens = uses.iter().map(|token| TokenLine {
         id: token.id,
-        token: spelling(tokenizer, token.id),
+        token: report::spelling(tokenizer, token.id),
         added: chosen.added.contains(&token.id),
         inputs: token.inputs,
         labels: token.labels,

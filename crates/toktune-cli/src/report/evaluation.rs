@@ -1,6 +1,6 @@
 //! Evaluations, one or two beside each other.
 
-use super::format::{count, number, plural};
+use super::format::{count, number, plural, spelling};
 use super::style::Style;
 use super::table::columns;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub fn evaluation_table(
         rows.push(row("loss at the tokens".into(), &|e| loss(e.token_loss), labels));
     }
     for (at, token) in of_tokens.iter().enumerate().take(LISTED) {
-        let name = match tokenizer.and_then(|tokenizer| tokenizer.id_to_token(token.id)) {
+        let name = match spelling(tokenizer, token.id) {
             Some(name) => format!("  {name} ({})", token.id),
             None => format!("  {}", token.id),
         };

@@ -1,4 +1,6 @@
-//! Numbers as people read them.
+//! Numbers and tokens as people read them.
+
+use toktune::text::AutoTokenizer;
 
 /// Digits in groups of three.
 pub fn count(n: u64) -> String {
@@ -54,6 +56,11 @@ pub fn duration(seconds: f64) -> String {
 /// `1 row`, `2 rows`.
 pub fn plural(n: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// The spelling of a token for people: what a text shows, if that is one token again, else the vocabulary's.
+pub fn spelling(tokenizer: Option<&AutoTokenizer>, id: u32) -> Option<String> {
+    tokenizer?.id_to_token(id)
 }
 
 #[cfg(test)]

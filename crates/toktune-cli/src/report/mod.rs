@@ -13,7 +13,7 @@ mod table;
 
 pub use chats::chats;
 pub use evaluation::{evaluation_json, evaluation_table};
-pub use format::{bytes, count, number, plural};
+pub use format::{bytes, count, number, plural, spelling};
 pub use header::{Header, LoraLine, TokenLine};
 pub use profile::profile;
 pub use progress::Progress;
