@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate graph points one way: kernels <- weights <- text; library -> weights, text; candle, command line -> library.
+# The crate graph points one way: kernels <- weights <- text and engine; library -> engine, text; candle, command line -> library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,9 +20,10 @@ forbid() { # crate, then the names it must not depend on
     done
 }
 
-forbid toktune-kernels toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core safetensors memmap2 tokenizers serde
-forbid toktune-weights toktune-text toktune toktune-candle toktune-cli candle-core tokenizers clap
-forbid toktune-text toktune toktune-candle toktune-cli candle-core clap
+forbid toktune-kernels toktune-weights toktune-text toktune-engine toktune toktune-candle toktune-cli candle-core safetensors memmap2 tokenizers serde
+forbid toktune-weights toktune-text toktune-engine toktune toktune-candle toktune-cli candle-core tokenizers clap
+forbid toktune-text toktune-engine toktune toktune-candle toktune-cli candle-core clap
+forbid toktune-engine toktune-text toktune toktune-candle toktune-cli candle-core tokenizers clap
 forbid toktune toktune-candle toktune-cli candle-core clap indicatif
 forbid toktune-cli toktune-candle candle-core
 
@@ -40,7 +41,8 @@ need() { # crate, then the crates of the workspace that it stands on directly
 need toktune-kernels
 need toktune-weights toktune-kernels
 need toktune-text toktune-weights
-need toktune toktune-kernels toktune-text toktune-weights
+need toktune-engine toktune-kernels toktune-weights
+need toktune toktune-engine toktune-kernels toktune-text toktune-weights
 need toktune-candle toktune
 need toktune-cli toktune
 

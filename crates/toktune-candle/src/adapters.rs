@@ -62,7 +62,7 @@ impl<M: CandleModel> Bind for PeftModel<OnCandle<M>> {
                 true => Ok(values),
                 false => {
                     let what = format!("a trained value of {layer}");
-                    Err(toktune::Error::NotFinite { what }.into())
+                    Err(TunerError::from(toktune::EngineError::NotFinite { what }).into())
                 }
             }
         };
@@ -85,7 +85,7 @@ impl<M: CandleModel> Bind for PeftModel<OnCandle<M>> {
 }
 
 fn not_bound(layer: &str, adapter: &str) -> Error {
-    toktune::Error::from(TunerError::NotBound { layer: layer.into(), adapter: adapter.into() }).into()
+    TunerError::NotBound { layer: layer.into(), adapter: adapter.into() }.into()
 }
 
 impl CandleAdapters {

@@ -1,5 +1,7 @@
 //! What can go wrong with adapters on a candle module.
 
+use toktune::tuners::TunerError;
+
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -12,5 +14,11 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     /// The adapter is at fault.
     #[error(transparent)]
-    Adapter(#[from] toktune::Error),
+    Adapter(Box<TunerError>),
+}
+
+impl From<TunerError> for Error {
+    fn from(error: TunerError) -> Self {
+        Self::Adapter(Box::new(error))
+    }
 }

@@ -7,7 +7,6 @@ use crate::report;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
-use toktune::Error;
 use toktune::data::{Collator, DataCache, DataError, DataOptions, DataSource, Dataset, RowKeys};
 use toktune::models::PretrainedModel;
 
@@ -130,7 +129,6 @@ pub fn read(
     model: &PretrainedModel,
     collator: &Collator,
 ) -> Outcome<Dataset> {
-    let spec = &model.spec().stack;
     let of_model = DataOptions::for_model(model, tokenizer.as_ref().ok());
     let options = DataOptions {
         max_length: args.max_length.or(of_model.max_length),
@@ -139,7 +137,7 @@ pub fn read(
         ..options(args, collator, model.vocabulary())
     };
     let data = read_sources(sources, tokenizer, &options)?;
-    if let (long @ 1.., Some(most)) = (data.notes().long, spec.max_positions) {
+    if let (long @ 1.., Some(most)) = (data.notes().long, model.max_positions()) {
         let are = if long == 1 { "is" } else { "are" };
         report::warning(&format!(
             "{} {are} longer than the {most} positions that the model was made for; --max-length {most} cuts them",
@@ -159,7 +157,7 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
     };
     let mut result = read(options);
     // a cache that nobody asked for must not stand in the way
-    if let (Err(Error::Data(problem @ DataError::CacheWrite { .. })), Some(cache)) = (&result, &options.cache)
+    if let (Err(problem @ DataError::CacheWrite { .. }), Some(cache)) = (&result, &options.cache)
         && cache.least_bytes > 0
     {
         report::warning(&format!("{problem}; they are kept in memory (--data-cache DIR for another place)"));
@@ -168,9 +166,7 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
     bar.finish();
     let data = result.map_err(|error| match (&error, tokenizer) {
         // the data's error cannot know why there is no tokenizer
-        (Error::Data(DataError::NoTokenizer { .. }), Err(reason)) => {
-            Failure::Failed(format!("{error} ({reason})"))
-        }
+        (DataError::NoTokenizer { .. }, Err(reason)) => Failure::Failed(format!("{error} ({reason})")),
         _ => error.into(),
     })?;
     report::chats(&data.notes().chat);

@@ -1,11 +1,13 @@
 //! Why a command ends early, and which of the exit statuses that is.
 
 use crate::fields::in_flags;
-use toktune::Error;
+use toktune::config::ConfigError;
 use toktune::data::DataError;
+use toktune::hub::HubError;
 use toktune::text::TextError;
 use toktune::tuners::TunerError;
 use toktune::weights::WeightsError;
+use toktune::{EngineError, Error};
 
 /// The result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -26,29 +28,31 @@ pub enum Failure {
     BrokenPipe,
 }
 
-impl From<TextError> for Failure {
-    fn from(error: TextError) -> Self {
-        Error::from(error).into()
-    }
+macro_rules! through_the_library {
+    ($($part:ty),*) => {$(
+        impl From<$part> for Failure {
+            fn from(error: $part) -> Self {
+                Error::from(error).into()
+            }
+        }
+    )*};
 }
 
-impl From<WeightsError> for Failure {
-    fn from(error: WeightsError) -> Self {
-        Error::from(error).into()
-    }
-}
+through_the_library!(WeightsError, TextError, EngineError, ConfigError, TunerError, DataError, HubError);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match &error {
             // the library names settings as its fields, users know them as flags
-            Error::Argument { name, expected, found } => {
+            Error::Argument { name, expected, found }
+            | Error::Engine(EngineError::Argument { name, expected, found }) => {
                 Failure::Usage(format!("--{}: expected {expected}, found {found}", name.replace('_', "-")))
             }
             Error::GenerationOption { option, found, expected } => {
                 Failure::Usage(format!("--{}: expected {expected}, found {found}", option.replace('_', "-")))
             }
-            Error::NoTarget { .. } | Error::NotATokenMatrix { .. } | Error::Pattern { .. } => {
+            Error::Tuner(TunerError::NoTarget { .. } | TunerError::NotATokenMatrix { .. })
+            | Error::Config(ConfigError::Pattern { .. }) => {
                 let message = error.to_string();
                 Failure::Usage(match message.strip_prefix("target_modules") {
                     Some(rest) => format!("--target-modules{rest}"),
@@ -56,7 +60,7 @@ impl From<Error> for Failure {
                 })
             }
             // the library names options as PEFT does, users know them as flags
-            Error::Tuner(TunerError::LoraOption { option, found, expected }) => {
+            Error::Config(ConfigError::LoraOption { option, found, expected }) => {
                 let flag = option.trim_start_matches("lora_");
                 Failure::Usage(format!(
                     "--lora-{}: expected {expected}, found {found}",
@@ -81,11 +85,11 @@ impl From<Error> for Failure {
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. }
             | Error::Weights(WeightsError::OutputInUse { .. })
-            | Error::MergeOntoSource { .. } => Failure::Usage(in_flags(&format!("--output: {error}"))),
-            Error::DuplicateToken { .. }
-            | Error::TokenOutOfRange { .. }
-            | Error::NoTokens
-            | Error::Isa(_)
+            | Error::Tuner(TunerError::MergeOntoSource { .. }) => {
+                Failure::Usage(in_flags(&format!("--output: {error}")))
+            }
+            Error::Config(ConfigError::DuplicateToken { .. } | ConfigError::NoTokens)
+            | Error::Engine(EngineError::TokenOutOfRange { .. } | EngineError::Isa(_))
             | Error::Threads { .. } => Failure::Usage(error.to_string()),
             _ => Failure::Failed(in_flags(&error.to_string())),
         }

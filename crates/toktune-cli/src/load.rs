@@ -64,7 +64,7 @@ pub fn base_name(model: &str) -> String {
 /// Opens the model that `--model` names, and its tokenizer.
 pub fn model(name: &str, device: &Device) -> Outcome<(PretrainedModel, Tokenizer)> {
     let model = AutoModel::from_pretrained(locate(name)?, device)?;
-    let tokenizer = model.tokenizer().map_err(|e| e.to_string());
+    let tokenizer = AutoTokenizer::from_checkpoint(model.checkpoint()).map_err(|e| e.to_string());
     Ok((model, tokenizer))
 }
 

@@ -34,5 +34,6 @@ pub use mapped::{Bytes, Owner};
 pub use matrix::FrozenMatrix;
 pub use nearest::{did_you_mean, nearest};
 pub use table::Scaling;
-pub use toktune_kernels::{RowOrder, WeightType};
+pub use toktune_kernels::weight::encode;
+pub use toktune_kernels::{Matrix, RowOrder, TokenTable, WeightType};
 pub use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors, write_safetensors_into};

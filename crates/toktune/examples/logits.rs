@@ -7,16 +7,17 @@
 
 use std::path::Path;
 use toktune::tuners::PeftModel;
-use toktune::{AutoModelForCausalLM, AutoTokenizer, Device, Error};
+use toktune::weights::WeightsError;
+use toktune::{AutoModelForCausalLM, AutoTokenizer, Device};
 
 fn rows(path: &Path) -> toktune::Result<Vec<Vec<u32>>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = std::fs::read_to_string(path).map_err(WeightsError::io(path))?;
     let row = |line: &str| -> Option<Vec<u32>> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
         row.get("input_ids")?.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
     };
-    let fault = || Error::Serialise(format!("{}: expected rows with input_ids", path.display()));
-    text.lines().map(|line| row(line).ok_or_else(fault)).collect()
+    let fault = || WeightsError::Serialise(format!("{}: expected rows with input_ids", path.display()));
+    Ok(text.lines().map(|line| row(line).ok_or_else(fault)).collect::<Result<_, _>>()?)
 }
 
 fn main() -> toktune::Result<()> {
@@ -24,7 +25,10 @@ fn main() -> toktune::Result<()> {
     let at = arguments.iter().position(|argument| argument == "--names");
     let names = at.map(|at| arguments.split_off(at)).and_then(|rest| rest.get(1).cloned());
     let [model, data, adapters @ ..] = arguments.as_slice() else {
-        return Err(Error::Serialise("expected MODEL ROWS.jsonl [NAME=ADAPTER ...] [--names ...]".into()));
+        return Err(WeightsError::Serialise(
+            "expected MODEL ROWS.jsonl [NAME=ADAPTER ...] [--names ...]".into(),
+        )
+        .into());
     };
     let adapters: Vec<(&str, &str)> = adapters.iter().filter_map(|adapter| adapter.split_once('=')).collect();
     let mut base = AutoModelForCausalLM::from_pretrained(model, &Device::Cpu)?;
@@ -37,7 +41,7 @@ fn main() -> toktune::Result<()> {
     for (name, folder) in &adapters {
         let result = model.load_adapter(Path::new(folder), name)?;
         if !result.missing_keys.is_empty() || !result.unexpected_keys.is_empty() {
-            return Err(Error::Serialise(format!("{folder}: {result:?}")));
+            return Err(WeightsError::Serialise(format!("{folder}: {result:?}")).into());
         }
     }
     if let Some((name, _)) = adapters.first() {
@@ -48,7 +52,7 @@ fn main() -> toktune::Result<()> {
     let names: Option<Vec<&str>> = names.as_deref().map(|names| names.split(',').collect());
     for logits in model.forward(&rows, names.as_deref())? {
         let lines: Vec<&[f32]> = logits.chunks_exact(model.base().head().rows()).collect();
-        println!("{}", serde_json::to_string(&lines).map_err(|e| Error::Serialise(e.to_string()))?);
+        println!("{}", serde_json::to_string(&lines).map_err(|e| WeightsError::Serialise(e.to_string()))?);
     }
     Ok(())
 }

@@ -6,14 +6,36 @@
 //! `HF_ENDPOINT` where models come from, and `HF_TOKEN` (or the token that `hf auth login` stored) opens
 //! gated ones.
 
-use crate::data::DataSource;
-use crate::error::{Error, Result};
+use crate::data::{DataError, DataSource};
 use crate::weights::WeightsError;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
+
+/// The result of everything in this module that can fail.
+pub type Result<T, E = HubError> = std::result::Result<T, E>;
+
+/// Why something could not be had from the Hub.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The Hub, or the cache of what came from it.
+    #[error("{id}: {problem}")]
+    Hub {
+        /// The id of the model or of the set of data.
+        id: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// A file in the cache is at fault.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The files that were asked for are not there.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
 
 const CONFIG: &str = "config.json";
 /// Weights, the best kind first: a single file, the index of several, how those end.
@@ -65,7 +87,7 @@ pub fn snapshot(id: &str, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     if let Some(folder) = in_cache(&cache, &repo) {
         return Ok(folder);
     }
-    let fault = |problem: String| Error::Hub { id: id.to_string(), problem };
+    let fault = |problem: String| HubError::Hub { id: id.to_string(), problem };
     let api = client(&cache, id)?.repo(repo.clone());
     let info = api.info().map_err(|e| fault(described(&e, &cache)))?;
     let there: BTreeSet<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
@@ -128,8 +150,8 @@ fn in_cache(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
 
 /// The files that an index names, all of them in its own folder and of this ending.
 fn shards(index: &Path, ending: &str) -> Result<BTreeSet<String>> {
-    let text = std::fs::read(index).map_err(Error::io(index))?;
-    let value: Value = serde_json::from_slice(&text).map_err(|source| Error::Json {
+    let text = std::fs::read(index).map_err(WeightsError::io(index))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|source| WeightsError::Json {
         path: index.to_path_buf(),
         what: "the index",
         source,
@@ -140,7 +162,7 @@ fn shards(index: &Path, ending: &str) -> Result<BTreeSet<String>> {
         let file = file.as_str().unwrap_or_default();
         if file.contains(['/', '\\']) || !file.ends_with(ending) {
             let (path, tensor, file) = (index.to_path_buf(), tensor.clone(), file.to_string());
-            return Err(Error::Weights(WeightsError::ShardOutside { path, tensor, file }));
+            return Err(HubError::Weights(WeightsError::ShardOutside { path, tensor, file }));
         }
         shards.insert(file.to_string());
     }
@@ -154,7 +176,7 @@ fn client(cache: &Cache, id: &str) -> Result<Api> {
         .with_token(token.map(|token| token.trim().to_string()))
         .with_progress(false)
         .build()
-        .map_err(|e| Error::Hub { id: id.to_string(), problem: described(&e, cache) })
+        .map_err(|e| HubError::Hub { id: id.to_string(), problem: described(&e, cache) })
 }
 
 /// The files of a set of data, in the cache that HuggingFace's own tools use. `name` is `ORGANISATION/NAME`, or with a folder
@@ -167,7 +189,7 @@ pub fn data_set(name: &str, source: DataSource, tell: &mut dyn FnMut(&str)) -> R
     let mut parts = name.splitn(3, '/');
     let id = parts.by_ref().take(2).collect::<Vec<_>>().join("/");
     let below = parts.next().unwrap_or_default();
-    let fault = |problem: String| Error::Hub { id: id.clone(), problem };
+    let fault = |problem: String| HubError::Hub { id: id.clone(), problem };
     if !is_id(&id) {
         return Err(fault("expected ORGANISATION/NAME of a set of data".into()));
     }
@@ -220,7 +242,7 @@ fn fetch(of: &Snapshot<'_>, name: &str, tell: &mut dyn FnMut(&str)) -> Result<Pa
         return Ok(kept);
     }
     tell(name);
-    let fault = |problem: String| Error::Hub { id: of.repo.folder_name(), problem };
+    let fault = |problem: String| HubError::Hub { id: of.repo.folder_name(), problem };
     let path = of.api.download(name).map_err(|e| fault(format!("{name}: {}", described(&e, of.cache))))?;
     if path != kept {
         return Err(fault("it was changed while it was being fetched; try again".into()));
@@ -278,15 +300,15 @@ mod tests {
         write(r#"{"weight_map": {"a": "../x.safetensors"}}"#);
         assert!(matches!(
             shards(&index, ".safetensors"),
-            Err(Error::Weights(WeightsError::ShardOutside { .. }))
+            Err(HubError::Weights(WeightsError::ShardOutside { .. }))
         ));
         write(r#"{"weight_map": {"a": "x.bin"}}"#);
         assert!(matches!(
             shards(&index, ".safetensors"),
-            Err(Error::Weights(WeightsError::ShardOutside { .. }))
+            Err(HubError::Weights(WeightsError::ShardOutside { .. }))
         ));
         assert!(shards(&index, ".bin").is_ok());
         write("[");
-        assert!(matches!(shards(&index, ".safetensors"), Err(Error::Json { .. })));
+        assert!(matches!(shards(&index, ".safetensors"), Err(HubError::Weights(WeightsError::Json { .. }))));
     }
 }

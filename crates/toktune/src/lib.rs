@@ -1,11 +1,11 @@
 //! Train a few token embeddings of a pretrained transformer and nothing else: PEFT's Trainable Tokens, in Rust.
 //!
 //! ```no_run
-//! use toktune::{AutoModelForCausalLM, Dataset, Device, Recipe, Trainer, TrainingArguments};
+//! use toktune::{AutoModelForCausalLM, AutoTokenizer, Dataset, Device, Recipe, Trainer, TrainingArguments};
 //!
 //! # fn main() -> toktune::Result<()> {
 //! let mut model = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
-//! let mut tokenizer = model.tokenizer()?;
+//! let mut tokenizer = AutoTokenizer::from_checkpoint(model.checkpoint())?;
 //! let tokens = tokenizer.add_tokens(&["<think>", "</think>"])?;
 //! model.resize_token_embeddings(tokenizer.required_rows());
 //! let data = Dataset::for_model(&model, &["rows.jsonl"], Some(&tokenizer))?;
@@ -36,29 +36,29 @@
 
 pub mod config;
 pub mod data;
-pub mod engine;
 mod error;
 pub mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
-pub mod models;
-pub mod profile;
 mod random;
 mod recipe;
 pub mod runtime;
 pub mod train;
 pub mod tuners;
 
-pub use crate::models::Device;
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
-pub use error::{Error, Result, nearest};
+pub use error::{Error, Result};
 pub use generate::{GenerationConfig, Generator};
-pub use models::{AutoModelForCausalLM, PretrainedModel};
+pub use models::{AutoModelForCausalLM, Device, PretrainedModel};
 pub use recipe::Recipe;
 pub use text::AutoTokenizer;
+pub use toktune_engine as engine;
+pub use toktune_engine::EngineError;
+pub use toktune_engine::{models, profile};
 pub use toktune_text as text;
 pub use toktune_weights as weights;
+pub use toktune_weights::nearest;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
 pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 

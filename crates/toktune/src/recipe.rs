@@ -8,8 +8,9 @@
 use crate::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::{PrecisionMode, PretrainedModel};
+use crate::tuners::TunerError;
 use crate::tuners::{PeftModel, RowInit, get_peft_model};
 
 /// What to train of a model.
@@ -112,7 +113,7 @@ impl Recipe {
         let found = target.matching(&names)?;
         if found.is_empty() {
             let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
-            return Err(Error::NoTarget { target: target.to_string(), matrices });
+            return Err(TunerError::NoTarget { target: target.to_string(), matrices }.into());
         }
         let map = found.into_iter().map(|name| (name.to_string(), self.tokens.clone())).collect();
         Ok(Some(TrainableTokenIndices::ByLayer(map)))

@@ -1,6 +1,7 @@
 //! What a process chooses once: the instruction set of the kernels and the number of threads.
 
 use crate::error::{Error, Result};
+use toktune_engine::EngineError;
 
 /// The name of the instruction set that the kernels run with.
 ///
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 /// `TOKTUNE_ISA` names a set that is unknown or that this machine lacks. Without this check the kernels would run with
 /// the best set there is, and a comparison of sets would compare one with itself.
 pub fn instruction_set() -> Result<&'static str> {
-    Ok(toktune_kernels::isa::check()?.name())
+    Ok(toktune_kernels::isa::check().map_err(EngineError::from)?.name())
 }
 
 /// Whether that instruction set multiplies bf16 faster than `f32`.

@@ -17,9 +17,9 @@ use toktune::models::{AutoModel, DecoderStart, ModelKind};
 use toktune::train::{Evaluation, StepLog, evaluate};
 use toktune::tuners::{ADAPTER_FILE, ActiveRows, BASE_ADAPTER, RowInit, TunerError};
 use toktune::{
-    AutoModelForCausalLM, AutoTokenizer, DataOptions, Dataset, Device, Error, GenerationConfig, Generator,
-    LoraConfig, PeftConfig, PeftModel, PretrainedModel, TargetModules, TrainableTokenIndices, Trainer,
-    TrainerCallback, TrainingArguments, get_peft_model,
+    AutoModelForCausalLM, AutoTokenizer, DataOptions, Dataset, Device, EngineError, Error, GenerationConfig,
+    Generator, LoraConfig, PeftConfig, PeftModel, PretrainedModel, TargetModules, TrainableTokenIndices,
+    Trainer, TrainerCallback, TrainingArguments, get_peft_model,
 };
 
 const TOKENS: [u32; 2] = [57, 3];
@@ -112,7 +112,7 @@ fn rows_in_memory_are_what_the_same_rows_of_a_file_are() {
     let problem = Dataset::from_rows(faulty, Some(&tokenizer), &options).expect_err("an id past the model");
     assert!(problem.to_string().contains("rows:2001"), "{problem}");
     let none = Dataset::from_rows(Vec::new(), Some(&tokenizer), &options).expect_err("nothing to learn");
-    assert!(matches!(none, Error::Data(DataError::NoLabels { rows: 0, .. })), "{none}");
+    assert!(matches!(none, DataError::NoLabels { rows: 0, .. }), "{none}");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn rows_for_another_kind_of_model_are_refused_everywhere() {
         model.base().step(&batch, &trained, Wanted::Gradients, StepOptions::default())
     };
     let error = step(&causal).expect_err("a step");
-    assert!(matches!(error, Error::WrongBatch { .. }), "{error}");
+    assert!(matches!(error, EngineError::WrongBatch { .. }), "{error}");
     assert!(error.to_string().contains(ModelKind::MaskedLm.auto_class()), "{error}");
     step(&own).expect("a batch of its own kind");
 }
@@ -287,7 +287,7 @@ fn prompts_together_give_what_each_gives_alone() {
     for folder in decoders().into_iter().chain(encoder_decoders) {
         let model = PeftModel::from_pretrained(any(&folder), &folder.join("adapter")).expect("an adapter");
         // where the configuration leaves the first token to the caller, as mBART's does
-        let start = model.base().spec().decoder_inputs.map(|inputs| inputs.start);
+        let start = model.base().decoder_inputs().map(|inputs| inputs.start);
         let decoder_start_token_id = (start == Some(DecoderStart::LastTarget)).then_some(2);
         let drawn = GenerationConfig { decoder_start_token_id, ..drawn() };
         let greedy = GenerationConfig { do_sample: false, ..drawn.clone() };
@@ -313,9 +313,9 @@ fn a_prompt_that_cannot_be_run_refuses_the_batch() {
     let model = base();
     let generator = Generator::new(&model, ActiveRows::default(), drawn()).expect("a generator");
     let error = generator.generate_batch(&[&[1, 2], &[]]).expect_err("an empty prompt");
-    assert!(matches!(error, Error::EmptyPrompt), "{error}");
+    assert!(matches!(error, Error::Engine(EngineError::EmptyPrompt)), "{error}");
     let error = generator.generate_batch(&[&[1, 2], &[1, 5000]]).expect_err("no such token");
-    assert!(matches!(error, Error::TokenOutOfRange { id: 5000, .. }), "{error}");
+    assert!(matches!(error, Error::Engine(EngineError::TokenOutOfRange { id: 5000, .. })), "{error}");
     assert!(all_of(generator.generate_batch(&[]).expect("no prompt at all")).is_empty());
 }
 

@@ -78,9 +78,8 @@ fn row(family: &Family) -> (ModelKind, String) {
     for key in ["tie_word_embeddings", "scale_decoder_outputs"] {
         object.remove(key);
     }
-    let spec = (family.spec)(&ModelConfig::from_object(config.path(), object)).expect("a description");
+    let spec = family.outline(&ModelConfig::from_object(config.path(), object)).expect("a description");
     let code = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let embeddings = [&[spec.names.embed], spec.names.embed_aliases].concat();
     let committed: Vec<String> =
         models.iter().map(|m| m.file_name().expect("a name").to_string_lossy().into_owned()).collect();
     let tied = if spec.tied { "yes" } else { "no" };
@@ -90,8 +89,8 @@ fn row(family: &Family) -> (ModelKind, String) {
         family.name,
         code(family.model_types),
         family.examples.join(", "),
-        code(&embeddings),
-        code(&[spec.names.head]),
+        code(&spec.embeddings),
+        code(&[spec.head]),
         committed.join(", "),
     );
     (spec.kind, text)

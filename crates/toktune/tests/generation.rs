@@ -5,10 +5,10 @@ mod common;
 use common::{decoders, fixture};
 use std::path::Path;
 use toktune::Device;
-use toktune::Error;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
 use toktune::models::{AutoModelForCausalLM, PretrainedModel, TokenRows};
 use toktune::tuners::{ActiveRows, PeftModel};
+use toktune::{EngineError, Error};
 
 /// Long enough for the Gemma fixture to leave its window of 8 behind, in the prompt and in the text.
 const PROMPT: [u32; 11] = [5, 17, 44, 6, 90, 3, 3, 21, 64, 70, 4];
@@ -54,7 +54,7 @@ fn every_step_equals_the_computation_from_scratch() {
     for folder in decoders() {
         let model = with_adapter(&folder);
         // past a length the frequencies are others, and keys that were kept stay as they were, as in transformers
-        if model.base().spec().stack.ropes.iter().any(|rope| rope.depends_on_length()) {
+        if model.base().rotations_depend_on_length() {
             continue;
         }
         for (prompt, config) in [(&PROMPT[..], &greedy), (&PROMPT, &varied), (&PROMPT[..1], &varied)] {
@@ -150,8 +150,11 @@ fn prompts_that_cannot_be_run_are_refused() {
     let generator =
         Generator::new(&model, ActiveRows::default(), GenerationConfig::default()).expect("valid");
     let refused = |prompt: &[u32]| generator.generate(prompt).expect_err("no usable prompt");
-    assert!(matches!(refused(&[]), Error::EmptyPrompt));
-    assert!(matches!(refused(&[1, 5000]), Error::TokenOutOfRange { id: 5000, rows: 110 }));
+    assert!(matches!(refused(&[]), Error::Engine(EngineError::EmptyPrompt)));
+    assert!(matches!(
+        refused(&[1, 5000]),
+        Error::Engine(EngineError::TokenOutOfRange { id: 5000, rows: 110 })
+    ));
     let error = refused(&[3; 65]);
     assert!(matches!(error, Error::PromptTooLong { found: 65, limit: 64 }), "{error}");
     let bad = GenerationConfig { top_p: 2.0, ..GenerationConfig::default() };

@@ -208,7 +208,7 @@ fn outputs(model: &PeftModel) -> Vec<f32> {
     let text: Vec<u32> = (1..40).collect();
     let reversed: Vec<u32> = text.iter().rev().copied().collect();
     let tokens = |ids| TokenRows { ids, starts: &[0, 39] };
-    let inputs = base.spec().encoder.as_ref().map(|_| tokens(&reversed[..]));
+    let inputs = base.has_encoder().then(|| tokens(&reversed[..]));
     base.runner().logits(tokens(&text), inputs, &active.trained()).expect("logits").concat()
 }
 

@@ -8,10 +8,10 @@ use crate::load::{self, Loaded, set_languages};
 use crate::report;
 use serde_json::json;
 use std::io::Write;
-use toktune::Error;
 use toktune::data::Collator;
 use toktune::train::{Evaluation, evaluate};
 use toktune::tuners::ActiveRows;
+use toktune::{EngineError, Error};
 
 /// Evaluates and writes a table, or one JSON object.
 pub fn run(args: &EvalArgs) -> Outcome {
@@ -31,7 +31,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
     }
     let rows = model.base().vocabulary();
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
-        return Err(Error::TokenOutOfRange { id: id.into(), rows }.into());
+        return Err(EngineError::TokenOutOfRange { id: id.into(), rows }.into());
     }
     let collator = Collator::of(model.base(), tokenizer.as_ref().ok(), 0);
     let sources = Sources::find(&args.data, false)?;

@@ -53,7 +53,7 @@ pub(super) fn row(name: &str, value: impl Into<String>) -> (String, String) {
 
 fn model(name: &str) -> Outcome<Found> {
     let (model, tokenizer) = load::model(name, &Device::Cpu)?;
-    let (spec, checkpoint) = (&model.spec().stack, model.checkpoint());
+    let checkpoint = model.checkpoint();
     let (embedding, head) = (model.embedding_name(), model.head_name());
     let rows = model.vocabulary();
     let tokens = tokenizer.as_ref().ok().map(AutoTokenizer::vocab_size);
@@ -61,11 +61,11 @@ fn model(name: &str) -> Outcome<Found> {
     let dtype = model.embedding().frozen().dtype().to_string();
     let sizes = format!(
         "{} layers, width {}, {} heads ({} for keys and values), MLP width {}",
-        spec.layers.len(),
-        spec.hidden_size,
-        spec.attention.heads,
-        spec.attention.kv_heads,
-        spec.mlp.inner
+        model.num_hidden_layers(),
+        model.hidden_size(),
+        model.num_attention_heads(),
+        model.num_key_value_heads(),
+        model.intermediate_size()
     );
     let count = |n: usize| report::count(n as u64);
     let vocabulary = match (&tokenizer, tokens) {
@@ -91,7 +91,7 @@ fn model(name: &str) -> Outcome<Found> {
         row("parameters", report::count(model.num_parameters())),
         row("on disk", format!("{}, embedding as {dtype}", report::bytes(checkpoint.total_bytes()))),
         row("sizes", sizes),
-        row("positions", spec.max_positions.map_or("unlimited".into(), count)),
+        row("positions", model.max_positions().map_or("unlimited".into(), count)),
         row("vocabulary", vocabulary),
         row(
             "embedding",
@@ -107,7 +107,7 @@ fn model(name: &str) -> Outcome<Found> {
     let mut json = json!({
         "kind": "model", "family": model.family().name, "model_type": model.config().model_type(),
         "parameters": model.num_parameters(), "bytes": checkpoint.total_bytes(), "dtype": dtype,
-        "layers": spec.layers.len(), "hidden_size": spec.hidden_size, "max_positions": spec.max_positions,
+        "layers": model.num_hidden_layers(), "hidden_size": model.hidden_size(), "max_positions": model.max_positions(),
         "vocabulary_rows": rows, "tokenizer_size": tokens,
         "unused_rows": tokens.map(|tokens| rows.saturating_sub(tokens)),
         "tied": model.is_tied(), "embedding_rms": rms, "embedding": embedding, "head": head,
@@ -188,8 +188,7 @@ fn lengths(args: &InspectArgs, model: &str) -> Outcome<(Vec<(String, String)>, V
     lengths.sort_unstable();
     let at = |share: usize| lengths[(lengths.len() - 1) * share / 100];
     let (shortest, median, long, longest) = (at(0), at(50), at(95), at(100));
-    let too_long =
-        model.spec().stack.max_positions.map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
+    let too_long = model.max_positions().map_or(0, |most| lengths.iter().filter(|n| **n > most).count());
     let mut rows = vec![
         row(
             "tokens",

@@ -2,9 +2,23 @@
 
 use super::GgufTokenizer;
 use crate::{AutoTokenizer, Result};
-use toktune_weights::Gguf;
+use std::path::Path;
+use toktune_weights::{Checkpoint, Gguf};
 
 impl AutoTokenizer {
+    /// Reads the tokenizer that lies with a model: in its folder, beside its file, or inside its GGUF file.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged or of an unsupported kind.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        let path = checkpoint.path();
+        match checkpoint.as_gguf() {
+            Some(gguf) => Self::from_gguf(gguf),
+            None if path.is_dir() => Self::from_pretrained(path),
+            None => Self::from_pretrained(path.parent().unwrap_or(Path::new("."))),
+        }
+    }
+
     /// Builds the tokenizer that a GGUF file holds in its metadata.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! What every adapter configuration has.
 
 use super::{LoraConfig, TrainableTokenIndices, TrainableTokensConfig};
-use crate::error::{Error, Result};
-use crate::tuners::TunerError;
+use crate::config::error::{ConfigError, Result};
+use crate::weights::WeightsError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+use toktune_engine::EngineError;
 
 /// The name of the configuration's file in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -86,9 +87,9 @@ impl PeftConfig {
     /// the computation in a way that is not there.
     pub fn from_pretrained(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = std::fs::read_to_string(&path).map_err(WeightsError::io(&path))?;
         let problem =
-            |key: &str, problem: String| Error::Config { path: path.clone(), key: key.into(), problem };
+            |key: &str, problem: String| ConfigError::Field { path: path.clone(), key: key.into(), problem };
         let mut value: Value =
             serde_json::from_str(&text).map_err(|e| problem("(top level)", e.to_string()))?;
         let removed = value.as_object_mut().and_then(|fields| fields.remove("peft_type"));
@@ -99,7 +100,7 @@ impl PeftConfig {
             }
             Some("LORA") => {
                 let config: LoraConfig = serde_json::from_value(value).map_err(fields)?;
-                config.check().map_err(|error| TunerError::in_file(path.clone(), error))?;
+                config.check().map_err(|error| error.in_file(path.clone()))?;
                 Ok(Self::Lora(config))
             }
             found => {
@@ -181,11 +182,13 @@ impl PeftConfig {
             Self::TrainableTokens(config) => serde_json::to_value(config),
             Self::Lora(config) => serde_json::to_value(config),
         };
-        let value = value.map_err(|e| Error::Serialise(e.to_string()))?;
-        let Value::Object(fields) = value else { return Err(Error::Serialise("no object".into())) };
+        let value = value.map_err(|e| WeightsError::Serialise(e.to_string()))?;
+        let Value::Object(fields) = value else {
+            return Err(WeightsError::Serialise("no object".into()).into());
+        };
         let mut sorted: BTreeMap<String, Value> = fields.into_iter().collect();
         sorted.insert("peft_type".into(), self.peft_type().into());
-        serde_json::to_string_pretty(&sorted).map_err(|e| Error::Serialise(e.to_string()))
+        Ok(serde_json::to_string_pretty(&sorted).map_err(|e| WeightsError::Serialise(e.to_string()))?)
     }
 }
 
@@ -195,15 +198,15 @@ impl PeftConfig {
 /// There is no token, one is past the matrix, or one is there twice.
 pub fn check_tokens(tokens: &[u32], rows: usize) -> Result<()> {
     if tokens.is_empty() {
-        return Err(Error::NoTokens);
+        return Err(ConfigError::NoTokens);
     }
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {
-        return Err(Error::TokenOutOfRange { id: id as i64, rows });
+        return Err(EngineError::TokenOutOfRange { id: id as i64, rows }.into());
     }
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::DuplicateToken { id: pair[0] }),
+        Some(pair) => Err(ConfigError::DuplicateToken { id: pair[0] }),
         None => Ok(()),
     }
 }
@@ -223,9 +226,12 @@ mod tests {
     fn tokens_are_checked() {
         let check = |tokens: &[u32]| check_tokens(tokens, 10);
         assert!(check(&[9, 0, 3]).is_ok());
-        assert!(matches!(check(&[]), Err(Error::NoTokens)));
-        assert!(matches!(check(&[3, 10]), Err(Error::TokenOutOfRange { id: 10, rows: 10 })));
-        assert!(matches!(check(&[3, 1, 3]), Err(Error::DuplicateToken { id: 3 })));
+        assert!(matches!(check(&[]), Err(ConfigError::NoTokens)));
+        assert!(matches!(
+            check(&[3, 10]),
+            Err(ConfigError::Engine(EngineError::TokenOutOfRange { id: 10, rows: 10 }))
+        ));
+        assert!(matches!(check(&[3, 1, 3]), Err(ConfigError::DuplicateToken { id: 3 })));
     }
 
     #[test]
@@ -266,7 +272,10 @@ mod tests {
     #[test]
     fn another_method_and_broken_files_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(matches!(PeftConfig::from_pretrained(folder.path()), Err(Error::Io { .. })));
+        assert!(matches!(
+            PeftConfig::from_pretrained(folder.path()),
+            Err(ConfigError::Weights(WeightsError::Io { .. }))
+        ));
         for text in [
             "{",
             "[]",
@@ -275,7 +284,7 @@ mod tests {
             r#"{"peft_type": "LORA", "r": "eight"}"#,
         ] {
             let refused = PeftConfig::from_pretrained(folder_with(text).path());
-            assert!(matches!(refused, Err(Error::Config { .. })), "{text}");
+            assert!(matches!(refused, Err(ConfigError::Field { .. })), "{text}");
         }
     }
 }

@@ -4,8 +4,7 @@ use super::common::CommonConfig;
 use super::pattern::Pattern;
 use super::target_modules::TargetModules;
 use super::trainable_tokens::yes;
-use crate::error::Result;
-use crate::tuners::TunerError;
+use crate::config::error::{ConfigError, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -244,7 +243,7 @@ impl LoraConfig {
     pub fn check(&self) -> Result<()> {
         self.check_numbers()?;
         let option = |option: &str, found: String, expected: &'static str| {
-            Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
+            Err(ConfigError::LoraOption { option: option.into(), found, expected })
         };
         if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
             return option("bias", self.bias.clone(), "none, all or lora_only");
@@ -285,14 +284,14 @@ impl LoraConfig {
             _ => None,
         };
         match by_rows {
-            Some(module) => Err(TunerError::TrainedWholeAndByRows { module: module.clone() }.into()),
+            Some(module) => Err(ConfigError::TrainedWholeAndByRows { module: module.clone() }),
             None => Ok(()),
         }
     }
 
     fn check_numbers(&self) -> Result<()> {
         let option = |option: &str, found: String, expected: &'static str| {
-            Err(TunerError::LoraOption { option: option.into(), found, expected }.into())
+            Err(ConfigError::LoraOption { option: option.into(), found, expected })
         };
         for r in std::iter::once(&self.r).chain(self.rank_pattern.values()) {
             if !(1..=MOST_RANK).contains(r) {
@@ -411,7 +410,7 @@ fn first<T: Copy>(patterns: &[(Pattern<'_>, T)], name: &str) -> Result<Option<T>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
+    use crate::config::error::ConfigError;
 
     /// What PEFT 0.21.2 writes for a LoRA adapter with tokens, shortened by layers.
     const PEFTS: &str = include_str!("../../tests/data/peft_lora_config.json");
@@ -448,7 +447,7 @@ mod tests {
         let stabilised = LoraConfig { use_rslora: true, r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
         assert_eq!(stabilised.ranks().and_then(|ranks| ranks.of("x")).expect("valid"), (4, 4.0));
         let broken = LoraConfig { rank_pattern: [("(".to_string(), 1)].into(), ..LoraConfig::default() };
-        assert!(matches!(broken.ranks(), Err(Error::Pattern { field: "rank_pattern", .. })));
+        assert!(matches!(broken.ranks(), Err(ConfigError::Pattern { field: "rank_pattern", .. })));
     }
 
     #[test]
@@ -483,10 +482,7 @@ mod tests {
             ("layers_pattern", LoraConfig { layers_pattern: Some(LayerPatterns::One("h".into())), ..base() }),
         ] {
             let error = config.check().expect_err(name);
-            assert!(
-                matches!(&error, Error::Tuner(TunerError::LoraOption { option, .. }) if option == name),
-                "{error}"
-            );
+            assert!(matches!(&error, ConfigError::LoraOption { option, .. } if option == name), "{error}");
         }
     }
 
@@ -503,7 +499,7 @@ mod tests {
         assert!(with(&[]).not_trained().is_none());
         assert_eq!(with(&["score"]).not_trained(), Some(("modules_to_save", "score".into())));
         let error = with(&["x", "embed_tokens"]).check().expect_err("both");
-        assert!(matches!(error, Error::Tuner(TunerError::TrainedWholeAndByRows { .. })), "{error}");
+        assert!(matches!(error, ConfigError::TrainedWholeAndByRows { .. }), "{error}");
     }
 
     #[test]

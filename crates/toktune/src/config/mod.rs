@@ -3,6 +3,7 @@
 //! What the options do is the business of [`crate::tuners`].
 
 mod common;
+mod error;
 mod lora;
 mod pattern;
 mod target_modules;
@@ -10,6 +11,7 @@ mod trainable_tokens;
 
 pub(crate) use common::CAUSAL_LM;
 pub use common::{CONFIG_FILE, CommonConfig, PeftConfig, check_tokens};
+pub use error::ConfigError;
 pub use lora::{LayerPatterns, LayersToTransform, LoraConfig, TrainableTokenIndices};
 pub use target_modules::TargetModules;
 pub use trainable_tokens::TrainableTokensConfig;

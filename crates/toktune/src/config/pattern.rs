@@ -1,6 +1,6 @@
 //! Regular expressions of PEFT's configurations, as Python's `re` reads them: look-around and back-references too.
 
-use crate::error::{Error, Result};
+use crate::config::error::{ConfigError, Result};
 use fancy_regex::{Regex, RegexBuilder};
 
 /// Characters that an expression may have; a file from outside must not make a program of any size.
@@ -82,11 +82,11 @@ impl<'a> Pattern<'a> {
     }
 }
 
-fn fault(field: &'static str, text: &str, problem: String) -> Error {
+fn fault(field: &'static str, text: &str, problem: String) -> ConfigError {
     const SHOWN: usize = 200;
     let short: String = text.chars().take(SHOWN).collect();
     let pattern = if short.len() < text.len() { short + "…" } else { short };
-    Error::Pattern { field, pattern, problem: problem.chars().take(SHOWN).collect() }
+    ConfigError::Pattern { field, pattern, problem: problem.chars().take(SHOWN).collect() }
 }
 
 /// An expression of Python in Rust's form: within a class of characters Rust knows nested classes and operations on them,

@@ -1,7 +1,7 @@
 //! Which modules of a model a configuration means.
 
 use super::pattern::Pattern;
-use crate::error::Result;
+use crate::config::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// PEFT's `target_modules`: a list of names, or one regular expression.
@@ -79,7 +79,7 @@ impl std::fmt::Display for TargetModules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::config::error::ConfigError;
 
     fn names() -> Vec<String> {
         ["model.embed_tokens", "encoder.embed_tokens", "model.layers.0.q_proj", "lm_head"]
@@ -103,7 +103,7 @@ mod tests {
         ] {
             assert_eq!(target.matching(&all).expect("valid"), expected, "{target:?}");
         }
-        assert!(matches!(pattern("(").matching(&all), Err(Error::Pattern { .. })));
+        assert!(matches!(pattern("(").matching(&all), Err(ConfigError::Pattern { .. })));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::common::CommonConfig;
 use super::target_modules::TargetModules;
-use crate::error::Result;
+use crate::config::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a Trainable Tokens adapter, with PEFT's field names.

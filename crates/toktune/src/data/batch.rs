@@ -3,72 +3,58 @@
 use super::{DecoderInputs, Example, Masking, ModelKind};
 use crate::engine::batch::{RaggedBatch, RaggedRows};
 
-impl RaggedBatch {
-    fn empty(kind: ModelKind) -> Self {
-        RaggedBatch { kind, starts: vec![0], ..RaggedBatch::default() }
+/// A batch for a decoder: row `i` is to predict the label of row `i + 1` of the same sequence, and the
+/// last row of a sequence nothing, as transformers shifts labels inside its models.
+pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatch {
+    let mut batch = RaggedBatch::new(ModelKind::Causal);
+    for example in examples {
+        let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
+        batch.push(example.input_ids.iter().copied(), targets);
     }
+    batch
+}
 
-    /// Adds a sequence; `targets` has an entry for each of its rows.
-    fn push(&mut self, ids: impl IntoIterator<Item = u32>, targets: impl IntoIterator<Item = Option<u32>>) {
-        self.ids.extend(ids);
-        self.targets.extend(targets);
-        debug_assert_eq!(self.targets.len(), self.ids.len(), "a target, or none, for each row");
-        self.starts.push(self.ids.len());
-    }
-
-    /// A batch for a decoder: row `i` is to predict the label of row `i + 1` of the same sequence, and the
-    /// last row of a sequence nothing, as transformers shifts labels inside its models.
-    pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
-        let mut batch = RaggedBatch::empty(ModelKind::Causal);
-        for example in examples {
-            let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
-            batch.push(example.input_ids.iter().copied(), targets);
+/// A batch for a masked language model: labels are targets of their own rows. Examples without labels are
+/// masked as their places in the data and the epoch have it; tokens drawn lie below `rows`.
+pub fn masked<'e>(
+    examples: impl IntoIterator<Item = (usize, &'e Example)>,
+    masking: &Masking,
+    epoch: u64,
+    rows: usize,
+) -> RaggedBatch {
+    let mut batch = RaggedBatch::new(ModelKind::MaskedLm);
+    for (index, example) in examples {
+        if example.labels.is_empty() {
+            let masked = masking.masked(example, index, epoch, rows);
+            batch.push(masked.ids, masked.targets);
+        } else {
+            batch.push(example.input_ids.iter().copied(), example.labels.iter().copied());
         }
-        batch
     }
+    batch
+}
 
-    /// A batch for a masked language model: labels are targets of their own rows. Examples without labels are
-    /// masked as their places in the data and the epoch have it; tokens drawn lie below `rows`.
-    pub fn masked<'e>(
-        examples: impl IntoIterator<Item = (usize, &'e Example)>,
-        masking: &Masking,
-        epoch: u64,
-        rows: usize,
-    ) -> Self {
-        let mut batch = RaggedBatch::empty(ModelKind::MaskedLm);
-        for (index, example) in examples {
-            if example.labels.is_empty() {
-                let masked = masking.masked(example, index, epoch, rows);
-                batch.push(masked.ids, masked.targets);
-            } else {
-                batch.push(example.input_ids.iter().copied(), example.labels.iter().copied());
-            }
-        }
-        batch
+/// A batch for an encoder-decoder model: the encoder reads the inputs, the decoder its own targets shifted by
+/// one row, so that each row's label is its target as it stands.
+pub fn seq2seq<'e>(examples: impl IntoIterator<Item = &'e Example>, inputs: DecoderInputs) -> RaggedBatch {
+    let (mut batch, mut encoder) =
+        (RaggedBatch::new(ModelKind::Seq2Seq), RaggedRows { starts: vec![0], ..Default::default() });
+    for example in examples {
+        batch.push(inputs.of(&example.labels), example.labels.iter().copied());
+        encoder.ids.extend(&example.input_ids);
+        encoder.starts.push(encoder.ids.len());
     }
+    batch.encoder = Some(encoder);
+    batch
+}
 
-    /// A batch for an encoder-decoder model: the encoder reads the inputs, the decoder its own targets shifted by
-    /// one row, so that each row's label is its target as it stands.
-    pub fn seq2seq<'e>(examples: impl IntoIterator<Item = &'e Example>, inputs: DecoderInputs) -> Self {
-        let (mut batch, mut encoder) =
-            (RaggedBatch::empty(ModelKind::Seq2Seq), RaggedRows { starts: vec![0], ..Default::default() });
-        for example in examples {
-            batch.push(inputs.of(&example.labels), example.labels.iter().copied());
-            encoder.ids.extend(&example.input_ids);
-            encoder.starts.push(encoder.ids.len());
+/// A batch of pairs: sequences `2i` and `2i + 1` belong together. No row predicts anything.
+pub fn pairs<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatch {
+    let mut batch = RaggedBatch::new(ModelKind::SentencePairs);
+    for example in examples {
+        for ids in [&example.input_ids, &example.second] {
+            batch.push(ids.iter().copied(), ids.iter().map(|_| None));
         }
-        batch.encoder = Some(encoder);
-        batch
     }
-
-    /// A batch of pairs: sequences `2i` and `2i + 1` belong together. No row predicts anything.
-    pub fn pairs<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Self {
-        let mut batch = RaggedBatch::empty(ModelKind::SentencePairs);
-        for example in examples {
-            for ids in [&example.input_ids, &example.second] {
-                batch.push(ids.iter().copied(), ids.iter().map(|_| None));
-            }
-        }
-        batch
-    }
+    batch
 }

@@ -4,6 +4,7 @@
 //! templates, the options, and the code that encodes. Whatever of these changes gives another name; nothing is ever
 //! updated. Files that no run has used for a month are removed when another is written.
 
+use crate::weights::WeightsError;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::DataFile;
 use super::{Collator, DataOptions};
+use crate::data::error::Result;
 use crate::text::AutoTokenizer;
-use crate::{Error, Result};
 
 /// Of the code that makes examples of rows: another build of it, or of the tokenizers, has files of its own.
 const CODE: &str = env!("TOKTUNE_ENCODING");
@@ -55,10 +56,10 @@ impl DataCache {
         let mut buffer = vec![0; 1 << 20];
         for file in files {
             key.text(&format!("{:?} {:?}", file.format, file.compression));
-            let mut opened = File::open(&file.path).map_err(Error::io(&*file.shown))?;
+            let mut opened = File::open(&file.path).map_err(WeightsError::io(&*file.shown))?;
             let mut length = 0u64;
             loop {
-                let count = opened.read(&mut buffer).map_err(Error::io(&*file.shown))?;
+                let count = opened.read(&mut buffer).map_err(WeightsError::io(&*file.shown))?;
                 if count == 0 {
                     break;
                 }

@@ -3,7 +3,7 @@
 use crate::models::PretrainedModel;
 use crate::text::AutoTokenizer;
 
-use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch};
+use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch, batch};
 
 /// What batches are made for, with what that needs beside the examples.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,7 +23,7 @@ impl Collator {
     /// What makes the batches of `model`. The masks of a masked language model are those of its tokenizer, drawn by `seed`; without
     /// a tokenizer its rows bring their own labels.
     pub fn of(model: &PretrainedModel, tokenizer: Option<&AutoTokenizer>, seed: u64) -> Self {
-        match (model.kind(), model.spec().decoder_inputs) {
+        match (model.kind(), model.decoder_inputs()) {
             (ModelKind::Seq2Seq, Some(inputs)) => Collator::Seq2Seq(inputs),
             (ModelKind::SentencePairs, _) => Collator::SentencePairs,
             (ModelKind::MaskedLm, _) => {
@@ -64,10 +64,10 @@ impl Collator {
     ) -> RaggedBatch {
         let plain = |examples| std::iter::Iterator::map(examples, |(_, example)| example);
         match self {
-            Collator::Causal => RaggedBatch::causal(plain(examples)),
-            Collator::MaskedLm(masking) => RaggedBatch::masked(examples, masking, epoch, rows),
-            Collator::Seq2Seq(inputs) => RaggedBatch::seq2seq(plain(examples), *inputs),
-            Collator::SentencePairs => RaggedBatch::pairs(plain(examples)),
+            Collator::Causal => batch::causal(plain(examples)),
+            Collator::MaskedLm(masking) => batch::masked(examples, masking, epoch, rows),
+            Collator::Seq2Seq(inputs) => batch::seq2seq(plain(examples), *inputs),
+            Collator::SentencePairs => batch::pairs(plain(examples)),
         }
     }
 

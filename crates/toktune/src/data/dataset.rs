@@ -13,12 +13,12 @@ use super::files::{DataFile, files_of};
 use super::records::{Content, Record, RecordOptions, read_records};
 use super::row::Row;
 use super::store::{Store, StoreWriter, Summary};
-use super::{Collator, DataError, DataOptions, DataSource, EncodingNotes, RaggedBatch, Share, TokenUse};
+use super::{Collator, DataOptions, DataSource, EncodingNotes, RaggedBatch, Share, TokenUse};
+use crate::data::error::{DataError, Result};
 use crate::engine::prefixes::Prefixes;
 use crate::models::{ModelKind, PretrainedModel};
 use crate::text::AutoTokenizer;
 use crate::weights::{Bytes, WeightsError, write_atomically};
-use crate::{Error, Result};
 
 /// What one thread encodes at a time, in bytes and in rows: enough to hide the hand-over, and little to hold.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -171,7 +171,7 @@ impl Dataset {
         let dataset = Dataset { parts, collator, vocab_size, options };
         if dataset.rows_without_labels() == dataset.len() {
             let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
-            return Err(DataError::NoLabels { rows, cut_rows }.into());
+            return Err(DataError::NoLabels { rows, cut_rows });
         }
         Ok(dataset)
     }
@@ -187,7 +187,7 @@ impl Dataset {
         tell: &mut dyn FnMut(&ReadProgress),
     ) -> Result<Self> {
         if sources.is_empty() {
-            return Err(DataError::NoFiles.into());
+            return Err(DataError::NoFiles);
         }
         let encoder = Encoder::new(tokenizer, options)?;
         let files = sources.iter().map(files_of).collect::<Result<Vec<_>>>()?;
@@ -213,7 +213,7 @@ impl Dataset {
             let mut ids = example.input_ids.iter().chain(&example.second).chain(labels);
             if let Some(&id) = ids.find(|id| **id as usize >= vocab_size) {
                 let (at, token) = (example.source.clone(), String::new());
-                return Err(DataError::TokenBeyondModel { at, token, id, vocab_size }.into());
+                return Err(DataError::TokenBeyondModel { at, token, id, vocab_size });
             }
             let file = files.iter().position(|file| *file == example.source.file).unwrap_or_else(|| {
                 files.push(example.source.file.clone());
@@ -260,16 +260,16 @@ impl Dataset {
         let mut within = index;
         for part in &self.parts {
             match within.checked_sub(part.store.len()) {
-                None => return Ok(part.store.example(within)?),
+                None => return part.store.example(within),
                 Some(rest) => within = rest,
             }
         }
-        Err(DataError::NoSuchExample { index, examples: self.len() }.into())
+        Err(DataError::NoSuchExample { index, examples: self.len() })
     }
 
     /// Every example in turn.
     pub fn examples(&self) -> impl Iterator<Item = Result<Example>> + '_ {
-        self.parts.iter().flat_map(|part| (0..part.store.len()).map(|index| Ok(part.store.example(index)?)))
+        self.parts.iter().flat_map(|part| (0..part.store.len()).map(|index| part.store.example(index)))
     }
 
     /// The batch of the examples `indices`, as epoch `epoch` has it: for evaluation always the same one, 0.
@@ -295,12 +295,9 @@ impl Dataset {
             let (part, within) = *places.get(index)?;
             self.parts[part].store.token(within, at)
         };
-        let ropes = &model.spec().stack.ropes;
-        let class = |index: usize| match ropes.iter().any(|rope| rope.depends_on_length()) {
-            true => {
-                let length = (0..).find(|&at| token(index, at).is_none()).unwrap_or(0);
-                ropes.iter().fold(0u64, |hash, rope| hash.rotate_left(21) ^ rope.class(length))
-            }
+        let by_length = model.rotations_depend_on_length();
+        let class = |index: usize| match by_length {
+            true => model.rotation_class((0..).find(|&at| token(index, at).is_none()).unwrap_or(0)),
             false => 0,
         };
         Prefixes::of(self.len(), token, class)
@@ -313,7 +310,7 @@ impl Dataset {
     pub fn check_for(&self, model: &PretrainedModel) -> Result<()> {
         let (made_for, kind) = (self.collator.kind(), model.kind());
         if made_for != kind {
-            return Err(DataError::OtherKind { made_for, kind }.into());
+            return Err(DataError::OtherKind { made_for, kind });
         }
         Ok(())
     }
@@ -413,8 +410,7 @@ fn kept_or_encoded(
         let mut writer = in_memory(StoreWriter::new(Vec::new(), &options.collator))?;
         encode(files, encoder, (&mut writer, Path::new("memory")), progress, tell)?;
         let bytes = Bytes::owned(in_memory(writer.finish())?);
-        return Store::open(bytes, names(), vocab_size)
-            .ok_or_else(|| DataError::DamagedStore { example: 0 }.into());
+        return Store::open(bytes, names(), vocab_size).ok_or(DataError::DamagedStore { example: 0 });
     };
     let path = cache.path(files, encoder.tokenizer_of_rows(), options)?;
     let open = || {
@@ -442,11 +438,11 @@ fn kept_or_encoded(
     });
     match (fault, written) {
         (Some(fault), _) => return Err(fault),
-        (None, Err(Error::Weights(WeightsError::Io { source, .. }))) => return Err(unkept(source)),
+        (None, Err(DataError::Weights(WeightsError::Io { source, .. }))) => return Err(unkept(source)),
         (None, written) => written?,
     }
     cache.used(&path);
-    open().ok_or_else(|| DataError::DamagedStore { example: 0 }.into())
+    open().ok_or(DataError::DamagedStore { example: 0 })
 }
 
 /// Encodes all rows of some files. Chunks of them are encoded by all threads and written in their order, so that neither
@@ -497,7 +493,7 @@ fn encode<W: Write>(
         flush(&mut chunks, position)?;
         before += file.size;
         if writer.len() == first {
-            return Err(DataError::EmptyFile { path: file.shown.to_path_buf() }.into());
+            return Err(DataError::EmptyFile { path: file.shown.to_path_buf() });
         }
     }
     Ok(())
@@ -518,8 +514,8 @@ fn encode_chunk(encoder: &Encoder<'_>, chunk: Vec<Record>, file: &Arc<Path>) -> 
 }
 
 /// A fault of writing examples.
-fn unwritten(to: &Path) -> impl Fn(std::io::Error) -> Error + Copy + '_ {
-    |source| DataError::CacheWrite { path: to.to_owned(), source }.into()
+fn unwritten(to: &Path) -> impl Fn(std::io::Error) -> DataError + Copy + '_ {
+    |source| DataError::CacheWrite { path: to.to_owned(), source }
 }
 
 /// Memory takes what is written to it.

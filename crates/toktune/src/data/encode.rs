@@ -14,7 +14,7 @@ mod framed;
 use super::chat::{ChatEncoder, LabelledIds};
 use super::row::{Conversation, Row, Words};
 use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
-use crate::Result;
+use crate::data::error::Result;
 use crate::models::PretrainedModel;
 use crate::text::{AutoTokenizer, ChatOptions};
 
@@ -58,13 +58,12 @@ impl DataOptions {
     /// What `model` takes: batches of its kind, and rows no longer than it has positions. A masked language model's masks are those
     /// of `tokenizer`, drawn by the seed of [`TrainingArguments`](crate::TrainingArguments::new).
     pub fn for_model(model: &PretrainedModel, tokenizer: Option<&AutoTokenizer>) -> Self {
-        let spec = &model.spec().stack;
         DataOptions {
             collator: Collator::of(model, tokenizer, MASK_SEED),
             // sentence-transformers cuts there too
             max_length: model.sentence().max_seq_length,
-            max_positions: spec.position_limit(),
-            usual_positions: spec.max_positions,
+            max_positions: model.position_limit(),
+            usual_positions: model.max_positions(),
             ..DataOptions::new(model.vocabulary())
         }
     }
@@ -110,7 +109,7 @@ pub(super) struct Encoder<'e> {
 impl<'e> Encoder<'e> {
     pub(super) fn new(tokenizer: Option<&'e AutoTokenizer>, options: &'e DataOptions) -> Result<Self> {
         if options.max_length == Some(0) {
-            return Err(DataError::MaxLength { found: 0 }.into());
+            return Err(DataError::MaxLength { found: 0 });
         }
         options.collator.check(options.vocab_size)?;
         let (before, behind) = tokenizer.map_or(Ok(Default::default()), AutoTokenizer::frame_around)?;
@@ -226,10 +225,10 @@ impl<'e> Encoder<'e> {
                 let labels = learn(&input_ids);
                 (input_ids, labels)
             }
-            Words::Pair { .. } | Words::Messages(_) => return Err(self.wrong_kind(key, at).into()),
+            Words::Pair { .. } | Words::Messages(_) => return Err(self.wrong_kind(key, at)),
             Words::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
-                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
+                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() });
                 }
                 let tokenizer = self.tokenizer(key, at)?;
                 let mut ids = self.before.clone();
@@ -246,7 +245,7 @@ impl<'e> Encoder<'e> {
             Words::Text(text) => {
                 self.refuse_completion(key, at)?;
                 if text.is_empty() {
-                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
+                    return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() });
                 }
                 let tokenizer = self.tokenizer(key, at)?;
                 let mut ids = tokenizer.encode(&text, true)?;

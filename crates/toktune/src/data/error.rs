@@ -1,9 +1,16 @@
 //! What can be wrong with training data.
 
+use crate::text::TextError;
+use crate::weights::WeightsError;
 use std::path::PathBuf;
+use toktune_engine::EngineError;
 
 use super::form::EXPECTED;
+use super::kind::rows;
 use super::{ModelKind, Source};
+
+/// The result of everything in this module that can fail.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
 /// A fault in a data file; every message begins with the file and the line.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +163,7 @@ pub enum DataError {
         key: &'static str,
     },
     /// A row that a model of this kind cannot learn from.
-    #[error("{at}: a row with `{key}` is not for {kind}; expected {}", .kind.rows())]
+    #[error("{at}: a row with `{key}` is not for {kind}; expected {}", rows(*.kind))]
     WrongKind {
         /// The line.
         at: Source,
@@ -224,7 +231,7 @@ pub enum DataError {
         /// The line.
         at: Source,
         /// What the template says.
-        source: Box<crate::Error>,
+        source: Box<TextError>,
     },
     /// A switch of a message with a value that is none, or one that is not obeyed.
     #[error("{at}: `{key}` is {found}, expected {expected}")]
@@ -404,6 +411,24 @@ pub enum DataError {
     /// A batch size that holds no row.
     #[error("`batch_size` is 0, expected at least 1")]
     BatchSize,
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A tokenizer or a chat template is at fault.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The engine cannot take it.
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+impl From<EngineError> for DataError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Weights(error) => error.into(),
+            error => Self::Engine(error),
+        }
+    }
 }
 
 fn compared(labels: usize, inputs: usize) -> &'static str {

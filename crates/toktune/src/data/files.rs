@@ -2,6 +2,7 @@
 //!
 //! A folder is read as `datasets` reads one: data files below it, one split of them when their names tell splits apart.
 
+use crate::weights::WeightsError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -10,8 +11,8 @@ use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
-use super::{DataError, DataSource};
-use crate::{Error, Result};
+use super::DataSource;
+use crate::data::error::{DataError, Result};
 
 /// Folders in folders: more than any set has.
 const DEEPEST: usize = 8;
@@ -91,7 +92,7 @@ pub(crate) fn choose_files(mut found: Vec<PathBuf>, source: &DataSource) -> Resu
     }
     found.sort();
     if found.is_empty() {
-        return Err(DataError::NoDataFiles { path: source.shown().into() }.into());
+        return Err(DataError::NoDataFiles { path: source.shown().into() });
     }
     let chosen = of_split(found, source)?;
     check_shards(&chosen, source)?;
@@ -110,7 +111,7 @@ fn check_shards(files: &[PathBuf], source: &DataSource) -> Result<()> {
         None => Ok(()),
         Some(((folder, name, all), found)) => {
             let path = Path::new(&source.shown()).join(folder).join(name);
-            Err(DataError::MissingShards { path, found, all }.into())
+            Err(DataError::MissingShards { path, found, all })
         }
     }
 }
@@ -126,22 +127,22 @@ fn is_data(path: &Path) -> bool {
 /// which may lead anywhere; links to files are how the Hub's cache is built.
 fn collect(root: &Path, relative: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     let folder = root.join(relative);
-    let entries = std::fs::read_dir(&folder).map_err(Error::io(&folder))?;
+    let entries = std::fs::read_dir(&folder).map_err(WeightsError::io(&folder))?;
     for entry in entries {
-        let entry = entry.map_err(Error::io(&folder))?;
+        let entry = entry.map_err(WeightsError::io(&folder))?;
         let name = entry.file_name();
         let path = relative.join(&name);
         if name.to_string_lossy().starts_with(['.', '_']) {
             continue;
         }
-        let kind = entry.file_type().map_err(Error::io(&folder))?;
+        let kind = entry.file_type().map_err(WeightsError::io(&folder))?;
         if kind.is_dir() && depth < DEEPEST {
             collect(root, &path, depth + 1, found)?;
         } else if !kind.is_dir() && is_data(&path) && root.join(&path).is_file() {
             found.push(path);
         }
         if found.len() > MOST_FILES {
-            return Err(DataError::ManyFiles { path: root.to_owned(), most: MOST_FILES }.into());
+            return Err(DataError::ManyFiles { path: root.to_owned(), most: MOST_FILES });
         }
     }
     Ok(())
@@ -166,7 +167,7 @@ fn of_split(files: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
                 false => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
             };
             let (path, wanted) = (source.shown().into(), wanted.to_owned());
-            return Err(DataError::NoSplit { path, wanted, found }.into());
+            return Err(DataError::NoSplit { path, wanted, found });
         }
     };
     let chosen: Vec<PathBuf> = files
@@ -187,7 +188,7 @@ fn of_split(files: Vec<PathBuf>, source: &DataSource) -> Result<Vec<PathBuf>> {
     let folders: BTreeSet<String> = chosen.iter().map(above).collect();
     if folders.len() > 1 {
         let found = folders.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return Err(DataError::ManyConfigurations { path: source.shown().into(), found }.into());
+        return Err(DataError::ManyConfigurations { path: source.shown().into(), found });
     }
     Ok(chosen)
 }
@@ -248,16 +249,16 @@ fn format_of_name(path: &Path) -> Option<(Format, Compression)> {
 impl DataFile {
     /// Looks at a file; a name that says nothing is taken for JSON unless the first bytes say otherwise.
     fn open(path: PathBuf, shown: Arc<Path>) -> Result<Self> {
-        let mut file = File::open(&path).map_err(Error::io(&*shown))?;
-        let about = file.metadata().map_err(Error::io(&*shown))?;
+        let mut file = File::open(&path).map_err(WeightsError::io(&*shown))?;
+        let about = file.metadata().map_err(WeightsError::io(&*shown))?;
         // what is looked at of a pipe is gone from it
         if !about.is_file() {
             let reason = "it is no regular file, and data are read more than once".to_owned();
-            return Err(DataError::Unreadable { path: shown.to_path_buf(), reason }.into());
+            return Err(DataError::Unreadable { path: shown.to_path_buf(), reason });
         }
         let size = about.len();
         let mut first = Vec::new();
-        file.by_ref().take(6).read_to_end(&mut first).map_err(Error::io(&*shown))?;
+        file.by_ref().take(6).read_to_end(&mut first).map_err(WeightsError::io(&*shown))?;
         let (mut format, _) = format_of_name(&shown).unwrap_or((Format::Json, Compression::None));
         let compression = match first.as_slice() {
             [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -271,7 +272,7 @@ impl DataFile {
         }
         if matches!(format, Format::Parquet | Format::Arrow) && compression != Compression::None {
             let reason = "it is packed as a whole, and is read by its parts; unpack it".to_owned();
-            return Err(DataError::Unreadable { path: shown.to_path_buf(), reason }.into());
+            return Err(DataError::Unreadable { path: shown.to_path_buf(), reason });
         }
         Ok(DataFile { path, shown, format, compression, size })
     }

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::{DataError, RowKeys, Source};
-use crate::error::nearest;
+use crate::weights::nearest;
 
 /// The forms, for messages.
 pub(super) const EXPECTED: &str = "`messages`, `prompt` with `completion`, `conversations`, `instruction` with `output`, `text`, \

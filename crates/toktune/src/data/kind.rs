@@ -2,16 +2,12 @@
 
 use crate::models::ModelKind;
 
-impl ModelKind {
-    /// The rows that such a model takes, for messages.
-    pub(super) fn rows(self) -> &'static str {
-        match self {
-            ModelKind::Causal => {
-                "`input_ids` (and `labels`), `text`, `prompt` with `completion`, or `messages`"
-            }
-            ModelKind::MaskedLm => "`input_ids` (and `labels`) or `text`",
-            ModelKind::Seq2Seq => "`input_ids` with `labels`, or `prompt` with `completion`",
-            ModelKind::SentencePairs => "`anchor` with `positive`",
-        }
+/// The rows that such a model takes, for messages.
+pub(super) fn rows(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Causal => "`input_ids` (and `labels`), `text`, `prompt` with `completion`, or `messages`",
+        ModelKind::MaskedLm => "`input_ids` (and `labels`) or `text`",
+        ModelKind::Seq2Seq => "`input_ids` with `labels`, or `prompt` with `completion`",
+        ModelKind::SentencePairs => "`anchor` with `positive`",
     }
 }

@@ -8,6 +8,7 @@ mod columns;
 mod lines;
 mod table;
 
+use crate::weights::WeightsError;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -16,8 +17,8 @@ use std::rc::Rc;
 use serde_json::{Map, Value};
 
 use super::files::{Compression, DataFile, Format};
-use super::{DataError, RowKeys, SampleBy, Source};
-use crate::{Error, Result};
+use super::{RowKeys, SampleBy, Source};
+use crate::data::error::{DataError, Result};
 
 /// The bytes of one row: a text of a million tokens. A tokenizer takes some 140 bytes of memory for each while it works.
 pub(super) const LONGEST_ROW: usize = 4 << 20;
@@ -78,7 +79,7 @@ type Take<'t> = &'t mut dyn FnMut(Record, u64) -> Result<()>;
 
 /// Calls `take` with each record of a file.
 pub(super) fn read_records(file: &DataFile, options: RecordOptions<'_>, take: Take<'_>) -> Result<()> {
-    let opened = File::open(&file.path).map_err(Error::io(&*file.shown))?;
+    let opened = File::open(&file.path).map_err(WeightsError::io(&*file.shown))?;
     match file.format {
         #[cfg(feature = "parquet")]
         Format::Parquet | Format::Arrow => columns::read(file, opened, options.keys, take),
@@ -131,9 +132,9 @@ impl Stream {
             Compression::None => Box::new(counted),
             Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(counted)),
             Compression::Zstd => {
-                let mut decoder = zstd::Decoder::new(counted).map_err(Error::io(&*file.shown))?;
+                let mut decoder = zstd::Decoder::new(counted).map_err(WeightsError::io(&*file.shown))?;
                 // a header may ask for a window of two gigabytes; zstd's own tools stop at 128 MB
-                decoder.window_log_max(27).map_err(Error::io(&*file.shown))?;
+                decoder.window_log_max(27).map_err(WeightsError::io(&*file.shown))?;
                 Box::new(decoder)
             }
         };
@@ -160,9 +161,9 @@ impl Stream {
         self.bytes.fill_buf().map_err(|error| match packed {
             // the system's own errors speak for themselves, and those of an unpacker are about the file
             true if error.raw_os_error().is_none() => {
-                DataError::Unreadable { path: file.to_path_buf(), reason: error.to_string() }.into()
+                DataError::Unreadable { path: file.to_path_buf(), reason: error.to_string() }
             }
-            _ => Error::io(&**file)(error),
+            _ => WeightsError::io(&**file)(error).into(),
         })
     }
 
@@ -194,7 +195,7 @@ impl Stream {
             let end = memchr::memchr(b'\n', ahead);
             let part = &ahead[..end.unwrap_or(ahead.len())];
             if row.len() + part.len() > LONGEST_ROW {
-                return Err(self.too_long(line).into());
+                return Err(self.too_long(line));
             }
             row.extend_from_slice(part);
             let taken = part.len() + usize::from(end.is_some());

@@ -1,7 +1,7 @@
 //! The order of examples over epochs, exactly repeatable and resumable.
 
 use super::DataError;
-use crate::Result;
+use crate::data::error::Result;
 use crate::engine::prefixes::Prefixes;
 use crate::random::Random;
 use std::collections::HashMap;
@@ -74,12 +74,12 @@ impl Sampler {
     /// No examples in an epoch, or a batch size of 0.
     pub fn new(shares: Vec<Share>, batch_size: usize, shuffle: bool, seed: u64) -> Result<Self> {
         if batch_size == 0 {
-            return Err(DataError::BatchSize.into());
+            return Err(DataError::BatchSize);
         }
         let seed = shuffle.then_some(seed);
         let order = epoch_order(&shares, seed, 0);
         if order.is_empty() {
-            return Err(DataError::NoLabels { rows: 0, cut_rows: 0 }.into());
+            return Err(DataError::NoLabels { rows: 0, cut_rows: 0 });
         }
         let prefixes = Arc::default();
         Ok(Sampler { shares, order, batch_size, seed, prefixes, position: Position::default() })
@@ -138,7 +138,7 @@ impl Sampler {
     pub fn seek(&mut self, position: Position) -> Result<()> {
         let rows = self.order.len();
         if position.offset > rows {
-            return Err(DataError::Position { offset: position.offset, rows }.into());
+            return Err(DataError::Position { offset: position.offset, rows });
         }
         self.order = self.order_of(position.epoch);
         self.position = position;

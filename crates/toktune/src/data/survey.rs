@@ -6,7 +6,7 @@ use super::files::files_of;
 use super::records::{RecordOptions, read_records};
 use super::row::{Row, Words};
 use super::{DataError, DataOptions, DataSource, Source};
-use crate::Result;
+use crate::data::error::Result;
 
 /// The rows of a file, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn survey(source: &DataSource, options: &DataOptions) -> Result<Survey> {
         })?;
     }
     match survey.rows {
-        0 => Err(DataError::EmptyFile { path: source.shown().into() }.into()),
+        0 => Err(DataError::EmptyFile { path: source.shown().into() }),
         _ => Ok(survey),
     }
 }

@@ -222,13 +222,13 @@ fn a_causal_batch_shifts_inside_each_sequence() {
         example(&[4], &[Some(4)], &[]),
         example(&[5, 6], &[None, Some(6)], &[]),
     ];
-    let batch = RaggedBatch::causal(&examples);
+    let batch = super::batch::causal(&examples);
     assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6]);
     assert_eq!(batch.starts, [0, 3, 4, 6]);
     assert_eq!(batch.targets, [None, Some(3), None, None, Some(6), None]);
     assert_eq!((batch.tokens(), batch.label_tokens()), (6, 2));
     assert_eq!(batch.sequences().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
-    let empty = RaggedBatch::causal(&[]);
+    let empty = super::batch::causal(&[]);
     assert_eq!((empty.starts, empty.targets.len()), (vec![0], 0));
 }
 

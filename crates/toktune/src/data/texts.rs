@@ -6,7 +6,7 @@ use super::files::files_of;
 use super::records::{RecordOptions, read_records};
 use super::row::{Row, Sequence, Words};
 use super::{DataOptions, DataSource, Source};
-use crate::Result;
+use crate::data::error::Result;
 
 /// Calls `take` with every text of the sources: texts, prompts and completions, both of a pair, and what the messages of
 /// conversations say. Rows of ids have none. Of the options, those about keys and files count.

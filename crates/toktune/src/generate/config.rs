@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::{ModelConfig, PretrainedModel};
+use crate::weights::WeightsError;
 use serde_json::Value;
 use std::path::Path;
 
@@ -80,8 +81,8 @@ impl GenerationConfig {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io(path))?;
-        let object = serde_json::from_slice(&text).map_err(|source| Error::Json {
+        let text = std::fs::read(path).map_err(WeightsError::io(path))?;
+        let object = serde_json::from_slice(&text).map_err(|source| WeightsError::Json {
             path: path.to_path_buf(),
             what: "the generation configuration",
             source,
@@ -111,7 +112,7 @@ impl GenerationConfig {
         match config.problem() {
             None => Ok(config),
             Some((option, found, expected)) => {
-                Err(stored.error(option, format!("found {found}, expected {expected}")))
+                Err(stored.error(option, format!("found {found}, expected {expected}")).into())
             }
         }
     }
@@ -153,7 +154,7 @@ fn strings(config: &ModelConfig, key: &str) -> Result<Vec<String>> {
     };
     match config.get(key) {
         None => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(one).collect(),
+        Some(Value::Array(list)) => Ok(list.iter().map(one).collect::<Result<_, _>>()?),
         Some(value) => Ok(vec![one(value)?]),
     }
 }
@@ -168,7 +169,7 @@ fn ids(config: &ModelConfig, key: &str) -> Result<Vec<u32>> {
     };
     match config.get(key) {
         None => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(id).collect(),
+        Some(Value::Array(list)) => Ok(list.iter().map(id).collect::<Result<_, _>>()?),
         Some(one) => Ok(vec![id(one)?]),
     }
 }

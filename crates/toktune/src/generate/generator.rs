@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::{DecoderStart, ModelKind, PretrainedModel, wrong_kind};
 use crate::text::AutoTokenizer;
 use crate::tuners::{ActiveRows, PeftModel};
+use toktune_engine::EngineError;
 
 /// A model that continues prompts.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl<'a> Generator<'a> {
     fn group(&self, prompts: &[&[u32]], members: Vec<usize>) -> Result<Group<'a>> {
         let (model, trained) = (self.model, self.rows.trained());
         members.iter().try_for_each(|&at| self.check(prompts[at]))?;
-        let first = match (model.kind(), model.spec().decoder_inputs) {
+        let first = match (model.kind(), model.decoder_inputs()) {
             (ModelKind::Causal, _) => None,
             (ModelKind::Seq2Seq, Some(inputs)) => {
                 let start = match (self.config.decoder_start_token_id, inputs.start) {
@@ -78,11 +79,11 @@ impl<'a> Generator<'a> {
                 let beginning = [Some(start), self.config.forced_bos_token_id];
                 let rows = model.vocabulary();
                 if let Some(id) = beginning.into_iter().flatten().find(|&id| id as usize >= rows) {
-                    return Err(Error::TokenOutOfRange { id: id as i64, rows });
+                    return Err(EngineError::TokenOutOfRange { id: id as i64, rows }.into());
                 }
                 Some(start)
             }
-            _ => return Err(wrong_kind(model, ModelKind::Causal)),
+            _ => return Err(wrong_kind(model, ModelKind::Causal).into()),
         };
         let read: Vec<&[u32]> = members.iter().map(|&at| prompts[at]).collect();
         let (ids, mut starts) = (read.concat(), vec![0]);
@@ -91,18 +92,18 @@ impl<'a> Generator<'a> {
         }
         let inputs = first.map(|_| TokenRows { ids: &ids, starts: &starts });
         let session = model.runner().session(members.len(), inputs, &trained)?;
-        Ok(Group { session, members, first, most: model.spec().stack.max_positions })
+        Ok(Group { session, members, first, most: model.max_positions() })
     }
 
     fn check(&self, prompt: &[u32]) -> Result<()> {
         let rows = self.model.vocabulary();
         if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
+            return Err(EngineError::EmptyPrompt.into());
         }
         if let Some(&id) = prompt.iter().find(|&&id| id as usize >= rows) {
-            return Err(Error::TokenOutOfRange { id: id as i64, rows });
+            return Err(EngineError::TokenOutOfRange { id: id as i64, rows }.into());
         }
-        match self.model.spec().stack.max_positions.filter(|&limit| prompt.len() > limit) {
+        match self.model.max_positions().filter(|&limit| prompt.len() > limit) {
             Some(limit) => Err(Error::PromptTooLong { found: prompt.len(), limit }),
             None => Ok(()),
         }

@@ -1,9 +1,10 @@
 //! Choosing a token from logits: transformers' processors, in transformers' order.
 
 use super::config::GenerationConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::random::Random;
 use std::collections::BTreeSet;
+use toktune_engine::EngineError;
 
 /// Chooses tokens as a [`GenerationConfig`] says: the repetition penalty, then, when drawing, temperature,
 /// `top_k` and `top_p`.
@@ -35,13 +36,17 @@ impl Sampler {
     pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         // a negative infinity is a token that a model rules out
         if let Some(at) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
-            return Err(Error::NotFinite { what: format!("the logit of token {at} is {}", logits[at]) });
+            return Err(EngineError::NotFinite {
+                what: format!("the logit of token {at} is {}", logits[at]),
+            }
+            .into());
         }
         let mut candidates: Vec<Candidate> =
             logits.iter().enumerate().map(|(id, &x)| (id as u32, x)).collect();
         self.penalise(&mut candidates);
         let chosen = if self.config.do_sample { self.draw(candidates) } else { likeliest(&candidates) };
-        let chosen = chosen.ok_or_else(|| Error::NotFinite { what: "no token has a finite logit".into() })?;
+        let chosen =
+            chosen.ok_or_else(|| EngineError::NotFinite { what: "no token has a finite logit".into() })?;
         self.seen.insert(chosen);
         Ok(chosen)
     }

@@ -5,6 +5,7 @@ use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use crate::error::{Error, Result};
 use crate::tuners::SaveEmbeddingLayers;
+use crate::weights::WeightsError;
 use std::path::{Path, PathBuf};
 
 /// Settings of a [`Trainer`](super::Trainer); the names are those of transformers' class.
@@ -144,7 +145,7 @@ impl TrainingArguments {
         let mut names: Vec<String> = match std::fs::read_dir(folder) {
             Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Error::io(folder)(e)),
+            Err(e) => return Err(WeightsError::io(folder)(e).into()),
         };
         names.retain(|name| !super::lock::is_leftover(name));
         let is_run = names.iter().any(|name| name == LOG_FILE);

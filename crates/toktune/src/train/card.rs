@@ -4,9 +4,10 @@ use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
 use super::run::TrainOutput;
 use super::schedule::Schedule;
 use crate::config::PeftConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::text::AutoTokenizer;
 use crate::tuners::PeftModel;
+use crate::weights::WeightsError;
 use crate::weights::write_atomically;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -25,9 +26,9 @@ pub(super) fn write(
     output: &TrainOutput,
 ) -> Result<()> {
     let path = folder.join("README.md");
-    let text =
-        card(model, arguments, schedule, tokenizer, output).map_err(|e| Error::Serialise(e.to_string()))?;
-    write_atomically(&path, |file| file.write_all(text.as_bytes()).map_err(Error::io(&path)))
+    let text = card(model, arguments, schedule, tokenizer, output)
+        .map_err(|e| WeightsError::Serialise(e.to_string()))?;
+    Ok(write_atomically(&path, |file| file.write_all(text.as_bytes()).map_err(WeightsError::io(&path)))?)
 }
 
 fn card(

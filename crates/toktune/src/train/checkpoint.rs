@@ -12,6 +12,7 @@ use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::text::AutoTokenizer;
 use crate::tuners::{PeftModel, SaveEmbeddingLayers};
+use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, write_atomically};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub(super) fn save(
     let done = folder.join(format!("checkpoint-{}", state.step));
     let part = folder.join(format!(".checkpoint-{}.part", state.step));
     if part.exists() {
-        std::fs::remove_dir_all(&part).map_err(Error::io(&part))?;
+        std::fs::remove_dir_all(&part).map_err(WeightsError::io(&part))?;
     }
     let name = model.trained_adapter()?.name();
     model.save_adapter(name, &part, SaveEmbeddingLayers::No)?;
@@ -57,7 +58,7 @@ pub(super) fn save(
             [(format!("{name}.m"), m.len(), bytes(m)), (format!("{name}.v"), v.len(), bytes(v))]
         })
         .collect();
-    let fault = |e: safetensors::SafeTensorError| Error::Serialise(e.to_string());
+    let fault = |e: safetensors::SafeTensorError| WeightsError::Serialise(e.to_string());
     let views = moments
         .iter()
         .map(|(name, n, bytes)| {
@@ -65,18 +66,18 @@ pub(super) fn save(
         })
         .collect::<Result<Vec<_>>>()?;
     write(&part.join(OPTIMIZER_FILE), &serialize(views, None).map_err(fault)?)?;
-    let json = serde_json::to_string_pretty(state).map_err(|e| Error::Serialise(e.to_string()))?;
+    let json = serde_json::to_string_pretty(state).map_err(|e| WeightsError::Serialise(e.to_string()))?;
     write(&part.join(STATE_FILE), json.as_bytes())?;
     // the old one of this step goes when the new one is whole
     if done.exists() {
-        std::fs::remove_dir_all(&done).map_err(Error::io(&done))?;
+        std::fs::remove_dir_all(&done).map_err(WeightsError::io(&done))?;
     }
-    std::fs::rename(&part, &done).map_err(Error::io(&done))?;
+    std::fs::rename(&part, &done).map_err(WeightsError::io(&done))?;
     Ok(done)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path)))
+    Ok(write_atomically(path, |file| file.write_all(bytes).map_err(WeightsError::io(path)))?)
 }
 
 /// The checkpoints in `folder`, the one with the most steps first.
@@ -84,7 +85,7 @@ pub(super) fn all(folder: &Path) -> Result<Vec<PathBuf>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut found: Vec<(u64, PathBuf)> = Vec::new();
     for entry in entries {
-        let path = entry.map_err(Error::io(folder))?.path();
+        let path = entry.map_err(WeightsError::io(folder))?.path();
         let name = path.file_name().and_then(|n| n.to_str());
         let step = name.and_then(|n| n.strip_prefix("checkpoint-")?.parse().ok());
         found.extend(step.map(|step| (step, path)));
@@ -131,9 +132,10 @@ pub(super) fn resume(
 }
 
 fn read_state(path: &Path) -> Result<TrainerState> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let fault = |source| Error::Json { path: path.to_path_buf(), what: "the state of the run", source };
-    serde_json::from_str(&text).map_err(fault)
+    let text = std::fs::read_to_string(path).map_err(WeightsError::io(path))?;
+    let fault =
+        |source| WeightsError::Json { path: path.to_path_buf(), what: "the state of the run", source };
+    Ok(serde_json::from_str(&text).map_err(fault)?)
 }
 
 fn restore(folder: &Path, model: &mut PeftModel, optimizer: &mut AdamW) -> Result<()> {

@@ -1,6 +1,7 @@
 //! One run a folder: the output folder is made, tried and locked before the first step.
 
 use crate::error::{Error, Result};
+use crate::weights::WeightsError;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ impl RunLock {
     pub(super) fn take(folder: &Path) -> Result<Self> {
         let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let made: Vec<PathBuf> = folder.ancestors().take_while(missing).map(Path::to_path_buf).collect();
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(WeightsError::io(folder))?;
         let path = folder.join(LOCK_FILE);
         let opened = File::options().create(true).truncate(false).write(true).open(&path);
         let locked = opened.and_then(|file| match file.try_lock() {
@@ -50,10 +51,10 @@ impl RunLock {
             Ok(None) => return Err(Error::OutputLocked { folder: folder.to_path_buf() }),
             Err(error) => {
                 made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
-                return Err(Error::io(&path)(error));
+                return Err(WeightsError::io(&path)(error).into());
             }
         };
-        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))?.flatten() {
+        for entry in std::fs::read_dir(folder).map_err(WeightsError::io(folder))?.flatten() {
             let (name, path) = (entry.file_name(), entry.path());
             if name != LOCK_FILE && is_leftover(&name.to_string_lossy()) {
                 let _ =

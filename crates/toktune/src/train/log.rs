@@ -1,6 +1,7 @@
 //! What is reported of every optimizer step, and the file it is kept in.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::weights::WeightsError;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -52,15 +53,15 @@ impl LogFile {
             _ => String::new(),
         };
         crate::weights::write_atomically(&path, |file| {
-            file.write_all(kept.as_bytes()).map_err(Error::io(&path))
+            file.write_all(kept.as_bytes()).map_err(WeightsError::io(&path))
         })?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(WeightsError::io(&path))?;
         Ok(Self { path, file })
     }
 
     pub(super) fn write(&mut self, log: &StepLog) -> Result<()> {
-        let line = serde_json::to_string(log).map_err(|e| Error::Serialise(e.to_string()))?;
-        writeln!(self.file, "{line}").map_err(Error::io(&self.path))
+        let line = serde_json::to_string(log).map_err(|e| WeightsError::Serialise(e.to_string()))?;
+        Ok(writeln!(self.file, "{line}").map_err(WeightsError::io(&self.path))?)
     }
 }
 

@@ -93,7 +93,7 @@ impl Settings {
 fn adapter(config: &PeftConfig) -> Result<String> {
     let mut config = config.clone();
     config.common_mut().base_model_name_or_path = None;
-    config.to_json()
+    Ok(config.to_json()?)
 }
 
 #[cfg(test)]

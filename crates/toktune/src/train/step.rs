@@ -11,6 +11,7 @@ use crate::profile;
 use crate::random::Random;
 use crate::tuners::Gradient;
 use std::time::Instant;
+use toktune_engine::EngineError;
 
 impl Trainer {
     /// Takes one optimizer step: the micro-batches' gradients summed, over all workers, divided by their labels together. The
@@ -31,7 +32,9 @@ impl Trainer {
         values.for_each(|g| *g = (f64::from(*g) / divisor) as f32);
         let grad_norm = clip_grad_norm(&mut gradients, self.arguments.max_grad_norm);
         if !grad_norm.is_finite() {
-            return Err(Error::NotFinite { what: format!("the norm of the gradients is {grad_norm}") });
+            return Err(
+                EngineError::NotFinite { what: format!("the norm of the gradients is {grad_norm}") }.into()
+            );
         }
         let Some(mut run) = self.run.take() else { return Err(Error::NotBegun) };
         let updated =
@@ -113,7 +116,7 @@ impl Trainer {
                     false => ("a trained row", rows),
                 };
                 let what = format!("{what} of {} after a step of rate {rate:e}", parameter.layer);
-                Err(Error::NotFinite { what })
+                Err(EngineError::NotFinite { what }.into())
             }
         }
     }

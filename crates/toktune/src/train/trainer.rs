@@ -19,6 +19,7 @@ use crate::text::AutoTokenizer;
 use crate::tuners::{ADAPTER_FILE, PeftModel};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use toktune_engine::EngineError;
 
 /// Batches that an estimate of a run's memory looks at, at most.
 const ESTIMATED_BATCHES: u64 = 10_000;
@@ -78,7 +79,7 @@ impl Trainer {
         let learning_rate = arguments.learning_rate.unwrap_or(RELATIVE_LEARNING_RATE * typical);
         if !learning_rate.is_finite() {
             let what = format!("the root mean square of {}", model.base().embedding().name());
-            return Err(Error::NotFinite { what });
+            return Err(EngineError::NotFinite { what }.into());
         }
         let batches = train.examples_per_epoch().div_ceil(arguments.per_device_train_batch_size);
         let steps_per_epoch = batches.div_ceil(arguments.gradient_accumulation_steps);
@@ -256,9 +257,7 @@ impl Trainer {
     fn kept_constants(&self) -> u64 {
         let in_memory = |settings: &CacheConstants| settings.location == CacheLocation::Memory;
         let Some(settings) = self.cache_settings().filter(in_memory) else { return 0 };
-        let spec = &self.model.base().spec().stack;
-        let row =
-            2 * spec.layers.len() * spec.attention.kv_heads * spec.attention.head_dim * size_of::<f32>();
+        let row = self.model.base().key_value_bytes();
         (self.prefixes.rows() * row as u64).min(settings.limit)
     }
 
@@ -310,12 +309,13 @@ impl Trainer {
 
     pub(super) fn save_adapter(&self, folder: &Path) -> Result<()> {
         let name = self.model.trained_adapter()?.name();
-        self.model.save_adapter(name, folder, self.arguments.save_embedding_layers)
+        Ok(self.model.save_adapter(name, folder, self.arguments.save_embedding_layers)?)
     }
 
     /// Saves the last values that gave a finite loss: those before the update that `step` could not follow.
     pub(super) fn keep_last_good_state(&mut self, step: u64, source: Error) -> Error {
-        let (Error::NotFinite { .. } | Error::Growth { .. }, Some(rows)) = (&source, self.last_good.take())
+        let (Error::Engine(EngineError::NotFinite { .. }) | Error::Growth { .. }, Some(rows)) =
+            (&source, self.last_good.take())
         else {
             return source;
         };

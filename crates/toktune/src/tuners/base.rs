@@ -4,9 +4,10 @@ use super::TunerError;
 use super::lora::LoraLayer;
 use crate::config::CAUSAL_LM;
 use crate::engine::backend::StoredAs;
-use crate::error::{Result, nearest};
 use crate::models::{ModelKind, PretrainedModel, ReplaceError, TokenMatrix, TrainedRows};
+use crate::tuners::error::Result;
 use crate::weights::FrozenMatrix;
+use crate::weights::nearest;
 use std::fmt::Debug;
 
 /// What a layer is to an adapter.
@@ -140,7 +141,7 @@ pub trait BaseModel {
             None => Ok(()),
             Some((name, _)) => {
                 let problem = "which this kind of base does not take";
-                Err(TunerError::WholeModule { field, tensor: name.clone(), problem }.into())
+                Err(TunerError::WholeModule { field, tensor: name.clone(), problem })
             }
         }
     }
@@ -179,9 +180,9 @@ pub(super) fn find<'a>(layers: &'a [NamedLayer], name: &str) -> Result<&'a Named
 }
 
 /// The error of a layer that a base does not have, with the nearest name it has.
-pub fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::Error {
+pub fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::tuners::error::TunerError {
     let nearest = nearest(name, layers.iter().map(|layer| layer.name.as_str())).map(str::to_owned);
-    TunerError::NoSuchLayer { layer: name.into(), nearest }.into()
+    TunerError::NoSuchLayer { layer: name.into(), nearest }
 }
 
 /// A weight of a [`PretrainedModel`] as it was before a merge. Unmerged weights are shared, not copied.
@@ -193,23 +194,18 @@ pub enum KeptWeight {
     Linear(FrozenMatrix),
 }
 
-impl PretrainedModel {
-    fn token_matrix(&self, layer: &str) -> Option<&TokenMatrix> {
-        if self.embedding_modules().any(|name| name == layer) {
-            return Some(self.embedding());
-        }
-        (self.has_head() && layer == self.head_name()).then(|| self.head())
+fn token_matrix<'a>(model: &'a PretrainedModel, layer: &str) -> Option<&'a TokenMatrix> {
+    if model.embedding_modules().any(|name| name == layer) {
+        return Some(model.embedding());
     }
+    (model.has_head() && layer == model.head_name()).then(|| model.head())
+}
 
-    /// The name under which a layer's weight is held: the embedding's for a tied head, and for modules that use it too.
-    fn holder<'a>(&'a self, layer: &'a str) -> &'a str {
-        let is_head = self.is_tied() && layer == self.head_name();
-        if is_head || self.embedding_modules().any(|name| name == layer) {
-            self.embedding_name()
-        } else {
-            layer
-        }
-    }
+/// The name under which a layer's weight is held: the embedding's for a tied head, and for modules that use it too.
+fn holder(model: &PretrainedModel, layer: &str) -> String {
+    let is_head = model.is_tied() && layer == model.head_name();
+    let is_embedding = is_head || model.embedding_modules().any(|name| name == layer);
+    if is_embedding { model.embedding_name().into() } else { layer.into() }
 }
 
 impl BaseModel for PretrainedModel {
@@ -256,14 +252,14 @@ impl BaseModel for PretrainedModel {
     }
 
     fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>> {
-        match self.token_matrix(layer) {
+        match token_matrix(self, layer) {
             Some(matrix) => Ok(matrix.gather(tokens)),
             None => Err(no_such_layer(&self.named_layers(), layer)),
         }
     }
 
     fn weight(&self, layer: &str) -> Result<FrozenMatrix> {
-        match self.token_matrix(layer) {
+        match token_matrix(self, layer) {
             Some(matrix) => Ok(matrix.frozen().followed_by(matrix.extra())?),
             None => {
                 let linear = self.linear(layer).map(|linear| linear.weight.clone());
@@ -277,9 +273,9 @@ impl BaseModel for PretrainedModel {
         let width = find(&layers, layer)?.cols;
         if weight.cols() != width {
             let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), width]);
-            return Err(TunerError::Shape { key: weight.name().into(), found, expected }.into());
+            return Err(TunerError::Shape { key: weight.name().into(), found, expected });
         }
-        let holder = self.holder(layer).to_owned();
+        let holder = holder(self, layer);
         let matrix = self.token_matrix_named(&holder).map(|matrix| matrix.with_frozen(weight));
         let matrix = matrix.ok_or_else(|| no_such_layer(&layers, layer))?;
         self.replace_token_matrix(&holder, matrix).map(drop).ok_or_else(|| no_such_layer(&layers, layer))
@@ -312,8 +308,8 @@ impl BaseModel for PretrainedModel {
 
     fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
         PretrainedModel::replace_tensors(self, tensors).map_err(|error| match error {
-            ReplaceError::Name(tensor, problem) => TunerError::WholeModule { field, tensor, problem }.into(),
-            ReplaceError::Other(error) => error,
+            ReplaceError::Name(tensor, problem) => TunerError::WholeModule { field, tensor, problem },
+            ReplaceError::Other(error) => error.into(),
         })
     }
 
@@ -322,14 +318,14 @@ impl BaseModel for PretrainedModel {
     }
 
     fn keep(&self, layer: &str) -> Result<KeptWeight> {
-        match self.token_matrix(layer) {
+        match token_matrix(self, layer) {
             Some(matrix) => Ok(KeptWeight::Tokens(matrix.clone())),
             None => self.weight(layer).map(KeptWeight::Linear),
         }
     }
 
     fn restore(&mut self, layer: &str, kept: KeptWeight) -> Result<KeptWeight> {
-        let holder = self.holder(layer).to_owned();
+        let holder = holder(self, layer);
         let layers = self.named_layers();
         match kept {
             KeptWeight::Tokens(kept) => self.replace_token_matrix(&holder, kept).map(KeptWeight::Tokens),
@@ -344,7 +340,7 @@ impl BaseModel for PretrainedModel {
 
     fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<()> {
         let layers = self.named_layers();
-        let holder = self.holder(layer).to_owned();
+        let holder = holder(self, layer);
         let matrix = self.token_matrix_named(&holder).ok_or_else(|| no_such_layer(&layers, layer))?;
         let merged = matrix.with_rows(rows)?;
         self.replace_token_matrix(&holder, merged).map(drop).ok_or_else(|| no_such_layer(&layers, layer))

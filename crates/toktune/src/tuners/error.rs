@@ -1,6 +1,13 @@
 //! What can go wrong with adapters: one variant a fault.
 
+use crate::config::ConfigError;
+use crate::text::TextError;
+use crate::weights::WeightsError;
 use std::path::PathBuf;
+use toktune_engine::EngineError;
+
+/// The result of everything in this module that can fail.
+pub type Result<T, E = TunerError> = std::result::Result<T, E>;
 
 /// A fault of an adapter, its configuration or its files.
 #[derive(Debug, thiserror::Error)]
@@ -176,16 +183,6 @@ pub enum TunerError {
         /// What is accepted.
         most: u64,
     },
-    /// A LoRA option has a value that cannot be honoured.
-    #[error("{option} is {found}; expected {expected}")]
-    LoraOption {
-        /// The option, as PEFT names it.
-        option: String,
-        /// Its value.
-        found: String,
-        /// What would have been accepted.
-        expected: &'static str,
-    },
     /// Biases or whole modules were to be trained and stored.
     #[error(
         "{field} is {found}: an adapter with it is loaded, computed with and merged, but neither trained nor saved; expected none"
@@ -196,19 +193,13 @@ pub enum TunerError {
         /// Its value.
         found: String,
     },
-    /// A module was to be trained whole, and by rows too.
-    #[error("'{module}' is in modules_to_save and in trainable_token_indices; expected one of them")]
-    TrainedWholeAndByRows {
-        /// The module.
-        module: String,
-    },
     /// A field of an adapter's file cannot be honoured, as the source says.
     #[error("{path}: {source}")]
     InFile {
         /// The file.
         path: PathBuf,
         /// What is wrong with the field.
-        source: Box<crate::Error>,
+        source: Box<TunerError>,
     },
     /// A folder of the model has more in it than is copied.
     #[error(
@@ -294,29 +285,93 @@ pub enum TunerError {
         /// The nearest there is.
         nearest: Option<String>,
     },
+    /// `target_modules` matches nothing.
+    #[error("target_modules '{target}' matches no module; the model's embedding and head are {}", .matrices.join(", "))]
+    NoTarget {
+        /// The target.
+        target: String,
+        /// What could be targeted.
+        matrices: Vec<String>,
+    },
+    /// `target_modules` matches a module that has no token rows.
+    #[error("target_modules matches '{module}', which is no embedding or output head; those are {}", .matrices.join(", "))]
+    NotATokenMatrix {
+        /// The module.
+        module: String,
+        /// What could be targeted.
+        matrices: Vec<String>,
+    },
+    /// An adapter's file holds a tensor that its configuration does not explain.
+    #[error("{path}: unexpected tensor '{name}'; expected {}", .expected.join(", "))]
+    UnexpectedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The tensors that should be there.
+        expected: Vec<String>,
+    },
+    /// A model is to be merged into the folder it is read from.
+    #[error("{path}: the model is read from this folder; expected another one to merge it into")]
+    MergeOntoSource {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A base model of the caller's own failed.
+    #[error("the base model: {0}")]
+    Model(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A configuration is at fault.
+    #[error(transparent)]
+    Config(ConfigError),
+    /// A model's files are at fault, or the file of an adapter.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The engine cannot do it.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// A tokenizer is at fault.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The base cannot be had from the Hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
+}
+
+impl From<ConfigError> for TunerError {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Weights(error) => error.into(),
+            ConfigError::Engine(error) => error.into(),
+            error => Self::Config(error),
+        }
+    }
+}
+
+impl From<EngineError> for TunerError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Weights(error) => error.into(),
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl TunerError {
-    /// `error`, said of the file at `path` where it is about a field of a configuration; fields may also be given by hand.
-    pub(crate) fn in_file(path: PathBuf, error: crate::Error) -> crate::Error {
-        use crate::Error;
-        let of_field = matches!(
-            &error,
-            Error::Pattern { .. }
-                | Error::NoTarget { .. }
-                | Error::NotATokenMatrix { .. }
-                | Error::Tuner(
-                    Self::LoraOption { .. }
-                        | Self::NoLinear { .. }
-                        | Self::NoDefaultTargets { .. }
-                        | Self::LoraOnTokenMatrix { .. }
-                        | Self::LoraOutsideBlocks { .. }
-                        | Self::TooManyNumbers { .. }
-                        | Self::TargetedTwice { .. }
-                        | Self::TrainedWholeAndByRows { .. }
-                )
-        );
-        if of_field { Self::InFile { path, source: Box::new(error) }.into() } else { error }
+    /// The fault, said of the file at `path` where it is about a field of a configuration; fields may also be given by hand.
+    pub(crate) fn in_file(self, path: PathBuf) -> Self {
+        match self {
+            Self::Config(error) => error.in_file(path).into(),
+            Self::NoTarget { .. }
+            | Self::NotATokenMatrix { .. }
+            | Self::NoLinear { .. }
+            | Self::NoDefaultTargets { .. }
+            | Self::LoraOnTokenMatrix { .. }
+            | Self::LoraOutsideBlocks { .. }
+            | Self::TooManyNumbers { .. }
+            | Self::TargetedTwice { .. } => Self::InFile { path, source: Box::new(self) },
+            other => other,
+        }
     }
 }
 

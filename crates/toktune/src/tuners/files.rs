@@ -1,6 +1,5 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`, which is only read).
 
-use super::TunerError;
 use super::adapter::DEFAULT_ADAPTER;
 use super::base::{BaseModel, NamedLayer};
 use super::layer::TrainableTokensLayer;
@@ -10,8 +9,9 @@ use super::state_dict::{
     set_embeddings, set_peft_model_state_dict, whole_weight_of,
 };
 use crate::config::{CONFIG_FILE, LoraConfig, PeftConfig};
-use crate::error::{Error, Result};
 use crate::models::TrainedRows;
+use crate::tuners::error::{Result, TunerError};
+use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, FrozenMatrix, RowOrder, TensorHeader, TensorOut, WeightType, write_atomically,
     write_safetensors_into,
@@ -20,6 +20,7 @@ use serde_json::Map;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use toktune_engine::EngineError;
 
 /// The name of the tensors' file in an adapter's folder.
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
@@ -61,15 +62,15 @@ impl<M: BaseModel> PeftModel<M> {
         save_embedding_layers: SaveEmbeddingLayers,
     ) -> Result<()> {
         if let Some((field, found)) = self.config(name)?.not_trained() {
-            return Err(TunerError::NotTrained { field, found }.into());
+            return Err(TunerError::NotTrained { field, found });
         }
         let tensors = get_peft_model_state_dict(self, name, save_embedding_layers)?;
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(WeightsError::io(folder))?;
         write_tensors(&folder.join(ADAPTER_FILE), &tensors)?;
         let mut config = self.config(name)?.clone();
         config.common_mut().inference_mode = true;
         let (path, json) = (folder.join(CONFIG_FILE), config.to_json()?);
-        write_atomically(&path, |file| file.write_all(json.as_bytes()).map_err(Error::io(&path)))
+        Ok(write_atomically(&path, |file| file.write_all(json.as_bytes()).map_err(WeightsError::io(&path)))?)
     }
 
     /// Wraps `base` with the adapter in `folder`, called `default` and active.
@@ -109,7 +110,7 @@ impl<M: BaseModel> PeftModel<M> {
                 for (kept, layer) in before {
                     self.base.restore(&layer, kept)?;
                 }
-                Err(TunerError::in_file(folder.join(CONFIG_FILE), error))
+                Err(error.in_file(folder.join(CONFIG_FILE)))
             }
         }
     }
@@ -163,7 +164,7 @@ impl<M: BaseModel> PeftModel<M> {
         if let Some(name) = result.unexpected_keys.first() {
             let expected = get_peft_model_state_dict(self, adapter.name(), SaveEmbeddingLayers::No)?;
             let expected = expected.into_keys().take(8).collect();
-            return Err(Error::UnexpectedTensor { path: path.into(), name: name.clone(), expected });
+            return Err(TunerError::UnexpectedTensor { path: path.into(), name: name.clone(), expected });
         }
         let (copies, missing): (Vec<_>, Vec<_>) =
             result.missing_keys.into_iter().partition(|key| is_tied_copy(adapter, key));
@@ -172,7 +173,7 @@ impl<M: BaseModel> PeftModel<M> {
         }
         match missing.is_empty() {
             true => Ok(()),
-            false => Err(TunerError::MissingKeys { path: path.into(), keys: missing }.into()),
+            false => Err(TunerError::MissingKeys { path: path.into(), keys: missing }),
         }
     }
 
@@ -210,20 +211,20 @@ impl<M: BaseModel> PeftModel<M> {
                 let (field, tensor) = ("modules_to_save", key.clone());
                 let problem =
                     "which is one matrix with another module of this base; expected a base with two";
-                return Err(TunerError::WholeModule { field, tensor, problem }.into());
+                return Err(TunerError::WholeModule { field, tensor, problem });
             }
         }
         Ok(())
     }
 
     /// A token past the base's rows is told with what leads to it.
-    fn explained(&self, error: Error, config: &PeftConfig) -> Error {
-        let Error::TokenOutOfRange { rows, .. } = error else { return error };
+    fn explained(&self, error: TunerError, config: &PeftConfig) -> TunerError {
+        let TunerError::Engine(EngineError::TokenOutOfRange { rows, .. }) = error else { return error };
         let layers = self.base.named_layers();
         let layer = layers.iter().find(|layer| layer.has_token_rows() && layer.rows == rows);
         let token = config.token_indices().into_iter().find(|&id| id as usize >= rows).unwrap_or_default();
         let layer = layer.map_or_else(String::new, |layer| layer.name.clone());
-        TunerError::TooFewRows { token, layer, rows }.into()
+        TunerError::TooFewRows { token, layer, rows }
     }
 }
 

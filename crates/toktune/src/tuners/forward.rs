@@ -3,8 +3,9 @@
 use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::engine::runner::TokenRows;
-use crate::error::{Error, Result};
 use crate::models::{ModelKind, wrong_kind};
+use crate::tuners::error::Result;
+use toktune_engine::EngineError;
 
 impl PeftModel {
     /// The logits of each sequence, `[tokens, vocabulary]`, without a gradient.
@@ -37,10 +38,10 @@ impl PeftModel {
     fn logits(&self, sequences: &[&[u32]], rows: ActiveRows<'_>) -> Result<Vec<Vec<f32>>> {
         let model = &self.base;
         if !model.has_head() || model.kind() == ModelKind::Seq2Seq {
-            return Err(wrong_kind(model, ModelKind::Causal));
+            return Err(wrong_kind(model, ModelKind::Causal).into());
         }
         if sequences.iter().any(|ids| ids.is_empty()) {
-            return Err(Error::EmptyPrompt);
+            return Err(EngineError::EmptyPrompt.into());
         }
         let ids = sequences.concat();
         let mut starts = vec![0];
@@ -49,6 +50,6 @@ impl PeftModel {
             Some(*end)
         }));
         let tokens = TokenRows { ids: &ids, starts: &starts };
-        model.runner().logits(tokens, None, &rows.trained())
+        Ok(model.runner().logits(tokens, None, &rows.trained())?)
     }
 }

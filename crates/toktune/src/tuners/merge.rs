@@ -14,15 +14,17 @@ mod tests;
 use super::lora::LoraLayer;
 use super::model::PeftModel;
 use crate::engine::backend::StoredAs;
-use crate::error::{Error, Result};
 use crate::models::{TokenMatrix, TrainedRows};
+use crate::tuners::error::{Result, TunerError};
+use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically,
 };
+use crate::weights::{Matrix, TokenTable, encode};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
-use toktune_kernels::{Matrix, TokenTable, weight::encode};
+use toktune_engine::EngineError;
 
 /// A type that the tensors of a merged model can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,7 @@ pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) 
     if let (Ok(a), Ok(b)) = (source.canonicalize(), folder.canonicalize())
         && a == b
     {
-        return Err(Error::MergeOntoSource { path: folder.to_path_buf() });
+        return Err(TunerError::MergeOntoSource { path: folder.to_path_buf() });
     }
     write_folder_atomically(folder, |output| match checkpoint {
         Checkpoint::Gguf(_) => from_gguf::write(model, output, options.gguf_type),
@@ -228,12 +230,15 @@ fn write_values(
         _ => f32::MAX,
     };
     if let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > limit) {
-        return Err(Error::NotFinite { what: format!("{} holds {} as {dtype}", what(at), values[at]) });
+        return Err(
+            EngineError::NotFinite { what: format!("{} holds {} as {dtype}", what(at), values[at]) }.into()
+        );
     }
-    let bytes = encode(dtype, values).ok_or_else(|| Error::Serialise(format!("{} as {dtype}", what(0))))?;
+    let bytes =
+        encode(dtype, values).ok_or_else(|| WeightsError::Serialise(format!("{} as {dtype}", what(0))))?;
     Ok(out.put(&bytes)?)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomically(path, |file| file.write_all(bytes).map_err(Error::io(path)))
+    Ok(write_atomically(path, |file| file.write_all(bytes).map_err(WeightsError::io(path)))?)
 }

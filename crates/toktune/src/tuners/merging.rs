@@ -8,7 +8,7 @@ use super::adapter::Adapter;
 use super::base::BaseModel;
 use super::model::PeftModel;
 use super::switching::unique;
-use crate::error::Result;
+use crate::tuners::error::Result;
 
 impl<M: BaseModel> PeftModel<M> {
     /// The merged adapters, in the order of merging.
@@ -73,9 +73,7 @@ impl<M: BaseModel> PeftModel<M> {
             };
             if !shared {
                 let (adapter, layer) = (adapter.name.clone(), tie.layer);
-                return Err(
-                    TunerError::SeparateRowsOfTied { adapter, layer, source_layer: tie.source }.into()
-                );
+                return Err(TunerError::SeparateRowsOfTied { adapter, layer, source_layer: tie.source });
             }
         }
         Ok(())
@@ -90,8 +88,11 @@ impl<M: BaseModel> PeftModel<M> {
             }
             Ok(())
         };
-        let broken = |layer: &str, row: usize, value: f32| {
-            TunerError::MergeNotFinite { adapter: name.into(), layer: layer.into(), row, value }.into()
+        let broken = |layer: &str, row: usize, value: f32| TunerError::MergeNotFinite {
+            adapter: name.into(),
+            layer: layer.into(),
+            row,
+            value,
         };
         for layer in &adapter.tokens {
             keep(base, layer.name())?;

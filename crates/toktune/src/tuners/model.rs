@@ -8,9 +8,10 @@ use super::inject::{self, normal};
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::config::{CAUSAL_LM, PeftConfig};
-use crate::error::{Result, nearest};
 use crate::models::PretrainedModel;
 use crate::random::Random;
+use crate::tuners::error::Result;
+use crate::weights::nearest;
 use std::io::Write;
 use std::sync::OnceLock;
 
@@ -128,7 +129,7 @@ impl<M: BaseModel> PeftModel<M> {
     pub(super) fn refuse_merged(&self, what: &'static str) -> Result<()> {
         match self.merged.is_empty() {
             true => Ok(()),
-            false => Err(TunerError::Merged { what, merged: self.merged.clone() }.into()),
+            false => Err(TunerError::Merged { what, merged: self.merged.clone() }),
         }
     }
 
@@ -141,10 +142,10 @@ impl<M: BaseModel> PeftModel<M> {
             _ => None,
         };
         if let Some(problem) = problem {
-            return Err(TunerError::AdapterName { name: name.into(), problem }.into());
+            return Err(TunerError::AdapterName { name: name.into(), problem });
         }
         if self.adapters.iter().any(|adapter| adapter.name == name) {
-            return Err(TunerError::AdapterExists { name: name.into() }.into());
+            return Err(TunerError::AdapterExists { name: name.into() });
         }
         Ok(())
     }
@@ -178,10 +179,10 @@ impl<M: BaseModel> PeftModel<M> {
         self.adapters.iter_mut().find(|adapter| adapter.name == name).ok_or(error)
     }
 
-    fn no_such(&self, name: &str) -> crate::Error {
+    fn no_such(&self, name: &str) -> crate::tuners::error::TunerError {
         let adapters = self.names();
         let nearest = nearest(name, adapters.iter().map(String::as_str)).map(str::to_owned);
-        TunerError::NoSuchAdapter { name: name.into(), nearest, adapters }.into()
+        TunerError::NoSuchAdapter { name: name.into(), nearest, adapters }
     }
 
     /// The active adapters.
@@ -258,11 +259,11 @@ impl<M: BaseModel> PeftModel<M> {
                 let adapter = self.adapter(name)?;
                 match adapter.config.not_trained() {
                     None => Ok(adapter),
-                    Some((field, found)) => Err(TunerError::NotTrained { field, found }.into()),
+                    Some((field, found)) => Err(TunerError::NotTrained { field, found }),
                 }
             }
-            [] => Err(TunerError::NoneActive { adapters: self.names() }.into()),
-            several => Err(TunerError::SeveralActive { adapters: several.to_vec() }.into()),
+            [] => Err(TunerError::NoneActive { adapters: self.names() }),
+            several => Err(TunerError::SeveralActive { adapters: several.to_vec() }),
         }
     }
 

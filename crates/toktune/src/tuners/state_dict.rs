@@ -7,14 +7,14 @@
 //! | LoRA | `LAYER.lora_A.weight`, `LAYER.lora_B.weight` |
 //! | whole embeddings | `LAYER.base_layer.weight` or `LAYER.token_adapter.base_layer.weight` of a layer with trained rows, `LAYER.weight` of another |
 
-use super::TunerError;
 use super::adapter::Adapter;
 use super::base::{BaseModel, LayerKind, NamedLayer};
 use super::model::PeftModel;
 use crate::config::PeftConfig;
-use crate::error::{Error, Result};
+use crate::tuners::error::{Result, TunerError};
 use crate::weights::FrozenMatrix;
 use std::collections::{BTreeMap, BTreeSet};
+use toktune_engine::EngineError;
 
 /// Tensors by their keys; every tensor of an adapter is a matrix.
 pub type StateDict = BTreeMap<String, FrozenMatrix>;
@@ -201,7 +201,7 @@ pub(super) fn set_embeddings<M: BaseModel>(base: &mut M, tensors: &StateDict) ->
         let source = tied.iter().find(|t| t.layer == layer.name).map_or(&layer.name, |t| &t.source);
         if weight.cols() != layer.cols {
             let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), layer.cols]);
-            return Err(TunerError::Shape { key: key.clone(), found, expected }.into());
+            return Err(TunerError::Shape { key: key.clone(), found, expected });
         }
         if done.insert(source.clone()) {
             // transformers takes padding rows away when it resizes; here they stay as they are
@@ -267,10 +267,10 @@ fn check(key: &str, tensor: &FrozenMatrix, expected: [usize; 2]) -> Result<()> {
     let found = [tensor.rows(), tensor.cols()];
     if found != expected {
         let (found, expected) = (found.to_vec(), expected.to_vec());
-        return Err(TunerError::Shape { key: key.into(), found, expected }.into());
+        return Err(TunerError::Shape { key: key.into(), found, expected });
     }
     match tensor.first_non_finite() {
-        Some((row, _)) => Err(Error::NotFinite { what: format!("{key}: row {row}") }),
+        Some((row, _)) => Err(EngineError::NotFinite { what: format!("{key}: row {row}") }.into()),
         None => Ok(()),
     }
 }

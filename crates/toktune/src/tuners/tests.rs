@@ -28,7 +28,7 @@ fn base(name: &str) -> PretrainedModel {
 /// The embedded rows of some tokens, before positions: what the input embedding gives, with its scale.
 fn embedded(model: &PeftModel, ids: &[u32]) -> Vec<f32> {
     let (base, rows) = (model.base(), model.active().input_rows());
-    let scale = base.spec().stack.embedding.scale;
+    let scale = base.embedding_scale();
     let mut x = base.embedding().gather(ids);
     for (x, &id) in x.chunks_exact_mut(base.embedding().width()).zip(ids) {
         if let Some(at) = rows.and_then(|rows| rows.position(id)) {
@@ -118,13 +118,17 @@ impl Toy {
         Self { input: Some(name.into()), ..self }
     }
 
-    fn find(&self, name: &str) -> Result<&(NamedLayer, Vec<f32>), crate::Error> {
+    fn find(&self, name: &str) -> Result<&(NamedLayer, Vec<f32>), crate::tuners::error::TunerError> {
         let found = self.layers.iter().find(|(layer, _)| layer.name == name);
         found.ok_or_else(|| no_such_layer(&self.named_layers(), name))
     }
 
     /// Changes the values of a layer, and of those that share them.
-    fn change(&mut self, name: &str, change: impl Fn(usize, &mut [f32])) -> Result<(), crate::Error> {
+    fn change(
+        &mut self,
+        name: &str,
+        change: impl Fn(usize, &mut [f32]),
+    ) -> Result<(), crate::tuners::error::TunerError> {
         let cols = self.find(name)?.0.cols;
         let tied: Vec<String> =
             self.tied.iter().filter(|t| t.source == name).map(|t| t.layer.clone()).collect();
@@ -151,17 +155,17 @@ impl BaseModel for Toy {
         self.tied.clone()
     }
 
-    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> crate::Result<Vec<f32>> {
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> crate::tuners::error::Result<Vec<f32>> {
         let (of, values) = self.find(layer)?;
         Ok(tokens.iter().flat_map(|&id| &values[id as usize * of.cols..][..of.cols]).copied().collect())
     }
 
-    fn weight(&self, layer: &str) -> crate::Result<FrozenMatrix> {
+    fn weight(&self, layer: &str) -> crate::tuners::error::Result<FrozenMatrix> {
         let (of, values) = self.find(layer)?;
         Ok(FrozenMatrix::from_f32(layer, of.rows, of.cols, values.clone())?)
     }
 
-    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> crate::Result<()> {
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> crate::tuners::error::Result<()> {
         self.find(layer)?;
         let (rows, values) = (weight.rows(), weight.decode_rows(0..weight.rows()));
         let meant = |own: &NamedLayer, tied: &[TiedLayer]| {
@@ -180,17 +184,17 @@ impl BaseModel for Toy {
         own.map(|(_, values)| values.len() as u64).sum()
     }
 
-    fn keep(&self, layer: &str) -> crate::Result<Vec<f32>> {
+    fn keep(&self, layer: &str) -> crate::tuners::error::Result<Vec<f32>> {
         Ok(self.find(layer)?.1.clone())
     }
 
-    fn restore(&mut self, layer: &str, kept: Vec<f32>) -> crate::Result<Vec<f32>> {
+    fn restore(&mut self, layer: &str, kept: Vec<f32>) -> crate::tuners::error::Result<Vec<f32>> {
         let (cols, old) = (self.find(layer)?.0.cols, self.keep(layer)?);
         self.change(layer, |row, values| values.copy_from_slice(&kept[row * cols..][..cols]))?;
         Ok(old)
     }
 
-    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> crate::Result<()> {
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> crate::tuners::error::Result<()> {
         self.change(layer, |row, values| {
             if let Some(at) = rows.position(row as u32) {
                 values.copy_from_slice(rows.row(at));
@@ -198,7 +202,7 @@ impl BaseModel for Toy {
         })
     }
 
-    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> crate::Result<()> {
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> crate::tuners::error::Result<()> {
         self.change(layer, |row, values| update.add_row(row, values))
     }
 }

@@ -49,7 +49,7 @@ fn collator(model: &PretrainedModel) -> Collator {
     match model.kind() {
         ModelKind::Causal => Collator::Causal,
         ModelKind::SentencePairs => Collator::SentencePairs,
-        ModelKind::Seq2Seq => Collator::Seq2Seq(model.spec().decoder_inputs.expect("a decoder's inputs")),
+        ModelKind::Seq2Seq => Collator::Seq2Seq(model.decoder_inputs().expect("a decoder's inputs")),
         ModelKind::MaskedLm => Collator::MaskedLm(Masking::none()),
     }
 }

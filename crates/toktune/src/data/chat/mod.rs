@@ -16,9 +16,10 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::{DataError, Source};
+use super::Source;
+use crate::data::error::{DataError, Result};
+use crate::text::TextError;
 use crate::text::{AutoTokenizer, ChatOptions, ChatTemplate, PreparedChat};
-use crate::{Error, Result};
 pub use notes::{ChatNotes, FieldUse};
 use switches::Switch;
 pub(super) use switches::turn_off;
@@ -55,7 +56,7 @@ impl<'c> ChatEncoder<'c> {
         ChatEncoder { tokenizer, templates: [OnceLock::new(), OnceLock::new()] }
     }
 
-    fn template(&self, with_tools: bool) -> Result<&ChatTemplate> {
+    fn template(&self, with_tools: bool) -> Result<&ChatTemplate, TextError> {
         let slot = &self.templates[usize::from(with_tools)];
         match slot.get() {
             Some(template) => Ok(template),
@@ -75,13 +76,12 @@ impl<'c> ChatEncoder<'c> {
         all: bool,
         at: &Source,
     ) -> Result<EncodedChat> {
-        let fail = |source: Error| DataError::Chat { at: at.clone(), source: Box::new(source) };
+        let fail = |source: TextError| DataError::Chat { at: at.clone(), source: Box::new(source) };
         let (switches, messages) = switches::take(messages, at)?;
         let template = self.template(options.tools.is_some()).map_err(fail)?;
         let messages = parts::fitting(template, messages, options, at)?;
-        let chat = template.prepare(&messages, options).map_err(|error| fail(error.into()))?;
-        let whole =
-            template.render_prepared(&chat, messages.len(), false).map_err(|error| fail(error.into()))?;
+        let chat = template.prepare(&messages, options).map_err(&fail)?;
+        let whole = template.render_prepared(&chat, messages.len(), false).map_err(fail)?;
         let mut notes = ChatNotes { rows: 1, ..ChatNotes::default() };
         notes.count_fields(template, &messages, options, &whole.text);
         let mut labelled = self.tokenize(whole.text)?;

@@ -9,7 +9,7 @@
 //! What the tokenizer puts behind a text stays when `max_length` cuts the text, as transformers truncates.
 
 use super::{Encoder, end, learn, same_length};
-use crate::Result;
+use crate::data::error::Result;
 use crate::data::row::{Row, Sequence, Words};
 use crate::data::{Collator, DataError, Example, Masking, Source};
 
@@ -26,12 +26,12 @@ impl Encoder<'_> {
                 (input_ids, labels.unwrap_or_default(), 0)
             }
             Words::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
-            _ => return Err(self.wrong_kind(key, &at).into()),
+            _ => return Err(self.wrong_kind(key, &at)),
         };
         if let (true, Collator::MaskedLm(Masking { mask_token: None, .. })) =
             (labels.is_empty(), &self.options.collator)
         {
-            return Err(DataError::NoMaskToken { at, key }.into());
+            return Err(DataError::NoMaskToken { at, key });
         }
         let cut = self.cut(&mut input_ids, behind);
         labels.truncate(input_ids.len());
@@ -44,10 +44,10 @@ impl Encoder<'_> {
         let (mut input_ids, mut labels, behind) = match row.words {
             Words::Ids { input_ids, labels: Some(labels) } if !labels.is_empty() => (input_ids, labels, 0),
             Words::Ids { labels: Some(_), .. } => {
-                return Err(DataError::EmptyRow { at, key: "labels".to_owned() }.into());
+                return Err(DataError::EmptyRow { at, key: "labels".to_owned() });
             }
             Words::Ids { labels: None, .. } => {
-                return Err(DataError::MissingKey { at, found: key, missing: "labels" }.into());
+                return Err(DataError::MissingKey { at, found: key, missing: "labels" });
             }
             Words::Prompt { prompt, completion } => {
                 let tokenizer = self.tokenizer(key, &at)?;
@@ -61,7 +61,7 @@ impl Encoder<'_> {
                 };
                 (self.framed(&prompt, key, &at)?, learn(&target), self.behind)
             }
-            _ => return Err(self.wrong_kind(key, &at).into()),
+            _ => return Err(self.wrong_kind(key, &at)),
         };
         let mut cut = self.cut(&mut input_ids, behind);
         if let Some(most) = self.options.max_length.filter(|most| labels.len() > *most) {
@@ -75,7 +75,7 @@ impl Encoder<'_> {
     pub(super) fn pair(&self, row: Row, at: Source) -> Result<Example> {
         let key = row.key;
         let Words::Pair { anchor, positive } = row.words else {
-            return Err(self.wrong_kind(key, &at).into());
+            return Err(self.wrong_kind(key, &at));
         };
         let (mut cut, mut sequences) = (Vec::new(), [Vec::new(), Vec::new()]);
         for ((key, sequence), ids) in
@@ -101,7 +101,7 @@ impl Encoder<'_> {
     fn framed(&self, text: &str, key: &'static str, at: &Source) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer(key, at)?;
         if text.is_empty() {
-            return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() }.into());
+            return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() });
         }
         Ok(tokenizer.encode(text, true)?)
     }

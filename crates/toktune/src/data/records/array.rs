@@ -3,8 +3,8 @@
 use std::io::BufRead;
 
 use super::{Content, LONGEST_ROW, Record, Stream, Take};
-use crate::Result;
 use crate::data::DataError;
+use crate::data::error::Result;
 
 /// Where the reader stands between two bytes.
 #[derive(Clone, Copy, PartialEq)]
@@ -45,7 +45,7 @@ pub(super) fn read(stream: &mut Stream, take: Take<'_>) -> Result<()> {
             }
             if cutter.row.len() > LONGEST_ROW {
                 let at = crate::data::Source { file: file.clone(), line: cutter.line };
-                return Err(DataError::RowTooLong { at, most: LONGEST_ROW }.into());
+                return Err(DataError::RowTooLong { at, most: LONGEST_ROW });
             }
             line += usize::from(byte == b'\n');
         }
@@ -56,7 +56,7 @@ pub(super) fn read(stream: &mut Stream, take: Take<'_>) -> Result<()> {
         State::End => Ok(()),
         _ => {
             let reason = "the file ends inside of its array".to_owned();
-            Err(DataError::NotJson { at: stream.at(stream.line), reason }.into())
+            Err(DataError::NotJson { at: stream.at(stream.line), reason })
         }
     }
 }

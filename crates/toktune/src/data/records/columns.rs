@@ -21,10 +21,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
 use super::{Content, LONGEST_ROW, Record, Take};
+use crate::data::error::{DataError, Result};
 use crate::data::files::{DataFile, Format};
 use crate::data::row::is_known_key;
-use crate::data::{DataError, RowKeys, Source};
-use crate::{Error, Result};
+use crate::data::{RowKeys, Source};
 
 /// Rows that are taken out of a Parquet file at a time.
 const ROWS: usize = 256;
@@ -39,7 +39,7 @@ type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
 /// Calls `take` with each row of the file.
 pub(super) fn read(file: &DataFile, opened: File, keys: &RowKeys, take: Take<'_>) -> Result<()> {
     let unreadable =
-        |reason: String| -> Error { DataError::Unreadable { path: file.shown.to_path_buf(), reason }.into() };
+        |reason: String| -> DataError { DataError::Unreadable { path: file.shown.to_path_buf(), reason } };
     let (mut batches, rows) = match file.format {
         Format::Parquet => guarded(|| parquet(opened, keys)).map_err(unreadable)?,
         _ => (arrow(opened, file)?, None),
@@ -67,7 +67,7 @@ pub(super) fn read(file: &DataFile, opened: File, keys: &RowKeys, take: Take<'_>
             }
             let record = Record { line, content: Content::Fields(fields) };
             if record.size() > LONGEST_ROW {
-                return Err(DataError::RowTooLong { at: at(), most: LONGEST_ROW }.into());
+                return Err(DataError::RowTooLong { at: at(), most: LONGEST_ROW });
             }
             let position = rows.map_or(0, |rows| file.size * line as u64 / rows.max(1));
             take(record, position.min(file.size))?;

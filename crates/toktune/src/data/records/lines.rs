@@ -1,8 +1,8 @@
 //! Files of lines: JSON, an object a line, and plain text.
 
 use super::{Content, Record, Stream, Take};
-use crate::Result;
 use crate::data::SampleBy;
+use crate::data::error::Result;
 
 /// An object of JSON a line; blank lines are skipped.
 pub(super) fn read_json(stream: &mut Stream, take: Take<'_>) -> Result<()> {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use serde_json::{Map, Value};
 
 use super::{Content, LONGEST_ROW, Record, Stream, Take};
-use crate::Result;
 use crate::data::DataError;
+use crate::data::error::Result;
 
 /// Columns whose cells are JSON when they look like it.
 const STRUCTURED: [&str; 6] = ["input_ids", "labels", "messages", "conversations", "tools", "documents"];
@@ -21,17 +21,17 @@ pub(super) fn read(stream: Stream, delimiter: u8, take: Take<'_>) -> Result<()> 
     let allowance = Rc::new(Cell::new(LONGEST_ROW));
     let bytes = Allowed { bytes: stream.bytes, allowance: allowance.clone() };
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(bytes);
-    let fault = |error: csv::Error, line: usize| -> crate::Error {
+    let fault = |error: csv::Error, line: usize| -> crate::data::error::DataError {
         let at = crate::data::Source { file: file.shown.clone(), line };
         match error.kind() {
             csv::ErrorKind::Io(reason) if reason.kind() == io::ErrorKind::FileTooLarge => {
-                DataError::RowTooLong { at, most: LONGEST_ROW }.into()
+                DataError::RowTooLong { at, most: LONGEST_ROW }
             }
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                DataError::CellCount { at, found: *len, expected: *expected_len }.into()
+                DataError::CellCount { at, found: *len, expected: *expected_len }
             }
-            csv::ErrorKind::Utf8 { .. } => DataError::NotText { at }.into(),
-            _ => DataError::Unreadable { path: file.shown.to_path_buf(), reason: error.to_string() }.into(),
+            csv::ErrorKind::Utf8 { .. } => DataError::NotText { at },
+            _ => DataError::Unreadable { path: file.shown.to_path_buf(), reason: error.to_string() },
         }
     };
     let heading = table.headers().map_err(|error| fault(error, 1))?.clone();

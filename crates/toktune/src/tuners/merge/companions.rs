@@ -1,8 +1,8 @@
 //! What belongs to a model beside its weights and its configuration, and is copied into the merged folder.
 
-use super::super::TunerError;
-use crate::error::{Error, Result};
 use crate::models::sentence::module_folders;
+use crate::tuners::error::{Result, TunerError};
+use crate::weights::WeightsError;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ pub(super) fn copy_companions(source: &Path, output: &Path) -> Result<()> {
             let complete = files_in(source, &entry, MOST_DEPTH, &mut files)?;
             if is_module {
                 if !complete {
-                    return Err(TunerError::FolderTooLarge { path: entry.clone() }.into());
+                    return Err(TunerError::FolderTooLarge { path: entry.clone() });
                 }
                 files.retain(|file| modules.iter().any(|module| file.starts_with(module)));
             } else if !complete || files.iter().any(|file| has_ending(file, &WEIGHTS)) {
@@ -69,7 +69,7 @@ pub(super) fn copy_companions(source: &Path, output: &Path) -> Result<()> {
                 let Ok(inside) = file.strip_prefix(source) else { continue };
                 let target = output.join(inside);
                 if let Some(parent) = target.parent() {
-                    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+                    fs::create_dir_all(parent).map_err(WeightsError::io(parent))?;
                 }
                 copy(&file, &target)?;
             }
@@ -79,7 +79,7 @@ pub(super) fn copy_companions(source: &Path, output: &Path) -> Result<()> {
     for module in modules.iter().filter(|module| module.is_dir()) {
         if let Ok(inside) = module.strip_prefix(source) {
             let target = output.join(inside);
-            fs::create_dir_all(&target).map_err(Error::io(&target))?;
+            fs::create_dir_all(&target).map_err(WeightsError::io(&target))?;
         }
     }
     Ok(())
@@ -124,8 +124,8 @@ fn is_link(path: &Path) -> bool {
 /// What is in a folder, in the order of names.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        found.push(entry.map_err(Error::io(folder))?.path());
+    for entry in fs::read_dir(folder).map_err(WeightsError::io(folder))? {
+        found.push(entry.map_err(WeightsError::io(folder))?.path());
     }
     found.sort();
     Ok(found)
@@ -145,11 +145,11 @@ fn is_companion(name: &str) -> bool {
 
 /// Copies a file, through links, and makes sure that it outlasts a loss of power.
 pub(super) fn copy(source: &Path, target: &Path) -> Result<()> {
-    let mut from = File::open(source).map_err(Error::io(source))?;
+    let mut from = File::open(source).map_err(WeightsError::io(source))?;
     // not `fs::copy`: the copy of a read-only file need not be read-only
-    let mut to = File::create_new(target).map_err(Error::io(target))?;
-    std::io::copy(&mut from, &mut to).map_err(Error::io(target))?;
-    to.sync_all().map_err(Error::io(target))
+    let mut to = File::create_new(target).map_err(WeightsError::io(target))?;
+    std::io::copy(&mut from, &mut to).map_err(WeightsError::io(target))?;
+    Ok(to.sync_all().map_err(WeightsError::io(target))?)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The `config.json` of a merged model.
 
 use super::MergedType;
-use crate::error::{Error, Result};
 use crate::models::PretrainedModel;
+use crate::tuners::error::Result;
+use crate::weights::WeightsError;
 use serde_json::{Map, Value};
 
 /// The configuration of a model whose embedding was given more rows: everything else as it was.
@@ -62,6 +63,6 @@ fn former_rope_keys(object: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn text(object: Map<String, Value>) -> Result<String> {
-    let text = serde_json::to_string_pretty(&object).map_err(|e| Error::Serialise(e.to_string()))?;
+    let text = serde_json::to_string_pretty(&object).map_err(|e| WeightsError::Serialise(e.to_string()))?;
     Ok(text + "\n")
 }

@@ -1,13 +1,14 @@
 //! Merging from a GGUF file: every tensor decoded, under the name and in the order that transformers has.
 
 use super::{MergedLinear, MergedMatrix, MergedType, PANEL, config, write_file, write_rows, write_values};
-use crate::error::{Error, Result};
 use crate::models::FrozenTensor;
 use crate::tuners::PeftModel;
+use crate::tuners::error::Result;
+use crate::weights::Matrix;
+use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, SINGLE, TensorHeader, TensorOut, WeightType, write_safetensors};
 use serde_json::Map;
 use std::path::Path;
-use toktune_kernels::Matrix;
 
 /// A tensor of the file to be.
 enum Part<'a> {
@@ -32,8 +33,7 @@ pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>)
         (name, part)
     }));
     if !base.is_tied() {
-        // some families' checkpoints call the head otherwise than transformers calls the module
-        let head = base.spec().names.head_files.first().copied().unwrap_or(base.head_name());
+        let head = base.stored_head_name();
         parts.push((weight(head), Part::Token(MergedMatrix::head(model))));
     }
     let headers = parts
@@ -41,7 +41,7 @@ pub(super) fn write(model: &PeftModel, output: &Path, dtype: Option<MergedType>)
         .map(|(name, part)| {
             let shape = part.shape();
             let bytes = dtype.bytes(1, shape.iter().product()).ok_or_else(|| {
-                Error::Serialise(format!("{name} of shape {shape:?} as {dtype}: too large"))
+                WeightsError::Serialise(format!("{name} of shape {shape:?} as {dtype}: too large"))
             })?;
             Ok(TensorHeader { name: name.clone(), dtype: dtype.name().into(), shape, bytes: bytes as u64 })
         })

@@ -3,8 +3,9 @@
 use super::companions::{copy, copy_companions};
 use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::engine::runner::LinearLayer;
-use crate::error::{Error, Result};
-use crate::tuners::{PeftModel, TunerError};
+use crate::tuners::PeftModel;
+use crate::tuners::error::{Result, TunerError};
+use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
 };
@@ -101,7 +102,7 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
             _ => output.join(SINGLE),
         };
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(Error::io(parent))?;
+            fs::create_dir_all(parent).map_err(WeightsError::io(parent))?;
         }
         if names.iter().any(|name| changed.contains_key(*name)) {
             write_tensors(checkpoint, &changed, read_metadata(file)?, &names, &target)?;
@@ -167,7 +168,7 @@ pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
     }
     // what is written would be taken for numbers that are yet to be multiplied
     match changed.keys().find(|name| checkpoint.is_scaled(name)) {
-        Some(tensor) => Err(TunerError::MergeIntoScaled { tensor: tensor.clone() }.into()),
+        Some(tensor) => Err(TunerError::MergeIntoScaled { tensor: tensor.clone() }),
         None => Ok(changed),
     }
 }
@@ -235,8 +236,8 @@ fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) ->
     if (bytes, entries) == (0, 0) {
         return copy(source, target);
     }
-    let text = fs::read(source).map_err(Error::io(source))?;
-    let mut index: Value = serde_json::from_slice(&text).map_err(|error| Error::Json {
+    let text = fs::read(source).map_err(WeightsError::io(source))?;
+    let mut index: Value = serde_json::from_slice(&text).map_err(|error| WeightsError::Json {
         path: source.to_path_buf(),
         what: "the index",
         source: error,
@@ -248,6 +249,6 @@ fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) ->
             *size = before.saturating_add_signed(added).into();
         }
     }
-    let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Serialise(e.to_string()))?;
+    let text = serde_json::to_string_pretty(&index).map_err(|e| WeightsError::Serialise(e.to_string()))?;
     write_file(target, (text + "\n").as_bytes())
 }

@@ -7,6 +7,7 @@ mod multimodal;
 
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};
+use crate::models::testing::scaled;
 use crate::models::testing::{self, HubModel, Named, fixture, load, safetensors_file, tensors};
 use crate::models::{PretrainedModel, TokenRows};
 use crate::tuners::get_peft_model;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
+use toktune_engine::EngineError;
 
 const FIXTURES: [&str; 5] = ["gemma3", "llama_rope3", "llama_tied", "llama_untied", "llama_untied_head"];
 
@@ -340,13 +342,13 @@ fn outputs_in_use_are_refused_and_left_alone() {
     let refused =
         |folder: &Path| merge_to_folder(&model, folder, MergeOptions::default()).expect_err("refused");
     let error = refused(source.path());
-    assert!(matches!(error, Error::MergeOntoSource { .. }), "{error}");
+    assert!(matches!(error, TunerError::MergeOntoSource { .. }), "{error}");
     assert!(error.to_string().contains("read from this folder"), "{error}");
     let other = tempfile::tempdir().expect("a folder");
     fs::write(other.path().join("mine.txt"), "").expect("written");
     let error = refused(other.path());
     assert!(
-        matches!(error, Error::Weights(crate::weights::WeightsError::OutputInUse { .. }))
+        matches!(error, TunerError::Weights(crate::weights::WeightsError::OutputInUse { .. }))
             && error.to_string().contains("mine.txt"),
         "{error}"
     );
@@ -364,8 +366,30 @@ fn rows_that_a_type_cannot_hold_are_refused_and_nothing_is_left() {
         model.layers_mut()[0].rows_mut().values[1] = value;
         let options = MergeOptions { gguf_type: Some(dtype) };
         let error = merge_to_folder(&model, &top.path().join("merged"), options).expect_err("refused");
-        assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+        assert!(matches!(error, TunerError::Engine(EngineError::NotFinite { .. })), "{error}");
         assert!(error.to_string().contains("model.embed_tokens.weight, row 9 holds"), "{error}");
         assert!(file_names(top.path()).is_empty());
     }
+}
+
+#[test]
+fn merging_leaves_scaled_tensors_as_they_are() {
+    let field = scaled::fp8(json!([16, 16]));
+    let source = scaled::folder(field, |entries| scaled::to_fp8(entries, "_scale_inv", &[4, 2], "F32"));
+    let model = PeftModel::without_adapter(load(source.path()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("merged");
+    merge_to_folder(&model, &output, MergeOptions::default()).expect("merged");
+    let bytes = |folder: &Path| {
+        Checkpoint::open(folder).expect("a checkpoint").stored_bytes(scaled::WEIGHT).expect("bytes").to_vec()
+    };
+    assert_eq!(bytes(&output), bytes(source.path()));
+    let decoded = |folder: &Path| {
+        let model = load(folder);
+        let linears = model.runner().linears();
+        let weight = linears.iter().map(|linear| linear.weight).find(|w| w.name() == scaled::WEIGHT);
+        let weight = weight.expect("the layer");
+        weight.decode_rows(0..weight.rows())
+    };
+    assert_eq!(decoded(&output), decoded(source.path()));
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::models::testing::load;
 use crate::tuners::TunerError;
 
-fn adapted(name: &str, config: LoraConfig) -> crate::Result<PeftModel> {
+fn adapted(name: &str, config: LoraConfig) -> crate::tuners::error::Result<PeftModel> {
     get_peft_model(load(&fixture(name)), config)
 }
 
@@ -38,7 +38,7 @@ fn what_is_adapted_by_default_depends_on_the_model() {
     }
     for name in ["granite", "phi3", "distilbert"] {
         let error = adapted(name, LoraConfig::default()).expect_err("no default");
-        assert!(matches!(&error, crate::Error::Tuner(TunerError::NoDefaultTargets { .. })), "{error}");
+        assert!(matches!(&error, TunerError::NoDefaultTargets { .. }), "{error}");
         assert!(error.to_string().contains(&format!("for a {name}")), "{error}");
     }
 }
@@ -62,7 +62,7 @@ fn layers_outside_the_blocks_are_refused_by_name() {
     ] {
         let error = adapted(name, named(target)).expect_err("outside");
         assert!(
-            matches!(&error, crate::Error::Tuner(TunerError::LoraOutsideBlocks { layer: found }) if found == layer),
+            matches!(&error, TunerError::LoraOutsideBlocks { layer: found } if found == layer),
             "{error}"
         );
     }

@@ -1,7 +1,8 @@
 //! Which layers get rows, and which share them.
 
 use super::*;
-use crate::Error;
+use crate::tuners::error::TunerError;
+use toktune_engine::EngineError;
 
 /// The decoder that most tests of weight tying are about: an embedding, a linear layer, a head.
 fn decoder(tied: bool) -> Toy {
@@ -61,7 +62,7 @@ fn the_table_of_weight_tying() {
             None => {
                 let error = model.expect_err(&line);
                 assert!(
-                    matches!(&error, Error::Tuner(TunerError::DifferentTokens { layers }) if layers.len() == 2),
+                    matches!(&error, TunerError::DifferentTokens { layers } if layers.len() == 2),
                     "{line}: {error}"
                 );
                 assert!(error.to_string().contains("different token indices"), "{error}");
@@ -189,9 +190,9 @@ fn the_input_embedding_is_found_when_none_is_named() {
     }
     // PEFT's usual name is all that is left to try, and is not there
     let error = get_peft_model(model("embed_in", false), tokens(&[0])).expect_err("no target");
-    assert!(matches!(&error, Error::NoTarget { target, .. } if target == "embed_tokens"), "{error}");
+    assert!(matches!(&error, TunerError::NoTarget { target, .. } if target == "embed_tokens"), "{error}");
     let combined = config(TrainableTokenIndices::Tokens(vec![0]), false);
-    assert!(matches!(get_peft_model(model("embed_in", false), combined), Err(Error::NoTarget { .. })));
+    assert!(matches!(get_peft_model(model("embed_in", false), combined), Err(TunerError::NoTarget { .. })));
 }
 
 #[test]
@@ -235,16 +236,25 @@ fn targets_that_are_not_there_are_told() {
     let wrap = |config: PeftConfig| get_peft_model(decoder(false), config).expect_err("no target");
     let standalone = TrainableTokensConfig { target_modules: names(&["doesnt_exist"]), ..tokens(&[0, 1, 3]) };
     let error = wrap(standalone.into());
-    assert!(matches!(error, Error::NoTarget { .. }) && error.to_string().contains("doesnt_exist"), "{error}");
+    assert!(
+        matches!(error, TunerError::NoTarget { .. }) && error.to_string().contains("doesnt_exist"),
+        "{error}"
+    );
     let error = wrap(config(by_layer(&[("does-not-exist", &[0])]).expect("lists"), false).into());
     assert!(error.to_string().contains("does-not-exist"), "{error}");
     let error = wrap(config(by_layer(&[("fc1", &[0])]).expect("lists"), false).into());
-    assert!(matches!(&error, Error::NotATokenMatrix { module, .. } if module.ends_with("fc1")), "{error}");
+    assert!(
+        matches!(&error, TunerError::NotATokenMatrix { module, .. } if module.ends_with("fc1")),
+        "{error}"
+    );
     let error =
         wrap(config(by_layer(&[("embed_tokens", &[0]), (EMBEDDING, &[1])]).expect("lists"), false).into());
-    assert!(matches!(error, Error::Tuner(TunerError::TargetedTwice { .. })), "{error}");
+    assert!(matches!(error, TunerError::TargetedTwice { .. }), "{error}");
     let error = wrap(config(TrainableTokenIndices::Tokens(vec![20]), false).into());
-    assert!(matches!(error, Error::TokenOutOfRange { id: 20, rows: 20 }), "{error}");
+    assert!(
+        matches!(error, TunerError::Engine(EngineError::TokenOutOfRange { id: 20, rows: 20 })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -262,12 +272,12 @@ fn lora_targets_are_linear_layers() {
     assert_eq!(one, ["model.layers.1.mlp.down_proj"]);
     let error = wrap(names(&["q_prj"])).expect_err("no such layer");
     assert!(
-        matches!(&error, Error::Tuner(TunerError::NoLinear { nearest: Some(near), .. }) if near == "q_proj"),
+        matches!(&error, TunerError::NoLinear { nearest: Some(near), .. } if near == "q_proj"),
         "{error}"
     );
     for target in ["embed_tokens", "lm_head"] {
         let error = wrap(names(&[target, "q_proj"])).expect_err("a token matrix");
-        assert!(matches!(error, Error::Tuner(TunerError::LoraOnTokenMatrix { .. })), "{error}");
+        assert!(matches!(error, TunerError::LoraOnTokenMatrix { .. }), "{error}");
     }
     // what PEFT stores in place of the word is the list of names
     let model = wrap(Some(TargetModules::Pattern("all-linear".into()))).expect("targets");

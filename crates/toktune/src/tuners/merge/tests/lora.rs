@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{LoraConfig, TrainableTokenIndices};
+use toktune_engine::EngineError;
 
 const TARGETS: [&str; 3] = ["k_proj", "o_proj", "down_proj"];
 
@@ -90,7 +91,10 @@ fn updates_that_are_not_finite_are_refused() {
     let top = tempfile::tempdir().expect("a folder");
     let error =
         merge_to_folder(&model, &top.path().join("out"), MergeOptions::default()).expect_err("not finite");
-    assert!(matches!(&error, Error::NotFinite { what } if what.contains("k_proj.weight, row 1")), "{error}");
+    assert!(
+        matches!(&error, TunerError::Engine(EngineError::NotFinite { what }) if what.contains("k_proj.weight, row 1")),
+        "{error}"
+    );
     assert_eq!(fs::read_dir(top.path()).expect("a folder").count(), 0);
 }
 

@@ -1,0 +1,316 @@
+//! An MLP, plain or gated.
+
+use super::around::{Around, Gradients};
+use super::linear::Linear;
+use crate::backend::{Activation, Backend, GatedMlp, Write};
+use std::ops::Range;
+use toktune_kernels::gated_mlp::CHUNK_ROWS;
+use toktune_weights::FrozenMatrix;
+
+/// Frozen weights of an MLP.
+#[derive(Debug)]
+pub(super) struct Mlp<B: Backend> {
+    pub(super) up: Up<B>,
+    pub(super) down: Linear<B>,
+    pub(super) activation: Activation,
+    /// Gate, up and down projection as the backend takes them together, where the three weights are all there is to the MLP.
+    pub(super) together: Option<[B::Matrix; 3]>,
+}
+
+/// The projections to the inner width.
+#[derive(Debug)]
+pub(super) enum Up<B: Backend> {
+    /// One, followed by the activation.
+    Plain(Linear<B>),
+    /// The gate, which gets the activation, and what it gates.
+    Gated(Linear<B>, Linear<B>),
+    /// The same as one matrix, the gate first.
+    Fused(Linear<B>),
+}
+
+/// What is kept of an MLP for its backward pass.
+#[derive(Debug)]
+pub(super) enum KeptMlp<B: Backend> {
+    /// The gate and the up projection.
+    Gated([B::Buffer; 2]),
+    /// The inner rows before the activation.
+    Plain(B::Buffer),
+    /// Those of the experts of a mixture, in the order in which they take their rows.
+    Experts(Vec<KeptMlp<B>>),
+}
+
+/// Some rows that pass through an MLP together, and the number of the first of them.
+type Piece<'a, X> = (&'a X, usize);
+
+impl<B: Backend> Mlp<B> {
+    /// The MLP of these layers.
+    pub(super) fn new(backend: &B, up: Up<B>, down: Linear<B>, activation: Activation) -> Self {
+        let mut mlp = Self { up, down, activation, together: None };
+        mlp.put_together(backend);
+        mlp
+    }
+
+    /// Takes the three weights together where that can be; after one of them has changed, too.
+    pub(super) fn put_together(&mut self, backend: &B) {
+        self.together = None;
+        if !self.linears().into_iter().all(Linear::is_bare) {
+            return;
+        }
+        let pair: Option<[FrozenMatrix; 2]> = match &self.up {
+            Up::Plain(_) => None,
+            Up::Gated(gate, up) => Some([gate.frozen.clone(), up.frozen.clone()]),
+            Up::Fused(both) => {
+                let inner = self.inner();
+                let part = |rows: Range<usize>| both.frozen.part(rows);
+                part(0..inner).zip(part(inner..2 * inner)).map(|(gate, up)| [gate, up])
+            }
+        };
+        self.together = pair.map(|[gate, up]| [&gate, &up, &self.down.frozen].map(|w| backend.matrix(w)));
+    }
+
+    fn inner(&self) -> usize {
+        self.down.inputs()
+    }
+
+    pub(super) fn linears(&self) -> Vec<&Linear<B>> {
+        match &self.up {
+            Up::Plain(up) | Up::Fused(up) => vec![up, &self.down],
+            Up::Gated(gate, up) => vec![gate, up, &self.down],
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear<B>> {
+        match &mut self.up {
+            Up::Plain(up) | Up::Fused(up) => vec![up, &mut self.down],
+            Up::Gated(gate, up) => vec![gate, up, &mut self.down],
+        }
+    }
+
+    /// The three weights, where the backend takes them together and no update comes between.
+    fn whole(&self, around: &Around<'_, B>) -> Option<GatedMlp<'_, B::Matrix>> {
+        let [gate, up, down] = self.together.as_ref()?;
+        let updated = self.linears().into_iter().any(|linear| linear.is_updated(around));
+        (!updated).then_some(GatedMlp { gate, up, down, activation: self.activation })
+    }
+
+    /// Floats a row that are kept so that no product is computed twice.
+    pub(super) fn kept_floats(&self) -> usize {
+        match &self.up {
+            Up::Plain(_) => self.inner(),
+            Up::Gated(..) | Up::Fused(_) => 2 * self.inner(),
+        }
+    }
+
+    /// `y` from `x [rows, d]`; with `keep`, what the backward pass wants is left.
+    pub(super) fn run(
+        &self,
+        around: &Around<'_, B>,
+        x: &B::Buffer,
+        write: Write,
+        y: &mut B::Buffer,
+        keep: bool,
+    ) -> Option<KeptMlp<B>> {
+        let backend = around.backend;
+        if let Some(whole) = self.whole(around) {
+            return backend.gated_mlp(&whole, x, write, y, keep).map(KeptMlp::Gated);
+        }
+        let (d, inner) = (self.down.outputs(), self.inner());
+        let rows = backend.len(x) / d.max(1);
+        let room = || backend.zeros(rows * inner);
+        let mut kept = keep.then(|| match &self.up {
+            Up::Plain(_) => KeptMlp::Plain(room()),
+            Up::Gated(..) | Up::Fused(_) => KeptMlp::Gated([room(), room()]),
+        });
+        for chunk in chunks(rows) {
+            let own = (rows > chunk.len()).then(|| backend.part(x, chunk.start * d..chunk.end * d));
+            let piece = (own.as_ref().unwrap_or(x), chunk.start);
+            let hidden = self.inner_rows(around, piece, kept.as_mut());
+            match own {
+                None => self.down.run(around, (&hidden, chunk.start), write, y),
+                Some(_) => {
+                    let mut part = backend.part(y, chunk.start * d..chunk.end * d);
+                    self.down.run(around, (&hidden, chunk.start), write, &mut part);
+                    backend.put(&part, chunk.start * d, y);
+                }
+            }
+        }
+        kept
+    }
+
+    /// The inner rows after the activation; those before it are put into `kept`.
+    fn inner_rows(
+        &self,
+        around: &Around<'_, B>,
+        (x, first): Piece<'_, B::Buffer>,
+        kept: Option<&mut KeptMlp<B>>,
+    ) -> B::Buffer {
+        let (backend, at) = (around.backend, first * self.inner());
+        if let Up::Plain(up) = &self.up {
+            let mut hidden = up.apply(around, (x, first));
+            if let Some(KeptMlp::Plain(kept)) = kept {
+                backend.put(&hidden, at, kept);
+            }
+            backend.activate(self.activation, &mut hidden);
+            return hidden;
+        }
+        let [gate, up] = self.gate_and_up(around, (x, first));
+        if let Some(KeptMlp::Gated([kept_gate, kept_up])) = kept {
+            backend.put(&gate, at, kept_gate);
+            backend.put(&up, at, kept_up);
+        }
+        let mut product = backend.take(backend.len(&gate));
+        backend.gate(self.activation, &gate, &up, &mut product);
+        product
+    }
+
+    /// The gate and the up projection, where the backend does not take them together.
+    fn gate_and_up(&self, around: &Around<'_, B>, (x, first): Piece<'_, B::Buffer>) -> [B::Buffer; 2] {
+        let (backend, inner) = (around.backend, self.inner());
+        match &self.up {
+            Up::Gated(gate, up) => [gate.apply(around, (x, first)), up.apply(around, (x, first))],
+            Up::Plain(both) | Up::Fused(both) => {
+                let fused = both.apply(around, (x, first));
+                let rows = backend.len(&fused) / both.outputs().max(1);
+                [0, inner].map(|from| {
+                    let mut half = backend.take(rows * inner);
+                    backend.columns(&fused, &mut half, [2 * inner, inner], &[[from, 0, inner]]);
+                    half
+                })
+            }
+        }
+    }
+
+    /// `dx [rows, d]` from the input and the gradient of the output; overwrites `dx`.
+    pub(super) fn pull(
+        &self,
+        around: &Around<'_, B>,
+        [x, dy]: [&B::Buffer; 2],
+        kept: Option<KeptMlp<B>>,
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) {
+        let backend = around.backend;
+        if let Some(whole) = self.whole(around) {
+            let kept = match &kept {
+                Some(KeptMlp::Gated(kept)) => Some(kept),
+                _ => None,
+            };
+            return backend.pull_gated_mlp(&whole, x, dy, kept, dx);
+        }
+        let d = self.down.outputs();
+        let rows = backend.len(x) / d.max(1);
+        for chunk in chunks(rows) {
+            let own = chunk.start * d..chunk.end * d;
+            if chunk.len() == rows {
+                return self.pull_chunk(around, [x, dy], (kept.as_ref(), 0), dx, gradients);
+            }
+            let (x, dy) = (backend.part(x, own.clone()), backend.part(dy, own.clone()));
+            let mut part = backend.take(own.len());
+            self.pull_chunk(around, [&x, &dy], (kept.as_ref(), chunk.start), &mut part, gradients);
+            backend.put(&part, own.start, dx);
+        }
+    }
+
+    fn pull_chunk(
+        &self,
+        around: &Around<'_, B>,
+        [x, dy]: [&B::Buffer; 2],
+        (kept, first): (Option<&KeptMlp<B>>, usize),
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) {
+        let (backend, inner) = (around.backend, self.inner());
+        let entries = backend.len(x) / self.down.outputs().max(1) * inner;
+        let own = first * inner..first * inner + entries;
+        let mut dinner = backend.take(entries);
+        if let Up::Plain(up) = &self.up {
+            let hidden = match kept {
+                Some(KeptMlp::Plain(kept)) => backend.part(kept, own),
+                _ => up.apply(around, (x, first)),
+            };
+            let activated = self.down.is_updated(around).then(|| {
+                let mut activated = backend.part(&hidden, 0..entries);
+                backend.activate(self.activation, &mut activated);
+                activated
+            });
+            let read = activated.as_ref().unwrap_or(&hidden);
+            self.down.pull(around, (read, first), dy, (Write::Over, &mut dinner), gradients);
+            backend.pull_activate(self.activation, &hidden, &mut dinner);
+            return up.pull(around, (x, first), &dinner, (Write::Over, dx), gradients);
+        }
+        let [gate, up] = match kept {
+            Some(KeptMlp::Gated(kept)) => kept.each_ref().map(|kept| backend.part(kept, own.clone())),
+            _ => self.gate_and_up(around, (x, first)),
+        };
+        let product = self.down.is_updated(around).then(|| {
+            let mut product = backend.take(entries);
+            backend.gate(self.activation, &gate, &up, &mut product);
+            product
+        });
+        let read = product.as_ref().unwrap_or(&gate);
+        self.down.pull(around, (read, first), dy, (Write::Over, &mut dinner), gradients);
+        drop(product);
+        let mut dup = backend.take(entries);
+        backend.pull_gate(self.activation, [&gate, &up], &mut dinner, &mut dup);
+        drop([gate, up]);
+        self.pull_gate_and_up(around, (x, first), [&dinner, &dup], dx, gradients);
+    }
+
+    /// Overwrites `dx` with the gradient of the input from those of the gate and of the up projection.
+    fn pull_gate_and_up(
+        &self,
+        around: &Around<'_, B>,
+        x: Piece<'_, B::Buffer>,
+        [dgate, dup]: [&B::Buffer; 2],
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) {
+        match &self.up {
+            Up::Gated(gate, up) => {
+                gate.pull(around, x, dgate, (Write::Over, dx), gradients);
+                up.pull(around, x, dup, (Write::Add, dx), gradients);
+            }
+            Up::Plain(both) | Up::Fused(both) => {
+                let (backend, inner) = (around.backend, self.inner());
+                let mut fused = backend.take(2 * backend.len(dgate));
+                backend.columns(dgate, &mut fused, [inner, 2 * inner], &[[0, 0, inner]]);
+                backend.columns(dup, &mut fused, [inner, 2 * inner], &[[0, inner, inner]]);
+                both.pull(around, x, &fused, (Write::Over, dx), gradients);
+            }
+        }
+    }
+
+    /// As [`Mlp::pull`] for the output of a gated MLP times a weight for each row, without updates, for at most
+    /// [`CHUNK_ROWS`] rows: overwrites `dx`, and gives the gradients of the weights.
+    ///
+    /// These need no output: with the inner rows `h`, `dy · (h Wᵀ)` is `(dy W) · h`, and `dy W` is wanted anyway.
+    pub(super) fn pull_weighted(
+        &self,
+        around: &Around<'_, B>,
+        [x, dy, weights]: [&B::Buffer; 3],
+        kept: Option<KeptMlp<B>>,
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) -> B::Buffer {
+        let backend = around.backend;
+        let [gate, up] = match kept {
+            Some(KeptMlp::Gated(kept)) => kept,
+            _ => self.gate_and_up(around, (x, 0)),
+        };
+        let mut hidden = backend.take(backend.len(&gate));
+        backend.gate(self.activation, &gate, &up, &mut hidden);
+        let mut dgate = backend.take(backend.len(&gate));
+        self.down.pull_frozen(backend, dy, Write::Over, &mut dgate);
+        let mut dweights = backend.take(backend.len(weights));
+        backend.weigh(&mut dgate, &hidden, weights, &mut dweights);
+        let mut dup = hidden;
+        backend.pull_gate(self.activation, [&gate, &up], &mut dgate, &mut dup);
+        self.pull_gate_and_up(around, (x, 0), [&dgate, &dup], dx, gradients);
+        dweights
+    }
+}
+
+/// Rows that pass through together: the inner ones are wide.
+fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(CHUNK_ROWS).map(move |start| start..(start + CHUNK_ROWS).min(rows))
+}

@@ -1,0 +1,84 @@
+//! What a step takes of memory.
+
+use crate::backend::Backend;
+use crate::batch::RaggedBatch;
+use crate::model::Model;
+use crate::plan::{Plan, everything};
+use crate::spec::RelativeSpec;
+use crate::stack::Stack;
+use crate::trained::Trained;
+use toktune_kernels::gated_mlp::CHUNK_ROWS;
+
+/// Memory of a step in bytes, beside the weights and what the process holds before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Where nothing is kept but the blocks' inputs.
+    pub least: u64,
+    /// What more there is to keep.
+    pub activations: u64,
+}
+
+/// Floats of the buffers that a thread holds for panels and tiles, about.
+const TILE_FLOATS: usize = 512 * 1024;
+
+impl<B: Backend> Model<B> {
+    /// As [`super::Runner::footprint`].
+    pub(super) fn footprint_of(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint {
+        let plans = self.plans(batch, trained);
+        let updated = !trained.updates.is_empty();
+        let (mut traces, mut most) = (0, 0);
+        for (stack, plan) in &plans {
+            traces += trace_floats(stack, plan);
+            most = most.max(working_floats(stack, plan, updated));
+        }
+        // what is trained lies on the device with its gradients, and the gradients on the host
+        let of_update = |update: &crate::trained::LowRank<'_>| update.a.len() + update.b.len();
+        let values: usize = trained.updates.iter().map(of_update).sum();
+        let floats = traces + most + 3 * values + rayon::current_num_threads() * TILE_FLOATS;
+        let kept = |(stack, plan): &(&Stack<B>, Plan)| {
+            let costs: Vec<_> = stack.blocks().iter().map(|block| block.kept_floats()).collect();
+            everything(&costs, plan.depending.rows())
+        };
+        Footprint { least: bytes(floats), activations: plans.iter().map(kept).sum() }
+    }
+}
+
+fn bytes(floats: usize) -> u64 {
+    (floats * size_of::<f32>()) as u64
+}
+
+/// Floats between two passes: the blocks' inputs, and the constant rows' keys and values.
+fn trace_floats<B: Backend>(stack: &Stack<B>, plan: &Plan) -> usize {
+    let of = &stack.spec().attention;
+    let (d, kv) = (stack.spec().hidden_size, of.kv_heads * of.head_dim);
+    stack.blocks().len() * (plan.depending.rows() * d + plan.constant_rows() * 2 * kv)
+}
+
+/// Floats at work at once, in one block or at the head.
+fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> usize {
+    let spec = stack.spec();
+    let (d, inner, of) = (spec.hidden_size, spec.mlp.inner, &spec.attention);
+    let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
+    let (constant, depending) = (plan.constant.rows(), plan.depending.rows());
+    let labelled = plan.constant.entries.len().max(plan.depending.entries.len());
+    // of one block: what the backward pass reads again, with the gradients in flight
+    let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
+    // with updates the inner rows meet them one after the other
+    let mut mlp = if updated { 6 * inner } else { 2 * inner };
+    for of in spec.layers.iter().filter_map(|layer| layer.experts) {
+        // the gathered rows in and out, forward and backward, and what is inside
+        mlp = mlp.max(4 * of.inner + 3 * d);
+    }
+    let mlp = mlp * CHUNK_ROWS.min(depending.max(constant));
+    // a disentangled attention has all scores of a sequence with a head on each thread, twice, and those of distances
+    let scores = match spec.relative {
+        Some(RelativeSpec::Disentangled(_)) => {
+            let lengths = plan.constant.places.lengths.iter().chain(&plan.depending.places.lengths);
+            let longest = lengths.copied().max().unwrap_or(0);
+            3 * longest * longest * rayon::current_num_threads()
+        }
+        _ => 0,
+    };
+    let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
+    (block + mlp.max(scores)).max(head)
+}
