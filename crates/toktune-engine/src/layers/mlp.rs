@@ -4,7 +4,6 @@ use super::around::{Around, Gradients};
 use super::linear::Linear;
 use crate::backend::{Activation, Backend, GatedMlp, Write};
 use std::ops::Range;
-use toktune_kernels::gated_mlp::CHUNK_ROWS;
 use toktune_weights::FrozenMatrix;
 
 /// Frozen weights of an MLP.
@@ -114,53 +113,52 @@ impl<B: Backend> Mlp<B> {
         if let Some(whole) = self.whole(around) {
             return backend.gated_mlp(&whole, x, write, y, keep).map(KeptMlp::Gated);
         }
-        let (d, inner) = (self.down.outputs(), self.inner());
+        let d = self.down.outputs();
         let rows = backend.len(x) / d.max(1);
-        let room = || backend.zeros(rows * inner);
-        let mut kept = keep.then(|| match &self.up {
-            Up::Plain(_) => KeptMlp::Plain(room()),
-            Up::Gated(..) | Up::Fused(_) => KeptMlp::Gated([room(), room()]),
-        });
-        for chunk in chunks(rows) {
-            let own = (rows > chunk.len()).then(|| backend.part(x, chunk.start * d..chunk.end * d));
-            let piece = (own.as_ref().unwrap_or(x), chunk.start);
-            let hidden = self.inner_rows(around, piece, kept.as_mut());
-            match own {
-                None => self.down.run(around, (&hidden, chunk.start), write, y),
-                Some(_) => {
-                    let mut part = backend.part(y, chunk.start * d..chunk.end * d);
-                    self.down.run(around, (&hidden, chunk.start), write, &mut part);
-                    backend.put(&part, chunk.start * d, y);
-                }
+        let pieces = pieces(rows, self.inner());
+        if pieces.len() <= 1 {
+            return self.run_piece(around, (x, 0), write, y, keep);
+        }
+        let mut whole: Option<KeptMlp<B>> = None;
+        for piece in pieces {
+            let own = piece.start * d..piece.end * d;
+            let (x, mut part) = (backend.part(x, own.clone()), backend.part(y, own.clone()));
+            let kept = self.run_piece(around, (&x, piece.start), write, &mut part, keep);
+            backend.put(&part, own.start, y);
+            if let Some(kept) = kept {
+                let whole = whole.get_or_insert_with(|| kept.room_for(backend, rows * self.inner()));
+                whole.put(backend, &kept, piece.start * self.inner());
             }
         }
-        kept
+        whole
     }
 
-    /// The inner rows after the activation; those before it are put into `kept`.
-    fn inner_rows(
+    /// As [`Mlp::run`] for one piece of the rows.
+    fn run_piece(
         &self,
         around: &Around<'_, B>,
         (x, first): Piece<'_, B::Buffer>,
-        kept: Option<&mut KeptMlp<B>>,
-    ) -> B::Buffer {
-        let (backend, at) = (around.backend, first * self.inner());
-        if let Up::Plain(up) = &self.up {
-            let mut hidden = up.apply(around, (x, first));
-            if let Some(KeptMlp::Plain(kept)) = kept {
-                backend.put(&hidden, at, kept);
+        write: Write,
+        y: &mut B::Buffer,
+        keep: bool,
+    ) -> Option<KeptMlp<B>> {
+        let backend = around.backend;
+        let (hidden, kept) = match &self.up {
+            Up::Plain(up) => {
+                let mut hidden = up.apply(around, (x, first));
+                let kept = keep.then(|| KeptMlp::Plain(backend.part(&hidden, 0..backend.len(&hidden))));
+                backend.activate(self.activation, &mut hidden);
+                (hidden, kept)
             }
-            backend.activate(self.activation, &mut hidden);
-            return hidden;
-        }
-        let [gate, up] = self.gate_and_up(around, (x, first));
-        if let Some(KeptMlp::Gated([kept_gate, kept_up])) = kept {
-            backend.put(&gate, at, kept_gate);
-            backend.put(&up, at, kept_up);
-        }
-        let mut product = backend.take(backend.len(&gate));
-        backend.gate(self.activation, &gate, &up, &mut product);
-        product
+            Up::Gated(..) | Up::Fused(_) => {
+                let both = self.gate_and_up(around, (x, first));
+                let mut product = backend.take(backend.len(&both[0]));
+                backend.gate(self.activation, &both[0], &both[1], &mut product);
+                (product, keep.then_some(KeptMlp::Gated(both)))
+            }
+        };
+        self.down.run(around, (&hidden, first), write, y);
+        kept
     }
 
     /// The gate and the up projection, where the backend does not take them together.
@@ -197,35 +195,37 @@ impl<B: Backend> Mlp<B> {
             };
             return backend.pull_gated_mlp(&whole, x, dy, kept, dx);
         }
-        let d = self.down.outputs();
+        let (d, inner) = (self.down.outputs(), self.inner());
         let rows = backend.len(x) / d.max(1);
-        for chunk in chunks(rows) {
-            let own = chunk.start * d..chunk.end * d;
-            if chunk.len() == rows {
-                return self.pull_chunk(around, [x, dy], (kept.as_ref(), 0), dx, gradients);
-            }
+        let pieces = pieces(rows, inner);
+        if pieces.len() <= 1 {
+            return self.pull_piece(around, [x, dy], (kept, 0), dx, gradients);
+        }
+        for piece in pieces {
+            let own = piece.start * d..piece.end * d;
             let (x, dy) = (backend.part(x, own.clone()), backend.part(dy, own.clone()));
+            let kept = kept.as_ref().map(|kept| kept.part(backend, piece.start * inner..piece.end * inner));
             let mut part = backend.take(own.len());
-            self.pull_chunk(around, [&x, &dy], (kept.as_ref(), chunk.start), &mut part, gradients);
+            self.pull_piece(around, [&x, &dy], (kept, piece.start), &mut part, gradients);
             backend.put(&part, own.start, dx);
         }
     }
 
-    fn pull_chunk(
+    /// As [`Mlp::pull`] for one piece of the rows, with the number of the first of them.
+    fn pull_piece(
         &self,
         around: &Around<'_, B>,
         [x, dy]: [&B::Buffer; 2],
-        (kept, first): (Option<&KeptMlp<B>>, usize),
+        (kept, first): (Option<KeptMlp<B>>, usize),
         dx: &mut B::Buffer,
         gradients: &mut Gradients<'_, B>,
     ) {
         let (backend, inner) = (around.backend, self.inner());
         let entries = backend.len(x) / self.down.outputs().max(1) * inner;
-        let own = first * inner..first * inner + entries;
         let mut dinner = backend.take(entries);
         if let Up::Plain(up) = &self.up {
             let hidden = match kept {
-                Some(KeptMlp::Plain(kept)) => backend.part(kept, own),
+                Some(KeptMlp::Plain(kept)) => kept,
                 _ => up.apply(around, (x, first)),
             };
             let activated = self.down.is_updated(around).then(|| {
@@ -239,7 +239,7 @@ impl<B: Backend> Mlp<B> {
             return up.pull(around, (x, first), &dinner, (Write::Over, dx), gradients);
         }
         let [gate, up] = match kept {
-            Some(KeptMlp::Gated(kept)) => kept.each_ref().map(|kept| backend.part(kept, own.clone())),
+            Some(KeptMlp::Gated(kept)) => kept,
             _ => self.gate_and_up(around, (x, first)),
         };
         let product = self.down.is_updated(around).then(|| {
@@ -281,7 +281,7 @@ impl<B: Backend> Mlp<B> {
     }
 
     /// As [`Mlp::pull`] for the output of a gated MLP times a weight for each row, without updates, for at most
-    /// [`CHUNK_ROWS`] rows: overwrites `dx`, and gives the gradients of the weights.
+    /// as many rows as the backend takes of a gated MLP at once: overwrites `dx`, and gives the gradients of the weights.
     ///
     /// These need no output: with the inner rows `h`, `dy · (h Wᵀ)` is `(dy W) · h`, and `dy W` is wanted anyway.
     pub(super) fn pull_weighted(
@@ -310,7 +310,49 @@ impl<B: Backend> Mlp<B> {
     }
 }
 
-/// Rows that pass through together: the inner ones are wide.
-fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows).step_by(CHUNK_ROWS).map(move |start| start..(start + CHUNK_ROWS).min(rows))
+impl<B: Backend> KeptMlp<B> {
+    /// Room for what this is a piece of, with so many entries in each buffer.
+    fn room_for(&self, backend: &B, entries: usize) -> Self {
+        match self {
+            KeptMlp::Gated(_) => KeptMlp::Gated([(); 2].map(|()| backend.zeros(entries))),
+            KeptMlp::Plain(_) => KeptMlp::Plain(backend.zeros(entries)),
+            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
+        }
+    }
+
+    /// Puts a piece into its place.
+    fn put(&mut self, backend: &B, piece: &Self, at: usize) {
+        match (self, piece) {
+            (KeptMlp::Gated(whole), KeptMlp::Gated(piece)) => {
+                whole.iter_mut().zip(piece).for_each(|(whole, piece)| backend.put(piece, at, whole));
+            }
+            (KeptMlp::Plain(whole), KeptMlp::Plain(piece)) => backend.put(piece, at, whole),
+            _ => {}
+        }
+    }
+
+    /// A piece of it.
+    fn part(&self, backend: &B, own: Range<usize>) -> Self {
+        match self {
+            KeptMlp::Gated(whole) => {
+                KeptMlp::Gated(whole.each_ref().map(|whole| backend.part(whole, own.clone())))
+            }
+            KeptMlp::Plain(whole) => KeptMlp::Plain(backend.part(whole, own)),
+            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
+        }
+    }
+}
+
+/// Floats of inner rows in one piece, at most: what a piece has in flight is a few times as much.
+const PIECE_FLOATS: usize = 4 << 20;
+
+/// The most rows of so wide an inner width that pass through together, where the backend does not take the weights together.
+pub fn piece_rows(inner: usize) -> usize {
+    (PIECE_FLOATS / inner.max(1)).max(1)
+}
+
+/// Rows that pass through together, in pieces of nearly one size: products of a few rows left over would be slow.
+fn pieces(rows: usize, inner: usize) -> Vec<Range<usize>> {
+    let count = rows.div_ceil(piece_rows(inner)).max(1);
+    (0..count).map(|i| rows * i / count..rows * (i + 1) / count).collect()
 }

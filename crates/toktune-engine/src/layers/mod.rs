@@ -28,6 +28,7 @@ pub use keep::{Keep, Kept};
 pub use linear::{Linear, Slot};
 pub use loader::{Loader, Naming};
 pub use lora::Update;
+pub use mlp::piece_rows;
 
 /// A weight as a layer holds it.
 #[derive(Debug)]

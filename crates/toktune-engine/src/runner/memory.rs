@@ -2,6 +2,7 @@
 
 use crate::backend::Backend;
 use crate::batch::RaggedBatch;
+use crate::layers::piece_rows;
 use crate::model::Model;
 use crate::plan::{Plan, everything};
 use crate::spec::RelativeSpec;
@@ -64,12 +65,15 @@ fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> u
     // of one block: what the backward pass reads again, with the gradients in flight
     let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
     // with updates the inner rows meet them one after the other
-    let mut mlp = if updated { 6 * inner } else { 2 * inner };
+    let rows = depending.max(constant);
+    let mut mlp = match updated {
+        true => 6 * inner * piece_rows(inner).min(rows),
+        false => 2 * inner * CHUNK_ROWS.min(rows),
+    };
     for of in spec.layers.iter().filter_map(|layer| layer.experts) {
         // the gathered rows in and out, forward and backward, and what is inside
-        mlp = mlp.max(4 * of.inner + 3 * d);
+        mlp = mlp.max((4 * of.inner + 3 * d) * CHUNK_ROWS.min(rows));
     }
-    let mlp = mlp * CHUNK_ROWS.min(depending.max(constant));
     // a disentangled attention has all scores of a sequence with a head on each thread, twice, and those of distances
     let scores = match spec.relative {
         Some(RelativeSpec::Disentangled(_)) => {
