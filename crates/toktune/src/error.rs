@@ -297,7 +297,7 @@ pub enum Error {
     },
     /// `TOKTUNE_ISA` cannot be honoured.
     #[error(transparent)]
-    Isa(#[from] toktune_kernels::isa::IsaError),
+    Isa(#[from] toktune_kernels::IsaError),
     /// The threads could not be set.
     #[error("cannot run on {threads} threads: {problem}")]
     Threads {

@@ -11,6 +11,7 @@ use crate::models::Device;
 use crate::text::AutoTokenizer;
 use crate::weights::Checkpoint;
 use std::path::Path;
+use toktune_kernels::Isa;
 
 /// Loads models of every kind: what the files hold decides.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,8 @@ impl AutoModel {
     /// weights are mapped, not read; every tensor is checked for its presence, shape and type.
     ///
     /// # Errors
-    /// The files are missing, damaged or of an unsupported kind; see [`crate::Error`].
+    /// The files are missing, damaged or of an unsupported kind, or `TOKTUNE_ISA` names instructions that this machine lacks;
+    /// see [`crate::Error`].
     pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
         let path = path.as_ref();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
@@ -36,7 +38,8 @@ impl AutoModel {
             None => ModelConfig::read(folder)?,
         };
         let family = of_model_type(&config)?;
-        PretrainedModel::load(path, family, config, checkpoint, *device)
+        let place = (*device, Isa::from_environment()?);
+        PretrainedModel::load(path, family, config, checkpoint, place)
     }
 
     fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {

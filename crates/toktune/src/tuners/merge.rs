@@ -22,7 +22,7 @@ use crate::weights::{
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
-use toktune_kernels::{Matrix, TokenTable, weight::encode};
+use toktune_kernels::{Isa, Matrix, TokenTable, weight::encode};
 
 /// A type that the tensors of a merged model can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,8 @@ impl<'a> MergedLinear<'a> {
         }
         let (outputs, width) = (self.weight.rows(), range.len());
         let mut stored = vec![0f32; outputs * width];
-        self.weight.view().decode(0..outputs, range, &mut stored);
+        // exact: the same bits on every instruction set
+        self.weight.view().decode(Isa::best(), 0..outputs, range, &mut stored);
         let entry = |at: usize| stored[at % outputs * width + at / outputs];
         (0..stored.len()).map(entry).collect()
     }
@@ -209,7 +210,8 @@ fn write_rows(
     out: &mut TensorOut<'_>,
 ) -> Result<()> {
     let mut values = vec![0f32; rows.len() * table.cols()];
-    table.decode(rows.clone(), 0..table.cols(), &mut values);
+    // exact: the same bits on every instruction set
+    table.decode(Isa::best(), rows.clone(), 0..table.cols(), &mut values);
     let what = |at: usize| format!("{name}, row {}", rows.start + at / table.cols().max(1));
     write_values(&values, dtype, what, out)
 }
