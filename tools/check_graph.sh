@@ -42,7 +42,7 @@ need toktune-kernels
 need toktune-weights toktune-kernels
 need toktune-text toktune-weights
 need toktune-engine toktune-kernels toktune-weights
-need toktune toktune-engine toktune-kernels toktune-text toktune-weights
+need toktune toktune-engine toktune-text toktune-weights
 need toktune-candle toktune
 need toktune-cli toktune
 

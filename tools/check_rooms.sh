@@ -6,9 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 crates=${1:-crates}
 
-# Crates that have circles still. One that has none any more must go from here.
-exceptions="toktune-kernels"
-
 # Reads the files of a crate, each as FOLDER/src/..., and prints one line for each circle: the modules on the way.
 circles() { # the folder of the crate
     find -L "$1/src" -name '*.rs' ! -name tests.rs ! -name testing.rs ! -path '*/tests/*' ! -path '*/testing/*' | sort |
@@ -107,23 +104,12 @@ fail=0
 for crate in "$crates"/*/; do
     crate=${crate%/}
     [ -d "$crate/src" ] || continue
-    name=${crate##*/}
     found=$(circles "$crate")
-    case " $exceptions " in
-    *" $name "*)
-        if [ -z "$found" ]; then
-            echo "error: $name has no circles any more: take it off the exceptions in tools/check_rooms.sh" >&2
-            fail=1
-        fi
-        ;;
-    *)
-        if [ -n "$found" ]; then
-            echo "error: modules of $name use each other in circles:" >&2
-            echo "$found" | sed 's/^/    /' >&2
-            fail=1
-        fi
-        ;;
-    esac
+    if [ -n "$found" ]; then
+        echo "error: modules of ${crate##*/} use each other in circles:" >&2
+        echo "$found" | sed 's/^/    /' >&2
+        fail=1
+    fi
 done
-[ "$fail" = 0 ] && echo "the modules of each crate know each other in one direction (but for: ${exceptions:-none})"
+[ "$fail" = 0 ] && echo "the modules of each crate know each other in one direction"
 exit "$fail"

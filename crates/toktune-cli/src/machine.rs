@@ -21,6 +21,9 @@ pub struct Machine {
     pub precision: &'static str,
     /// The kernels' instruction set.
     pub instruction_set: &'static str,
+    /// Whether that multiplies bf16 faster than `f32`.
+    #[serde(skip)]
+    has_fast_bf16: bool,
     /// Threads of the kernels.
     pub threads: usize,
 }
@@ -28,7 +31,7 @@ pub struct Machine {
 impl Machine {
     /// Settles the machine as the flags say.
     pub fn new(args: &MachineArgs) -> Outcome<Self> {
-        let instruction_set = runtime::instruction_set()?;
+        let isa = runtime::instruction_set()?;
         let mode = match args.precision {
             Precision::Auto => PrecisionMode::Auto,
             Precision::F32 => PrecisionMode::F32,
@@ -42,7 +45,8 @@ impl Machine {
             device: args.device.to_string(),
             mode,
             precision: "f32",
-            instruction_set,
+            instruction_set: isa.name(),
+            has_fast_bf16: isa.has_fast_bf16(),
             threads: runtime::num_threads(),
         })
     }
@@ -51,7 +55,7 @@ impl Machine {
 impl Machine {
     /// What is to be said of the precision that was asked for.
     pub fn note(&self) -> Option<String> {
-        let is_slow = self.mode == PrecisionMode::Bf16 && !runtime::has_fast_bf16();
+        let is_slow = self.mode == PrecisionMode::Bf16 && !self.has_fast_bf16;
         is_slow.then(|| {
             format!(
                 "{} has no instructions for bf16: operands are rounded to it and multiplied in f32, which is no faster",

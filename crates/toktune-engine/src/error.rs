@@ -120,7 +120,7 @@ pub enum EngineError {
     Weights(#[from] WeightsError),
     /// `TOKTUNE_ISA` cannot be honoured.
     #[error(transparent)]
-    Isa(#[from] toktune_kernels::isa::IsaError),
+    Isa(#[from] toktune_kernels::IsaError),
 }
 
 impl EngineError {

@@ -2,7 +2,7 @@
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor};
-use toktune_kernels::{WeightType, blocks};
+use toktune_kernels::{Isa, WeightType, blocks};
 
 #[test]
 fn every_block_type_decodes_as_candle_does() -> Result<()> {
@@ -26,7 +26,7 @@ fn every_block_type_decodes_as_candle_does() -> Result<()> {
         let quantized = QTensor::quantize(&original, theirs)?;
         let expected = quantized.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let mut got = vec![f32::NAN; values.len()];
-        blocks::decode(ours, &quantized.data()?, &mut got);
+        blocks::decode(Isa::best(), ours, &quantized.data()?, &mut got);
         assert_eq!(got, expected, "{ours}");
         let worst = got.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1.0, "{ours}: the blocks are not what was quantised, off by {worst}");

@@ -17,10 +17,12 @@ mod tiles;
 
 pub use backward::{Saved, backward};
 
-use crate::gemm::{Right, View};
+use crate::Isa;
+use crate::gemm::Right;
 use crate::math::{exp_shifted, max, scale};
 use crate::product::{Precision, Product};
 use crate::shared::{SharedMatrix, with_scratch};
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 use tiles::{key_tiles, masked_scores, tasks, tile_room};
@@ -232,12 +234,12 @@ impl Shape {
 /// `lse [rows, heads]`, the logarithms of the denominators, which [`backward`] needs.
 ///
 /// Panics when the lengths do not fit.
-pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], lse: &mut [f32]) {
+pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], lse: &mut [f32]) {
     let rows = shape.check(spans, x);
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
-    let product = Product::new(Precision::F32);
+    let product = Product::new(isa, Precision::F32);
     let room = tile_room(&product, hd);
     tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(
         |(span, kv_head, tile)| {
@@ -277,14 +279,14 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
                         );
                         let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
                         for ((row, sum), i) in rows.zip(own) {
-                            let new = largest[i].max(max(row));
+                            let new = largest[i].max(max(isa, row));
                             if new == f32::NEG_INFINITY {
                                 row.fill(0.0); // nothing seen yet: no weight on this tile
                                 continue;
                             }
                             let keep = crate::math::exp(largest[i] - new);
-                            scale(sum, keep);
-                            total[i] = total[i] * keep + exp_shifted(row, new);
+                            scale(isa, sum, keep);
+                            total[i] = total[i] * keep + exp_shifted(isa, row, new);
                             largest[i] = new;
                         }
                         values.multiply(m, View::rows(scores, n), sums, true);

@@ -15,7 +15,8 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
-use crate::isa::{Isa, multiversion};
+use crate::Isa;
+use crate::isa::{Level, multiversion};
 
 /// Numbers of depth in a block.
 pub(crate) const DEPTH: usize = 32;
@@ -37,11 +38,9 @@ pub(crate) enum Engine {
 
 /// The best bf16 instructions of an instruction set that this machine has.
 pub(crate) fn engine(isa: Isa) -> Option<Engine> {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => Some(Engine::Amx),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => Some(Engine::Avx512),
+    match isa.level() {
+        Level::Amx => Some(Engine::Amx),
+        _ if isa.has_fast_bf16() => Some(Engine::Avx512),
         _ => None,
     }
 }
@@ -99,7 +98,7 @@ fn round(x: f32) -> u16 {
 
 multiversion! {
     /// Replaces each number by the nearest bf16.
-    pub(crate) fn round_all(row: &mut [f32]) {
+    pub(crate) fn round_all(isa: Isa, row: &mut [f32]) {
         for x in row {
             *x = f32::from_bits((round(*x) as u32) << 16);
         }
@@ -108,7 +107,7 @@ multiversion! {
 
 multiversion! {
     /// Packs a block of at most [`SIDE`] rows of a left operand, `rows [height, k]`; `out` holds the whole block.
-    pub(crate) fn pack_left(rows: &[f32], k: usize, out: &mut [u16]) {
+    pub(crate) fn pack_left(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
         let (height, blocks) = (rows.len() / k.max(1), k.div_ceil(DEPTH));
         for (i, row) in rows.chunks_exact(k.max(1)).enumerate() {
             for (block, x) in row.chunks(DEPTH).enumerate() {
@@ -128,7 +127,7 @@ multiversion! {
 multiversion! {
     /// Packs a block of at most [`SIDE`] columns of a right operand, given as the rows of its transpose,
     /// `rows [width, k]`.
-    pub(crate) fn pack_right_transposed(rows: &[f32], k: usize, out: &mut [u16]) {
+    pub(crate) fn pack_right_transposed(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
         let width = rows.len() / k.max(1);
         out.fill(0);
         for (j, row) in rows.chunks_exact(k.max(1)).enumerate().take(width) {
@@ -145,7 +144,7 @@ multiversion! {
 multiversion! {
     /// Packs some depth of a right operand, `rows [depth, n]`, that begins at depth `at` (a multiple of [`DEPTH`]) of
     /// `k`; `out` is the whole packed operand.
-    pub(crate) fn pack_right(rows: &[f32], n: usize, at: usize, k: usize, out: &mut [u16]) {
+    pub(crate) fn pack_right(isa: Isa, rows: &[f32], n: usize, at: usize, k: usize, out: &mut [u16]) {
         let blocks = k.div_ceil(DEPTH);
         for (block, rows) in rows.chunks(DEPTH * n).enumerate() {
             for first in (0..n.next_multiple_of(2 * SIDE)).step_by(SIDE) {
@@ -214,18 +213,18 @@ mod tests {
                 let mut left = vec![u16::MAX; packed_len(m, k)];
                 let block = k.next_multiple_of(DEPTH) * SIDE;
                 for (i, out) in left.chunks_exact_mut(block).enumerate() {
-                    pack_left(&a[(i * SIDE * k).min(m * k)..((i + 1) * SIDE * k).min(m * k)], k, out);
+                    pack_left(isa, &a[(i * SIDE * k).min(m * k)..((i + 1) * SIDE * k).min(m * k)], k, out);
                 }
                 let mut right = vec![u16::MAX; packed_len(n, k)];
                 for (j, out) in right.chunks_exact_mut(block).enumerate() {
                     let rows = &b[(j * SIDE * k).min(n * k)..((j + 1) * SIDE * k).min(n * k)];
-                    pack_right_transposed(rows, k, out);
+                    pack_right_transposed(isa, rows, k, out);
                 }
                 let turned: Vec<f32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
                 let mut other = vec![u16::MAX; right.len()];
                 let half = k.div_ceil(DEPTH) / 2 * DEPTH; // in two parts
-                pack_right(&turned[..half.min(k) * n], n, 0, k, &mut other);
-                pack_right(&turned[half.min(k) * n..], n, half, k, &mut other);
+                pack_right(isa, &turned[..half.min(k) * n], n, 0, k, &mut other);
+                pack_right(isa, &turned[half.min(k) * n..], n, half, k, &mut other);
                 assert!(right == other, "{isa} {m}x{n}x{k}: both ways of packing agree");
 
                 let mut out = vec![0.5f32; m * n];
@@ -271,7 +270,7 @@ mod tests {
         assert!(half::bf16::from_bits(round(f32::NAN)).is_nan());
         let mut row = random(100, 1);
         let expected: Vec<f32> = row.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
-        round_all(&mut row);
+        round_all(Isa::best(), &mut row);
         assert_eq!(row, expected);
     }
 }

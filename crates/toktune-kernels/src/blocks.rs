@@ -8,8 +8,9 @@
 //! The loops run over arrays of fixed length and have no branches, which is what lets the compiler vectorise
 //! them.
 
+use crate::Isa;
 use crate::isa::multiversion;
-use crate::weight::WeightType;
+use crate::weight_type::WeightType;
 
 mod codebook;
 mod grids;
@@ -21,33 +22,33 @@ mod tests;
 ///
 /// Panics when `dtype` is no block type, `data` ends inside a block, or `out` has another length than the
 /// blocks.
-pub fn decode(dtype: WeightType, data: &[u8], out: &mut [f32]) {
+pub fn decode(isa: Isa, dtype: WeightType, data: &[u8], out: &mut [f32]) {
     let (block_len, block_bytes) = (dtype.block_len(), dtype.block_bytes());
     assert!(data.len().is_multiple_of(block_bytes), "{} bytes end inside a {dtype} block", data.len());
     assert_eq!(out.len(), data.len() / block_bytes * block_len, "the length of decoded {dtype} blocks");
     match dtype {
-        WeightType::Q4_0 => q4_0(data, out),
-        WeightType::Q4_1 => q4_1(data, out),
-        WeightType::Q5_0 => q5_0(data, out),
-        WeightType::Q5_1 => q5_1(data, out),
-        WeightType::Q8_0 => q8_0(data, out),
-        WeightType::Q2K => q2_k(data, out),
-        WeightType::Q3K => q3_k(data, out),
-        WeightType::Q4K => q4_k(data, out),
-        WeightType::Q5K => q5_k(data, out),
-        WeightType::Q6K => q6_k(data, out),
-        WeightType::Iq1S => codebook::iq1_s(data, out),
-        WeightType::Iq1M => codebook::iq1_m(data, out),
-        WeightType::Iq2Xxs => codebook::iq2_xxs(data, out),
-        WeightType::Iq2Xs => codebook::iq2_xs(data, out),
-        WeightType::Iq2S => codebook::iq2_s(data, out),
-        WeightType::Iq3Xxs => codebook::iq3_xxs(data, out),
-        WeightType::Iq3S => codebook::iq3_s(data, out),
-        WeightType::Iq4Nl => codebook::iq4_nl(data, out),
-        WeightType::Iq4Xs => codebook::iq4_xs(data, out),
-        WeightType::Tq1_0 => ternary::tq1_0(data, out),
-        WeightType::Tq2_0 => ternary::tq2_0(data, out),
-        WeightType::Mxfp4 => codebook::mxfp4(data, out),
+        WeightType::Q4_0 => q4_0(isa, data, out),
+        WeightType::Q4_1 => q4_1(isa, data, out),
+        WeightType::Q5_0 => q5_0(isa, data, out),
+        WeightType::Q5_1 => q5_1(isa, data, out),
+        WeightType::Q8_0 => q8_0(isa, data, out),
+        WeightType::Q2K => q2_k(isa, data, out),
+        WeightType::Q3K => q3_k(isa, data, out),
+        WeightType::Q4K => q4_k(isa, data, out),
+        WeightType::Q5K => q5_k(isa, data, out),
+        WeightType::Q6K => q6_k(isa, data, out),
+        WeightType::Iq1S => codebook::iq1_s(isa, data, out),
+        WeightType::Iq1M => codebook::iq1_m(isa, data, out),
+        WeightType::Iq2Xxs => codebook::iq2_xxs(isa, data, out),
+        WeightType::Iq2Xs => codebook::iq2_xs(isa, data, out),
+        WeightType::Iq2S => codebook::iq2_s(isa, data, out),
+        WeightType::Iq3Xxs => codebook::iq3_xxs(isa, data, out),
+        WeightType::Iq3S => codebook::iq3_s(isa, data, out),
+        WeightType::Iq4Nl => codebook::iq4_nl(isa, data, out),
+        WeightType::Iq4Xs => codebook::iq4_xs(isa, data, out),
+        WeightType::Tq1_0 => ternary::tq1_0(isa, data, out),
+        WeightType::Tq2_0 => ternary::tq2_0(isa, data, out),
+        WeightType::Mxfp4 => codebook::mxfp4(isa, data, out),
         WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::F8E4M3 | WeightType::F8E5M2 => {
             panic!("{dtype} is no block type")
         }
@@ -108,7 +109,7 @@ fn with_fifth_bits(bytes: &[u8; 16], fifth: &[u8; 4]) -> [u8; 32] {
 multiversion! {
     up to avx2:
     /// Scale, 16 bytes: weight `i` in the low and weight `i + 16` in the high half of byte `i`, less 8.
-    fn q4_0(data: &[u8], out: &mut [f32]) {
+    fn q4_0(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, q) = (half_at(block, 0), nibbles(bytes_at(block, 2)));
             for i in 0..32 {
@@ -121,7 +122,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, minimum, 16 bytes as in `q4_0`, not shifted.
-    fn q4_1(data: &[u8], out: &mut [f32]) {
+    fn q4_1(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<20>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, m, q) = (half_at(block, 0), half_at(block, 2), nibbles(bytes_at(block, 4)));
             for i in 0..32 {
@@ -134,7 +135,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, 32 fifth bits, 16 bytes as in `q4_0`; less 16.
-    fn q5_0(data: &[u8], out: &mut [f32]) {
+    fn q5_0(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<22>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, q) = (half_at(block, 0), with_fifth_bits(bytes_at(block, 6), bytes_at(block, 2)));
             for i in 0..32 {
@@ -147,7 +148,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, minimum, 32 fifth bits, 16 bytes as in `q4_0`, not shifted.
-    fn q5_1(data: &[u8], out: &mut [f32]) {
+    fn q5_1(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<24>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, m) = (half_at(block, 0), half_at(block, 2));
             let q = with_fifth_bits(bytes_at(block, 8), bytes_at(block, 4));
@@ -161,7 +162,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, 32 signed bytes.
-    fn q8_0(data: &[u8], out: &mut [f32]) {
+    fn q8_0(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<34>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, q) = (half_at(block, 0), bytes_at::<32>(block, 2));
             for i in 0..32 {
@@ -175,7 +176,7 @@ multiversion! {
     up to avx2:
     /// Sixteen 4-bit scales and minima, 64 bytes of four 2-bit numbers each, scale, scale of the minima. Of each 32
     /// bytes the first numbers are a run of 32 weights with two scales and minima, then the second ones and so on.
-    fn q2_k(data: &[u8], out: &mut [f32]) {
+    fn q2_k(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<84>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, d_min) = (half_at(block, 80), half_at(block, 82));
             for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -197,7 +198,7 @@ multiversion! {
     /// less 32, scale. Bit `r` of byte `i` belongs to weight `i` of run `r`; where it is not set, the number is less 4.
     /// The scales' low halves are the halves of eight bytes, their top two bits those of four bytes, the first of each
     /// first.
-    fn q3_k(data: &[u8], out: &mut [f32]) {
+    fn q3_k(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<110>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, packed) = (half_at(block, 108), bytes_at::<12>(block, 96));
             for (part, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -236,7 +237,7 @@ multiversion! {
     up to avx2:
     /// Scale, scale of the minima, packed scales and minima of eight groups of 32 weights, 128 bytes: of each
     /// 32, the low halves are one group and the high halves the next.
-    fn q4_k(data: &[u8], out: &mut [f32]) {
+    fn q4_k(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<144>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, d_min) = (half_at(block, 0), half_at(block, 2));
             let (scales, minima) = scales_and_minima(block, 4);
@@ -261,7 +262,7 @@ multiversion! {
     up to avx2:
     /// As `q4_k`, with 32 bytes of fifth bits before the 128: bit `g` of byte `i` belongs to weight `i` of
     /// group `g`.
-    fn q5_k(data: &[u8], out: &mut [f32]) {
+    fn q5_k(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<176>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, d_min) = (half_at(block, 0), half_at(block, 2));
             let (scales, minima) = scales_and_minima(block, 4);
@@ -288,7 +289,7 @@ multiversion! {
     /// Each half of the block is four runs of 32 weights with two scales each: runs 0 and 1 are the low, runs
     /// 2 and 3 the high halves of 64 bytes, and run `r` has bits `2r` and `2r + 1` of 32 bytes on top; less
     /// 32.
-    fn q6_k(data: &[u8], out: &mut [f32]) {
+    fn q6_k(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<210>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 208);
             for (half, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {

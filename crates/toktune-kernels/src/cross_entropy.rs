@@ -17,11 +17,13 @@ mod significant;
 
 pub use head::Head;
 
-use crate::gemm::{View, gemm};
+use crate::Isa;
+use crate::gemm::gemm;
 use crate::math::{axpy, exp, exp_shifted, max, scale};
 use crate::matmul::{self, Write};
 use crate::product::Precision;
 use crate::shared::{pieces, with_scratch};
+use crate::view::View;
 use crate::weight::{Matrix, TokenTable};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -107,7 +109,7 @@ pub fn cross_entropy(
         let seen = pass.run(dh.as_deref_mut());
         if let Some(dh) = dh.filter(|_| !of.weights.is_empty()) {
             let rows = dh.chunks_exact_mut(d.max(1)).zip(&of.weights[chunk.clone()]);
-            rows.for_each(|(dh, weight)| scale(dh, *weight));
+            rows.for_each(|(dh, weight)| scale(head.isa, dh, *weight));
         }
         losses[chunk].iter_mut().zip(&seen).for_each(|(loss, seen)| *loss = seen.lse() - seen.target);
         lse.extend(seen.iter().map(Seen::lse));
@@ -168,7 +170,8 @@ pub fn with_trained_entries(
             let n = trained.len();
             let values = &table.values()[trained[0].0 * d..][..n * d];
             with_scratch(m * n, |logits| {
-                gemm((m, n, d), View::rows(h, d), View::transposed(values, d), logits, n, false);
+                let operands = [View::rows(h, d), View::transposed(values, d)];
+                gemm(head.isa, (m, n, d), operands, logits, n, false);
                 for ((logits, seen), target) in
                     logits.chunks_exact_mut(n).zip(&mut seen).zip(&targets[first..])
                 {
@@ -178,7 +181,7 @@ pub fn with_trained_entries(
                     if let Some(at) = trained.iter().position(|t| t.1 == *target as usize) {
                         seen.target = logits[at];
                     }
-                    seen.add(logits);
+                    seen.add(head.isa, logits);
                 }
             });
         }
@@ -202,7 +205,7 @@ fn trained_entries(table: &TokenTable<'_>) -> Vec<(usize, usize)> {
 
 /// Some entries of a table, as a matrix of their own.
 struct Panel<'a> {
-    table: &'a TokenTable<'a>,
+    head: &'a Head<'a>,
     entries: Range<usize>,
 }
 
@@ -212,16 +215,16 @@ impl Matrix for Panel<'_> {
     }
 
     fn cols(&self) -> usize {
-        self.table.cols()
+        self.head.table.cols()
     }
 
     fn column_unit(&self) -> usize {
-        self.table.column_unit()
+        self.head.table.column_unit()
     }
 
-    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+    fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
         let first = self.entries.start;
-        self.table.decode(first + rows.start..first + rows.end, cols, panel);
+        self.head.table.decode(isa, first + rows.start..first + rows.end, cols, panel);
     }
 }
 
@@ -260,8 +263,8 @@ impl Seen {
     }
 
     /// Turns logits into `e^(logit - largest)`, counts them, and returns what sums from before are to be scaled by.
-    fn add(&mut self, logits: &mut [f32]) -> f32 {
-        let new = self.largest.max(max(logits));
+    fn add(&mut self, isa: Isa, logits: &mut [f32]) -> f32 {
+        let new = self.largest.max(max(isa, logits));
         if new == f32::NEG_INFINITY {
             // nothing but entries that are left out; NaN goes on below
             if logits.iter().all(|x| *x == f32::NEG_INFINITY) {
@@ -270,7 +273,7 @@ impl Seen {
             }
         }
         let keep = exp(self.largest - new);
-        self.total = self.total * keep + exp_shifted(logits, new);
+        self.total = self.total * keep + exp_shifted(isa, logits, new);
         self.largest = new;
         keep
     }
@@ -279,7 +282,7 @@ impl Seen {
 impl Pass<'_> {
     /// What every row saw of the whole vocabulary; also writes, if asked for, the gradient of the rows.
     fn run(&self, mut dh: Option<&mut [f32]>) -> Vec<Seen> {
-        let (m, d) = (self.targets.len(), self.head.table.cols());
+        let (isa, m, d) = (self.head.isa, self.targets.len(), self.head.table.cols());
         let mut seen = vec![Seen::NOTHING; m];
         if let Some(dh) = dh.as_deref_mut() {
             dh.fill(0.0);
@@ -287,8 +290,8 @@ impl Pass<'_> {
         with_scratch(m * PANEL_ROWS, |scratch| {
             for entries in pieces(self.head.table.rows(), PANEL_ROWS) {
                 let logits = &mut scratch[..m * entries.len()];
-                let panel = Panel { table: self.head.table, entries: entries.clone() };
-                matmul::forward(self.h, &panel, self.precision, Write::Over, logits);
+                let panel = Panel { head: self.head, entries: entries.clone() };
+                matmul::forward(isa, self.h, &panel, self.precision, Write::Over, logits);
                 if !self.head.bias.is_empty() || self.head.soft_cap.is_some() {
                     let n = entries.len();
                     logits.par_chunks_mut(n).for_each(|row| self.head.finish(entries.clone(), row));
@@ -301,7 +304,7 @@ impl Pass<'_> {
                     let few = self.precision == Precision::Bf16
                         && significant::add_if_few(&panel, logits, &seen, dh);
                     if !few {
-                        matmul::backward(logits, &panel, self.precision, Write::Add, dh);
+                        matmul::backward(isa, logits, &panel, self.precision, Write::Add, dh);
                     }
                 }
             }
@@ -309,9 +312,9 @@ impl Pass<'_> {
         if let Some(dh) = dh {
             dh.par_chunks_mut(d.max(1)).zip(&seen).zip(self.targets).for_each(|((dh, seen), &target)| {
                 with_scratch(d, |target_row| {
-                    self.head.table.decode(target as usize..target as usize + 1, 0..d, target_row);
-                    scale(dh, 1.0 / seen.total);
-                    axpy(dh, -self.head.slope(seen.target), target_row);
+                    self.head.table.decode(isa, target as usize..target as usize + 1, 0..d, target_row);
+                    scale(isa, dh, 1.0 / seen.total);
+                    axpy(isa, dh, -self.head.slope(seen.target), target_row);
                 });
             });
         }
@@ -329,26 +332,26 @@ impl Pass<'_> {
 
     /// Turns the logits of some entries into `e^(logit - largest)`, and brings what was summed before to the new largest.
     fn see(&self, entries: &Range<usize>, logits: &mut [f32], seen: &mut [Seen], dh: Option<&mut [f32]>) {
-        let (n, d) = (entries.len(), self.head.table.cols().max(1));
+        let (isa, n, d) = (self.head.isa, entries.len(), self.head.table.cols().max(1));
         let row = |logits: &mut [f32], seen: &mut Seen, target: u32, dh: Option<&mut [f32]>| {
             if entries.contains(&(target as usize)) {
                 seen.target = logits[target as usize - entries.start];
             }
             let Some(dh) = dh else {
-                seen.add(logits);
+                seen.add(isa, logits);
                 return;
             };
             let keep = match self.head.soft_cap {
-                None => seen.add(logits),
+                None => seen.add(isa, logits),
                 Some(cap) => with_scratch(n, |before| {
                     before.copy_from_slice(logits);
-                    let keep = seen.add(logits);
-                    head::scale_by_slopes(logits, before, cap);
+                    let keep = seen.add(isa, logits);
+                    head::scale_by_slopes(isa, logits, before, cap);
                     keep
                 }),
             };
             if keep != 1.0 {
-                scale(dh, keep);
+                scale(isa, dh, keep);
             }
         };
         let tasks = logits
@@ -387,7 +390,8 @@ fn trained_pass(of: Labelled<'_>, head: &Head<'_>, lse: &[f32], sums: &mut [f32]
                 for tile in &tiles {
                     let (m, h) = (tile.len(), &hidden[tile.start * d..tile.end * d]);
                     let p = &mut scratch[..m * n];
-                    gemm((m, n, d), View::rows(h, d), View::transposed(values, d), p, n, false);
+                    let operands = [View::rows(h, d), View::transposed(values, d)];
+                    gemm(head.isa, (m, n, d), operands, p, n, false);
                     for (p, r) in p.chunks_exact_mut(n).zip(tile.clone()) {
                         for (p, t) in p.iter_mut().zip(trained) {
                             let logit = head.finish_one(t.1, *p);
@@ -395,10 +399,10 @@ fn trained_pass(of: Labelled<'_>, head: &Head<'_>, lse: &[f32], sums: &mut [f32]
                             *p = (exp(logit - lse[r]) - is_target) * head.slope(logit);
                         }
                         if !of.weights.is_empty() {
-                            scale(p, of.weight(r));
+                            scale(head.isa, p, of.weight(r));
                         }
                     }
-                    gemm((n, d, m), View::transposed(p, n), View::rows(h, d), sums, d, true);
+                    gemm(head.isa, (n, d, m), [View::transposed(p, n), View::rows(h, d)], sums, d, true);
                 }
             });
         },

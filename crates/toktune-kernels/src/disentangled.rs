@@ -11,10 +11,12 @@
 //! square of the longest sequence, but not with the batch or the number of heads. The rows that encoders of this kind read
 //! are short.
 
+use crate::Isa;
 use crate::attention::{Saved, Span};
-use crate::gemm::{View, gemm};
+use crate::gemm::gemm;
 use crate::math::{dot, exp_shifted, max, scale};
 use crate::shared::{SharedMatrix, with_scratch};
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -55,6 +57,7 @@ pub struct Inputs<'a> {
 
 /// One sequence with one head.
 struct Part<'a> {
+    isa: Isa,
     shape: &'a Shape,
     x: &'a Inputs<'a>,
     rows: Range<usize>,
@@ -71,7 +74,7 @@ impl Shape {
     }
 
     /// Checks the lengths; the sequences with each head, and the number of rows.
-    fn parts<'a>(&'a self, spans: &[Span], x: &'a Inputs<'a>) -> (Vec<Part<'a>>, usize) {
+    fn parts<'a>(&'a self, isa: Isa, spans: &[Span], x: &'a Inputs<'a>) -> (Vec<Part<'a>>, usize) {
         let (width, of) = (self.width(), &x.distances);
         assert!(width > 0 && x.q.len().is_multiple_of(width), "rows of {width}");
         assert!(x.k.len() == x.q.len() && x.v.len() == x.q.len(), "as many keys and values as queries");
@@ -96,6 +99,7 @@ impl Shape {
             let first = places.iter().min().map_or(0, |place| *place as usize);
             let end = places.iter().max().map_or(0, |place| *place as usize + 1);
             parts.extend((0..self.heads).map(|head| Part {
+                isa,
                 shape: self,
                 x,
                 rows: span.rows.clone(),
@@ -141,25 +145,25 @@ impl<'a> Part<'a> {
         let (n, hd, w) = (self.len(), self.shape.head_dim, self.needed.len());
         let (q, k) = (self.rows(self.x.q), self.rows(self.x.k));
         let (keys, stride) = self.of_head(self.x.k, self.rows.start);
-        gemm((n, n, hd), q, View::transposed(keys, stride), scores, n, false);
+        gemm(self.isa, (n, n, hd), [q, View::transposed(keys, stride)], scores, n, false);
         let of = self.x.distances;
         if !of.keys.is_empty() {
             let (rows, stride) = self.of_head(of.keys, self.needed.start);
-            gemm((n, w, hd), q, View::transposed(rows, stride), room, w, false);
+            gemm(self.isa, (n, w, hd), [q, View::transposed(rows, stride)], room, w, false);
             for (i, line) in scores.chunks_exact_mut(n).enumerate() {
                 line.iter_mut().zip(self.places_of(i)).for_each(|(s, place)| *s += room[i * w + place]);
             }
         }
         if !of.queries.is_empty() {
             let (rows, stride) = self.of_head(of.queries, self.needed.start);
-            gemm((n, w, hd), k, View::transposed(rows, stride), room, w, false);
+            gemm(self.isa, (n, w, hd), [k, View::transposed(rows, stride)], room, w, false);
             for (i, line) in scores.chunks_exact_mut(n).enumerate() {
                 for (j, (s, place)) in line.iter_mut().zip(self.places_of(i)).enumerate() {
                     *s += room[j * w + place];
                 }
             }
         }
-        scale(scores, self.shape.scale);
+        scale(self.isa, scores, self.shape.scale);
     }
 
     /// `sum [n, head_dim] = ds k`, with what the rows for distances give; `of_keys` takes `dSᵀ` for the keys.
@@ -170,13 +174,13 @@ impl<'a> Part<'a> {
             false => (View::rows(ds, n), self.x.k, of.keys),
             true => (View::transposed(ds, n), self.x.q, of.queries),
         };
-        gemm((n, hd, n), left, self.rows(other), sum, hd, false);
+        gemm(self.isa, (n, hd, n), [left, self.rows(other)], sum, hd, false);
         if rows.is_empty() {
             return;
         }
         self.sum_by_place(ds, of_keys, room);
         let (rows, stride) = self.of_head(rows, self.needed.start);
-        gemm((n, hd, w), View::rows(room, w), View::rows(rows, stride), sum, hd, true);
+        gemm(self.isa, (n, hd, w), [View::rows(room, w), View::rows(rows, stride)], sum, hd, true);
     }
 
     /// `room [n, needed]`: the entries of `ds [n, n]` summed by the place of their distance, for each query or, with `by_key`, for
@@ -196,9 +200,9 @@ impl<'a> Part<'a> {
         let (n, hd, width) = (self.len(), self.shape.head_dim, self.shape.width());
         self.scores(p, room);
         let (values, stride) = self.of_head(self.x.v, self.rows.start);
-        gemm((n, n, hd), self.rows(saved.dout), View::transposed(values, stride), ds, n, false);
+        gemm(self.isa, (n, n, hd), [self.rows(saved.dout), View::transposed(values, stride)], ds, n, false);
         for ((row, p), ds) in self.rows.clone().zip(p.chunks_exact_mut(n)).zip(ds.chunks_exact_mut(n)) {
-            exp_shifted(p, saved.lse[row * self.shape.heads + self.head]);
+            exp_shifted(self.isa, p, saved.lse[row * self.shape.heads + self.head]);
             let at = row * width + self.head * hd;
             let delta = dot(&saved.out[at..at + hd], &saved.dout[at..at + hd]);
             ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = self.shape.scale * *p * (*ds - delta));
@@ -222,8 +226,8 @@ impl<'a> Part<'a> {
 /// denominators, which [`backward`] needs.
 ///
 /// Panics when the lengths do not fit, or a sequence has past rows.
-pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], lse: &mut [f32]) {
-    let (parts, rows) = shape.parts(spans, x);
+pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], lse: &mut [f32]) {
+    let (parts, rows) = shape.parts(isa, spans, x);
     let hd = shape.head_dim;
     let (out, lse) = (SharedMatrix::new(out, rows, shape.width()), SharedMatrix::new(lse, rows, shape.heads));
     parts.into_par_iter().for_each(|part| {
@@ -233,13 +237,13 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
             let (room, own) = rest.split_at_mut(part.by_place());
             part.scores(scores, room);
             for (row, line) in part.rows.clone().zip(scores.chunks_exact_mut(n)) {
-                let top = max(line);
-                let total = exp_shifted(line, top);
-                scale(line, 1.0 / total);
+                let top = max(isa, line);
+                let total = exp_shifted(isa, line, top);
+                scale(isa, line, 1.0 / total);
                 // SAFETY: each row of each head belongs to one part.
                 unsafe { lse.row(row, part.head, 1) }.fill(top + total.ln());
             }
-            gemm((n, hd, n), View::rows(scores, n), part.rows(x.v), own, hd, false);
+            gemm(isa, (n, hd, n), [View::rows(scores, n), part.rows(x.v)], own, hd, false);
             // SAFETY: as above.
             unsafe { part.put(own, &out) };
         });
@@ -255,13 +259,14 @@ pub fn forward(shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mut [f32], l
 ///
 /// Panics when the lengths do not fit.
 pub fn backward(
+    isa: Isa,
     shape: &Shape,
     spans: &[Span],
     x: &Inputs<'_>,
     saved: &Saved<'_>,
     (dq, dk, dv): (&mut [f32], &mut [f32], &mut [f32]),
 ) {
-    let (parts, rows) = shape.parts(spans, x);
+    let (parts, rows) = shape.parts(isa, spans, x);
     let (hd, width) = (shape.head_dim, shape.width());
     assert!(saved.out.len() == x.q.len() && saved.dout.len() == x.q.len(), "the output and its gradient");
     assert_eq!(saved.lse.len(), rows * shape.heads, "one denominator a row and head");
@@ -273,7 +278,7 @@ pub fn backward(
             let (ds, rest) = rest.split_at_mut(n * n);
             let (room, own) = rest.split_at_mut(part.by_place());
             part.pull_softmax(saved, p, ds, room);
-            gemm((n, hd, n), View::transposed(p, n), part.rows(saved.dout), own, hd, false);
+            gemm(isa, (n, hd, n), [View::transposed(p, n), part.rows(saved.dout)], own, hd, false);
             // SAFETY: each row of each head belongs to one part.
             unsafe { part.put(own, &dv) };
             part.pull_scores(ds, false, room, own);
@@ -291,13 +296,14 @@ pub fn backward(
 ///
 /// Each head has one thread, which takes the sequences in their order. Panics when the lengths do not fit.
 pub fn backward_distances(
+    isa: Isa,
     shape: &Shape,
     spans: &[Span],
     x: &Inputs<'_>,
     saved: &Saved<'_>,
     (dkeys, dqueries): (&mut [f32], &mut [f32]),
 ) {
-    let (parts, _) = shape.parts(spans, x);
+    let (parts, _) = shape.parts(isa, spans, x);
     let (hd, width) = (shape.head_dim, shape.width());
     dkeys.fill(0.0);
     dqueries.fill(0.0);
@@ -321,7 +327,7 @@ pub fn backward_distances(
                     }
                     part.sum_by_place(ds, by_key, room);
                     let other = part.rows(if by_key { x.k } else { x.q });
-                    gemm((w, hd, n), View::transposed(room, w), other, own, hd, false);
+                    gemm(isa, (w, hd, n), [View::transposed(room, w), other], own, hd, false);
                     for (place, own) in part.needed.clone().zip(own.chunks_exact(hd)) {
                         // SAFETY: this thread alone has the head.
                         let sums = unsafe { to.row(place, head * hd, hd) };
@@ -404,11 +410,11 @@ mod tests {
                     let what =
                         format!("{isa} {heads}x{head_dim} {lengths:?} {} {}", keys.len(), queries.len());
                     let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * heads]);
-                    forward(&shape, &spans, &x, &mut out, &mut lse);
+                    forward(isa, &shape, &spans, &x, &mut out, &mut lse);
                     assert_close(&out, &reference(&shape, &spans, &x), 1e-5, &what);
                     let saved = Saved { out: &out, lse: &lse, dout: &dout };
                     let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![f32::NAN; q.len()]);
-                    backward(&shape, &spans, &x, &saved, (&mut dq, &mut dk, &mut dv));
+                    backward(isa, &shape, &spans, &x, &saved, (&mut dq, &mut dk, &mut dv));
                     let loss = |x: &Inputs<'_>| -> f64 {
                         reference(&shape, &spans, x).iter().zip(&dout).map(|(y, l)| y * *l as f64).sum()
                     };
@@ -419,7 +425,7 @@ mod tests {
                     let of_v = central_differences(&v, |v| loss(&Inputs { v, ..x }));
                     assert_close(&dv, &of_v, 1e-3, &format!("{what}: values"));
                     let [mut dkeys, mut dqueries] = [keys, queries].map(|rows| vec![f32::NAN; rows.len()]);
-                    backward_distances(&shape, &spans, &x, &saved, (&mut dkeys, &mut dqueries));
+                    backward_distances(isa, &shape, &spans, &x, &saved, (&mut dkeys, &mut dqueries));
                     let of_keys = central_differences(keys, |keys| {
                         loss(&Inputs { distances: Distances { keys, ..distances }, ..x })
                     });

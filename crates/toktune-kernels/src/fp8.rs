@@ -12,7 +12,7 @@ const E5M2_SCALE: f32 = f32::from_bits((127 + 112) << 23);
 
 multiversion! {
     /// A sign, four bits of exponent, three of mantissa; no infinities, and a NaN where all bits are set.
-    pub(crate) fn e4m3(data: &[u8], out: &mut [f32]) {
+    pub(crate) fn e4m3(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (x, byte) in out.iter_mut().zip(data) {
             let bits = *byte as u32;
             let magnitude = (f32::from_bits((bits & 0x7F) << 20) * E4M3_SCALE).to_bits();
@@ -24,7 +24,7 @@ multiversion! {
 
 multiversion! {
     /// A sign, five bits of exponent, two of mantissa: the upper half of a half-precision number.
-    pub(crate) fn e5m2(data: &[u8], out: &mut [f32]) {
+    pub(crate) fn e5m2(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (x, byte) in out.iter_mut().zip(data) {
             let bits = *byte as u32;
             let magnitude = (f32::from_bits((bits & 0x7F) << 21) * E5M2_SCALE).to_bits();
@@ -56,8 +56,8 @@ mod tests {
         let bytes: Vec<u8> = (0..=u8::MAX).collect();
         each_isa(|isa| {
             let (mut four, mut five) = (vec![0f32; 256], vec![0f32; 256]);
-            e4m3(&bytes, &mut four);
-            e5m2(&bytes, &mut five);
+            e4m3(isa, &bytes, &mut four);
+            e5m2(isa, &bytes, &mut five);
             for byte in 0..=u8::MAX {
                 let expected = [e4m3_reference(byte), f16::from_bits((byte as u16) << 8).to_f64()];
                 for (got, expected) in [four[byte as usize], five[byte as usize]].into_iter().zip(expected) {

@@ -1,5 +1,6 @@
 //! The activation of an MLP, gated (`act(gate) * up`) or plain (`act(x)`), with its vector-Jacobian product.
 
+use crate::Isa;
 use crate::isa::multiversion;
 use crate::math::{erf, exp, tanh};
 use rayon::prelude::*;
@@ -26,63 +27,71 @@ impl Activation {
 }
 
 /// `x = act(x)`, entry by entry.
-pub fn activate(activation: Activation, x: &mut [f32]) {
+pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
     x.par_chunks_mut(TASK).for_each(|x| match activation {
-        Activation::Silu => activate_silu(x),
-        Activation::GeluTanh => activate_gelu_tanh(x),
-        Activation::Gelu => activate_gelu(x),
-        Activation::Relu => activate_relu(x),
+        Activation::Silu => activate_silu(isa, x),
+        Activation::GeluTanh => activate_gelu_tanh(isa, x),
+        Activation::Gelu => activate_gelu(isa, x),
+        Activation::Relu => activate_relu(isa, x),
     });
 }
 
 /// The gradient of the input `x` from that of `act(x)`, which comes in `dx` and is replaced there.
 ///
 /// Panics when the lengths differ.
-pub fn activate_backward(activation: Activation, x: &[f32], dx: &mut [f32]) {
+pub fn activate_backward(isa: Isa, activation: Activation, x: &[f32], dx: &mut [f32]) {
     assert_eq!(x.len(), dx.len(), "an input and its gradient");
     dx.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(dx, x)| match activation {
-        Activation::Silu => pull_silu(x, dx),
-        Activation::GeluTanh => pull_gelu_tanh(x, dx),
-        Activation::Gelu => pull_gelu(x, dx),
-        Activation::Relu => pull_relu(x, dx),
+        Activation::Silu => pull_silu(isa, x, dx),
+        Activation::GeluTanh => pull_gelu_tanh(isa, x, dx),
+        Activation::Gelu => pull_gelu(isa, x, dx),
+        Activation::Relu => pull_relu(isa, x, dx),
     });
 }
 
 /// `y = act(gate) * up`, entry by entry; overwrites `y`.
 ///
 /// Panics when the lengths differ.
-pub fn gated_forward(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+pub fn gated_forward(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == y.len(), "{} {} {}", gate.len(), up.len(), y.len());
     y.par_chunks_mut(TASK)
         .zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK)))
-        .for_each(|(y, (gate, up))| forward_tile(activation, gate, up, y));
+        .for_each(|(y, (gate, up))| forward_tile(isa, activation, gate, up, y));
 }
 
 /// The gradients of both inputs from that of the output, which comes in `dgate` and is replaced there; overwrites `dup`.
 ///
 /// Panics when the lengths differ.
-pub fn gated_backward(activation: Activation, gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+pub fn gated_backward(
+    isa: Isa,
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
     let n = gate.len();
     assert!([up.len(), dgate.len(), dup.len()] == [n; 3], "{n} entries in each");
     dgate
         .par_chunks_mut(TASK)
         .zip(dup.par_chunks_mut(TASK))
         .zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK)))
-        .for_each(|((dgate, dup), (gate, up))| backward_tile(activation, gate, up, dgate, dup));
+        .for_each(|((dgate, dup), (gate, up))| backward_tile(isa, activation, gate, up, dgate, dup));
 }
 
 /// [`gated_forward`] on one thread.
-pub(crate) fn forward_tile(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+pub(crate) fn forward_tile(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     match activation {
-        Activation::Silu => forward_silu(gate, up, y),
-        Activation::GeluTanh => forward_gelu_tanh(gate, up, y),
-        Activation::Gelu => forward_gelu(gate, up, y),
-        Activation::Relu => forward_relu(gate, up, y),
+        Activation::Silu => forward_silu(isa, gate, up, y),
+        Activation::GeluTanh => forward_gelu_tanh(isa, gate, up, y),
+        Activation::Gelu => forward_gelu(isa, gate, up, y),
+        Activation::Relu => forward_relu(isa, gate, up, y),
     }
 }
 
 /// [`gated_backward`] on one thread.
 pub(crate) fn backward_tile(
+    isa: Isa,
     activation: Activation,
     gate: &[f32],
     up: &[f32],
@@ -90,10 +99,10 @@ pub(crate) fn backward_tile(
     dup: &mut [f32],
 ) {
     match activation {
-        Activation::Silu => backward_silu(gate, up, dgate, dup),
-        Activation::GeluTanh => backward_gelu_tanh(gate, up, dgate, dup),
-        Activation::Gelu => backward_gelu(gate, up, dgate, dup),
-        Activation::Relu => backward_relu(gate, up, dgate, dup),
+        Activation::Silu => backward_silu(isa, gate, up, dgate, dup),
+        Activation::GeluTanh => backward_gelu_tanh(isa, gate, up, dgate, dup),
+        Activation::Gelu => backward_gelu(isa, gate, up, dgate, dup),
+        Activation::Relu => backward_relu(isa, gate, up, dgate, dup),
     }
 }
 
@@ -133,28 +142,28 @@ fn relu(x: f32) -> (f32, f32) {
 macro_rules! loops {
     ($forward:ident, $backward:ident, $activate:ident, $pull:ident, $activation:ident) => {
         multiversion! {
-            fn $activate(x: &mut [f32]) {
+            fn $activate(isa: Isa, x: &mut [f32]) {
                 for x in x {
                     *x = $activation(*x).0;
                 }
             }
         }
         multiversion! {
-            fn $pull(x: &[f32], dx: &mut [f32]) {
+            fn $pull(isa: Isa, x: &[f32], dx: &mut [f32]) {
                 for (dx, x) in dx.iter_mut().zip(x) {
                     *dx *= $activation(*x).1;
                 }
             }
         }
         multiversion! {
-            fn $forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+            fn $forward(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
                 for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
                     *y = $activation(*gate).0 * up;
                 }
             }
         }
         multiversion! {
-            fn $backward(gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+            fn $backward(isa: Isa, gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
                 for (((dgate, dup), gate), up) in dgate.iter_mut().zip(dup).zip(gate).zip(up) {
                     let (value, slope) = $activation(*gate);
                     let dy = *dgate;
@@ -209,10 +218,10 @@ mod tests {
                     };
                     let what = format!("{isa} {activation:?} {n}");
                     let mut y = vec![f32::NAN; n];
-                    gated_forward(activation, &gate, &up, &mut y);
+                    gated_forward(isa, activation, &gate, &up, &mut y);
                     assert_close(&y, &value(&gate, &up), 1e-6, &what);
                     let (mut dgate, mut dup) = (dy.clone(), vec![f32::NAN; n]);
-                    gated_backward(activation, &gate, &up, &mut dgate, &mut dup);
+                    gated_backward(isa, activation, &gate, &up, &mut dgate, &mut dup);
                     if n > 0 && n < 100 {
                         let loss = |y: Vec<f64>| y.iter().zip(&dy).map(|(y, l)| y * *l as f64).sum::<f64>();
                         let expected = central_differences(&gate, |g| loss(value(g, &up)));
@@ -223,9 +232,9 @@ mod tests {
                             x.iter().map(|x| reference(activation, *x as f64)).collect()
                         };
                         let (mut y, mut dx) = (gate.clone(), dy.clone());
-                        activate(activation, &mut y);
+                        activate(isa, activation, &mut y);
                         assert_close(&y, &plain(&gate), 1e-6, &format!("{what} plain"));
-                        activate_backward(activation, &gate, &mut dx);
+                        activate_backward(isa, activation, &gate, &mut dx);
                         let expected = central_differences(&gate, |g| loss(plain(g)));
                         assert_close(&dx, &expected, 1e-4, &format!("{what} plain gradient"));
                     }
@@ -240,8 +249,8 @@ mod tests {
             let gate = [-1e4f32, -100.0, 0.0, 100.0, 1e4];
             let (up, dy) = ([1.0f32; 5], [1.0f32; 5]);
             let (mut y, mut dgate, mut dup) = ([0f32; 5], dy, [0f32; 5]);
-            gated_forward(activation, &gate, &up, &mut y);
-            gated_backward(activation, &gate, &up, &mut dgate, &mut dup);
+            gated_forward(Isa::best(), activation, &gate, &up, &mut y);
+            gated_backward(Isa::best(), activation, &gate, &up, &mut dgate, &mut dup);
             assert!(
                 y.iter().chain(&dgate).chain(&dup).all(|x| x.is_finite()),
                 "{activation:?} {y:?} {dgate:?}"

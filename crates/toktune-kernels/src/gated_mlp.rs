@@ -4,6 +4,7 @@
 //! whole, unless the caller wants to keep them for the backward pass. What is between them and the down projection
 //! exists for [`CHUNK_ROWS`] rows at a time.
 
+use crate::Isa;
 use crate::gated::{Activation, backward_tile, forward_tile, gated_backward};
 use crate::matmul::{self, Write};
 use crate::product::{Left, Precision, Product};
@@ -17,6 +18,8 @@ pub const CHUNK_ROWS: usize = 1536;
 /// The frozen weights: `gate` and `up` are `[inner, d]`, `down` is `[d, inner]`.
 #[derive(Clone, Copy, Debug)]
 pub struct GatedMlp<'a, M> {
+    /// The instructions that it runs with.
+    pub isa: Isa,
     /// Gate projection.
     pub gate: &'a M,
     /// Up projection.
@@ -66,7 +69,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
                     (&mut keep.gate[first..][..rows * inner], &mut keep.up[first..][..rows * inner])
                 });
                 self.gate_and_up(x, product, kept);
-                matmul::forward(product, self.down, self.precision, write, y);
+                matmul::forward(self.isa, product, self.down, self.precision, write, y);
             });
         }
     }
@@ -81,7 +84,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
             for (i, (gate, up)) in gate.chunks_exact(width).zip(up.chunks_exact(width)).enumerate() {
                 // SAFETY: the tiles are disjoint rectangles, each with one thread.
                 unsafe {
-                    forward_tile(self.activation, gate, up, out.row(row + i, col, width));
+                    forward_tile(self.isa, self.activation, gate, up, out.row(row + i, col, width));
                     if let Some((g, u)) = &kept {
                         g.row(row + i, col, width).copy_from_slice(gate);
                         u.row(row + i, col, width).copy_from_slice(up);
@@ -95,7 +98,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
     fn each_tile(&self, x: &[f32], work: impl Fn((usize, usize), usize, &[f32], &[f32]) + Sync) {
         let (inner, d) = self.sizes();
         let rows = x.len() / d.max(1);
-        let product = Product::new(self.precision);
+        let product = Product::new(self.isa, self.precision);
         let run = |left: Left<'_>| {
             matmul::tasks(rows, inner, product.cols_unit()).into_par_iter().for_each(|(tile, cols)| {
                 let (height, width) = (tile.len(), cols.len());
@@ -129,17 +132,17 @@ impl<M: Matrix> GatedMlp<'_, M> {
             with_scratch(2 * inside.len(), |scratch| {
                 // the gradient of the product becomes that of the gate, in place
                 let (dgate, dup) = scratch.split_at_mut(inside.len());
-                matmul::backward(&dy[own.clone()], self.down, self.precision, Write::Over, dgate);
+                matmul::backward(self.isa, &dy[own.clone()], self.down, self.precision, Write::Over, dgate);
                 match kept {
                     Some([gate, up]) => {
                         let (gate, up) = (&gate[inside.clone()], &up[inside]);
-                        gated_backward(self.activation, gate, up, dgate, dup);
+                        gated_backward(self.isa, self.activation, gate, up, dgate, dup);
                     }
                     None => self.pull_through_activation(&x[own.clone()], dgate, dup),
                 }
                 let dx = &mut dx[own];
-                matmul::backward(dgate, self.gate, self.precision, Write::Over, dx);
-                matmul::backward(dup, self.up, self.precision, Write::Add, dx);
+                matmul::backward(self.isa, dgate, self.gate, self.precision, Write::Over, dx);
+                matmul::backward(self.isa, dup, self.up, self.precision, Write::Add, dx);
             });
         }
     }
@@ -154,7 +157,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
                 // SAFETY: the tiles are disjoint rectangles, each with one thread.
                 unsafe {
                     let (dgate, dup) = (dgate.row(row + i, col, width), dup.row(row + i, col, width));
-                    backward_tile(self.activation, gate, up, dgate, dup);
+                    backward_tile(self.isa, self.activation, gate, up, dgate, dup);
                 }
             }
         });
@@ -166,7 +169,8 @@ mod tests {
     use super::*;
     use crate::gated::gated_forward;
     use crate::testing::{assert_close, each_isa, random};
-    use crate::weight::{RowOrder, Weight, WeightType, encode};
+    use crate::weight::{RowOrder, Weight, encode};
+    use crate::weight_type::WeightType;
 
     #[test]
     fn it_gives_what_its_parts_give() {
@@ -182,17 +186,17 @@ mod tests {
                 let (x, dy) = (random(rows * d, 4), random(rows * d, 5));
                 let precision = Precision::F32;
                 for activation in [Activation::Silu, Activation::GeluTanh] {
-                    let mlp = GatedMlp { gate: &gate, up: &up, down: &down, activation, precision };
+                    let mlp = GatedMlp { isa, gate: &gate, up: &up, down: &down, activation, precision };
                     let [mut g, mut u, mut p, mut dg, mut du] = [(); 5].map(|()| vec![0.0; rows * inner]);
                     let [mut y, mut dx] = [(); 2].map(|()| vec![0.0; rows * d]);
-                    matmul::forward(&x, &gate, precision, Write::Over, &mut g);
-                    matmul::forward(&x, &up, precision, Write::Over, &mut u);
-                    gated_forward(activation, &g, &u, &mut p);
-                    matmul::forward(&p, &down, precision, Write::Over, &mut y);
-                    matmul::backward(&dy, &down, precision, Write::Over, &mut dg);
-                    gated_backward(activation, &g, &u, &mut dg, &mut du);
-                    matmul::backward(&dg, &gate, precision, Write::Over, &mut dx);
-                    matmul::backward(&du, &up, precision, Write::Add, &mut dx);
+                    matmul::forward(isa, &x, &gate, precision, Write::Over, &mut g);
+                    matmul::forward(isa, &x, &up, precision, Write::Over, &mut u);
+                    gated_forward(isa, activation, &g, &u, &mut p);
+                    matmul::forward(isa, &p, &down, precision, Write::Over, &mut y);
+                    matmul::backward(isa, &dy, &down, precision, Write::Over, &mut dg);
+                    gated_backward(isa, activation, &g, &u, &mut dg, &mut du);
+                    matmul::backward(isa, &dg, &gate, precision, Write::Over, &mut dx);
+                    matmul::backward(isa, &du, &up, precision, Write::Add, &mut dx);
                     let what = format!("{isa} {rows} {inner} {d} {activation:?}");
                     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| *x as f64).collect() };
                     let (mut got, mut kept) = (vec![f32::NAN; rows * d], Kept::default());

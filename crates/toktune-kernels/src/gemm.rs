@@ -1,9 +1,11 @@
 //! The dense product of two small `f32` matrices on one thread.
 
+use crate::Isa;
 use crate::isa::multiversion;
 use crate::math::{axpy, dot};
 use crate::product::{Left, Precision, Product};
 use crate::shared::{aligned_pieces, pieces, with_scratch};
+use crate::view::View;
 
 /// Columns of the right operand that are packed at a time.
 const PANEL_COLS: usize = 128;
@@ -11,40 +13,12 @@ const PANEL_COLS: usize = 128;
 /// Up to this many rows the right operand is used as it lies.
 const FEW_ROWS: usize = 3;
 
-/// A strided read-only matrix: entry (i, j) is `data[i * row_stride + j * col_stride]`.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) row_stride: usize,
-    pub(crate) col_stride: usize,
-}
-
-impl<'a> View<'a> {
-    /// A row-major matrix with `stride` entries from row to row.
-    pub(crate) fn rows(data: &'a [f32], stride: usize) -> Self {
-        Self { data, row_stride: stride, col_stride: 1 }
-    }
-
-    /// The transpose of a row-major matrix with `stride` entries from row to row.
-    pub(crate) fn transposed(data: &'a [f32], stride: usize) -> Self {
-        Self { data, row_stride: 1, col_stride: stride }
-    }
-
-    /// Panics when `rows` by `cols` do not lie inside the data.
-    pub(crate) fn check(&self, rows: usize, cols: usize) {
-        if rows > 0 && cols > 0 {
-            let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
-            assert!(last < self.data.len(), "a {rows} x {cols} view ends at {last} of {}", self.data.len());
-        }
-    }
-}
-
 /// `out[m, n] = a[m, k] b[k, n]`, added to what is there when `accumulate`; `out` is row-major with stride
 /// `out_stride`. One stride of `b` is 1.
 pub(crate) fn gemm(
+    isa: Isa,
     (m, n, k): (usize, usize, usize),
-    a: View<'_>,
-    b: View<'_>,
+    [a, b]: [View<'_>; 2],
     out: &mut [f32],
     out_stride: usize,
     accumulate: bool,
@@ -57,9 +31,9 @@ pub(crate) fn gemm(
     a.check(m, k);
     b.check(k, n);
     if m <= FEW_ROWS {
-        return few_rows((m, n, k), a, b, out, out_stride, accumulate);
+        return few_rows(isa, (m, n, k), [a, b], out, out_stride, accumulate);
     }
-    let product = Product::new(Precision::F32);
+    let product = Product::new(isa, Precision::F32);
     let unit = product.cols_unit();
     for cols in aligned_pieces(n, PANEL_COLS, unit) {
         for depth in pieces(k, product.depth()) {
@@ -90,7 +64,8 @@ pub(crate) struct Right<'a> {
     view: View<'a>,
     n: usize,
     k: usize,
-    packed: Option<(Product, &'a [f32])>,
+    product: Product,
+    packed: Option<&'a [f32]>,
 }
 
 impl<'a> Right<'a> {
@@ -108,7 +83,7 @@ impl<'a> Right<'a> {
     ) -> Self {
         view.check(k, n);
         if rows <= FEW_ROWS {
-            return Self { view, n, k, packed: None };
+            return Self { view, n, k, product, packed: None };
         }
         let room = &mut room[..product.right_len(n, k)];
         if view.col_stride == 1 {
@@ -117,18 +92,23 @@ impl<'a> Right<'a> {
             assert_eq!(view.row_stride, 1, "one stride of the right operand is 1");
             product.pack_view_transposed(view.data, view.col_stride, (n, k), room);
         }
-        Self { view, n, k, packed: Some((product, room)) }
+        Self { view, n, k, product, packed: Some(room) }
+    }
+
+    /// The instructions that it is multiplied with.
+    pub(crate) fn isa(&self) -> Isa {
+        self.product.isa()
     }
 
     /// `out [m, n] (+)= a [m, k] right`, `out` without gaps.
     pub(crate) fn multiply(&self, m: usize, a: View<'_>, out: &mut [f32], add: bool) {
         assert!(m * self.n <= out.len(), "{m} rows of {}", self.n);
         match &self.packed {
-            None => gemm((m, self.n, self.k), a, self.view, out, self.n, add),
-            Some((product, right)) => {
+            None => gemm(self.product.isa(), (m, self.n, self.k), [a, self.view], out, self.n, add),
+            Some(right) => {
                 let (right, out) = ((*right, self.n), (out.as_mut_ptr(), self.n));
                 // SAFETY: the assertion above, and `out` is borrowed exclusively.
-                unsafe { product.multiply(Left::Floats(a), (0..m, 0..self.k), right, out, add) }
+                unsafe { self.product.multiply(Left::Floats(a), (0..m, 0..self.k), right, out, add) }
             }
         }
     }
@@ -136,9 +116,9 @@ impl<'a> Right<'a> {
 
 /// [`gemm`] without packing, which very few rows do not repay.
 fn few_rows(
+    isa: Isa,
     (m, n, k): (usize, usize, usize),
-    a: View<'_>,
-    b: View<'_>,
+    [a, b]: [View<'_>; 2],
     out: &mut [f32],
     out_stride: usize,
     accumulate: bool,
@@ -152,11 +132,11 @@ fn few_rows(
             }
             if b.col_stride == 1 {
                 for (l, x) in left.iter().enumerate() {
-                    axpy(row, *x, &b.data[l * b.row_stride..][..n]);
+                    axpy(isa, row, *x, &b.data[l * b.row_stride..][..n]);
                 }
             } else {
                 assert_eq!(b.row_stride, 1, "one stride of the right operand is 1");
-                add_dots(left, b.data, b.col_stride, row);
+                add_dots(isa, left, b.data, b.col_stride, row);
             }
         }
     });
@@ -164,7 +144,7 @@ fn few_rows(
 
 multiversion! {
     /// `out[j] += x · rows[j]`, the rows `stride` apart.
-    fn add_dots(x: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    fn add_dots(isa: Isa, x: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
         if x.is_empty() {
             return;
         }
@@ -191,7 +171,7 @@ mod tests {
                     let av = if ta { View::transposed(&a, m) } else { View::rows(&a, k) };
                     let bv = if tb { View::transposed(&b, k) } else { View::rows(&b, n) };
                     let mut out = vec![0.5f32; m * n];
-                    gemm((m, n, k), av, bv, &mut out, n, accumulate);
+                    gemm(isa, (m, n, k), [av, bv], &mut out, n, accumulate);
                     let expected: Vec<f64> = (0..m * n)
                         .map(|at| {
                             let (i, j) = (at / n, at % n);

@@ -1,69 +1,145 @@
-//! The instruction set that the kernels run with, chosen once at run time.
+//! The instruction set that the kernels run with: a value, made where a run begins and passed down to every kernel.
 //!
 //! A kernel body is written once as plain Rust that the compiler can vectorise, and compiled once per instruction
-//! set by the `multiversion!` macro; the copy to run is picked by [`isa`]. `TOKTUNE_ISA` narrows the choice, for
-//! tests and for comparing; it can never enable what the machine lacks.
+//! set by the `multiversion!` macro; the copy to run is picked by the [`Isa`] that the caller hands in. What holds one
+//! has a machine that can run it, since no other way of making one exists than asking the machine. Nothing here is kept
+//! for the process: two values may be used side by side, on as many threads.
 
 use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
 
-/// An instruction set with its own compiled kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Isa {
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
+/// The variable that [`Isa::from_environment`] reads.
+const VARIABLE: &str = "TOKTUNE_ISA";
+
+/// An instruction set with its own compiled kernels, which this machine has. Sets are ordered, the weakest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Isa(Level);
+
+/// Which set it is. Not public: a level alone says nothing about the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Level {
     /// What the compilation target guarantees (SSE2 on x86-64, NEON on aarch64), with the plain Rust matrix product.
-    Portable = 1,
+    Portable,
     /// AVX2 with fused multiply-add and half-precision conversion (x86-64-v3).
-    Avx2 = 2,
+    Avx2,
     /// AVX-512 (F, BW, DQ, VL: x86-64-v4); products in bf16 use AVX512-BF16 where the machine has that too.
-    Avx512 = 3,
-    /// [`Isa::Avx512`], with AMX for the products in bf16.
-    Amx = 4,
+    Avx512,
+    /// [`Level::Avx512`], with AMX for the products in bf16.
+    Amx,
 }
 
-impl Isa {
-    /// Every instruction set this build has kernels for, weakest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
+impl Level {
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
 
-    /// The name used by `TOKTUNE_ISA` and in reports.
-    pub fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-            Isa::Amx => "amx",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
-    /// The instruction set with this name.
-    pub fn from_name(name: &str) -> Option<Isa> {
-        Isa::ALL.into_iter().find(|isa| isa.name() == name)
-    }
-
     /// Whether this machine can run it.
-    pub fn is_available(self) -> bool {
+    fn is_available(self) -> bool {
         match self {
-            Isa::Portable => true,
+            Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
+            Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                Isa::Avx2.is_available()
+            Self::Avx512 => {
+                Self::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Isa::Avx512.is_available() && crate::bf16::amx::is_available(),
+            Self::Amx => Self::Avx512.is_available() && amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
+    }
+}
+
+impl Isa {
+    /// The names of every instruction set that has kernels of its own, weakest first, whether this machine has it or not.
+    pub const NAMES: [&'static str; 4] =
+        [Level::ALL[0].name(), Level::ALL[1].name(), Level::ALL[2].name(), Level::ALL[3].name()];
+
+    /// What every machine has.
+    pub const PORTABLE: Self = Self(Level::Portable);
+
+    /// The best set that this machine has.
+    pub fn best() -> Self {
+        Self::available().last().unwrap_or(Self::PORTABLE)
+    }
+
+    /// The sets that this machine has, weakest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Level::ALL.into_iter().filter(|level| level.is_available()).map(Self)
+    }
+
+    /// The set with this name (`portable`, `avx2`, `avx512`, `amx`).
+    ///
+    /// # Errors
+    /// No set has this name, or the machine lacks it.
+    pub fn named(name: &str) -> Result<Self, IsaError> {
+        let level = Level::ALL.into_iter().find(|level| level.name() == name);
+        let level = level.ok_or_else(|| IsaError::Unknown(name.to_owned()))?;
+        if level.is_available() { Ok(Self(level)) } else { Err(IsaError::Unavailable(level.name())) }
+    }
+
+    /// The set that `TOKTUNE_ISA` names at this moment; the best one where it is unset or empty. For tests and for
+    /// comparing: it can narrow the choice, never enable what the machine lacks.
+    ///
+    /// # Errors
+    /// As [`Isa::named`].
+    pub fn from_environment() -> Result<Self, IsaError> {
+        match std::env::var_os(VARIABLE) {
+            Some(name) if !name.is_empty() => Self::named(&name.to_string_lossy()),
+            _ => Ok(Self::best()),
+        }
+    }
+
+    /// The name that [`Isa::named`] takes, and that reports give.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Whether it multiplies bf16 faster than `f32`.
+    pub fn has_fast_bf16(self) -> bool {
+        match self.0 {
+            Level::Amx => true,
+            Level::Avx512 => has_avx512_bf16(),
+            Level::Portable | Level::Avx2 => false,
+        }
+    }
+
+    /// Which copy of a kernel runs.
+    #[inline(always)]
+    pub(crate) fn level(self) -> Level {
+        self.0
+    }
+}
+
+/// Whether the machine has AVX512-BF16.
+fn has_avx512_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -73,22 +149,23 @@ impl fmt::Display for Isa {
     }
 }
 
-/// `TOKTUNE_ISA` named something that cannot be used.
+/// An instruction set was named that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IsaError {
     /// No instruction set has this name.
     Unknown(String),
-    /// The machine lacks it.
-    Unavailable(Isa),
+    /// The machine lacks the one with this name.
+    Unavailable(&'static str),
 }
 
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Isa::ALL.map(Isa::name).join(", ");
         match self {
-            IsaError::Unknown(name) => write!(f, "TOKTUNE_ISA is '{name}'; expected one of {names}"),
-            IsaError::Unavailable(isa) => {
-                write!(f, "TOKTUNE_ISA is '{isa}', which this machine does not have")
+            IsaError::Unknown(name) => {
+                write!(f, "{VARIABLE} is '{name}'; expected one of {}", Isa::NAMES.join(", "))
+            }
+            IsaError::Unavailable(name) => {
+                write!(f, "{VARIABLE} is '{name}', which this machine does not have")
             }
         }
     }
@@ -96,69 +173,19 @@ impl fmt::Display for IsaError {
 
 impl std::error::Error for IsaError {}
 
-/// Set by [`force`]; 0 means not forced.
-static FORCED: AtomicU8 = AtomicU8::new(0);
-
-/// The instruction set in use: the one forced, else `TOKTUNE_ISA`, else the best the machine has.
-///
-/// A `TOKTUNE_ISA` that cannot be used falls back to the best; call [`check`] at start-up to report it.
-pub fn isa() -> Isa {
-    match FORCED.load(Ordering::Relaxed) {
-        1 => Isa::Portable,
-        2 => Isa::Avx2,
-        3 => Isa::Avx512,
-        4 => Isa::Amx,
-        _ => default_isa().clone().unwrap_or_else(|_| best()),
-    }
-}
-
-/// Whether `TOKTUNE_ISA`, if set, can be honoured.
-///
-/// # Errors
-/// The name is unknown or the machine lacks the instructions.
-pub fn check() -> Result<Isa, IsaError> {
-    default_isa().clone().map(|_| isa())
-}
-
-/// Use `isa` from now on in the whole process (`None`: back to the default). For tests that compare the sets.
-///
-/// # Errors
-/// The machine lacks the instructions; nothing is changed.
-pub fn force(isa: Option<Isa>) -> Result<(), IsaError> {
-    if let Some(isa) = isa.filter(|isa| !isa.is_available()) {
-        return Err(IsaError::Unavailable(isa));
-    }
-    FORCED.store(isa.map_or(0, |isa| isa as u8), Ordering::Relaxed);
-    Ok(())
-}
-
-fn best() -> Isa {
-    Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
-}
-
-fn default_isa() -> &'static Result<Isa, IsaError> {
-    static DEFAULT: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
-    DEFAULT.get_or_init(|| match std::env::var("TOKTUNE_ISA") {
-        Ok(name) if !name.is_empty() => {
-            let isa = Isa::from_name(&name).ok_or(IsaError::Unknown(name))?;
-            if isa.is_available() { Ok(isa) } else { Err(IsaError::Unavailable(isa)) }
-        }
-        _ => Ok(best()),
-    })
-}
-
-/// Compiles a function once per instruction set and picks the copy at run time.
+/// Compiles a function once per instruction set; its first parameter says which copy runs.
 ///
 /// The body must not call `mul_add`: on the portable copy that would be a call into the maths library per element.
 /// `up to avx2:` leaves the AVX-512 copy out, for loops over packed bit fields: with those registers the compiler reads
 /// them by gathers, a field at a time.
 macro_rules! multiversion {
-    (up to avx2: $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (up to avx2: $(#[$meta:meta])* $vis:vis fn $name:ident(isa: Isa, $($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $crate::isa::multiversion! { @copies [avx2] $(#[$meta])* $vis fn $name($($arg: $ty),*) $(-> $ret)? $body }
     };
     (@copies [$wide:ident] $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn body($($arg: $ty),*) $(-> $ret)? $body
@@ -173,18 +200,18 @@ macro_rules! multiversion {
             #[allow(clippy::too_many_arguments, dead_code)]
             fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
 
-            match $crate::isa::isa() {
-                // SAFETY: `isa()` returns a set only on a machine where its features were detected.
+            match isa.level() {
+                // SAFETY: an `Isa` exists only on a machine where its features were detected.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { $wide($($arg),*) },
+                $crate::isa::Level::Avx512 | $crate::isa::Level::Amx => unsafe { $wide($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 _ => body($($arg),*),
             }
         }
     };
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident(isa: Isa, $($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $crate::isa::multiversion! { @copies [avx512] $(#[$meta])* $vis fn $name($($arg: $ty),*) $(-> $ret)? $body }
     };
 }
@@ -195,17 +222,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip_and_unknown_names_are_refused() {
-        for isa in Isa::ALL {
-            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+    fn names_lead_to_what_the_machine_has() {
+        let mut available = Isa::available();
+        assert_eq!(available.next(), Some(Isa::PORTABLE));
+        assert_eq!(Isa::available().last(), Some(Isa::best()));
+        for name in Isa::NAMES {
+            match Isa::available().find(|isa| isa.name() == name) {
+                Some(isa) => assert_eq!(Isa::named(name), Ok(isa)),
+                None => assert_eq!(Isa::named(name), Err(IsaError::Unavailable(name))),
+            }
         }
-        assert_eq!(Isa::from_name("avx1024"), None);
-        let message = IsaError::Unknown("avx1024".into()).to_string();
-        assert!(message.contains("avx1024") && message.contains("portable"), "{message}");
     }
 
     #[test]
-    fn what_is_in_use_is_available() {
-        assert!(isa().is_available());
+    fn other_names_are_refused_with_those_there_are() {
+        let error = Isa::named("avx1024").expect_err("no such set");
+        assert_eq!(
+            error.to_string(),
+            "TOKTUNE_ISA is 'avx1024'; expected one of portable, avx2, avx512, amx"
+        );
+        let message = IsaError::Unavailable("amx").to_string();
+        assert_eq!(message, "TOKTUNE_ISA is 'amx', which this machine does not have");
     }
 }

@@ -6,31 +6,66 @@
 //!
 //! A norm without a bias has an empty one.
 
+use crate::Isa;
 use crate::isa::multiversion;
 use crate::math::{dot, sum};
 use crate::matmul::Write;
 use crate::norm::TASK_ROWS;
 use rayon::prelude::*;
 
-/// `y[rows, d]` from `x[rows, d]`, `weight[d]` and `bias[d]` (or an empty one); overwrites `y`.
-///
-/// Panics when the lengths do not fit.
-pub fn layer_norm_forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
-    let d = weight.len();
-    assert!(
-        d > 0 && x.len().is_multiple_of(d) && x.len() == y.len(),
-        "rows of {d}: {}, {}",
-        x.len(),
-        y.len()
-    );
-    assert!(bias.is_empty() || bias.len() == d, "a bias of {} for rows of {d}", bias.len());
-    let chunk = TASK_ROWS * d;
-    y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
-        forward_rows(x, weight, eps, y);
-        if !bias.is_empty() {
-            y.chunks_exact_mut(d).for_each(|y| crate::math::axpy(y, 1.0, bias));
-        }
-    });
+/// What every row of a norm shares.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm<'a> {
+    /// The instructions that it runs with.
+    pub isa: Isa,
+    /// The weight, `[d]`.
+    pub weight: &'a [f32],
+    /// The bias, `[d]` or empty.
+    pub bias: &'a [f32],
+    /// What is added to the variance.
+    pub eps: f32,
+}
+
+impl LayerNorm<'_> {
+    /// `y[rows, d]` from `x[rows, d]`; overwrites `y`.
+    ///
+    /// Panics when the lengths do not fit.
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
+        let Self { isa, weight, bias, eps } = *self;
+        let d = weight.len();
+        assert!(
+            d > 0 && x.len().is_multiple_of(d) && x.len() == y.len(),
+            "rows of {d}: {}, {}",
+            x.len(),
+            y.len()
+        );
+        assert!(bias.is_empty() || bias.len() == d, "a bias of {} for rows of {d}", bias.len());
+        let chunk = TASK_ROWS * d;
+        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
+            forward_rows(isa, x, weight, eps, y);
+            if !bias.is_empty() {
+                y.chunks_exact_mut(d).for_each(|y| crate::math::axpy(isa, y, 1.0, bias));
+            }
+        });
+    }
+
+    /// `dx[rows, d]` from the input and the gradient of the output.
+    ///
+    /// ```text
+    /// n = (x - mean) r,   g = w dy,   dx = r (g - mean(g) - n mean(g n))
+    /// ```
+    ///
+    /// Panics when the lengths do not fit.
+    pub fn backward(&self, x: &[f32], dy: &[f32], write: Write, dx: &mut [f32]) {
+        let Self { isa, weight, eps, .. } = *self;
+        let d = weight.len();
+        assert!(d > 0 && x.len().is_multiple_of(d), "rows of {d}: {}", x.len());
+        assert!(x.len() == dy.len() && x.len() == dx.len(), "{} {} {}", x.len(), dy.len(), dx.len());
+        let chunk = TASK_ROWS * d;
+        dx.par_chunks_mut(chunk)
+            .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
+            .for_each(|(dx, (x, dy))| backward_rows(isa, x, weight, eps, dy, write == Write::Add, dx));
+    }
 }
 
 /// The mean of a row and the reciprocal of its standard deviation.
@@ -51,7 +86,7 @@ fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 multiversion! {
-    fn forward_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    fn forward_rows(isa: Isa, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         let d = weight.len();
         for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
             let (mean, r) = statistics(x, eps);
@@ -60,23 +95,6 @@ multiversion! {
             }
         }
     }
-}
-
-/// `dx[rows, d]` from the input and the gradient of the output.
-///
-/// ```text
-/// n = (x - mean) r,   g = w dy,   dx = r (g - mean(g) - n mean(g n))
-/// ```
-///
-/// Panics when the lengths do not fit.
-pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], write: Write, dx: &mut [f32]) {
-    let d = weight.len();
-    assert!(d > 0 && x.len().is_multiple_of(d), "rows of {d}: {}", x.len());
-    assert!(x.len() == dy.len() && x.len() == dx.len(), "{} {} {}", x.len(), dy.len(), dx.len());
-    let chunk = TASK_ROWS * d;
-    dx.par_chunks_mut(chunk)
-        .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
-        .for_each(|(dx, (x, dy))| backward_rows(x, weight, eps, dy, write == Write::Add, dx));
 }
 
 /// Sum of `w[i] * a[i] * (x[i] - mean)`.
@@ -94,7 +112,7 @@ fn centred_dot(w: &[f32], a: &[f32], x: &[f32], mean: f32) -> f32 {
 }
 
 multiversion! {
-    fn backward_rows(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], add: bool, dx: &mut [f32]) {
+    fn backward_rows(isa: Isa, x: &[f32], weight: &[f32], eps: f32, dy: &[f32], add: bool, dx: &mut [f32]) {
         let d = weight.len();
         for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let (mean, r) = statistics(x, eps);
@@ -138,17 +156,18 @@ mod tests {
                 let (w, loss) = (random(d, 2), random(rows * d, 3));
                 for bias in [vec![], random(d, 4)] {
                     let what = format!("{isa} {rows}x{d} {}", bias.len());
+                    let norm = LayerNorm { isa, weight: &w, bias: &bias, eps: EPS };
                     let mut y = vec![f32::NAN; x.len()];
-                    layer_norm_forward(&x, &w, &bias, EPS, &mut y);
+                    norm.forward(&x, &mut y);
                     assert_close(&y, &reference(&x, &w, &bias), 2e-6, &what);
                     let of = |x: &[f32]| {
                         reference(x, &w, &bias).iter().zip(&loss).map(|(y, l)| y * *l as f64).sum::<f64>()
                     };
                     let mut expected = central_differences(&x, of);
                     let mut dx = vec![f32::NAN; x.len()];
-                    layer_norm_backward(&x, &w, EPS, &loss, Write::Over, &mut dx);
+                    norm.backward(&x, &loss, Write::Over, &mut dx);
                     assert_close(&dx, &expected, 3e-3, &format!("{what} gradient"));
-                    layer_norm_backward(&x, &w, EPS, &loss, Write::Add, &mut dx);
+                    norm.backward(&x, &loss, Write::Add, &mut dx);
                     expected.iter_mut().for_each(|g| *g *= 2.0);
                     assert_close(&dx, &expected, 3e-3, &format!("{what} gradient, added"));
                 }

@@ -42,8 +42,11 @@ mod shared;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod view;
 pub mod weight;
+mod weight_type;
 
-pub use isa::Isa;
-pub use product::{Precision, has_fast_bf16};
-pub use weight::{Matrix, RowOrder, Scales, TokenTable, Weight, WeightError, WeightType};
+pub use isa::{Isa, IsaError};
+pub use product::Precision;
+pub use weight::{Matrix, RowOrder, Scales, TokenTable, Weight, WeightError};
+pub use weight_type::WeightType;

@@ -10,11 +10,12 @@
 //! rows, and what does not fill a vector at the end of them is packed. Work is cut by shapes alone and each entry is one sum in
 //! one order.
 
-use crate::gemm::{View, gemm};
-use crate::isa::{Isa, isa};
+use crate::Isa;
+use crate::gemm::gemm;
 use crate::product::{Left, Precision, Product};
 use crate::shared::{SharedMatrix, aligned_pieces, pieces, with_scratch};
 use crate::tile;
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -27,14 +28,14 @@ const TASK_COLS: usize = 96;
 /// `h = scale x Aᵀ` for `x [rows, k]` and `a [r, k]`; overwrites `h [rows, r]`.
 ///
 /// Panics when the lengths do not fit.
-pub fn down(x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32]) {
+pub fn down(isa: Isa, x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32]) {
     let k = a.len() / r.max(1);
     let rows = h.len() / r.max(1);
     assert_eq!((a.len(), x.len(), h.len()), (r * k, rows * k, rows * r), "{rows} rows of {k} to {r}");
     if rows == 0 || r == 0 {
         return;
     }
-    let product = Product::new(Precision::F32);
+    let product = Product::new(isa, Precision::F32);
     let depths = pieces(k, product.depth());
     let size = |depth: &Range<usize>| product.right_len(r, depth.len());
     with_scratch(depths.iter().map(size).sum(), |packed| {
@@ -53,7 +54,7 @@ pub fn down(x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32]) {
                 // SAFETY: `h` holds `m` rows of `r` that this task alone has; the first block of depth writes them.
                 unsafe { product.multiply(left, (0..m, depth.clone()), (right, r), to, add) };
             }
-            crate::math::scale(h, scale);
+            crate::math::scale(isa, h, scale);
         });
         if k == 0 {
             h.fill(0.0);
@@ -64,14 +65,13 @@ pub fn down(x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32]) {
 /// `y += scale h B` for `h [rows, r]` and `b [r, n]`, into `y [rows, n]`.
 ///
 /// Panics when the lengths do not fit.
-pub fn up(h: &[f32], b: &[f32], r: usize, scale: f32, y: &mut [f32]) {
+pub fn up(isa: Isa, h: &[f32], b: &[f32], r: usize, scale: f32, y: &mut [f32]) {
     let n = b.len() / r.max(1);
     let rows = h.len() / r.max(1);
     assert_eq!((b.len(), h.len(), y.len()), (r * n, rows * r, rows * n), "{rows} rows of {r} to {n}");
     if rows == 0 || n == 0 {
         return;
     }
-    let isa = isa();
     y.par_chunks_mut(TASK_ROWS * n).zip(h.par_chunks(TASK_ROWS * r)).for_each(|(y, h)| {
         with_scratch(h.len(), |scaled| {
             scaled.iter_mut().zip(h).for_each(|(to, h)| *to = scale * h);
@@ -85,14 +85,13 @@ pub fn up(h: &[f32], b: &[f32], r: usize, scale: f32, y: &mut [f32]) {
 /// `sums += hᵀ x` for `h [rows, r]` and `x [rows, n]`, into `sums [r, n]`.
 ///
 /// Panics when the lengths do not fit.
-pub fn gradient(h: &[f32], x: &[f32], r: usize, sums: &mut [f32]) {
+pub fn gradient(isa: Isa, h: &[f32], x: &[f32], r: usize, sums: &mut [f32]) {
     let n = sums.len() / r.max(1);
     let rows = h.len() / r.max(1);
     assert_eq!((sums.len(), h.len(), x.len()), (r * n, rows * r, rows * n), "{rows} rows of {r} and of {n}");
     if rows == 0 || n == 0 {
         return;
     }
-    let isa = isa();
     let sums = SharedMatrix::new(sums, r, n);
     aligned_pieces(n, TASK_COLS, tile::panel_cols(isa)).into_par_iter().for_each(|cols| {
         add_product(isa, View::transposed(h, r), (x, n), (r, rows), cols, &sums);
@@ -126,7 +125,7 @@ fn add_product(
             out_row: out.stride(),
             accumulate: true,
         };
-        // SAFETY: `isa()` gave the instruction set; the view and the rows were checked above, the columns are whole vectors.
+        // SAFETY: an `Isa` is one that the machine has; the view and the rows were checked above, the columns are whole vectors.
         unsafe { tile::multiply(isa, &of) };
     }
     let rest = cols.start + whole..cols.end;
@@ -134,7 +133,7 @@ fn add_product(
         return;
     }
     with_scratch(m * rest.len(), |sums| {
-        gemm((m, rest.len(), k), a, View::rows(&b[rest.start..], n), sums, rest.len(), false);
+        gemm(isa, (m, rest.len(), k), [a, View::rows(&b[rest.start..], n)], sums, rest.len(), false);
         for (i, sums) in sums.chunks_exact(rest.len()).enumerate() {
             // SAFETY: as above.
             let out = unsafe { out.row(i, rest.start, rest.len()) };
@@ -170,7 +169,7 @@ mod tests {
                 let (x, a, h) = (random(rows * wide, 1), random(r * wide, 2), random(rows * r, 3));
                 let at = |m: &[f32], cols: usize, i: usize, j: usize| m[i * cols + j] as f64;
                 let mut down_to = vec![f32::NAN; rows * r];
-                down(&x, &a, r, 0.5, &mut down_to);
+                down(isa, &x, &a, r, 0.5, &mut down_to);
                 let expected: Vec<f64> = (0..rows * r)
                     .map(|e| (0..wide).map(|p| at(&x, wide, e / r, p) * at(&a, wide, e % r, p)).sum::<f64>())
                     .map(|sum| 0.5 * sum)
@@ -185,7 +184,7 @@ mod tests {
                         y[e] as f64 + 0.5 * sum
                     })
                     .collect();
-                up(&h, &a, r, 0.5, &mut y);
+                up(isa, &h, &a, r, 0.5, &mut y);
                 assert_close(&y, &expected, 1e-6, &format!("{what}: up"));
 
                 let mut sums = random(r * wide, 5);
@@ -196,7 +195,7 @@ mod tests {
                         sums[e] as f64 + sum
                     })
                     .collect();
-                gradient(&h, &x, r, &mut sums);
+                gradient(isa, &h, &x, r, &mut sums);
                 assert_close(&sums, &expected, 1e-6, &format!("{what}: gradient"));
             }
         });
@@ -204,19 +203,18 @@ mod tests {
 
     #[test]
     fn results_do_not_depend_on_the_number_of_threads() {
-        let run = |threads| {
+        let run = |isa, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             pool.install(|| {
                 let (rows, r, n) = (3 * TASK_ROWS + 5, 8, 3 * TASK_COLS + 5);
                 let (x, a) = (random(rows * n, 1), random(r * n, 2));
                 let (mut h, mut y, mut sums) = (vec![0.0; rows * r], x.clone(), a.clone());
-                down(&x, &a, r, 2.0, &mut h);
-                up(&h, &a, r, 0.1, &mut y);
-                gradient(&h, &x, r, &mut sums);
+                down(isa, &x, &a, r, 2.0, &mut h);
+                up(isa, &h, &a, r, 0.1, &mut y);
+                gradient(isa, &h, &x, r, &mut sums);
                 (h, y, sums)
             })
         };
-        // within the lock: another test's choice of instructions between the two would change the bits
-        each_isa(|isa| assert!(run(1) == run(3), "{isa}"));
+        each_isa(|isa| assert!(run(isa, 1) == run(isa, 3), "{isa}"));
     }
 }

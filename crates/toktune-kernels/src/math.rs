@@ -114,7 +114,7 @@ pub(crate) fn weighted_dot(w: &[f32], a: &[f32], b: &[f32]) -> f32 {
 
 multiversion! {
     /// Replaces each `x` by `e^(x - shift)` and returns their sum.
-    pub(crate) fn exp_shifted(row: &mut [f32], shift: f32) -> f32 {
+    pub(crate) fn exp_shifted(isa: Isa, row: &mut [f32], shift: f32) -> f32 {
         let mut lanes = [0f32; 16];
         let mut chunks = row.chunks_exact_mut(16);
         for chunk in &mut chunks {
@@ -134,7 +134,7 @@ multiversion! {
 
 multiversion! {
     /// The largest entry; negative infinity for an empty row. NaN entries are passed over.
-    pub(crate) fn max(row: &[f32]) -> f32 {
+    pub(crate) fn max(isa: Isa, row: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; 16];
         let chunks = row.chunks_exact(16);
         let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
@@ -149,7 +149,7 @@ multiversion! {
 
 multiversion! {
     /// `row[i] *= factor`.
-    pub(crate) fn scale(row: &mut [f32], factor: f32) {
+    pub(crate) fn scale(isa: Isa, row: &mut [f32], factor: f32) {
         for x in row {
             *x *= factor;
         }
@@ -158,7 +158,7 @@ multiversion! {
 
 multiversion! {
     /// `y[i] += factor * x[i]`.
-    pub(crate) fn axpy(y: &mut [f32], factor: f32, x: &[f32]) {
+    pub(crate) fn axpy(isa: Isa, y: &mut [f32], factor: f32, x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y += factor * x;
         }
@@ -218,14 +218,14 @@ mod tests {
                 let exact: f64 = a.iter().zip(&b).map(|(x, y)| *x as f64 * *y as f64).sum();
                 assert!((dot(&a, &b) as f64 - exact).abs() < 1e-5, "{isa} dot {n}");
                 let largest = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                assert_eq!(max(&a), largest, "{isa} max {n}");
+                assert_eq!(max(isa, &a), largest, "{isa} max {n}");
                 let mut row = a.clone();
-                let sum = exp_shifted(&mut row, 0.5);
+                let sum = exp_shifted(isa, &mut row, 0.5);
                 let exact: f64 = a.iter().map(|x| (*x as f64 - 0.5).exp()).sum();
                 assert!((sum as f64 - exact).abs() <= 1e-6 * exact.max(1.0), "{isa} exp_shifted {n}");
                 let mut y = b.clone();
-                axpy(&mut y, 2.0, &a);
-                scale(&mut y, 0.5);
+                axpy(isa, &mut y, 2.0, &a);
+                scale(isa, &mut y, 0.5);
                 for i in 0..n {
                     assert!((y[i] - (b[i] + 2.0 * a[i]) * 0.5).abs() < 1e-6, "{isa} axpy {n}");
                 }

@@ -3,6 +3,7 @@
 //! A panel of `W` is decoded and packed for the tile kernel, multiplied with many rows, and forgotten. There is no
 //! gradient of `W`: it is frozen. Work is cut by the shapes alone, and every entry of the result is one sum in one order.
 
+use crate::Isa;
 use crate::math::dot;
 use crate::product::{Left, Precision, Product};
 use crate::shared::{SharedMatrix, aligned_pieces, pieces, with_scratch};
@@ -45,13 +46,13 @@ pub enum Write {
 /// `y[m, n] = x[m, k] w[n, k]ᵀ`.
 ///
 /// Panics when the lengths do not fit the weight.
-pub fn forward(x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
+pub fn forward(isa: Isa, x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = height((x.len(), k), (y.len(), n));
     if m == 0 || n == 0 {
         return;
     }
-    let product = Product::new(precision);
+    let product = Product::new(isa, precision);
     product.with_left(x, k, |left| {
         let y = SharedMatrix::new(y, m, n);
         tasks(m, n, product.cols_unit()).into_par_iter().for_each(|(rows, cols)| {
@@ -114,7 +115,12 @@ pub(crate) unsafe fn outputs(
                 for start in (0..n).step_by(group) {
                     let height = group.min(n - start);
                     let decoded = &mut decoded[..height * depth.len()];
-                    w.decode(cols.start + start..cols.start + start + height, depth.clone(), decoded);
+                    w.decode(
+                        product.isa(),
+                        cols.start + start..cols.start + start + height,
+                        depth.clone(),
+                        decoded,
+                    );
                     product.pack_transposed(decoded, depth.len(), start, right);
                 }
             });
@@ -129,17 +135,17 @@ pub(crate) unsafe fn outputs(
 /// with sums in another order.
 ///
 /// Panics when the lengths do not fit the weight.
-pub fn stream(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
+pub fn stream(isa: Isa, x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = height((x.len(), k), (y.len(), n));
     let y = SharedMatrix::new(y, m, n);
     pieces(n, (128 * 1024 / k.max(1)).clamp(16, 64)).into_par_iter().for_each(|cols| {
         with_scratch(cols.len() * k, |panel| {
-            w.decode(cols.clone(), 0..k, panel);
+            w.decode(isa, cols.clone(), 0..k, panel);
             for i in 0..m {
                 // SAFETY: `cols` are this thread's alone.
                 let out = unsafe { y.row(i, cols.start, cols.len()) };
-                dots(&x[i * k..][..k], panel, write == Write::Add, out);
+                dots(isa, &x[i * k..][..k], panel, write == Write::Add, out);
             }
         });
     });
@@ -147,7 +153,7 @@ pub fn stream(x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
 
 crate::isa::multiversion! {
     /// `out[j] = x · rows[j]`, added when `add`.
-    fn dots(x: &[f32], rows: &[f32], add: bool, out: &mut [f32]) {
+    fn dots(isa: Isa, x: &[f32], rows: &[f32], add: bool, out: &mut [f32]) {
         if !add {
             out.fill(0.0);
         }
@@ -163,7 +169,7 @@ crate::isa::multiversion! {
 /// `dx[m, k] = dy[m, n] w[n, k]`.
 ///
 /// Panics when the lengths do not fit the weight.
-pub fn backward(dy: &[f32], w: &impl Matrix, precision: Precision, write: Write, dx: &mut [f32]) {
+pub fn backward(isa: Isa, dy: &[f32], w: &impl Matrix, precision: Precision, write: Write, dx: &mut [f32]) {
     let (n, k) = (w.rows(), w.cols());
     let m = height((dy.len(), n), (dx.len(), k));
     if m == 0 || k == 0 {
@@ -174,7 +180,7 @@ pub fn backward(dy: &[f32], w: &impl Matrix, precision: Precision, write: Write,
             dx.fill(0.0)
         };
     }
-    let product = Product::new(precision);
+    let product = Product::new(isa, precision);
     product.with_left(dy, n, |left| {
         let dx = SharedMatrix::new(dx, m, k);
         // panels begin at whole blocks of a quantised weight
@@ -210,7 +216,7 @@ unsafe fn inputs(
                     let height = DECODED_ROWS.min(depth.len() - start);
                     let decoded = &mut decoded[..height * width];
                     let outputs = depth.start + start..depth.start + start + height;
-                    w.decode(outputs, cols.clone(), decoded);
+                    w.decode(product.isa(), outputs, cols.clone(), decoded);
                     product.pack_rows(decoded, width, start, depth.len(), right);
                 }
             });
@@ -225,7 +231,8 @@ unsafe fn inputs(
 mod tests {
     use super::*;
     use crate::testing::{assert_close, each_isa, random};
-    use crate::weight::{RowOrder, Weight, WeightType, encode};
+    use crate::weight::{RowOrder, Weight, encode};
+    use crate::weight_type::WeightType;
 
     fn reference(x: &[f32], w: &[f32], (m, n, k): (usize, usize, usize)) -> Vec<f64> {
         let entry = |i: usize, j: usize| (0..k).map(|l| x[i * k + l] as f64 * w[j * k + l] as f64).sum();
@@ -256,19 +263,19 @@ mod tests {
                     Weight::new(WeightType::F32, &data, n, k, RowOrder::Plain).expect("a valid weight");
                 let what = format!("{isa} {m}x{n}x{k}");
                 let mut y = vec![f32::NAN; m * n];
-                forward(&x, &weight, Precision::F32, Write::Over, &mut y);
+                forward(isa, &x, &weight, Precision::F32, Write::Over, &mut y);
                 assert_close(&y, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} forward"));
                 let mut streamed = vec![f32::NAN; m * n];
-                stream(&x, &weight, Write::Over, &mut streamed);
+                stream(isa, &x, &weight, Write::Over, &mut streamed);
                 assert_close(&streamed, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} streamed"));
                 let transposed: Vec<f32> = (0..k * n).map(|at| w[at % n * k + at / n]).collect();
                 let mut dx = vec![f32::NAN; m * k];
-                backward(&dy, &weight, Precision::F32, Write::Over, &mut dx);
+                backward(isa, &dy, &weight, Precision::F32, Write::Over, &mut dx);
                 assert_close(&dx, &reference(&dy, &transposed, (m, k, n)), 1e-6, &format!("{what} backward"));
                 for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 0.03)] {
                     let (mut added, mut dx_added) = (vec![0.5; m * n], vec![0.5; m * k]);
-                    forward(&x, &weight, precision, Write::Add, &mut added);
-                    backward(&dy, &weight, precision, Write::Add, &mut dx_added);
+                    forward(isa, &x, &weight, precision, Write::Add, &mut added);
+                    backward(isa, &dy, &weight, precision, Write::Add, &mut dx_added);
                     for (sum, alone) in [(&added, &y), (&dx_added, &dx)] {
                         let expected: Vec<f64> = alone.iter().map(|x| *x as f64 + 0.5).collect();
                         assert_close(sum, &expected, tolerance, &format!("{what} {precision:?} added"));
@@ -280,7 +287,6 @@ mod tests {
 
     #[test]
     fn the_result_does_not_depend_on_the_number_of_threads() {
-        // inside `each_isa`: no other test may change the instruction set between the two runs
         each_isa(|isa| {
             let (m, n, k) = (300, 130, 96);
             let (x, w) = (random(m * k, 1), random(n * k, 2));
@@ -290,8 +296,8 @@ mod tests {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
                 let (mut y, mut dx) = (vec![0.0; m * n], vec![0.0; m * k]);
                 pool.install(|| {
-                    forward(&x, &weight, Precision::F32, Write::Over, &mut y);
-                    backward(&y, &weight, Precision::F32, Write::Over, &mut dx);
+                    forward(isa, &x, &weight, Precision::F32, Write::Over, &mut y);
+                    backward(isa, &y, &weight, Precision::F32, Write::Over, &mut dx);
                 });
                 (y, dx)
             };

@@ -1,7 +1,7 @@
 //! Packing the right operand of an `f32` product into the panels that [`crate::tile`] reads: `[n / cols][k][cols]`,
 //! the last panel padded with zeros.
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Level};
 use std::ops::Range;
 
 /// Floats that `k` by `n` take when packed into panels of `cols`.
@@ -29,7 +29,7 @@ pub(crate) fn pack_transposed(
         }
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
-        if isa >= Isa::Avx2 && width == cols && cols.is_multiple_of(8) {
+        if isa.level() >= Level::Avx2 && width == cols && cols.is_multiple_of(8) {
             done = k / 8 * 8;
             for (col, l) in (0..cols).step_by(8).flat_map(|c| (0..done).step_by(8).map(move |l| (c, l))) {
                 // SAFETY: the machine has AVX2 (`isa`); eight rows of eight floats lie inside `rows` by the assertion

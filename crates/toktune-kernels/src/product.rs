@@ -4,12 +4,12 @@
 //! In `f32` the left operand is read where it lies. In bf16 both are packed; where the machine has no instructions for
 //! it, the operands are rounded to bf16 and multiplied in `f32`, which gives the same numbers to rounding of the sums.
 
+use crate::Isa;
 use crate::bf16;
-use crate::gemm::View;
-use crate::isa::{Isa, isa};
 use crate::pack;
 use crate::shared::with_scratch;
 use crate::tile;
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -21,11 +21,6 @@ pub enum Precision {
     F32,
     /// Rounded to bf16 first.
     Bf16,
-}
-
-/// Whether the instruction set in use multiplies bf16 faster than `f32`.
-pub fn has_fast_bf16() -> bool {
-    bf16::engine(isa()).is_some()
 }
 
 /// How operands are packed and multiplied; fixed for the length of one operation.
@@ -46,10 +41,14 @@ pub(crate) enum Left<'a> {
 }
 
 impl Product {
-    pub(crate) fn new(precision: Precision) -> Self {
-        let isa = isa();
+    pub(crate) fn new(isa: Isa, precision: Precision) -> Self {
         let engine = if precision == Precision::Bf16 { bf16::engine(isa) } else { None };
         Self { isa, precision, engine }
+    }
+
+    /// The instructions that it runs with.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// The most depth that a block should have: a panel of the right operand then fits the first-level cache.
@@ -82,7 +81,7 @@ impl Product {
             (Precision::Bf16, None) => with_scratch(x.len(), |rounded| {
                 rounded.par_chunks_mut(16 * 1024).zip(x.par_chunks(16 * 1024)).for_each(|(to, x)| {
                     to.copy_from_slice(x);
-                    bf16::round_all(to);
+                    bf16::round_all(self.isa, to);
                 });
                 work(Left::Floats(View::rows(rounded, k)))
             }),
@@ -93,7 +92,7 @@ impl Product {
                     packed.par_chunks_mut(stride.max(1)).enumerate().for_each(|(block, out)| {
                         let rows = block * bf16::SIDE * k..((block + 1) * bf16::SIDE * k).min(m * k);
                         let rows = rows.start.min(m * k)..rows.end;
-                        bf16::pack_left(&x[rows], k, out);
+                        bf16::pack_left(self.isa, &x[rows], k, out);
                     });
                     work(Left::Packed { data: packed, stride })
                 })
@@ -112,7 +111,7 @@ impl Product {
             for (block, out) in out.chunks_exact_mut(stride.max(1)).enumerate().take(blocks) {
                 let first = (block * bf16::SIDE).min(width);
                 let last = (first + bf16::SIDE).min(width);
-                bf16::pack_right_transposed(&rows[first * k..last * k], k, out);
+                bf16::pack_right_transposed(self.isa, &rows[first * k..last * k], k, out);
             }
             return;
         }
@@ -120,7 +119,7 @@ impl Product {
         let out = &mut out[at * k..][..pack::packed_len(width, k, cols)];
         pack::pack_transposed(self.isa, rows, k, (width, k), cols, out);
         if self.precision == Precision::Bf16 {
-            bf16::round_all(out);
+            bf16::round_all(self.isa, out);
         }
     }
 
@@ -128,13 +127,13 @@ impl Product {
     /// `[depth, n]` without gaps.
     pub(crate) fn pack_rows(&self, rows: &[f32], n: usize, at: usize, k: usize, out: &mut [f32]) {
         if self.engine.is_some() {
-            return bf16::pack_right(rows, n, at, k, bf16::as_bf16(out));
+            return bf16::pack_right(self.isa, rows, n, at, k, bf16::as_bf16(out));
         }
         let cols = tile::panel_cols(self.isa);
         pack::pack_rows(rows, n, at..at + rows.len() / n.max(1), (k, n), cols, out);
         if self.precision == Precision::Bf16 {
             for panel in out[..pack::packed_len(n, k, cols)].chunks_exact_mut(cols * k) {
-                bf16::round_all(&mut panel[at * cols..][..rows.len() / n.max(1) * cols]);
+                bf16::round_all(self.isa, &mut panel[at * cols..][..rows.len() / n.max(1) * cols]);
             }
         }
     }
@@ -205,7 +204,7 @@ impl Product {
                     out_row,
                     accumulate,
                 };
-                // SAFETY: `isa()` gave the instruction set; the view and the right operand were checked above, `out` is
+                // SAFETY: an `Isa` is one that the machine has; the view and the right operand were checked above, `out` is
                 // the caller's promise.
                 unsafe { tile::multiply(self.isa, &of) }
             }

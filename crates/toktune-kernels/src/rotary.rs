@@ -8,6 +8,7 @@
 //!
 //! Entries of a head past the rotated part are copied. The vector-Jacobian product is the rotation backwards.
 
+use crate::Isa;
 use crate::isa::multiversion;
 use rayon::prelude::*;
 
@@ -42,15 +43,25 @@ pub struct Heads {
     pub pairing: Pairing,
 }
 
+/// By what angle each pair of each row is turned.
+#[derive(Clone, Copy, Debug)]
+pub struct Angles<'a> {
+    /// The rows.
+    pub rows: usize,
+    /// The cosines, `[rows, h]`, one line a row, with `2 h <= head_dim` the rotated part of a head.
+    pub cos: &'a [f32],
+    /// The sines, likewise.
+    pub sin: &'a [f32],
+}
+
 /// Rotates every head of every row of `x [rows, heads * head_dim]` into `y`.
 ///
-/// `cos` and `sin` are `[rows, h]`, one line a row of `x`, with `2 h <= head_dim` the rotated part of a head.
 /// Panics when the lengths do not fit.
 pub fn rotate(
+    isa: Isa,
     x: &[f32],
-    (cos, sin): (&[f32], &[f32]),
+    Angles { rows, cos, sin }: Angles<'_>,
     Heads { head_dim, pairing }: Heads,
-    rows: usize,
     direction: Direction,
     y: &mut [f32],
 ) {
@@ -72,15 +83,15 @@ pub fn rotate(
             let x = &x[row * width..][..width];
             let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
             match pairing {
-                Pairing::Halves => rotate_halves(x, cos, sin, head_dim, sign, y),
-                Pairing::Neighbours => rotate_neighbours(x, cos, sin, head_dim, sign, y),
+                Pairing::Halves => rotate_halves(isa, x, cos, sin, head_dim, sign, y),
+                Pairing::Neighbours => rotate_neighbours(isa, x, cos, sin, head_dim, sign, y),
             }
         }
     });
 }
 
 multiversion! {
-    fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
+    fn rotate_halves(isa: Isa, x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
         let half = cos.len();
         for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
             let ((x1, x2), (y1, y2)) = (x.split_at(half), y.split_at_mut(half));
@@ -94,7 +105,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn rotate_neighbours(x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
+    fn rotate_neighbours(isa: Isa, x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32, y: &mut [f32]) {
         let rotated = 2 * cos.len();
         for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
             let pairs = x[..rotated].chunks_exact(2).zip(y[..rotated].chunks_exact_mut(2));
@@ -125,6 +136,7 @@ mod tests {
                 let angles = random(rows * half, 2);
                 let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
                 let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+                let angles_of_rows = Angles { rows, cos: &cos, sin: &sin };
                 let mut expected: Vec<f64> = x.iter().map(|x| *x as f64).collect();
                 for row in 0..rows {
                     for head in 0..heads {
@@ -142,7 +154,7 @@ mod tests {
                     }
                 }
                 let mut y = vec![f32::NAN; x.len()];
-                rotate(&x, (&cos, &sin), turned, rows, Direction::Forward, &mut y);
+                rotate(isa, &x, angles_of_rows, turned, Direction::Forward, &mut y);
                 assert_close(
                     &y,
                     &expected,
@@ -151,7 +163,7 @@ mod tests {
                 );
                 // a rotation is orthogonal, so its transpose (the vector-Jacobian product) is its inverse
                 let mut back = vec![f32::NAN; x.len()];
-                rotate(&y, (&cos, &sin), turned, rows, Direction::Backward, &mut back);
+                rotate(isa, &y, angles_of_rows, turned, Direction::Backward, &mut back);
                 let original: Vec<f64> = x.iter().map(|x| *x as f64).collect();
                 assert_close(&back, &original, 1e-6, &format!("{isa} backward"));
             }

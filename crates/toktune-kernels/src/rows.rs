@@ -1,5 +1,6 @@
 //! Sums and multiples of whole matrices, and sums and products of a row with the rows of one.
 
+use crate::Isa;
 use crate::isa::multiversion;
 use rayon::prelude::*;
 
@@ -9,28 +10,28 @@ const TASK: usize = 16 * 1024;
 /// `y += x`, entry by entry.
 ///
 /// Panics when the lengths differ.
-pub fn add(y: &mut [f32], x: &[f32]) {
+pub fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
     assert_eq!(y.len(), x.len(), "as many entries");
-    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| add_piece(y, x));
+    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| add_piece(isa, y, x));
 }
 
 /// `y *= factor`, entry by entry.
-pub fn scale(y: &mut [f32], factor: f32) {
-    y.par_chunks_mut(TASK).for_each(|y| crate::math::scale(y, factor));
+pub fn scale(isa: Isa, y: &mut [f32], factor: f32) {
+    y.par_chunks_mut(TASK).for_each(|y| crate::math::scale(isa, y, factor));
 }
 
 /// Adds `row [width]` to every row of `y [rows, width]`.
 ///
 /// Panics when `y` is no whole number of rows.
-pub fn add_to_each(y: &mut [f32], row: &[f32]) {
-    each_row(y, row, add_piece);
+pub fn add_to_each(isa: Isa, y: &mut [f32], row: &[f32]) {
+    each_row(y, row, |y, row| add_piece(isa, y, row));
 }
 
 /// Multiplies every row of `y [rows, width]` with `row [width]`, entry by entry.
 ///
 /// Panics when `y` is no whole number of rows.
-pub fn multiply_each(y: &mut [f32], row: &[f32]) {
-    each_row(y, row, multiply_piece);
+pub fn multiply_each(isa: Isa, y: &mut [f32], row: &[f32]) {
+    each_row(y, row, |y, row| multiply_piece(isa, y, row));
 }
 
 fn each_row(y: &mut [f32], row: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
@@ -41,7 +42,7 @@ fn each_row(y: &mut [f32], row: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync
 }
 
 multiversion! {
-    fn add_piece(y: &mut [f32], x: &[f32]) {
+    fn add_piece(isa: Isa, y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y += x;
         }
@@ -49,7 +50,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn multiply_piece(y: &mut [f32], x: &[f32]) {
+    fn multiply_piece(isa: Isa, y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y *= x;
         }
@@ -67,20 +68,20 @@ mod tests {
             for (rows, width) in [(0, 3), (1, 1), (5, 7), (TASK / 8 + 1, 9)] {
                 let (y, x, row) = (random(rows * width, 1), random(rows * width, 2), random(width, 3));
                 let mut sum = y.clone();
-                add(&mut sum, &x);
+                add(isa, &mut sum, &x);
                 assert!(
                     sum.iter().zip(y.iter().zip(&x)).all(|(s, (y, x))| *s == y + x),
                     "{isa} {rows} {width}"
                 );
                 let mut twice = y.clone();
-                scale(&mut twice, 2.0);
+                scale(isa, &mut twice, 2.0);
                 assert!(twice.iter().zip(&y).all(|(t, y)| *t == 2.0 * y), "{isa} {rows} {width}");
                 let mut sum = y.clone();
-                add_to_each(&mut sum, &row);
+                add_to_each(isa, &mut sum, &row);
                 let expected = y.iter().enumerate().map(|(at, y)| y + row[at % width]);
                 assert!(expected.eq(sum.iter().copied()), "{isa} {rows} {width}: a row");
                 let mut product = y.clone();
-                multiply_each(&mut product, &row);
+                multiply_each(isa, &mut product, &row);
                 let expected = y.iter().enumerate().map(|(at, y)| y * row[at % width]);
                 assert!(expected.eq(product.iter().copied()), "{isa} {rows} {width}: a product");
             }

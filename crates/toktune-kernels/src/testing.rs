@@ -1,23 +1,15 @@
 //! Helpers for this crate's tests: seeded data, every instruction set in turn, and one comparison of slices.
 
-use crate::isa::{self, Isa};
-use std::sync::Mutex;
+use crate::Isa;
 
 /// Runs `check` with each instruction set this machine has, and says on stderr which it lacks.
-///
-/// The choice is global to the process, so the runs of concurrent tests are kept apart by a lock.
 pub(crate) fn each_isa(check: impl Fn(Isa)) {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let guard = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for isa in Isa::ALL {
-        if isa::force(Some(isa)).is_ok() {
-            check(isa);
-        } else {
-            eprintln!("skipped: this machine has no {isa}");
+    for name in Isa::NAMES {
+        match Isa::named(name) {
+            Ok(isa) => check(isa),
+            Err(_) => eprintln!("skipped: this machine has no {name}"),
         }
     }
-    isa::force(None).expect("the default can always be used");
-    drop(guard);
 }
 
 /// `n` numbers in `[-1, 1)`, the same for the same seed (xorshift64*).

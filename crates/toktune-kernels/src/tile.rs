@@ -11,7 +11,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Level};
 
 /// A register of floats of some instruction set.
 ///
@@ -57,22 +57,22 @@ pub(crate) struct Operands {
 
 /// Columns of a packed panel for an instruction set.
 pub(crate) fn panel_cols(isa: Isa) -> usize {
-    match isa {
+    match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::COLS,
+        Level::Avx512 | Level::Amx => avx512::COLS,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::COLS,
+        Level::Avx2 => avx2::COLS,
         _ => portable::COLS,
     }
 }
 
 /// Floats in a vector of an instruction set.
 pub(crate) fn vector_len(isa: Isa) -> usize {
-    match isa {
+    match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::LEN,
+        Level::Avx512 | Level::Amx => avx512::LEN,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::LEN,
+        Level::Avx2 => avx2::LEN,
         _ => portable::LEN,
     }
 }
@@ -85,11 +85,11 @@ pub(crate) fn vector_len(isa: Isa) -> usize {
 pub(crate) unsafe fn multiply(isa: Isa, of: &Operands) {
     // SAFETY: the caller's promise.
     unsafe {
-        match isa {
+        match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => avx512::multiply(of),
+            Level::Avx512 | Level::Amx => avx512::multiply(of),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::multiply(of),
+            Level::Avx2 => avx2::multiply(of),
             _ => portable::multiply(of),
         }
     }

@@ -1,18 +1,18 @@
 //! Frozen weight matrices, read in the type they are stored in.
 //!
 //! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
-//! This module owns the panels; the stored types are in `kind`, a token matrix with trained rows over it in
+//! This module owns the panels; the stored types are in [`crate::weight_type`], a token matrix with trained rows over it in
 //! `token_table`, the GGUF block formats in [`crate::blocks`].
 
+use crate::Isa;
+use crate::weight_type::WeightType;
 use crate::{blocks, fp8};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
 
-mod kind;
 mod token_table;
 
-pub use kind::WeightType;
 pub use token_table::TokenTable;
 
 /// In which order the rows of a matrix lie in the file.
@@ -152,10 +152,10 @@ pub trait Matrix: Sync {
     /// Panels must begin at a multiple of this column, and end at one or at the last.
     fn column_unit(&self) -> usize;
 
-    /// Writes `rows` x `cols` into `panel`, row-major without gaps.
+    /// Writes `rows` x `cols` into `panel`, row-major without gaps: the same bits on every instruction set.
     ///
     /// Panics when the ranges are outside the matrix, off the column unit, or `panel` has another size.
-    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
+    fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
 }
 
 /// What the weights of an 8-bit type are multiplied with: one number for each block of rows and columns.
@@ -271,7 +271,7 @@ impl Matrix for Weight<'_> {
         self.dtype.block_len()
     }
 
-    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+    fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
         assert!(
             rows.end <= self.rows && cols.end <= self.cols,
             "{rows:?} x {cols:?} of {} x {}",
@@ -293,7 +293,7 @@ impl Matrix for Weight<'_> {
         for (out, row) in panel.chunks_exact_mut(cols.len()).zip(rows) {
             let row = self.order.stored(row);
             let stored = &self.data[row * row_bytes..][..row_bytes];
-            decode_run(self.dtype, &stored[within.clone()], out);
+            decode_run(isa, self.dtype, &stored[within.clone()], out);
             if let Some(scales) = &self.scales {
                 scales.apply(row, self.cols, cols.start, out);
             }
@@ -302,14 +302,14 @@ impl Matrix for Weight<'_> {
 }
 
 /// Decodes a run of whole blocks.
-fn decode_run(dtype: WeightType, data: &[u8], out: &mut [f32]) {
+fn decode_run(isa: Isa, dtype: WeightType, data: &[u8], out: &mut [f32]) {
     match dtype {
         WeightType::F32 => decode_f32(data, out),
         WeightType::F16 => decode_f16(data, out),
-        WeightType::BF16 => decode_bf16(data, out),
-        WeightType::F8E4M3 => fp8::e4m3(data, out),
-        WeightType::F8E5M2 => fp8::e5m2(data, out),
-        _ => blocks::decode(dtype, data, out),
+        WeightType::BF16 => decode_bf16(isa, data, out),
+        WeightType::F8E4M3 => fp8::e4m3(isa, data, out),
+        WeightType::F8E5M2 => fp8::e5m2(isa, data, out),
+        _ => blocks::decode(isa, dtype, data, out),
     }
 }
 
@@ -320,7 +320,7 @@ fn decode_f32(data: &[u8], out: &mut [f32]) {
 }
 
 crate::isa::multiversion! {
-    fn decode_bf16(data: &[u8], out: &mut [f32]) {
+    fn decode_bf16(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (x, bytes) in out.iter_mut().zip(data.as_chunks::<2>().0) {
             *x = f32::from_bits((u16::from_le_bytes(*bytes) as u32) << 16);
         }
@@ -368,7 +368,7 @@ mod tests {
                     let weight =
                         Weight::new(dtype, &data, rows, cols, RowOrder::Plain).expect("a valid weight");
                     let mut panel = vec![0.0; rows * cols];
-                    weight.decode(0..rows, 0..cols, &mut panel);
+                    weight.decode(isa, 0..rows, 0..cols, &mut panel);
                     for (got, expected) in panel.iter().zip(&exact) {
                         assert!((got - expected).abs() < 1e-4, "{isa} {dtype} {got} {expected}");
                     }
@@ -386,7 +386,7 @@ mod tests {
         let table = TokenTable::new(weight, &extra, &[(1, 1), (4, 0)], &values);
         assert_eq!((table.rows(), table.cols()), (5, 4));
         let mut all = vec![0.0; 20];
-        table.decode(0..5, 0..4, &mut all);
+        table.decode(Isa::best(), 0..5, 0..4, &mut all);
         assert_eq!(&all[..4], &base[..4]);
         assert_eq!(&all[4..8], &values[4..]);
         assert_eq!(&all[8..12], &base[8..]);
@@ -395,7 +395,7 @@ mod tests {
         for start in 0..5 {
             for end in start..=5 {
                 let mut part = vec![0.0; (end - start) * 2];
-                table.decode(start..end, 1..3, &mut part);
+                table.decode(Isa::best(), start..end, 1..3, &mut part);
                 let expected: Vec<f32> =
                     (start..end).flat_map(|r| all[r * 4 + 1..r * 4 + 3].to_vec()).collect();
                 assert_eq!(part, expected, "rows {start}..{end}");
@@ -419,7 +419,7 @@ mod tests {
             };
             for (rows, cols) in [(0..5, 0..7), (1..4, 2..7), (4..5, 5..6), (2..3, 3..3)] {
                 let mut panel = vec![f32::NAN; rows.len() * cols.len()];
-                whole(skipped).decode(rows.clone(), cols.clone(), &mut panel);
+                whole(skipped).decode(Isa::best(), rows.clone(), cols.clone(), &mut panel);
                 let wanted: Vec<f32> = rows
                     .flat_map(|row| cols.clone().map(move |col| (row, col)))
                     .map(|(r, c)| expected(r, c))

@@ -35,5 +35,5 @@ pub use matrix::FrozenMatrix;
 pub use nearest::{did_you_mean, nearest};
 pub use table::Scaling;
 pub use toktune_kernels::weight::encode;
-pub use toktune_kernels::{Matrix, RowOrder, TokenTable, WeightType};
+pub use toktune_kernels::{Isa, IsaError, Matrix, RowOrder, TokenTable, WeightType};
 pub use writer::{TensorHeader, TensorOut, read_metadata, write_safetensors, write_safetensors_into};

@@ -6,7 +6,7 @@ use crate::{Bytes, Owner, Result, WeightsError};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use toktune_kernels::{Matrix, Precision, RowOrder, Scales, Weight, WeightType, weight::encode};
+use toktune_kernels::{Isa, Matrix, Precision, RowOrder, Scales, Weight, WeightType, weight::encode};
 
 /// Entries decoded at a time when scanning: 256 KiB of `f32`, which stays in the second-level cache.
 const SCAN_ENTRIES: usize = 1 << 16;
@@ -185,7 +185,8 @@ impl FrozenMatrix {
     /// Panics when the range reaches outside: a row number is the caller's to check.
     pub fn decode_rows(&self, rows: Range<usize>) -> Vec<f32> {
         let mut out = vec![0.0; rows.len() * self.cols];
-        self.view().decode(rows, 0..self.cols, &mut out);
+        // exact: the same bits on every instruction set
+        self.view().decode(Isa::best(), rows, 0..self.cols, &mut out);
         out
     }
 
@@ -298,13 +299,13 @@ impl FrozenMatrix {
             return None;
         }
         let panel_rows = (SCAN_ENTRIES / self.cols).max(1);
-        let weight = self.view();
+        let (isa, weight) = (Isa::best(), self.view()); // decoding is exact: the same bits on every instruction set
         (0..self.rows.div_ceil(panel_rows))
             .into_par_iter()
             .map_init(Vec::new, |panel, i| {
                 let rows = i * panel_rows..((i + 1) * panel_rows).min(self.rows);
                 panel.resize(rows.len() * self.cols, 0.0f32);
-                weight.decode(rows.clone(), 0..self.cols, panel);
+                weight.decode(isa, rows.clone(), 0..self.cols, panel);
                 // Looked at without a way out first, since that vectorises and nearly every panel is fine.
                 if panel.iter().fold(true, |fine, x| fine & x.is_finite()) {
                     return None;

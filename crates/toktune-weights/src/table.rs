@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use toktune_kernels::weight::encode;
-use toktune_kernels::{Matrix, RowOrder, Weight, WeightType};
+use toktune_kernels::{Isa, Matrix, RowOrder, Weight, WeightType};
 
 /// A tensor in its file.
 #[derive(Clone, Debug)]
@@ -228,7 +228,8 @@ impl TensorTable {
         let weight = Weight::new(dtype, &tensor.bytes, 1, len, RowOrder::Plain)
             .map_err(|source| WeightsError::Matrix { tensor: tensor.name.to_string(), source })?;
         let mut out = vec![0.0; len];
-        weight.decode(0..1, 0..len, &mut out);
+        // exact: the same bits on every instruction set
+        weight.decode(Isa::best(), 0..1, 0..len, &mut out);
         match out.iter().position(|x| !x.is_finite()) {
             None => Ok(out),
             Some(index) => Err(WeightsError::NonFinite {

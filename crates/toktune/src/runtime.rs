@@ -1,20 +1,17 @@
-//! What a process chooses once: the instruction set of the kernels and the number of threads.
+//! What a process chooses: the number of threads, what its allocator keeps, and the instruction set of the models that it
+//! loads.
 
 use crate::error::{Error, Result};
 use toktune_engine::EngineError;
 
-/// The name of the instruction set that the kernels run with.
+pub use crate::weights::Isa;
+
+/// The instruction set that a model loaded now would compute with: the best one, or what `TOKTUNE_ISA` names.
 ///
 /// # Errors
-/// `TOKTUNE_ISA` names a set that is unknown or that this machine lacks. Without this check the kernels would run with
-/// the best set there is, and a comparison of sets would compare one with itself.
-pub fn instruction_set() -> Result<&'static str> {
-    Ok(toktune_kernels::isa::check().map_err(EngineError::from)?.name())
-}
-
-/// Whether that instruction set multiplies bf16 faster than `f32`.
-pub fn has_fast_bf16() -> bool {
-    toktune_kernels::has_fast_bf16()
+/// `TOKTUNE_ISA` names a set that is unknown or that this machine lacks.
+pub fn instruction_set() -> Result<Isa> {
+    Ok(Isa::from_environment().map_err(EngineError::from)?)
 }
 
 /// Threads that the kernels run on.

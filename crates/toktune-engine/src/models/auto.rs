@@ -9,6 +9,7 @@ use super::quantisation;
 use crate::error::Result;
 use crate::models::Device;
 use std::path::Path;
+use toktune_kernels::Isa;
 use toktune_weights::Checkpoint;
 
 /// Loads models of every kind: what the files hold decides.
@@ -20,7 +21,8 @@ impl AutoModel {
     /// weights are mapped, not read; every tensor is checked for its presence, shape and type.
     ///
     /// # Errors
-    /// The files are missing, damaged or of an unsupported kind; see [`crate::EngineError`].
+    /// The files are missing, damaged or of an unsupported kind, or `TOKTUNE_ISA` names instructions that this machine lacks;
+    /// see [`crate::EngineError`].
     pub fn from_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<PretrainedModel> {
         let path = path.as_ref();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
@@ -35,7 +37,8 @@ impl AutoModel {
             None => ModelConfig::read(folder)?,
         };
         let family = of_model_type(&config)?;
-        PretrainedModel::load(path, family, config, checkpoint, *device)
+        let place = (*device, Isa::from_environment()?);
+        PretrainedModel::load(path, family, config, checkpoint, place)
     }
 
     fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {

@@ -22,7 +22,7 @@ use crate::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wan
 use crate::spec::{DecoderInputs, ModelSpec, QkvLayout};
 use crate::trained::Trained;
 use std::path::{Path, PathBuf};
-use toktune_kernels::Precision;
+use toktune_kernels::{Isa, Precision};
 use toktune_weights::{Checkpoint, FrozenMatrix, RowOrder, WeightsError};
 
 /// A pretrained model with every weight frozen.
@@ -33,6 +33,8 @@ pub struct PretrainedModel {
     config: ModelConfig,
     spec: ModelSpec,
     checkpoint: Checkpoint,
+    /// The instructions that it computes with on the CPU.
+    isa: Isa,
     /// How products are taken, where that was said.
     mode: Option<PrecisionMode>,
     embedding: TokenMatrix,
@@ -49,7 +51,7 @@ pub struct PretrainedModel {
 }
 
 impl PretrainedModel {
-    /// Puts a model together from an opened checkpoint.
+    /// Puts a model together from an opened checkpoint, on a device; on the CPU it computes with these instructions.
     ///
     /// # Errors
     /// A tensor is missing, of another shape, or of an unsupported type; the configuration contradicts itself.
@@ -58,7 +60,7 @@ impl PretrainedModel {
         family: &'static Family,
         config: ModelConfig,
         mut checkpoint: Checkpoint,
-        device: Device,
+        (device, isa): (Device, Isa),
     ) -> Result<Self> {
         quantisation::prepare(&config, &mut checkpoint)?;
         let mut spec = (family.spec)(&synonyms::own_names(&config))?;
@@ -154,11 +156,12 @@ impl PretrainedModel {
             sentence: sentence.clone(),
         };
         let runner: Box<dyn Runner> = match device {
-            Device::Cpu => Box::new(Model::load(Cpu::default(), parts)?),
+            Device::Cpu => Box::new(Model::load(Cpu::new(isa), parts)?),
             Device::Reference => Box::new(Model::load(Reference, parts)?),
         };
         Ok(Self {
             device,
+            isa,
             runner,
             path: path.to_path_buf(),
             mode: None,
@@ -454,7 +457,8 @@ impl PretrainedModel {
     /// Takes products with frozen weights as `mode` says.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
         self.mode = Some(mode);
-        let precision = |of: &FrozenMatrix| mode.of(of.dtype());
+        let isa = self.isa;
+        let precision = |of: &FrozenMatrix| mode.of(isa, of.dtype());
         self.runner.change_weights(&mut |_, weight| {
             let mut other = weight.clone();
             other.set_precision(precision(weight));

@@ -1,6 +1,6 @@
 //! In which precision a model's products with frozen weights are taken.
 
-use toktune_kernels::{Precision, WeightType, has_fast_bf16};
+use toktune_kernels::{Isa, Precision, WeightType};
 
 /// What a user asks for; sums, activations and trained rows are `f32` in every case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,12 +16,12 @@ pub enum PrecisionMode {
 }
 
 impl PrecisionMode {
-    /// The precision of products with a weight of type `dtype`.
-    pub fn of(self, dtype: WeightType) -> Precision {
+    /// The precision of products with a weight of type `dtype` that run with `isa`.
+    pub fn of(self, isa: Isa, dtype: WeightType) -> Precision {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
-            Self::Auto if has_fast_bf16() && !needs_f32(dtype) => Precision::Bf16,
+            Self::Auto if isa.has_fast_bf16() && !needs_f32(dtype) => Precision::Bf16,
             Self::Auto => Precision::F32,
         }
     }
@@ -38,12 +38,12 @@ mod tests {
 
     #[test]
     fn the_weights_and_the_machine_decide() {
-        for dtype in WeightType::ALL {
-            assert_eq!(PrecisionMode::F32.of(dtype), Precision::F32);
-            assert_eq!(PrecisionMode::Bf16.of(dtype), Precision::Bf16);
+        for (isa, dtype) in Isa::available().flat_map(|isa| WeightType::ALL.map(|dtype| (isa, dtype))) {
+            assert_eq!(PrecisionMode::F32.of(isa, dtype), Precision::F32);
+            assert_eq!(PrecisionMode::Bf16.of(isa, dtype), Precision::Bf16);
             let exact = [WeightType::F32, WeightType::F8E4M3, WeightType::F8E5M2].contains(&dtype);
-            let fast = has_fast_bf16() && !exact;
-            assert_eq!(PrecisionMode::Auto.of(dtype) == Precision::Bf16, fast, "{dtype}");
+            let fast = isa.has_fast_bf16() && !exact;
+            assert_eq!(PrecisionMode::Auto.of(isa, dtype) == Precision::Bf16, fast, "{isa} {dtype}");
         }
     }
 }

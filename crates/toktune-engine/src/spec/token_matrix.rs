@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use std::sync::Arc;
-use toktune_kernels::TokenTable;
+use toktune_kernels::{Isa, TokenTable};
 use toktune_weights::FrozenMatrix;
 
 /// The frozen rows of an embedding or a head, and the rows a resize appended.
@@ -147,7 +147,8 @@ impl TokenMatrix {
     /// The untrained rows of `ids`, `[ids, width]`.
     pub fn gather(&self, ids: &[u32]) -> Vec<f32> {
         let mut rows = vec![0f32; ids.len() * self.width()];
-        toktune_kernels::embedding::gather(ids, &self.table(None), 1.0, &mut rows);
+        // exact: the same bits on every instruction set
+        toktune_kernels::embedding::gather(Isa::best(), ids, &self.table(None), 1.0, &mut rows);
         rows
     }
 

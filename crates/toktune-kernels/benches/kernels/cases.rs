@@ -7,8 +7,8 @@ use toktune_kernels::cross_entropy::{Gradients, Head, Labelled, cross_entropy};
 use toktune_kernels::gated::Activation;
 use toktune_kernels::gated_mlp::{GatedMlp, Kept};
 use toktune_kernels::matmul::{self, Write};
-use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
-use toktune_kernels::{Precision, RowOrder, TokenTable, Weight, WeightType};
+use toktune_kernels::norm::RmsNorm;
+use toktune_kernels::{Isa, Precision, RowOrder, TokenTable, Weight, WeightType};
 
 /// Rows of a batch: eight short conversations.
 const ROWS: usize = 1000;
@@ -52,7 +52,7 @@ pub const MODELS: [Model; 2] = [
 ];
 
 /// A group of cases: its title, and what makes them.
-type Group = (&'static str, fn(&Model) -> Vec<Case>);
+type Group = (&'static str, fn(Isa, &Model) -> Vec<Case>);
 
 pub const GROUPS: [Group; 5] = [
     ("products with a frozen weight, 1000 rows", products),
@@ -111,7 +111,7 @@ impl Stored {
     }
 }
 
-fn products(of: &Model) -> Vec<Case> {
+fn products(isa: Isa, of: &Model) -> Vec<Case> {
     use WeightType::{BF16, F32, Q4K, Q8_0};
     let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
     // Q4_K needs rows of whole blocks of 256
@@ -126,18 +126,18 @@ fn products(of: &Model) -> Vec<Case> {
             let work = Work::Operations(2.0 * (ROWS * n * k) as f64, precision);
             let (w, x, mut y) = (weight.clone(), floats(ROWS * k), vec![0.0; ROWS * n]);
             cases.push(case(name("forward"), work, move || {
-                matmul::forward(&x, &w.weight(), precision, Write::Over, &mut y);
+                matmul::forward(isa, &x, &w.weight(), precision, Write::Over, &mut y);
             }));
             let (w, dy, mut dx) = (weight.clone(), floats(ROWS * n), vec![0.0; ROWS * k]);
             cases.push(case(name("backward"), work, move || {
-                matmul::backward(&dy, &w.weight(), precision, Write::Over, &mut dx);
+                matmul::backward(isa, &dy, &w.weight(), precision, Write::Over, &mut dx);
             }));
         }
     }
     cases
 }
 
-fn mlp(of: &Model) -> Vec<Case> {
+fn mlp(isa: Isa, of: &Model) -> Vec<Case> {
     let weights = [(of.inner, of.d), (of.inner, of.d), (of.d, of.inner)];
     let weights = weights.map(|(rows, cols)| Stored::new(WeightType::BF16, rows, cols));
     let activation = of.activation;
@@ -152,7 +152,7 @@ fn mlp(of: &Model) -> Vec<Case> {
             let (mut y, mut kept) = (vec![0.0; x.len()], Kept::default());
             cases.push(case(name("forward"), work(3.0), move || {
                 let [gate, up, down] = [&w[0], &w[1], &w[2]].map(|w| w.weight());
-                let mlp = GatedMlp { gate: &gate, up: &up, down: &down, activation, precision };
+                let mlp = GatedMlp { isa, gate: &gate, up: &up, down: &down, activation, precision };
                 mlp.forward(&x, Write::Over, &mut y, keeps.then_some(&mut kept));
             }));
             let (w, x, dy) = (weights.clone(), floats(ROWS * of.d), floats(ROWS * of.d));
@@ -161,7 +161,7 @@ fn mlp(of: &Model) -> Vec<Case> {
             let kept = keeps.then(|| Kept { gate: both(), up: both() });
             cases.push(case(name("backward"), work(if keeps { 3.0 } else { 5.0 }), move || {
                 let [gate, up, down] = [&w[0], &w[1], &w[2]].map(|w| w.weight());
-                let mlp = GatedMlp { gate: &gate, up: &up, down: &down, activation, precision };
+                let mlp = GatedMlp { isa, gate: &gate, up: &up, down: &down, activation, precision };
                 let kept = kept.as_ref().map(|kept| [&kept.gate[..], &kept.up]);
                 mlp.backward(&x, &dy, kept, &mut dx);
             }));
@@ -181,7 +181,7 @@ fn spans(lengths: &[(usize, usize)]) -> Vec<Span> {
     lengths.iter().map(follow).collect()
 }
 
-fn attention(of: &Model) -> Vec<Case> {
+fn attention(isa: Isa, of: &Model) -> Vec<Case> {
     let ragged = [(70, 90), (110, 140), (40, 60), (95, 180), (60, 75), (130, 200), (80, 110), (55, 145)];
     let mut cases = Vec::new();
     for (name, lengths, window) in [
@@ -207,18 +207,18 @@ fn attention(of: &Model) -> Vec<Case> {
         let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
         let data = Rc::new([rows * q, rows * kv, rows * kv, past * kv, past * kv].map(floats));
         let (mut out, mut lse) = (vec![0.0; rows * q], vec![0.0; rows * of.heads]);
-        attention::forward(&shape, &spans, &inputs(&data), &mut out, &mut lse);
+        attention::forward(isa, &shape, &spans, &inputs(&data), &mut out, &mut lse);
         let saved = (out.clone(), lse.clone());
         let (d, s) = (data.clone(), spans.clone());
         let work = |products: f64| Work::Operations(products * product, Precision::F32);
         cases.push(case(name("forward"), work(2.0), move || {
-            attention::forward(&shape, &s, &inputs(&d), &mut out, &mut lse);
+            attention::forward(isa, &shape, &s, &inputs(&d), &mut out, &mut lse);
         }));
         let dout = floats(rows * q);
         let [mut dq, mut dk, mut dv] = [rows * q, rows * kv, rows * kv].map(floats);
         cases.push(case(name("backward"), work(5.0), move || {
             let saved = Saved { out: &saved.0, lse: &saved.1, dout: &dout };
-            attention::backward(&shape, &spans, &inputs(&data), &saved, &mut dq, &mut dk, &mut dv);
+            attention::backward(isa, &shape, &spans, &inputs(&data), &saved, [&mut dq, &mut dk, &mut dv]);
         }));
     }
     cases
@@ -228,7 +228,7 @@ fn inputs([q, k, v, past_k, past_v]: &[Vec<f32>; 5]) -> Inputs<'_> {
     Inputs { q, k, v, past_k, past_v, bias: None }
 }
 
-fn losses(of: &Model) -> Vec<Case> {
+fn losses(isa: Isa, of: &Model) -> Vec<Case> {
     let (d, vocabulary) = (of.d, of.vocabulary);
     let head = Stored::new(WeightType::BF16, vocabulary, d);
     let mut cases = Vec::new();
@@ -248,25 +248,25 @@ fn losses(of: &Model) -> Vec<Case> {
                     Gradients::default()
                 };
                 let of = Labelled { hidden: &hidden, targets: &targets, weights: &[] };
-                cross_entropy(of, &Head::plain(&table), &mut loss, wanted, precision);
+                cross_entropy(of, &Head::plain(isa, &table), &mut loss, wanted, precision);
             }));
         }
     }
     cases
 }
 
-fn norms(of: &Model) -> Vec<Case> {
+fn norms(isa: Isa, of: &Model) -> Vec<Case> {
     let mut cases = Vec::new();
     for rows in [ROWS, 32 * ROWS] {
         let (x, weight, mut y) = (floats(rows * of.d), floats(of.d), vec![0.0; rows * of.d]);
         let bytes = size_of_val(&x[..]) as f64;
         cases.push(case(format!("{rows} rows, forward"), Work::Bytes(2.0 * bytes), move || {
-            rms_norm_forward(&x, &weight, 1e-5, &mut y);
+            RmsNorm { isa, weight: &weight, eps: 1e-5 }.forward(&x, &mut y);
         }));
         let (x, dy, weight) = (floats(rows * of.d), floats(rows * of.d), floats(of.d));
         let mut dx = vec![0.0; x.len()];
         cases.push(case(format!("{rows} rows, backward"), Work::Bytes(3.0 * bytes), move || {
-            rms_norm_backward(&x, &weight, 1e-5, &dy, Write::Over, &mut dx);
+            RmsNorm { isa, weight: &weight, eps: 1e-5 }.backward(&x, &dy, Write::Over, &mut dx);
         }));
     }
     cases

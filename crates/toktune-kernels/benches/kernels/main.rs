@@ -14,6 +14,7 @@ mod measure;
 mod peak;
 
 use measure::Case;
+use toktune_kernels::Isa;
 
 /// What the command line asks for.
 struct Asked {
@@ -51,17 +52,17 @@ fn main() {
         println!("kernels are timed by `cargo bench -p toktune-kernels`");
         return;
     };
-    if let Err(error) = toktune_kernels::isa::check() {
+    let isa = Isa::from_environment().unwrap_or_else(|error| {
         eprintln!("error: {error}");
         std::process::exit(2);
-    }
-    measure::print_machine(asked.rounds);
+    });
+    measure::print_machine(isa, asked.rounds);
     for model in cases::MODELS {
         for (title, build) in cases::GROUPS {
             let title = format!("{}: {title}", model.name);
-            let mut cases = build(&model);
+            let mut cases = build(isa, &model);
             cases.retain(|case| asked.wants(&title, case));
-            measure::print_table(&title, &mut cases, asked.rounds);
+            measure::print_table(isa, &title, &mut cases, asked.rounds);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::peak::{self, Memory};
 use std::time::{Duration, Instant};
-use toktune_kernels::{Precision, has_fast_bf16, isa::isa};
+use toktune_kernels::{Isa, Precision};
 
 /// A case is called again until this much time has passed, each round.
 const ENOUGH: Duration = Duration::from_millis(40);
@@ -35,24 +35,24 @@ struct Found {
 }
 
 impl Case {
-    fn measure(&mut self, memory: &mut Memory) -> Found {
-        let before = self.peak(memory);
+    fn measure(&mut self, isa: Isa, memory: &mut Memory) -> Found {
+        let before = self.peak(isa, memory);
         let (start, mut calls) = (Instant::now(), 0);
         while start.elapsed() < ENOUGH {
             (self.run)();
             calls += 1;
         }
         let seconds = start.elapsed().as_secs_f64() / f64::from(calls);
-        let peak = (before + self.peak(memory)) / 2.0;
+        let peak = (before + self.peak(isa, memory)) / 2.0;
         let (Work::Operations(amount, _) | Work::Bytes(amount)) = self.work;
         let rate = amount / seconds / 1e9;
         Found { seconds, rate, share: rate / peak }
     }
 
     /// The machine's limit for this work, at this moment.
-    fn peak(&self, memory: &mut Memory) -> f64 {
+    fn peak(&self, isa: Isa, memory: &mut Memory) -> f64 {
         match self.work {
-            Work::Operations(_, precision) => peak::gflops(precision, true),
+            Work::Operations(_, precision) => peak::gflops(isa, precision, true),
             Work::Bytes(_) => memory.gigabytes(),
         }
     }
@@ -77,7 +77,7 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Times the cases in turn, round after round, and prints a line for each. Without cases, prints nothing.
-pub fn print_table(title: &str, cases: &mut [Case], rounds: usize) {
+pub fn print_table(isa: Isa, title: &str, cases: &mut [Case], rounds: usize) {
     let Some(widest) = cases.iter().map(|case| case.name.len()).max() else { return };
     println!("\n## {title}\n");
     let unit = cases[0].unit();
@@ -90,7 +90,7 @@ pub fn print_table(title: &str, cases: &mut [Case], rounds: usize) {
     let mut found = vec![Vec::new(); cases.len()];
     for _ in 0..rounds {
         for (case, found) in cases.iter_mut().zip(&mut found) {
-            found.push(case.measure(&mut memory));
+            found.push(case.measure(isa, &mut memory));
         }
     }
     for (case, found) in cases.iter().zip(&found) {
@@ -107,20 +107,20 @@ pub fn print_table(title: &str, cases: &mut [Case], rounds: usize) {
 }
 
 /// The limits of the machine, and how the tables are meant.
-pub fn print_machine(rounds: usize) {
+pub fn print_machine(isa: Isa, rounds: usize) {
     let threads = rayon::current_num_threads();
     let repeat = |of: &mut dyn FnMut() -> f64| median((0..rounds.max(5)).map(|_| of()));
     let print = |name: &str, precision| {
-        let one = repeat(&mut || peak::gflops(precision, false));
-        let all = repeat(&mut || peak::gflops(precision, true));
+        let one = repeat(&mut || peak::gflops(isa, precision, false));
+        let all = repeat(&mut || peak::gflops(isa, precision, true));
         println!("| {name:6} | {one:7.1} GFLOP/s | {all:7.1} GFLOP/s |");
     };
-    println!("Instruction set {}, {threads} threads. Medians of {rounds} rounds.\n", isa());
+    println!("Instruction set {}, {threads} threads. Medians of {rounds} rounds.\n", isa.name());
     println!(
         "| peak   |      one thread |     all threads |\n| ------ | --------------: | --------------: |"
     );
     print("f32", Precision::F32);
-    if has_fast_bf16() {
+    if isa.has_fast_bf16() {
         print("bf16", Precision::Bf16);
     }
     let mut memory = Memory::new();
@@ -130,6 +130,6 @@ pub fn print_machine(rounds: usize) {
          of copying memory (more than 100 % when the rows fit a cache). It is measured again before and after every\n\
          timing. Operations are those that the result needs from what is given: what a kernel computes twice counts\n\
          once, and what it computes and masks away not at all.",
-        if has_fast_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }
+        if isa.has_fast_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }
     );
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::Instant;
-use toktune_kernels::{Isa, Precision, has_fast_bf16, isa::isa};
+use toktune_kernels::{Isa, Precision};
 
 /// Sums that do not wait for one another: more than latency times units of any processor at hand.
 const CHAINS: usize = 12;
@@ -16,28 +16,28 @@ struct Loop {
 }
 
 /// The instructions that the kernels use for this precision.
-fn fastest(precision: Precision) -> Loop {
-    let bf16 = precision == Precision::Bf16 && has_fast_bf16();
-    match isa() {
+fn fastest(isa: Isa, precision: Precision) -> Loop {
+    let bf16 = precision == Precision::Bf16 && isa.has_fast_bf16();
+    match isa.name() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `isa()` names a set that the machine has; `has_fast_bf16` covers the rest. So for the arms below.
-        Isa::Amx if bf16 => Loop { run: |n| unsafe { x86::amx(n) }, flops: 4 * 2 * 16 * 16 * 32 },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx512 if bf16 => Loop { run: |n| unsafe { x86::avx512_bf16(n) }, flops: CHAINS as u64 * 64 },
+        // SAFETY: an `Isa` is a set that the machine has; `has_fast_bf16` covers the rest. So for the arms below.
+        "amx" if bf16 => Loop { run: |n| unsafe { x86::amx(n) }, flops: 4 * 2 * 16 * 16 * 32 },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 | Isa::Amx => Loop { run: |n| unsafe { x86::avx512(n) }, flops: CHAINS as u64 * 32 },
+        "avx512" if bf16 => Loop { run: |n| unsafe { x86::avx512_bf16(n) }, flops: CHAINS as u64 * 64 },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => Loop { run: |n| unsafe { x86::avx2(n) }, flops: CHAINS as u64 * 16 },
+        "avx512" | "amx" => Loop { run: |n| unsafe { x86::avx512(n) }, flops: CHAINS as u64 * 32 },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        "avx2" => Loop { run: |n| unsafe { x86::avx2(n) }, flops: CHAINS as u64 * 16 },
         _ => Loop { run: portable, flops: CHAINS as u64 * 8 },
     }
 }
 
 /// GFLOP/s of one thread, or of all of them at once, over some milliseconds.
-pub fn gflops(precision: Precision, all_threads: bool) -> f64 {
-    let Loop { run, flops } = fastest(precision);
+pub fn gflops(isa: Isa, precision: Precision, all_threads: bool) -> f64 {
+    let Loop { run, flops } = fastest(isa, precision);
     let threads = if all_threads { rayon::current_num_threads() as u64 } else { 1 };
     let mut turns = 1 << 18;
     loop {

@@ -2,10 +2,12 @@
 
 use super::tiles::{KeyTile, key_tiles, masked_scores, tasks, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
-use crate::gemm::{Right, View, gemm};
+use crate::Isa;
+use crate::gemm::{Right, gemm};
 use crate::math::{exp, exp_shifted};
 use crate::product::{Precision, Product};
 use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -36,13 +38,12 @@ pub struct Saved<'a> {
 ///
 /// Panics when the lengths do not fit.
 pub fn backward(
+    isa: Isa,
     shape: &Shape,
     spans: &[Span],
     x: &Inputs<'_>,
     saved: &Saved<'_>,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
+    [dq, dk, dv]: [&mut [f32]; 3],
 ) {
     let rows = shape.check(spans, x);
     assert!(
@@ -58,7 +59,7 @@ pub fn backward(
         let slice = at * hd..(at + 1) * hd;
         *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
     });
-    let pass = Backward { shape, x, saved, delta: &delta, product: Product::new(Precision::F32) };
+    let pass = Backward { shape, x, saved, delta: &delta, product: Product::new(isa, Precision::F32) };
     if spans.iter().any(|span| span.before.iter().any(|stretch| !stretch.is_past)) {
         return super::forest::backward(&pass, spans, [dq, dk, dv]);
     }
@@ -107,17 +108,17 @@ impl Backward<'_> {
         p: &mut [f32],
         ds: &mut [f32],
     ) {
-        let (shape, n) = (self.shape, tile.len());
+        let (isa, shape, n) = (self.product.isa(), self.shape, tile.len());
         let q = self.of_head(self.x.q, first, head);
         masked_scores(shape, self.x.bias, (span, head), q, positions, tile, keys, p);
         values.multiply(positions.len(), self.of_head(self.saved.dout, first, head), ds, false);
         for (i, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
             let row = (first + i) * shape.heads + head;
             if let Some(cap) = shape.soft_cap {
-                capped_gradient(p, ds, self.saved.lse[row], self.delta[row], shape.scale, cap);
+                capped_gradient(isa, p, ds, self.saved.lse[row], self.delta[row], shape.scale, cap);
             } else {
-                exp_shifted(p, self.saved.lse[row]);
-                score_gradient(p, ds, self.delta[row], shape.scale);
+                exp_shifted(isa, p, self.saved.lse[row]);
+                score_gradient(isa, p, ds, self.delta[row], shape.scale);
             }
         }
     }
@@ -275,10 +276,10 @@ impl Backward<'_> {
         (p, ds): (&[f32], &[f32]),
         (dk, dv): (&mut [f32], &mut [f32]),
     ) {
-        let hd = self.shape.head_dim;
+        let (isa, hd) = (self.product.isa(), self.shape.head_dim);
         let (q, dout) = (self.of_head(self.x.q, first, head), self.of_head(self.saved.dout, first, head));
-        gemm((n, hd, m), View::transposed(ds, n), q, dk, hd, true);
-        gemm((n, hd, m), View::transposed(p, n), dout, dv, hd, true);
+        gemm(isa, (n, hd, m), [View::transposed(ds, n), q], dk, hd, true);
+        gemm(isa, (n, hd, m), [View::transposed(p, n), dout], dv, hd, true);
     }
 
     /// Writes the gradients of a tile's keys and values.
@@ -306,7 +307,7 @@ impl Backward<'_> {
 crate::isa::multiversion! {
     /// From capped scores `p` and the gradient `ds` of their probabilities: the probabilities, and the gradient of the
     /// scores before the cap, whose slope is `1 - (score / cap)²`.
-    fn capped_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, scale: f32, cap: f32) {
+    fn capped_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, scale: f32, cap: f32) {
         for (ds, p) in ds.iter_mut().zip(p) {
             // a key that is not seen has no probability, whatever its slope
             let score = p.max(-cap);
@@ -318,7 +319,7 @@ crate::isa::multiversion! {
 
 crate::isa::multiversion! {
     /// `ds = p (ds - delta) scale`.
-    fn score_gradient(p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
+    fn score_gradient(isa: Isa, p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
         for (ds, p) in ds.iter_mut().zip(p) {
             *ds = p * (*ds - delta) * scale;
         }

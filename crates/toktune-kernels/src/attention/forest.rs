@@ -8,8 +8,9 @@
 use super::backward::Backward;
 use super::tiles::{KeyTile, key_tiles, own_key_tiles, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
-use crate::gemm::{Right, View};
+use crate::gemm::Right;
 use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
 

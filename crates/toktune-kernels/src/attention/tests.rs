@@ -1,6 +1,7 @@
 //! Attention against a plain f64 double loop.
 
 use super::*;
+use crate::Isa;
 use crate::testing::{assert_close, central_differences, each_isa, random};
 
 /// `softmax(scale q kᵀ + mask) v`, one row and head at a time.
@@ -193,7 +194,7 @@ fn forward_matches_the_double_loop() {
             let x = inputs(&data, bias.as_ref());
             let mut out = vec![f32::NAN; x.q.len()];
             let mut lse = vec![f32::NAN; x.q.len() / shape.head_dim];
-            forward(&shape, &spans, &x, &mut out, &mut lse);
+            forward(isa, &shape, &spans, &x, &mut out, &mut lse);
             assert_close(&out, &reference(&shape, &spans, &x), 1e-6, &format!("{isa} {shape:?} {spans:?}"));
         }
     });
@@ -210,7 +211,7 @@ fn backward_matches_differences_of_the_double_loop() {
             let data = data(&shape, &spans);
             let x = inputs(&data, bias.as_ref());
             let dout = random(x.q.len(), 9);
-            let [dq, dk, dv] = gradients(&shape, &spans, &x, &dout);
+            let [dq, dk, dv] = gradients(isa, &shape, &spans, &x, &dout);
             let loss = |x: &Inputs<'_>| -> f64 {
                 reference(&shape, &spans, x).iter().zip(&dout).map(|(y, l)| y * *l as f64).sum()
             };
@@ -234,7 +235,7 @@ fn backward_matches_directional_differences_past_the_tiles() {
         let data = data(&shape, &spans);
         let x = inputs(&data, bias.as_ref());
         let dout = random(x.q.len(), 9);
-        let found = gradients(&shape, &spans, &x, &dout);
+        let found = gradients(Isa::best(), &shape, &spans, &x, &dout);
         for part in 0..3 {
             for seed in [21, 22] {
                 let direction = random(data[part].len(), seed);
@@ -259,14 +260,14 @@ fn backward_matches_directional_differences_past_the_tiles() {
     }
 }
 
-fn gradients(shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Vec<f32>; 3] {
+fn gradients(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Vec<f32>; 3] {
     let mut out = vec![f32::NAN; x.q.len()];
     let mut lse = vec![f32::NAN; x.q.len() / shape.head_dim];
-    forward(shape, spans, x, &mut out, &mut lse);
+    forward(isa, shape, spans, x, &mut out, &mut lse);
     let (mut dq, mut dk, mut dv) =
         (vec![f32::NAN; x.q.len()], vec![f32::NAN; x.k.len()], vec![f32::NAN; x.v.len()]);
     let saved = Saved { out: &out, lse: &lse, dout };
-    backward(shape, spans, x, &saved, &mut dq, &mut dk, &mut dv);
+    backward(isa, shape, spans, x, &saved, [&mut dq, &mut dk, &mut dv]);
     [dq, dk, dv]
 }
 
@@ -277,7 +278,7 @@ fn keys_of_no_sequence_get_no_gradient() {
     let spans = [Span { keys: 1..3, ..Span::new(0..2, 0..0) }];
     let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
     let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None };
-    let [_, dk, dv] = gradients(&shape, &spans, &x, &random(4, 4));
+    let [_, dk, dv] = gradients(Isa::best(), &shape, &spans, &x, &random(4, 4));
     for gradient in [dk, dv] {
         assert!(
             gradient[..2] == [0.0; 2]
@@ -288,25 +289,19 @@ fn keys_of_no_sequence_get_no_gradient() {
 }
 
 #[test]
-fn an_instruction_set_forced_meanwhile_leaves_the_result_alone() {
+fn instruction_sets_run_side_by_side() {
     let shape =
         Shape { heads: 2, kv_heads: 1, head_dim: 8, scale: 0.35, window: None, causal: true, soft_cap: None };
     for spans in [spans(&[(2 * TILE_KEYS, 0), (TILE_KEYS + 3, 5)]), spans(&[(TILE_KEYS + 3, 5); 12])] {
         let data = data(&shape, &spans);
         let x = inputs(&data, None);
         let dout = random(x.q.len(), 9);
-        let expected = gradients(&shape, &spans, &x, &dout).map(|g| g.iter().map(|x| *x as f64).collect());
-        let expected: [Vec<f64>; 3] = expected;
+        let run = |isa| gradients(isa, &shape, &spans, &x, &dout);
+        let alone: Vec<_> = Isa::available().map(run).collect();
         std::thread::scope(|scope| {
-            let switching = scope.spawn(|| {
-                for _ in 0..100 {
-                    each_isa(|_| std::thread::sleep(std::time::Duration::from_micros(100)));
-                }
-            });
-            while !switching.is_finished() {
-                for (found, expected) in gradients(&shape, &spans, &x, &dout).iter().zip(&expected) {
-                    assert_close(found, expected, 1e-5, "while the instruction set changes");
-                }
+            let threads: Vec<_> = Isa::available().map(|isa| scope.spawn(move || run(isa))).collect();
+            for (isa, (thread, alone)) in Isa::available().zip(threads.into_iter().zip(&alone)) {
+                assert!(&thread.join().expect("a thread") == alone, "{isa}");
             }
         });
     }

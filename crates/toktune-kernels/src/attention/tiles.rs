@@ -1,10 +1,11 @@
 //! Tiles of keys, and the scores of a tile of queries with one of them.
 
 use super::{Inputs, ScoreBias, Shape, Span, TILE_KEYS};
-use crate::gemm::{Right, View};
+use crate::gemm::Right;
 use crate::math::{axpy, scale, tanh};
 use crate::product::Product;
 use crate::shared::pieces;
+use crate::view::View;
 use std::ops::Range;
 
 /// Floats of room for the packed keys or values of a tile, either way round.
@@ -119,15 +120,15 @@ pub(super) fn masked_scores(
     keys: &Right<'_>,
     scores: &mut [f32],
 ) {
-    let n = tile.len();
+    let (isa, n) = (keys.isa(), tile.len());
     keys.multiply(positions.len(), q, scores, false);
     for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
-        scale(row, shape.scale);
+        scale(isa, row, shape.scale);
         if let Some(cap) = shape.soft_cap {
-            cap_scores(row, cap);
+            cap_scores(isa, row, cap);
         }
         if let Some(bias) = bias {
-            axpy(row, 1.0, bias.line(head, at, tile.at, n));
+            axpy(isa, row, 1.0, bias.line(head, at, tile.at, n));
         }
         let seen = shape.visible(at, span.total());
         let first = seen.start.saturating_sub(tile.at).min(n);
@@ -139,7 +140,7 @@ pub(super) fn masked_scores(
 
 crate::isa::multiversion! {
     /// `cap tanh(score / cap)`.
-    fn cap_scores(scores: &mut [f32], cap: f32) {
+    fn cap_scores(isa: Isa, scores: &mut [f32], cap: f32) {
         for score in scores {
             *score = cap * tanh(*score / cap);
         }

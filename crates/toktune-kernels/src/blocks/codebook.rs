@@ -79,7 +79,7 @@ fn signed<const N: usize>(out: &mut [f32; N], entry: &[i8; N], signs: u8, scale:
 multiversion! {
     up to avx2:
     /// Scale, 16 bytes as in `Q4_0` of indices.
-    pub(super) fn iq4_nl(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq4_nl(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             let (d, q) = (half_at(block, 0), nibbles(bytes_at(block, 2)));
             for i in 0..32 {
@@ -92,7 +92,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, the two high and the four low bits of eight scales less 32, then 16 bytes as in `iq4_nl` for each.
-    pub(super) fn iq4_xs(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq4_xs(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let (d, high) = (half_at(block, 0), u16_at(block, 2));
             for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -109,7 +109,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Exponent of a power of two, 16 bytes as in `Q4_0` of 4-bit floats.
-    pub(super) fn mxfp4(data: &[u8], out: &mut [f32]) {
+    pub(super) fn mxfp4(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<32>().0) {
             // half of the power, for the floats are doubled; the two least of them are no normal numbers
             let exponent = block[0] as u32;
@@ -125,7 +125,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale; for each 32 weights four indices of eight weights, and 32 bits: four times seven signs, a scale.
-    pub(super) fn iq2_xxs(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq2_xxs(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<66>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -143,7 +143,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, 32 times nine bits of an index of eight weights and seven signs, sixteen 4-bit scales.
-    pub(super) fn iq2_xs(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq2_xs(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<74>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -159,7 +159,7 @@ multiversion! {
     up to avx2:
     /// Scale, the low bytes of 32 indices of eight weights, 32 bytes of signs, the two high bits of the indices,
     /// sixteen 4-bit scales.
-    pub(super) fn iq2_s(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq2_s(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<82>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -174,7 +174,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, 64 indices of four weights, and for each 32 weights 32 bits: four times seven signs, a scale.
-    pub(super) fn iq3_xxs(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq3_xxs(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<98>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -192,7 +192,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// Scale, the low bytes of 64 indices of four weights, their high bits, 32 bytes of signs, eight 4-bit scales.
-    pub(super) fn iq3_s(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq3_s(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<110>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (i, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -217,7 +217,7 @@ multiversion! {
     up to avx2:
     /// Scale, the low bytes of 32 indices of eight weights, and for each 32 weights 16 bits: the high bits of four
     /// indices, a scale, whether they are moved down.
-    pub(super) fn iq1_s(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq1_s(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<50>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 0);
             for (group, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -236,7 +236,7 @@ multiversion! {
     up to avx2:
     /// The low bytes of 32 indices of eight weights, half a byte for each of high bits and whether they are moved
     /// down, and four numbers of four 3-bit scales, whose top halves make the scale.
-    pub(super) fn iq1_m(data: &[u8], out: &mut [f32]) {
+    pub(super) fn iq1_m(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<56>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let packed = [48, 50, 52, 54].map(|at| u16_at(block, at));
             let d = packed.iter().enumerate().fold(0, |d, (i, packed)| d | (packed >> 12) << (4 * i));

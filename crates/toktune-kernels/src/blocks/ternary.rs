@@ -19,7 +19,7 @@ multiversion! {
     up to avx2:
     /// 32 and 16 bytes of five weights each and 4 bytes of four, first the first weight of each, then the second
     /// and so on; scale.
-    pub(super) fn tq1_0(data: &[u8], out: &mut [f32]) {
+    pub(super) fn tq1_0(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<54>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 52);
             let (long, rest) = out.split_at_mut(160);
@@ -40,7 +40,7 @@ multiversion! {
 multiversion! {
     up to avx2:
     /// 64 bytes of four 2-bit numbers less 1, first the first of each of 32 bytes, then the second and so on; scale.
-    pub(super) fn tq2_0(data: &[u8], out: &mut [f32]) {
+    pub(super) fn tq2_0(isa: Isa, data: &[u8], out: &mut [f32]) {
         for (block, out) in data.as_chunks::<66>().0.iter().zip(out.as_chunks_mut::<256>().0) {
             let d = half_at(block, 64);
             for (run, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {

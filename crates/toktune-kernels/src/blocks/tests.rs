@@ -209,7 +209,7 @@ fn every_type_decodes_as_the_reference_on_every_instruction_set() {
                     data.extend(random_blocks(dtype, count, 5 + count as u64));
                     let data = &data[shift..];
                     let mut out = vec![f32::NAN; count * dtype.block_len()];
-                    decode(dtype, data, &mut out);
+                    decode(isa, dtype, data, &mut out);
                     let expected: Vec<f64> = data
                         .chunks_exact(dtype.block_bytes())
                         .flat_map(|block| (0..dtype.block_len()).map(|i| reference(dtype, block, i)))
@@ -225,10 +225,10 @@ fn every_type_decodes_as_the_reference_on_every_instruction_set() {
 fn every_instruction_set_gives_the_same_bits() {
     for dtype in block_types() {
         let data = random_blocks(dtype, 5, 11);
-        let first = std::sync::OnceLock::new();
+        let first = std::cell::OnceCell::new();
         each_isa(|isa| {
             let mut out = vec![0.0; 5 * dtype.block_len()];
-            decode(dtype, &data, &mut out);
+            decode(isa, dtype, &data, &mut out);
             let out: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
             assert_eq!(first.get_or_init(|| out.clone()), &out, "{isa} {dtype}");
         });
@@ -253,7 +253,7 @@ fn panels_of_a_matrix_are_parts_of_the_whole() {
             let (unit, cols) = (dtype.block_len(), blocks * dtype.block_len());
             let data = random_blocks(dtype, rows * blocks, 17);
             let mut stored = vec![0.0; rows * cols];
-            decode(dtype, &data, &mut stored);
+            decode(isa, dtype, &data, &mut stored);
             for order in [RowOrder::Plain, RowOrder::Interleaved { head_dim }] {
                 let weight = Weight::new(dtype, &data, rows, cols, order).expect("a valid weight");
                 assert_eq!(weight.column_unit(), unit);
@@ -262,7 +262,7 @@ fn panels_of_a_matrix_are_parts_of_the_whole() {
                 {
                     let width = (to - from) * unit;
                     let mut panel = vec![f32::NAN; row_range.len() * width];
-                    weight.decode(row_range.clone(), from * unit..to * unit, &mut panel);
+                    weight.decode(isa, row_range.clone(), from * unit..to * unit, &mut panel);
                     let expected: Vec<f32> = row_range
                         .clone()
                         .flat_map(|row| stored[order.stored(row) * cols + from * unit..][..width].to_vec())
@@ -277,11 +277,11 @@ fn panels_of_a_matrix_are_parts_of_the_whole() {
 #[test]
 #[should_panic(expected = "end inside a Q5_K block")]
 fn a_part_of_a_block_is_refused() {
-    decode(WeightType::Q5K, &[0; 175], &mut [0.0; 256]);
+    decode(Isa::best(), WeightType::Q5K, &[0; 175], &mut [0.0; 256]);
 }
 
 #[test]
 #[should_panic(expected = "the length of decoded Q4_0 blocks")]
 fn an_output_of_another_length_is_refused() {
-    decode(WeightType::Q4_0, &[0; 18], &mut [0.0; 31]);
+    decode(Isa::best(), WeightType::Q4_0, &[0; 18], &mut [0.0; 31]);
 }

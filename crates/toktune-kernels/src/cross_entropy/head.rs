@@ -1,5 +1,6 @@
 //! What makes logits of products with the vocabulary.
 
+use crate::Isa;
 use crate::math::{axpy, tanh};
 use crate::weight::TokenTable;
 use std::ops::Range;
@@ -7,6 +8,8 @@ use std::ops::Range;
 /// How logits come from hidden rows: `l_v = h · w_v + b_v`, then `cap tanh(l_v / cap)` where there is a cap.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
+    /// The instructions that everything with this head runs with.
+    pub isa: Isa,
     /// The rows `w`, `[vocabulary, d]`.
     pub table: &'a TokenTable<'a>,
     /// The biases `b` of the first entries; the others have none.
@@ -17,16 +20,16 @@ pub struct Head<'a> {
 
 impl<'a> Head<'a> {
     /// Logits that are products and nothing else.
-    pub fn plain(table: &'a TokenTable<'a>) -> Self {
-        Self { table, bias: &[], soft_cap: None }
+    pub fn plain(isa: Isa, table: &'a TokenTable<'a>) -> Self {
+        Self { isa, table, bias: &[], soft_cap: None }
     }
 
     /// Turns the products with `entries` into their logits, one row.
     pub fn finish(&self, entries: Range<usize>, logits: &mut [f32]) {
         let biased = entries.start.min(self.bias.len())..entries.end.min(self.bias.len());
-        axpy(&mut logits[..biased.len()], 1.0, &self.bias[biased]);
+        axpy(self.isa, &mut logits[..biased.len()], 1.0, &self.bias[biased]);
         if let Some(cap) = self.soft_cap {
-            cap_logits(logits, cap);
+            cap_logits(self.isa, logits, cap);
         }
     }
 
@@ -43,7 +46,7 @@ impl<'a> Head<'a> {
 }
 
 crate::isa::multiversion! {
-    fn cap_logits(logits: &mut [f32], cap: f32) {
+    fn cap_logits(isa: Isa, logits: &mut [f32], cap: f32) {
         for logit in logits {
             *logit = cap * tanh(*logit / cap);
         }
@@ -52,7 +55,7 @@ crate::isa::multiversion! {
 
 crate::isa::multiversion! {
     /// `weights[i] *= 1 - (logits[i] / cap)²`.
-    pub(super) fn scale_by_slopes(weights: &mut [f32], logits: &[f32], cap: f32) {
+    pub(super) fn scale_by_slopes(isa: Isa, weights: &mut [f32], logits: &[f32], cap: f32) {
         for (weight, logit) in weights.iter_mut().zip(logits) {
             *weight *= 1.0 - (logit / cap) * (logit / cap);
         }

@@ -36,25 +36,25 @@ struct Share {
 /// `weights [rows, entries]` are the softmax before its division by the denominator. That of the entries seen so far stands
 /// for it: it is no larger, so that every entry counts that would count in the end.
 pub(super) fn add_if_few(panel: &Panel<'_>, weights: &[f32], seen: &[Seen], dh: &mut [f32]) -> bool {
-    let (n, d) = (panel.rows(), panel.cols().max(1));
+    let (isa, n, d) = (panel.head.isa, panel.rows(), panel.cols().max(1));
     let mut shares = vec![Share::default(); seen.len()];
     let rows = shares.par_iter_mut().zip(seen).zip(weights.par_chunks(n)).with_min_len(TASK_ROWS);
-    rows.for_each(|((own, seen), weights)| *own = share(weights, LEAST * seen.total));
+    rows.for_each(|((own, seen), weights)| *own = share(isa, weights, LEAST * seen.total));
     if shares.iter().map(|own| own.count as usize).sum::<usize>() > weights.len() / ONE_IN {
         return false;
     }
     let mean = mean(panel);
     let rows = shares.par_iter().zip(seen).zip(weights.par_chunks(n)).zip(dh.par_chunks_mut(d));
     rows.with_min_len(TASK_ROWS).for_each(|(((own, seen), weights), dh)| {
-        axpy(dh, own.rest, &mean);
+        axpy(isa, dh, own.rest, &mean);
         if own.count == 0 {
             return;
         }
         with_scratch(d, |row| {
             for (entry, weight) in weights.iter().enumerate() {
                 if counts_beside(*weight, LEAST * seen.total) {
-                    panel.decode(entry..entry + 1, 0..d, row);
-                    axpy(dh, *weight, row);
+                    panel.decode(isa, entry..entry + 1, 0..d, row);
+                    axpy(isa, dh, *weight, row);
                 }
             }
         });
@@ -64,14 +64,14 @@ pub(super) fn add_if_few(panel: &Panel<'_>, weights: &[f32], seen: &[Seen], dh: 
 
 /// The mean of the rows of a panel.
 fn mean(panel: &Panel<'_>) -> Vec<f32> {
-    let (n, d) = (panel.rows(), panel.cols().max(1));
+    let (isa, n, d) = (panel.head.isa, panel.rows(), panel.cols().max(1));
     let mut mean = vec![0f32; d];
     with_scratch(DECODED * d, |rows| {
         for first in (0..n).step_by(DECODED) {
             let entries = first..(first + DECODED).min(n);
             let rows = &mut rows[..entries.len() * d];
-            panel.decode(entries, 0..d, rows);
-            rows.chunks_exact(d).for_each(|row| axpy(&mut mean, 1.0 / n as f32, row));
+            panel.decode(isa, entries, 0..d, rows);
+            rows.chunks_exact(d).for_each(|row| axpy(isa, &mut mean, 1.0 / n as f32, row));
         }
     });
     mean
@@ -84,7 +84,7 @@ fn counts_beside(weight: f32, least: f32) -> bool {
 }
 
 crate::isa::multiversion! {
-    fn share(weights: &[f32], least: f32) -> Share {
+    fn share(isa: Isa, weights: &[f32], least: f32) -> Share {
         let (mut count, mut rest) = ([0u32; 16], [0f32; 16]);
         let chunks = weights.chunks_exact(16);
         let tail = chunks.remainder();
@@ -106,8 +106,10 @@ crate::isa::multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cross_entropy::Head;
     use crate::testing::{assert_close, each_isa, random};
-    use crate::weight::{RowOrder, TokenTable, Weight, WeightType, encode};
+    use crate::weight::{RowOrder, TokenTable, Weight, encode};
+    use crate::weight_type::WeightType;
 
     #[test]
     fn few_entries_are_added_one_by_one_and_many_are_left_to_a_product() {
@@ -120,7 +122,6 @@ mod tests {
             &[],
             &[],
         );
-        let panel = Panel { table: &table, entries: 0..n };
         let seen = vec![Seen { largest: 3.0, total: 2.0, target: 0.0 }; rows];
         let least = 2.0 * LEAST;
         // some just count, the others just do not, some of them with the other sign; a row without any
@@ -141,6 +142,8 @@ mod tests {
             }
         }
         each_isa(|isa| {
+            let head = Head::plain(isa, &table);
+            let panel = Panel { head: &head, entries: 0..n };
             let mut dh = start.clone();
             assert!(add_if_few(&panel, &weights, &seen, &mut dh), "{isa}");
             assert_close(&dh, &expected, 1e-6, &format!("{isa}"));

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::{assert_close, central_differences, each_isa, random};
-use crate::weight::{RowOrder, Weight, WeightType, encode};
+use crate::weight::{RowOrder, Weight, encode};
+use crate::weight_type::WeightType;
 
 fn reference(hidden: &[f32], w: &[f32], d: usize, targets: &[u32], head: &Head<'_>) -> Vec<f64> {
     hidden
@@ -89,7 +90,7 @@ fn losses_and_gradients_match_the_reference() {
 }
 
 fn check(
-    isa: crate::Isa,
+    isa: Isa,
     (rows, frozen, extra, d): (usize, usize, usize, usize),
     bias: &[f32],
     soft_cap: Option<f32>,
@@ -104,7 +105,7 @@ fn check(
     let gradients = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
     let precision = Precision::F32;
     let table = case.table(&case.values);
-    let head = Head { table: &table, bias, soft_cap };
+    let head = Head { isa, table: &table, bias, soft_cap };
     cross_entropy(labelled(&hidden, &targets), &head, &mut losses, gradients, precision);
     assert_close(&losses, &reference(&hidden, &case.shown, d, &targets, &head), 2e-6, &what);
     let mut alone = vec![f32::NAN; rows];
@@ -144,7 +145,13 @@ fn large_logits_neither_overflow_nor_vanish() {
     let (mut losses, mut dh) = ([f32::NAN], [f32::NAN; 2]);
     let gradients = Gradients { hidden: Some(&mut dh), trained: None };
     let table = case.table(&case.values);
-    cross_entropy(labelled(&hidden, &[3]), &Head::plain(&table), &mut losses, gradients, Precision::F32);
+    cross_entropy(
+        labelled(&hidden, &[3]),
+        &Head::plain(Isa::best(), &table),
+        &mut losses,
+        gradients,
+        Precision::F32,
+    );
     assert!(losses[0].is_finite() && dh.iter().all(|x| x.is_finite()), "{losses:?} {dh:?}");
 }
 
@@ -161,7 +168,7 @@ fn in_bf16_little_is_lost_where_little_counts() {
             let (mut losses, mut dh) = (vec![f32::NAN; rows], vec![f32::NAN; rows * d]);
             let gradients = Gradients { hidden: Some(&mut dh), trained: None };
             let of = labelled(&hidden, &targets);
-            cross_entropy(of, &Head::plain(&table), &mut losses, gradients, precision);
+            cross_entropy(of, &Head::plain(isa, &table), &mut losses, gradients, precision);
             (losses, dh)
         };
         let ((losses, dh), (exact_losses, exact)) = (run(Precision::Bf16), run(Precision::F32));
@@ -181,7 +188,7 @@ fn weights_count_rows_as_often() {
     let (rows, d) = (6, 5);
     let case = Case::new(20, 3, d);
     let table = case.table(&case.values);
-    let head = Head::plain(&table);
+    let head = Head::plain(Isa::best(), &table);
     let hidden = random(rows * d, 4);
     let targets: Vec<u32> = (0..rows as u32).map(|row| row * 3).collect();
     let counts = [1, 2, 0, 3, 1, 2];

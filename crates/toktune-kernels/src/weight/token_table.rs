@@ -1,6 +1,7 @@
 //! A token matrix with rows appended to it and trained rows over both.
 
 use super::{Matrix, Weight};
+use crate::Isa;
 use std::ops::Range;
 
 /// A token matrix as the method sees it: the frozen rows, rows appended by a resize, and trained rows over both.
@@ -61,12 +62,12 @@ impl Matrix for TokenTable<'_> {
         self.base.column_unit()
     }
 
-    fn decode(&self, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
+    fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
         assert_eq!(panel.len(), rows.len() * cols.len(), "the size of a panel");
         let (width, frozen) = (self.cols(), self.base.rows());
         let (start, end) = (rows.start.min(frozen), rows.end.min(frozen));
         let (in_base, in_extra) = panel.split_at_mut((end - start) * cols.len());
-        self.base.decode(start..end, cols.clone(), in_base);
+        self.base.decode(isa, start..end, cols.clone(), in_base);
         if cols.is_empty() {
             return;
         }

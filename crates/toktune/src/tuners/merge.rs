@@ -20,7 +20,7 @@ use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically,
 };
-use crate::weights::{Matrix, TokenTable, encode};
+use crate::weights::{Isa, Matrix, TokenTable, encode};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -196,7 +196,8 @@ impl<'a> MergedLinear<'a> {
         }
         let (outputs, width) = (self.weight.rows(), range.len());
         let mut stored = vec![0f32; outputs * width];
-        self.weight.view().decode(0..outputs, range, &mut stored);
+        // exact: the same bits on every instruction set
+        self.weight.view().decode(Isa::best(), 0..outputs, range, &mut stored);
         let entry = |at: usize| stored[at % outputs * width + at / outputs];
         (0..stored.len()).map(entry).collect()
     }
@@ -211,7 +212,8 @@ fn write_rows(
     out: &mut TensorOut<'_>,
 ) -> Result<()> {
     let mut values = vec![0f32; rows.len() * table.cols()];
-    table.decode(rows.clone(), 0..table.cols(), &mut values);
+    // exact: the same bits on every instruction set
+    table.decode(Isa::best(), rows.clone(), 0..table.cols(), &mut values);
     let what = |at: usize| format!("{name}, row {}", rows.start + at / table.cols().max(1));
     write_values(&values, dtype, what, out)
 }

@@ -10,17 +10,18 @@ use pool::Pool;
 use rayon::prelude::*;
 use toktune_kernels::attention::{self, Inputs};
 use toktune_kernels::cross_entropy::{self, Gradients, Labelled};
-use toktune_kernels::layer_norm::{layer_norm_backward, layer_norm_forward};
+use toktune_kernels::layer_norm::LayerNorm;
 use toktune_kernels::matmul;
-use toktune_kernels::norm::{rms_norm_backward, rms_norm_forward};
+use toktune_kernels::norm::RmsNorm;
 use toktune_kernels::{
-    Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
+    Isa, Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
 };
 use toktune_weights::FrozenMatrix;
 
 /// The CPU with the kernels of its instruction set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Cpu {
+    isa: Isa,
     pool: Pool,
     /// Products of few rows stream through the weights.
     few_rows: bool,
@@ -30,6 +31,11 @@ pub struct Cpu {
 const TASK_ROWS: usize = 64;
 
 impl Cpu {
+    /// The CPU, computing with `isa`.
+    pub fn new(isa: Isa) -> Self {
+        Self { isa, pool: Pool::default(), few_rows: false }
+    }
+
     /// Whether a product of so many rows streams through the weight.
     fn streams(&self, rows: usize) -> bool {
         self.few_rows && rows < matmul::FEW_ROWS
@@ -48,7 +54,12 @@ impl Cpu {
     ) -> R {
         let table = self.table(&of.table);
         let bias = of.bias.map_or(&[][..], |bias| bias);
-        let head = toktune_kernels::cross_entropy::Head { table: &table, bias, soft_cap: of.soft_cap };
+        let head = toktune_kernels::cross_entropy::Head {
+            isa: self.isa,
+            table: &table,
+            bias,
+            soft_cap: of.soft_cap,
+        };
         work(&head, of.table.base.precision())
     }
 
@@ -59,7 +70,7 @@ impl Cpu {
     ) -> R {
         let (gate, up, down) = (of.gate.view(), of.up.view(), of.down.view());
         let (activation, precision) = (of.activation, of.gate.precision());
-        work(gated_mlp::GatedMlp { gate: &gate, up: &up, down: &down, activation, precision })
+        work(gated_mlp::GatedMlp { isa: self.isa, gate: &gate, up: &up, down: &down, activation, precision })
     }
 }
 
@@ -146,9 +157,11 @@ impl Backend for Cpu {
         let (inputs, _) = w.stored.sizes(&w.matrix);
         let (view, precision) = (w.matrix.view(), w.matrix.precision());
         time(Part::Products, flops(&w.matrix, x.len() / inputs.max(1)), || match w.stored {
-            StoredAs::Rows if self.streams(x.len() / inputs.max(1)) => matmul::stream(x, &view, write, y),
-            StoredAs::Rows => matmul::forward(x, &view, precision, write, y),
-            StoredAs::Columns => matmul::backward(x, &view, precision, write, y),
+            StoredAs::Rows if self.streams(x.len() / inputs.max(1)) => {
+                matmul::stream(self.isa, x, &view, write, y)
+            }
+            StoredAs::Rows => matmul::forward(self.isa, x, &view, precision, write, y),
+            StoredAs::Columns => matmul::backward(self.isa, x, &view, precision, write, y),
         });
     }
 
@@ -156,21 +169,23 @@ impl Backend for Cpu {
         let (_, outputs) = w.stored.sizes(&w.matrix);
         let (view, precision) = (w.matrix.view(), w.matrix.precision());
         time(Part::Products, flops(&w.matrix, dy.len() / outputs.max(1)), || match w.stored {
-            StoredAs::Rows => matmul::backward(dy, &view, precision, write, dx),
-            StoredAs::Columns => matmul::forward(dy, &view, precision, write, dx),
+            StoredAs::Rows => matmul::backward(self.isa, dy, &view, precision, write, dx),
+            StoredAs::Columns => matmul::forward(self.isa, dy, &view, precision, write, dx),
         });
     }
 
     fn low_rank_down(&self, x: &Buffer, a: &Buffer, r: usize, scale: f32, h: &mut Buffer) {
-        time(Part::Lora, 2 * h.len() * (a.len() / r.max(1)), || low_rank::down(x, a, r, scale, h));
+        time(Part::Lora, 2 * h.len() * (a.len() / r.max(1)), || low_rank::down(self.isa, x, a, r, scale, h));
     }
 
     fn low_rank_up(&self, h: &Buffer, b: &Buffer, r: usize, scale: f32, y: &mut Buffer) {
-        time(Part::Lora, 2 * h.len() * (b.len() / r.max(1)), || low_rank::up(h, b, r, scale, y));
+        time(Part::Lora, 2 * h.len() * (b.len() / r.max(1)), || low_rank::up(self.isa, h, b, r, scale, y));
     }
 
     fn low_rank_gradient(&self, h: &Buffer, x: &Buffer, r: usize, sums: &mut Buffer) {
-        time(Part::Lora, 2 * h.len() * (sums.len() / r.max(1)), || low_rank::gradient(h, x, r, sums));
+        time(Part::Lora, 2 * h.len() * (sums.len() / r.max(1)), || {
+            low_rank::gradient(self.isa, h, x, r, sums)
+        });
     }
 
     fn gated_mlp(
@@ -187,10 +202,10 @@ impl Backend for Cpu {
             let (gate, up, down) = (mlp.gate.view(), mlp.up.view(), mlp.down.view());
             let [mut g, mut u, mut product] = [(); 3].map(|()| self.take(rows * mlp.gate.rows()));
             time(Part::Products, 3 * flops(mlp.down, rows), || {
-                matmul::stream(x, &gate, Write::Over, &mut g);
-                matmul::stream(x, &up, Write::Over, &mut u);
-                gated::gated_forward(mlp.activation, &g, &u, &mut product);
-                matmul::stream(&product, &down, write, y);
+                matmul::stream(self.isa, x, &gate, Write::Over, &mut g);
+                matmul::stream(self.isa, x, &up, Write::Over, &mut u);
+                gated::gated_forward(self.isa, mlp.activation, &g, &u, &mut product);
+                matmul::stream(self.isa, &product, &down, write, y);
             });
             return None;
         }
@@ -218,9 +233,10 @@ impl Backend for Cpu {
 
     fn norm(&self, of: &NormWeights<'_, Buffer>, x: &Buffer, y: &mut Buffer) {
         let bias = of.bias.map_or(&[][..], |bias| bias);
+        let (isa, weight, eps) = (self.isa, &of.weight[..], of.eps);
         time(Part::Rows, 0, || match of.norming {
-            Norming::Rms => rms_norm_forward(x, of.weight, of.eps, y),
-            Norming::Layer => layer_norm_forward(x, of.weight, bias, of.eps, y),
+            Norming::Rms => RmsNorm { isa, weight, eps }.forward(x, y),
+            Norming::Layer => LayerNorm { isa, weight, bias, eps }.forward(x, y),
         });
     }
 
@@ -232,19 +248,21 @@ impl Backend for Cpu {
         write: Write,
         dx: &mut Buffer,
     ) {
+        let (isa, weight, eps) = (self.isa, &of.weight[..], of.eps);
         time(Part::Rows, 0, || match of.norming {
-            Norming::Rms => rms_norm_backward(x, of.weight, of.eps, dy, write, dx),
-            Norming::Layer => layer_norm_backward(x, of.weight, of.eps, dy, write, dx),
+            Norming::Rms => RmsNorm { isa, weight, eps }.backward(x, dy, write, dx),
+            Norming::Layer => LayerNorm { isa, weight, bias: &[], eps }.backward(x, dy, write, dx),
         });
     }
 
     fn rotate(&self, by: &Rotation<Buffer>, heads: Heads, to: Direction, x: &Buffer, y: &mut Buffer) {
-        time(Part::Rows, 0, || rotary::rotate(x, (&by.cos, &by.sin), heads, by.rows, to, y));
+        let angles = rotary::Angles { rows: by.rows, cos: &by.cos, sin: &by.sin };
+        time(Part::Rows, 0, || rotary::rotate(self.isa, x, angles, heads, to, y));
     }
 
     fn attention(&self, of: &AttentionInputs<'_, Buffer>, out: &mut Buffer, lse: &mut Buffer) {
         time(Part::Attention, of.sequences.flops(of.shape), || {
-            attention::forward(of.shape, &of.sequences.spans, &attention_inputs(of), out, lse);
+            attention::forward(self.isa, of.shape, &of.sequences.spans, &attention_inputs(of), out, lse);
         });
     }
 
@@ -258,7 +276,7 @@ impl Backend for Cpu {
         // the two products of the forward pass again, and three that give the gradients
         time(Part::Attention, of.sequences.flops(of.shape) / 2 * 5, || {
             let (spans, inputs) = (&of.sequences.spans, attention_inputs(of));
-            attention::backward(of.shape, spans, &inputs, &saved(&by), dq, dk, dv);
+            attention::backward(self.isa, of.shape, spans, &inputs, &saved(&by), [dq, dk, dv]);
         });
     }
 
@@ -271,7 +289,7 @@ impl Backend for Cpu {
     ) {
         time(Part::Attention, of.sequences.flops(of.shape), || {
             let (shape, inputs) = disentangled_parts(of, distances);
-            disentangled::forward(&shape, &of.sequences.spans, &inputs, out, lse);
+            disentangled::forward(self.isa, &shape, &of.sequences.spans, &inputs, out, lse);
         });
     }
 
@@ -287,25 +305,25 @@ impl Backend for Cpu {
         time(Part::Attention, of.sequences.flops(of.shape) / 2 * 5, || {
             let (shape, inputs) = disentangled_parts(of, distances);
             let spans = &of.sequences.spans;
-            disentangled::backward(&shape, spans, &inputs, &saved(&by), (dq, dk, dv));
+            disentangled::backward(self.isa, &shape, spans, &inputs, &saved(&by), (dq, dk, dv));
             if of_distances.iter().any(Option::is_some) {
                 let [dkeys, dqueries] = of_distances.map(|d| d.map_or(&mut [][..], |d| d));
                 let gradients = (dkeys, dqueries);
-                disentangled::backward_distances(&shape, spans, &inputs, &saved(&by), gradients);
+                disentangled::backward_distances(self.isa, &shape, spans, &inputs, &saved(&by), gradients);
             }
         });
     }
 
     fn activate(&self, activation: Activation, x: &mut Buffer) {
-        gated::activate(activation, x);
+        gated::activate(self.isa, activation, x);
     }
 
     fn pull_activate(&self, activation: Activation, x: &Buffer, dx: &mut Buffer) {
-        gated::activate_backward(activation, x, dx);
+        gated::activate_backward(self.isa, activation, x, dx);
     }
 
     fn gate(&self, activation: Activation, gate: &Buffer, up: &Buffer, y: &mut Buffer) {
-        gated::gated_forward(activation, gate, up, y);
+        gated::gated_forward(self.isa, activation, gate, up, y);
     }
 
     fn pull_gate(
@@ -315,23 +333,23 @@ impl Backend for Cpu {
         dgate: &mut Buffer,
         dup: &mut Buffer,
     ) {
-        gated::gated_backward(activation, gate, up, dgate, dup);
+        gated::gated_backward(self.isa, activation, gate, up, dgate, dup);
     }
 
     fn add(&self, y: &mut Buffer, x: &Buffer) {
-        rows::add(y, x);
+        rows::add(self.isa, y, x);
     }
 
     fn scale(&self, y: &mut Buffer, factor: f32) {
-        rows::scale(y, factor);
+        rows::scale(self.isa, y, factor);
     }
 
     fn add_to_each(&self, y: &mut Buffer, row: &Buffer) {
-        rows::add_to_each(y, row);
+        rows::add_to_each(self.isa, y, row);
     }
 
     fn multiply_each(&self, y: &mut Buffer, row: &Buffer) {
-        rows::multiply_each(y, row);
+        rows::multiply_each(self.isa, y, row);
     }
 
     fn weigh(&self, y: &mut Buffer, x: &Buffer, factors: &Buffer, products: &mut Buffer) {
@@ -384,7 +402,7 @@ impl Backend for Cpu {
     fn embed(&self, ids: &[u32], table: &Table<'_, Self>, scale: f32) -> Buffer {
         let table = self.table(table);
         let mut x = self.take(ids.len() * toktune_kernels::Matrix::cols(&table));
-        time(Part::Embedding, 0, || embedding::gather(ids, &table, scale, &mut x));
+        time(Part::Embedding, 0, || embedding::gather(self.isa, ids, &table, scale, &mut x));
         x
     }
 
@@ -396,7 +414,7 @@ impl Backend for Cpu {
         width: usize,
         sums: &mut Buffer,
     ) {
-        time(Part::Embedding, 0, || embedding::scatter_add(dx, places, scale, width, sums));
+        time(Part::Embedding, 0, || embedding::scatter_add(self.isa, dx, places, scale, width, sums));
     }
 
     fn cross_entropy(
@@ -454,9 +472,9 @@ impl Backend for Cpu {
             let rows = hidden.len() / d.max(1);
             let mut logits = self.take(rows * entries);
             if self.streams(rows) {
-                matmul::stream(hidden, head.table, Write::Over, &mut logits);
+                matmul::stream(self.isa, hidden, head.table, Write::Over, &mut logits);
             } else {
-                matmul::forward(hidden, head.table, precision, Write::Over, &mut logits);
+                matmul::forward(self.isa, hidden, head.table, precision, Write::Over, &mut logits);
             }
             logits.par_chunks_mut(entries.max(1)).for_each(|row| head.finish(0..entries, row));
             logits

@@ -49,7 +49,8 @@ impl PretrainedModel {
             }
             stored.iter().try_for_each(|stored| checkpoint.replace(stored, values))?;
         }
-        let mut model = Self::load(&self.path, self.family, self.config.clone(), checkpoint, self.device)?;
+        let place = (self.device, self.isa);
+        let mut model = Self::load(&self.path, self.family, self.config.clone(), checkpoint, place)?;
         self.mode.into_iter().for_each(|mode| model.set_precision(mode));
         std::mem::swap(&mut model.embedding, &mut self.embedding);
         std::mem::swap(&mut model.head, &mut self.head);

@@ -55,9 +55,9 @@ pub enum WeightType {
     Tq2_0,
     /// GGUF: 32 4-bit floats with a power of two.
     Mxfp4,
-    /// 8-bit floats with three bits of mantissa, which need [`Scales`](super::Scales).
+    /// 8-bit floats with three bits of mantissa, which need [`Scales`](crate::weight::Scales).
     F8E4M3,
-    /// 8-bit floats with two bits of mantissa, which need [`Scales`](super::Scales).
+    /// 8-bit floats with two bits of mantissa, which need [`Scales`](crate::weight::Scales).
     F8E5M2,
 }
 
