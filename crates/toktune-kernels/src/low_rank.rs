@@ -7,13 +7,12 @@
 //! ```
 //!
 //! `r` is small, so packing the wide operand would cost more than the product: it is read where it lies, in vectors along its
-//! rows, and what does not fill a vector at the end of them is packed. Work is cut by shapes alone and each entry is one sum in
+//! rows, and of `up` and `gradient` what does not fill a vector at the end of them is packed. Work is cut by shapes alone and each entry is one sum in
 //! one order.
 
 use crate::Isa;
 use crate::gemm::gemm;
-use crate::product::{Left, Precision, Product};
-use crate::shared::{SharedMatrix, aligned_pieces, pieces, with_scratch};
+use crate::shared::{SharedMatrix, aligned_pieces, with_scratch};
 use crate::tile;
 use crate::view::View;
 use rayon::prelude::*;
@@ -35,30 +34,22 @@ pub fn down(isa: Isa, x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32])
     if rows == 0 || r == 0 {
         return;
     }
-    let product = Product::new(isa, Precision::F32);
-    let depths = pieces(k, product.depth());
-    let size = |depth: &Range<usize>| product.right_len(r, depth.len());
-    with_scratch(depths.iter().map(size).sum(), |packed| {
-        let mut rest = &mut packed[..];
-        let mut rights: Vec<(Range<usize>, &[f32])> = Vec::with_capacity(depths.len());
-        for depth in depths {
-            let (own, others) = rest.split_at_mut(size(&depth));
-            product.pack_view_transposed(&a[depth.start..], k, (r, depth.len()), own);
-            rights.push((depth, own));
-            rest = others;
-        }
-        h.par_chunks_mut(TASK_ROWS * r).zip(x.par_chunks((TASK_ROWS * k).max(1))).for_each(|(h, x)| {
-            let (left, m) = (Left::Floats(View::rows(x, k)), h.len() / r);
-            for (depth, right) in &rights {
-                let (add, to) = (depth.start > 0, (h.as_mut_ptr(), r));
-                // SAFETY: `h` holds `m` rows of `r` that this task alone has; the first block of depth writes them.
-                unsafe { product.multiply(left, (0..m, depth.clone()), (right, r), to, add) };
-            }
-            crate::math::scale(isa, h, scale);
-        });
-        if k == 0 {
-            h.fill(0.0);
-        }
+    h.par_chunks_mut(TASK_ROWS * r).enumerate().for_each(|(task, h)| {
+        let (first, m) = (task * TASK_ROWS, h.len() / r);
+        let of = tile::Dots {
+            m,
+            n: r,
+            k,
+            a: x[first * k..(first + m) * k].as_ptr(),
+            a_row: k,
+            b: a.as_ptr(),
+            b_row: k,
+            out: h.as_mut_ptr(),
+            out_row: r,
+            scale,
+        };
+        // SAFETY: the machine has `isa`; the lengths were checked, and these rows of `h` are this task's alone.
+        unsafe { tile::dots(isa, &of) };
     });
 }
 

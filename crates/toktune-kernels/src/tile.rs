@@ -9,7 +9,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dots;
 mod portable;
+
+pub(crate) use dots::Dots;
 
 use crate::isa::{Isa, Level};
 
@@ -32,6 +35,8 @@ trait Vector: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// `self + a`.
     unsafe fn add(self, a: Self) -> Self;
+    /// The sum of the floats of each of four registers.
+    unsafe fn totals(of: [Self; 4]) -> [f32; 4];
 }
 
 /// The operands of a product `out[m, n] (+)= a[m, k] b[k, n]`.
@@ -91,6 +96,24 @@ pub(crate) unsafe fn multiply(isa: Isa, of: &Operands) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => avx2::multiply(of),
             _ => portable::multiply(of),
+        }
+    }
+}
+
+/// Runs a product of rows with rows.
+///
+/// # Safety
+/// The machine has `isa`; `a` and `b` are readable and `out` writable as [`Dots`] says, and nobody else touches the entries of
+/// `out`.
+pub(crate) unsafe fn dots(isa: Isa, of: &Dots) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Amx => avx512::dots(of),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => avx2::dots(of),
+            _ => portable::dots(of),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! AVX2 with fused multiply-add: 6 rows by 2 vectors, 12 sums, 2 vectors of the right operand and one of the left in 16 registers.
 
+use super::dots::{Dots, dots_with};
 use super::{Operands, Vector, multiply_with};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 6;
 const VECTORS: usize = 2;
+/// Of a product of rows with rows: 8 sums, 2 vectors of the left operand and one of the right.
+const DOT_ROWS: usize = 2;
 
 /// Floats in a vector.
 pub(super) const LEN: usize = __m256::LEN;
@@ -50,6 +53,27 @@ impl Vector for __m256 {
         // SAFETY: as for `zero`.
         unsafe { _mm256_add_ps(self, a) }
     }
+
+    #[inline(always)]
+    unsafe fn totals([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as for `zero`; the array has room for the four floats.
+        unsafe {
+            // halves of 128 bits, in each the sums of a, b, c and d
+            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+            let mut totals = [0.0; 4];
+            _mm_storeu_ps(totals.as_mut_ptr(), sums);
+            totals
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::dots`], on a machine with these features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots(of: &Dots) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<__m256, DOT_ROWS>(of) }
 }
 
 /// # Safety

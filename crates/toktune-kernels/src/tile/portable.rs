@@ -1,8 +1,10 @@
 //! Plain Rust that the compiler turns into whatever vectors the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
+use super::dots::{Dots, dots_with};
 use super::{Operands, Vector, multiply_with};
 
 const ROWS: usize = 6;
+const DOT_ROWS: usize = 2;
 /// SSE2 has 16 registers of four floats, NEON has 32.
 const VECTORS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 
@@ -62,6 +64,18 @@ impl Vector for Eight {
         }
         self
     }
+
+    #[inline(always)]
+    unsafe fn totals(of: [Self; 4]) -> [f32; 4] {
+        of.map(|of| of.0.iter().sum())
+    }
+}
+
+/// # Safety
+/// As [`super::dots`].
+pub(super) unsafe fn dots(of: &Dots) {
+    // SAFETY: passed on; the instructions are those of the target.
+    unsafe { dots_with::<Eight, DOT_ROWS>(of) }
 }
 
 /// # Safety
