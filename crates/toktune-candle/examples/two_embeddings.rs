@@ -81,8 +81,8 @@ fn loss(logits: &Tensor, things: &Tensor) -> Result<Tensor> {
 fn main() -> toktune_candle::Result<()> {
     let device = Device::Cpu;
     let targets = TargetModules::Names(vec!["words".into(), "colours".into()]);
-    let config =
-        TrainableTokensConfig { target_modules: Some(targets), ..TrainableTokensConfig::new([5, 6]) };
+    let mut config = TrainableTokensConfig::new([5, 6]);
+    config.target_modules = Some(targets);
     let mut model = get_peft_model(OnCandle(Model::new(&device)?), config)?;
     model
         .print_trainable_parameters(&mut std::io::stdout())

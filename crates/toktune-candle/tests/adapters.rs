@@ -66,18 +66,14 @@ fn toy() -> Toy {
 
 /// Rows of both token matrices and an update of the hidden layer.
 fn adapted(dropout: f64) -> PeftModel<OnCandle<Toy>> {
-    let config = LoraConfig {
-        r: 2,
-        lora_alpha: 3.0,
-        lora_dropout: dropout,
-        target_modules: Some(TargetModules::Names(vec!["hidden".into()])),
-        trainable_token_indices: Some(TrainableTokenIndices::ByLayer(
-            [("embed_tokens", vec![7, 2]), ("lm_head", vec![3, 0, 7])]
-                .map(|(layer, ids)| (layer.to_string(), ids))
-                .into(),
-        )),
-        ..LoraConfig::default()
-    };
+    let mut config = LoraConfig::default();
+    (config.r, config.lora_alpha, config.lora_dropout) = (2, 3.0, dropout);
+    config.target_modules = Some(TargetModules::Names(vec!["hidden".into()]));
+    config.trainable_token_indices = Some(TrainableTokenIndices::ByLayer(
+        [("embed_tokens", vec![7, 2]), ("lm_head", vec![3, 0, 7])]
+            .map(|(layer, ids)| (layer.to_string(), ids))
+            .into(),
+    ));
     let mut model = get_peft_model(OnCandle(toy()), config).expect("an adapter");
     for (at, (_, values)) in model.parameters_mut().into_iter().enumerate() {
         let moves = numbers(values.len(), 60 + at as u64);

@@ -16,15 +16,14 @@ const CACHED_FROM: u64 = 4_000_000;
 /// What the flags say of reading for a model with `rows` rows.
 pub fn options(args: &DataArgs, collator: &Collator, rows: usize) -> DataOptions {
     let (prompt, completion) = (args.prompt_key.clone(), args.completion_key.clone());
-    DataOptions {
-        collator: collator.clone(),
-        loss_on: args.loss_on,
-        max_length: args.max_length,
-        keys: RowKeys { prompt, completion, text: args.text_key.clone() },
-        sample_by: args.sample_by,
-        cache: cache(args.data_cache.as_deref()),
-        ..DataOptions::new(rows)
-    }
+    let mut options = DataOptions::new(rows);
+    options.collator = collator.clone();
+    options.loss_on = args.loss_on;
+    options.max_length = args.max_length;
+    options.keys = RowKeys { prompt, completion, text: args.text_key.clone() };
+    options.sample_by = args.sample_by;
+    options.cache = cache(args.data_cache.as_deref());
+    options
 }
 
 /// Where encoded rows are kept.
@@ -130,12 +129,10 @@ pub fn read(
     collator: &Collator,
 ) -> Outcome<Dataset> {
     let of_model = DataOptions::for_model(model, tokenizer.as_ref().ok());
-    let options = DataOptions {
-        max_length: args.max_length.or(of_model.max_length),
-        max_positions: of_model.max_positions,
-        usual_positions: of_model.usual_positions,
-        ..options(args, collator, model.vocabulary())
-    };
+    let mut options = options(args, collator, model.vocabulary());
+    options.max_length = args.max_length.or(of_model.max_length);
+    options.max_positions = of_model.max_positions;
+    options.usual_positions = of_model.usual_positions;
     let data = read_sources(sources, tokenizer, &options)?;
     if let (long @ 1.., Some(most)) = (data.notes().long, model.max_positions()) {
         let are = if long == 1 { "is" } else { "are" };
@@ -161,7 +158,9 @@ pub fn read_sources(sources: &Sources, tokenizer: &Tokenizer, options: &DataOpti
         && cache.least_bytes > 0
     {
         report::warning(&format!("{problem}; they are kept in memory (--data-cache DIR for another place)"));
-        result = read(&DataOptions { cache: None, ..options.clone() });
+        let mut uncached = options.clone();
+        uncached.cache = None;
+        result = read(&uncached);
     }
     bar.finish();
     let data = result.map_err(|error| match (&error, tokenizer) {

@@ -7,6 +7,7 @@ use super::spec::ModelKind;
 
 /// Sequences laid end to end, one row a token.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct RaggedBatch {
     /// The kind of model that it is for.
     pub kind: ModelKind,

@@ -22,6 +22,7 @@ pub enum CacheLocation {
 
 /// Whether and how constants are kept between steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheConstants {
     /// Where.
     pub location: CacheLocation,
@@ -29,6 +30,18 @@ pub struct CacheConstants {
     pub limit: u64,
     /// Kept is only what several examples begin with.
     pub shared_only: bool,
+}
+
+impl CacheConstants {
+    /// All constants are kept, at most `limit` bytes of them.
+    pub fn new(location: CacheLocation, limit: u64) -> Self {
+        CacheConstants { location, limit, shared_only: false }
+    }
+
+    /// Kept is only what several examples begin with, at most `limit` bytes of it.
+    pub fn of_shared(location: CacheLocation, limit: u64) -> Self {
+        CacheConstants { location, limit, shared_only: true }
+    }
 }
 
 /// What numbers are kept under.

@@ -14,6 +14,7 @@ const LONGEST_SAMPLE: usize = 4096;
 /// Where the word ends in a letter, a digit or an underscore, none may stand beside it. An end of another kind (`<<`) may
 /// have anything beside it, and so may one of a script that puts no spaces between words.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct WordUse {
     word: String,
     variants: Vec<String>,
@@ -30,6 +31,7 @@ pub struct WordUse {
 
 /// What became of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WordTokens {
     /// The tokens whose rows are to be trained, the commonest first.
     pub ids: Vec<u32>,

@@ -45,13 +45,12 @@ fn given(row: &Map<String, Value>, name: &str) -> Option<Value> {
 }
 
 fn render(template: &Result<ChatTemplate, String>, row: &Map<String, Value>) -> Value {
-    let options = ChatOptions {
-        add_generation_prompt: given(row, "add_generation_prompt").is_some_and(|flag| flag == true),
-        tools: given(row, "tools"),
-        documents: given(row, "documents"),
-        variables: given(row, "variables").and_then(|value| value.as_object().cloned()).unwrap_or_default(),
-        now: given(row, "now").and_then(|value| value.as_u64()),
-    };
+    let mut options = ChatOptions::default();
+    options.add_generation_prompt = given(row, "add_generation_prompt").is_some_and(|flag| flag == true);
+    (options.tools, options.documents) = (given(row, "tools"), given(row, "documents"));
+    options.variables =
+        given(row, "variables").and_then(|value| value.as_object().cloned()).unwrap_or_default();
+    options.now = given(row, "now").and_then(|value| value.as_u64());
     let messages = given(row, "messages").and_then(|value| value.as_array().cloned()).unwrap_or_default();
     let rendered = match template {
         Ok(template) => template.render(&messages, &options).map_err(|error| error.to_string()),

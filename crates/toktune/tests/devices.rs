@@ -1,6 +1,7 @@
 //! Every layer on the processor against the reference device, and shared rows against rows computed once for each
 //! sequence: losses and gradients of every family.
 
+#[macro_use]
 mod common;
 
 use common::{dataset, decoders, fixture, fixtures};
@@ -26,13 +27,7 @@ fn rows(tokens: [u32; 3]) -> PeftConfig {
 
 /// Updates of every linear layer beside the tokens.
 fn lora(tokens: [u32; 3]) -> PeftConfig {
-    LoraConfig {
-        r: 3,
-        lora_dropout: 0.0,
-        target_modules: Some(TargetModules::Pattern("all-linear".into())),
-        trainable_token_indices: Some(TrainableTokenIndices::Tokens(tokens.to_vec())),
-        ..LoraConfig::default()
-    }
+    with!(LoraConfig::default(); r: 3, lora_dropout: 0.0, target_modules: Some(TargetModules::Pattern("all-linear".into())), trainable_token_indices: Some(TrainableTokenIndices::Tokens(tokens.to_vec())))
     .into()
 }
 
@@ -121,7 +116,7 @@ fn batches(model: &PretrainedModel) -> (RaggedBatch, RaggedBatch) {
     let prefixes = data.prefixes(model);
     let segments: Vec<_> = all.iter().map(|&i| prefixes.of_sequence(i)).collect();
     assert!(segments.iter().any(|of| !of.is_empty()), "{:?}", model.path());
-    (RaggedBatch { segments, ..batch.clone() }, batch)
+    (with!(batch.clone(); segments), batch)
 }
 
 #[test]
@@ -152,7 +147,7 @@ fn shared_rows_have_the_same_bits_whatever_is_kept() {
         let (with, _) = batches(model.base());
         let trained = model.active().trained();
         let run = |kept_bytes| {
-            let options = StepOptions { kept_bytes, ..StepOptions::default() };
+            let options = StepOptions::new(kept_bytes, None);
             model.base().step(&with, &trained, Wanted::Gradients, options).expect("a step").gradients
         };
         assert_eq!(run(0), run(u64::MAX));
@@ -166,8 +161,7 @@ fn a_loss_counts_as_often_as_its_weight_says() {
     let rows = batch.ids.len();
     for with in [batch.clone(), shared] {
         let once = step(&model, &with, Wanted::Gradients);
-        let twice =
-            step(&model, &RaggedBatch { weights: vec![2.0; rows], ..with.clone() }, Wanted::Gradients);
+        let twice = step(&model, &with!(with.clone(); weights: vec![2.0; rows]), Wanted::Gradients);
         assert!((twice.losses.sum() - 2.0 * once.losses.sum()).abs() <= TOLERANCE * twice.losses.sum());
         for (twice, once) in twice.gradients.iter().zip(&once.gradients) {
             let largest = twice.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -177,8 +171,8 @@ fn a_loss_counts_as_often_as_its_weight_says() {
         // a weight of 0 is a row that predicts nothing
         let weights: Vec<f32> = (0..rows).map(|row| (row % 2) as f32).collect();
         let targets = (0..rows).map(|row| batch.targets[row].filter(|_| row % 2 == 1)).collect();
-        let weighted = step(&model, &RaggedBatch { weights, ..with.clone() }, Wanted::Gradients);
-        let without = step(&model, &RaggedBatch { targets, ..with.clone() }, Wanted::Gradients);
+        let weighted = step(&model, &with!(with.clone(); weights), Wanted::Gradients);
+        let without = step(&model, &with!(with.clone(); targets), Wanted::Gradients);
         assert_eq!(weighted.losses.weight(), without.losses.weight());
         let found = difference(&weighted, &without);
         assert!(found <= TOLERANCE, "off by {found:.1e}");

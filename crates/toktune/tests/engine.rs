@@ -1,6 +1,7 @@
 //! What a program of its own does with the library: rows from memory, its own loop, callbacks that end a run, several
 //! prompts at once, and examples that begin alike.
 
+#[macro_use]
 mod common;
 
 use common::{decoders, fixture, fixtures, rows_file};
@@ -34,12 +35,7 @@ fn any(folder: &Path) -> PretrainedModel {
 
 /// LoRA that leaves inputs out, beside the tokens.
 fn lora() -> LoraConfig {
-    LoraConfig {
-        lora_dropout: 0.2,
-        target_modules: Some(TargetModules::Pattern("all-linear".into())),
-        trainable_token_indices: Some(TrainableTokenIndices::Tokens(TOKENS.to_vec())),
-        ..LoraConfig::default()
-    }
+    with!(LoraConfig::default(); lora_dropout: 0.2, target_modules: Some(TargetModules::Pattern("all-linear".into())), trainable_token_indices: Some(TrainableTokenIndices::Tokens(TOKENS.to_vec())))
 }
 
 fn data() -> Dataset {
@@ -47,12 +43,7 @@ fn data() -> Dataset {
 }
 
 fn arguments(folder: &Path, steps: u64) -> TrainingArguments {
-    TrainingArguments {
-        per_device_train_batch_size: 3,
-        max_steps: Some(steps),
-        learning_rate: Some(0.01),
-        ..TrainingArguments::new(folder)
-    }
+    with!(TrainingArguments::new(folder); per_device_train_batch_size: 3, max_steps: Some(steps), learning_rate: Some(0.01))
 }
 
 /// Words `w0`, `w1`, ... with a space between them, a word for each of `tokens`.
@@ -89,7 +80,7 @@ fn rows_in_memory_are_what_the_same_rows_of_a_file_are() {
     let file = folder.path().join("rows.jsonl");
     let lines: Vec<String> = rows.iter().map(|row| Value::Object(row.clone()).to_string()).collect();
     std::fs::write(&file, lines.join("\n")).expect("written");
-    let options = DataOptions { max_length: Some(6), ..DataOptions::new(100) };
+    let options = with!(DataOptions::new(100); max_length: Some(6));
     let read = Dataset::read(&[file], Some(&tokenizer), &options).expect("rows of the file");
     let given = Dataset::from_rows(rows.clone(), Some(&tokenizer), &options).expect("rows in memory");
     assert_eq!((given.len(), given.rows()), (2500, 2500));
@@ -156,11 +147,8 @@ fn a_loop_of_ones_own_gives_the_same_adapter_to_the_bit() {
         let top = tempfile::tempdir().expect("a folder");
         let trainer = |name: &str| {
             let model = get_peft_model(base(), config.clone()).expect("an adapter");
-            let arguments = TrainingArguments {
-                gradient_accumulation_steps: 2,
-                warmup_steps: 2,
-                ..arguments(&top.path().join(name), 7)
-            };
+            let arguments =
+                with!(arguments(&top.path().join(name), 7); gradient_accumulation_steps: 2, warmup_steps: 2);
             Trainer::new(model, arguments, data()).expect("a trainer")
         };
         let (mut whole, mut own) = (trainer("whole"), trainer("own"));
@@ -210,7 +198,7 @@ fn a_callback_that_breaks_ends_the_run_there() {
     let top = tempfile::tempdir().expect("a folder");
     let run = |name: &str, breaks: &mut Breaks| {
         let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
-        let often = TrainingArguments { eval_steps: Some(2), ..arguments(&top.path().join(name), 6) };
+        let often = with!(arguments(&top.path().join(name), 6); eval_steps: Some(2));
         let trainer = Trainer::new(model, often, data()).and_then(|trainer| trainer.with_eval(data()));
         trainer.and_then(|mut trainer| trainer.train(breaks)).expect("a run")
     };
@@ -241,14 +229,7 @@ const PROMPTS: [&[u32]; 4] = [&[5, 17, 44, 6, 90, 3, 3, 21, 64, 70, 4], &[57], &
 
 /// Drawn tokens: left to itself a tiny random model repeats one. Some texts end before others.
 fn drawn() -> GenerationConfig {
-    GenerationConfig {
-        do_sample: true,
-        temperature: 3.0,
-        max_new_tokens: 12,
-        seed: 11,
-        eos_token_ids: (9..16).collect(),
-        ..GenerationConfig::default()
-    }
+    with!(GenerationConfig::default(); do_sample: true, temperature: 3.0, max_new_tokens: 12, seed: 11, eos_token_ids: (9..16).collect())
 }
 
 /// All tokens of some texts, with why each ended.
@@ -271,7 +252,7 @@ fn alone(
     config: &GenerationConfig,
     at: usize,
 ) -> (Vec<u32>, Option<FinishReason>) {
-    let config = GenerationConfig { seed: config.seed + at as u64, ..config.clone() };
+    let config = with!(config.clone(); seed: config.seed + at as u64);
     let generator = Generator::new(model, rows, config).expect("a generator");
     let mut tokens = generator.generate(PROMPTS[at]).expect("a prompt");
     let text = tokens.by_ref().collect::<toktune::Result<_>>().expect("tokens");
@@ -289,8 +270,8 @@ fn prompts_together_give_what_each_gives_alone() {
         // where the configuration leaves the first token to the caller, as mBART's does
         let start = model.base().decoder_inputs().map(|inputs| inputs.start);
         let decoder_start_token_id = (start == Some(DecoderStart::LastTarget)).then_some(2);
-        let drawn = GenerationConfig { decoder_start_token_id, ..drawn() };
-        let greedy = GenerationConfig { do_sample: false, ..drawn.clone() };
+        let drawn = with!(drawn(); decoder_start_token_id);
+        let greedy = with!(drawn.clone(); do_sample: false);
         for config in [greedy, drawn] {
             let generator =
                 Generator::new(model.base(), model.active(), config.clone()).expect("a generator");
@@ -326,7 +307,7 @@ fn each_prompt_is_continued_by_the_adapter_it_names() {
             let indices = Some(TrainableTokenIndices::Tokens(tokens.to_vec()));
             match with_lora {
                 false => TrainableTokensConfig::new(tokens).into(),
-                true => LoraConfig { trainable_token_indices: indices, lora_dropout: 0.0, ..lora() }.into(),
+                true => with!(lora(); trainable_token_indices: indices, lora_dropout: 0.0).into(),
             }
         };
         let mut model = PeftModel::without_adapter(base());
@@ -340,7 +321,7 @@ fn each_prompt_is_continued_by_the_adapter_it_names() {
             }
         }
         // the tokens are trained ones here, and end no text
-        let config = GenerationConfig { eos_token_ids: Vec::new(), ..drawn() };
+        let config = with!(drawn(); eos_token_ids: Vec::new());
         let names = ["two", BASE_ADAPTER, "one", "two"];
         let mixed = all_of(model.generate(&PROMPTS, Some(&names), &config, None).expect("prompts"));
         let unnamed = all_of(model.generate(&PROMPTS, None, &config, None).expect("prompts"));
@@ -368,7 +349,7 @@ fn each_prompt_is_continued_by_the_adapter_it_names() {
 fn a_text_ends_with_the_string_that_stops_it() {
     let model = base();
     let tokenizer = words(model.vocabulary());
-    let plain = GenerationConfig { eos_token_ids: Vec::new(), ..drawn() };
+    let plain = with!(drawn(); eos_token_ids: Vec::new());
     let whole: Vec<Vec<u32>> =
         (0..PROMPTS.len()).map(|at| alone(&model, ActiveRows::default(), &plain, at).0).collect();
     let text = |ids: &[u32]| tokenizer.decode(ids, false).expect("text");
@@ -376,7 +357,7 @@ fn a_text_ends_with_the_string_that_stops_it() {
     // a word, the end of one with the whole of the next, and the beginning of one after a whole one
     let within = format!("{} w{b}", &format!("w{a}")[1..]);
     for strings in [vec![format!("w{a}")], vec![within], vec!["never".into(), format!("w{a} w")]] {
-        let config = GenerationConfig { stop_strings: strings.clone(), ..plain.clone() };
+        let config = with!(plain.clone(); stop_strings: strings.clone());
         let generator = Generator::new(&model, ActiveRows::default(), config.clone()).expect("a generator");
         let error = generator.generate_batch(&PROMPTS).expect_err("there is no tokenizer");
         assert!(matches!(error, Error::NoTokenizer { option: "stop_strings" }), "{error}");

@@ -1,5 +1,6 @@
 //! Generation with kept keys and values against the plain computation of every step, on every fixture.
 
+#[macro_use]
 mod common;
 
 use common::{decoders, fixture};
@@ -48,9 +49,9 @@ fn likeliest(logits: &[f32]) -> u32 {
 
 #[test]
 fn every_step_equals_the_computation_from_scratch() {
-    let greedy = GenerationConfig { max_new_tokens: 30, ..GenerationConfig::default() };
+    let greedy = with!(GenerationConfig::default(); max_new_tokens: 30);
     // left to itself a tiny random model repeats one token
-    let varied = GenerationConfig { do_sample: true, temperature: 3.0, ..greedy.clone() };
+    let varied = with!(greedy.clone(); do_sample: true, temperature: 3.0);
     for folder in decoders() {
         let model = with_adapter(&folder);
         // past a length the frequencies are others, and keys that were kept stay as they were, as in transformers
@@ -80,7 +81,7 @@ fn every_step_equals_the_computation_from_scratch() {
 
 #[test]
 fn trained_rows_change_the_text() {
-    let config = GenerationConfig { max_new_tokens: 30, ..GenerationConfig::default() };
+    let config = with!(GenerationConfig::default(); max_new_tokens: 30);
     let changed = decoders().into_iter().filter(|folder| {
         let model = with_adapter(folder);
         let mut prompt = PROMPT;
@@ -102,8 +103,7 @@ fn trained_rows_change_the_text() {
 fn a_seed_fixes_the_text_and_another_changes_it() {
     let model = with_adapter(&fixture("gemma3"));
     let of = |seed| {
-        let config =
-            GenerationConfig { do_sample: true, seed, max_new_tokens: 24, ..GenerationConfig::default() };
+        let config = with!(GenerationConfig::default(); do_sample: true, seed, max_new_tokens: 24);
         text(model.base(), model.active(), &config)
     };
     assert_eq!(of(1), of(1));
@@ -114,8 +114,7 @@ fn a_seed_fixes_the_text_and_another_changes_it() {
 fn the_end_token_is_given_and_nothing_after_it() {
     let model = base(&fixture("gemma3"));
     // a tiny random model repeats itself; the penalty makes it say different tokens
-    let mut config =
-        GenerationConfig { max_new_tokens: 20, repetition_penalty: 3.0, ..GenerationConfig::default() };
+    let mut config = with!(GenerationConfig::default(); max_new_tokens: 20, repetition_penalty: 3.0);
     let all = text(&model, ActiveRows::default(), &config);
     // an end token that appears first at this place
     let at = (1..all.len()).find(|&i| !all[..i].contains(&all[i])).expect("a text of more than one token");
@@ -130,7 +129,7 @@ fn the_end_token_is_given_and_nothing_after_it() {
 #[test]
 fn no_token_and_all_positions() {
     let model = base(&fixture("gemma3"));
-    let mut config = GenerationConfig { max_new_tokens: 0, ..GenerationConfig::default() };
+    let mut config = with!(GenerationConfig::default(); max_new_tokens: 0);
     let mut stream = tokens(&model, ActiveRows::default(), &config, &PROMPT);
     assert!(stream.next().is_none() && stream.logits().is_empty());
     assert_eq!(stream.finish_reason(), Some(FinishReason::MaxNewTokens));
@@ -157,7 +156,7 @@ fn prompts_that_cannot_be_run_are_refused() {
     ));
     let error = refused(&[3; 65]);
     assert!(matches!(error, Error::PromptTooLong { found: 65, limit: 64 }), "{error}");
-    let bad = GenerationConfig { top_p: 2.0, ..GenerationConfig::default() };
+    let bad = with!(GenerationConfig::default(); top_p: 2.0);
     let error = Generator::new(&model, ActiveRows::default(), bad).expect_err("out of range");
     assert!(error.to_string().starts_with("top_p is 2; expected"), "{error}");
 }

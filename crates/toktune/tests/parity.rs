@@ -189,7 +189,7 @@ fn what_is_kept_for_the_backward_pass_does_not_change_a_bit() {
     Case::each(|case| {
         let (model, batch) = (case.model(), case.whole());
         let of = |kept| {
-            let options = StepOptions { kept_bytes: kept, constants: None };
+            let options = StepOptions::new(kept, None);
             let output = step_of(&model, &batch, Wanted::Gradients, options).expect("a step");
             (output.losses, output.gradients)
         };

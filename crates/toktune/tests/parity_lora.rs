@@ -3,6 +3,7 @@
 //!
 //! Each folder of `fixtures_lora/` was written by `tools/fixtures/make_lora_fixtures.py` with the real PEFT.
 
+#[macro_use]
 mod common;
 
 use common::{batch_of, dataset, fixture, fixture_rows};
@@ -82,7 +83,7 @@ fn six_steps(name: &str, model: &mut PeftModel, kept: u64) -> (Vec<f64>, Vec<Vec
     for step in 0..6 {
         let chosen: Vec<usize> = (0..size).map(|i| (step * size + i) % data.len()).collect();
         let batch = data.batch(&chosen, 0).expect("whole");
-        let options = StepOptions { kept_bytes: kept, ..StepOptions::default() };
+        let options = StepOptions::new(kept, None);
         let trained = model.active().trained();
         let output = model.base().step(&batch, &trained, Wanted::Gradients, options).expect("a step");
         let labels = output.losses.weight();
@@ -235,7 +236,7 @@ fn a_merged_folder_computes_what_the_adapter_does() {
 #[test]
 fn text_is_generated_with_the_updates() {
     let model = open("gemma3", "adapter");
-    let config = GenerationConfig { max_new_tokens: 6, ..GenerationConfig::default() };
+    let config = with!(GenerationConfig::default(); max_new_tokens: 6);
     let generator = Generator::new(model.base(), model.active(), config).expect("a generator");
     let mut ids = vec![7, 44, 9];
     let mut tokens = generator.generate(&ids).expect("tokens");
@@ -250,25 +251,12 @@ fn text_is_generated_with_the_updates() {
 }
 
 fn arguments(folder: &Path) -> TrainingArguments {
-    TrainingArguments {
-        per_device_train_batch_size: 4,
-        max_steps: Some(8),
-        learning_rate: Some(0.01),
-        lora_learning_rate: Some(0.005),
-        lr_scheduler_type: LrScheduler::Linear,
-        save_steps: Some(5),
-        ..TrainingArguments::new(folder)
-    }
+    with!(TrainingArguments::new(folder); per_device_train_batch_size: 4, max_steps: Some(8), learning_rate: Some(0.01), lora_learning_rate: Some(0.005), lr_scheduler_type: LrScheduler::Linear, save_steps: Some(5))
 }
 
 fn fresh(dropout: f64) -> PeftModel {
     let base = AutoModelForCausalLM::from_pretrained(fixture("llama_tied"), &Device::Cpu).expect("a model");
-    let config = LoraConfig {
-        lora_dropout: dropout,
-        target_modules: Some(TargetModules::Pattern("all-linear".into())),
-        trainable_token_indices: Some(TrainableTokenIndices::Tokens(vec![57, 3])),
-        ..LoraConfig::default()
-    };
+    let config = with!(LoraConfig::default(); lora_dropout: dropout, target_modules: Some(TargetModules::Pattern("all-linear".into())), trainable_token_indices: Some(TrainableTokenIndices::Tokens(vec![57, 3])));
     get_peft_model(base, config).expect("an adapter")
 }
 
@@ -293,7 +281,7 @@ fn a_run_with_dropout_is_the_same_again_on_other_threads_and_when_it_is_resumed(
     let (one, three) = (run("one", 1), run("three", 3));
     assert_eq!((one.layers(), one.lora_layers()), (three.layers(), three.lora_layers()));
     // as if the run had ended after its checkpoint
-    let resumed = train(fresh(0.2), TrainingArguments { resume: true, ..arguments(&top.path().join("one")) });
+    let resumed = train(fresh(0.2), with!(arguments(&top.path().join("one")); resume: true));
     assert_eq!((one.layers(), one.lora_layers()), (resumed.layers(), resumed.lora_layers()));
     let without = train(fresh(0.0), arguments(&top.path().join("without")));
     assert_ne!(without.lora_layers(), one.lora_layers());
@@ -307,14 +295,7 @@ fn each_kind_has_a_rate_of_its_own() {
     let top = tempfile::tempdir().expect("a folder");
     // Adam's first step moves every entry by about the rate
     let (rows, lora) = (0.01, 0.0005);
-    let arguments = TrainingArguments {
-        max_steps: Some(1),
-        save_steps: None,
-        learning_rate: Some(rows),
-        lora_learning_rate: Some(lora),
-        lr_scheduler_type: LrScheduler::Constant,
-        ..arguments(&top.path().join("out"))
-    };
+    let arguments = with!(arguments(&top.path().join("out")); max_steps: Some(1), save_steps: None, learning_rate: Some(rows), lora_learning_rate: Some(lora), lr_scheduler_type: LrScheduler::Constant);
     let (before, after) = (fresh(0.0), train(fresh(0.0), arguments));
     for (before, after) in before.parameters().iter().zip(&after.parameters()) {
         let moved = before.values.iter().zip(after.values).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);

@@ -1,5 +1,6 @@
 //! What becomes of a run that is stopped, resumed, damaged, or begun twice.
 
+#[macro_use]
 mod common;
 
 use common::{fixture, rows_file};
@@ -21,12 +22,7 @@ fn base() -> toktune::PretrainedModel {
 }
 
 fn arguments(folder: &Path, steps: u64) -> TrainingArguments {
-    TrainingArguments {
-        per_device_train_batch_size: 3,
-        max_steps: Some(steps),
-        learning_rate: Some(0.01),
-        ..TrainingArguments::new(folder)
-    }
+    with!(TrainingArguments::new(folder); per_device_train_batch_size: 3, max_steps: Some(steps), learning_rate: Some(0.01))
 }
 
 /// Stops after a step, and notes the warnings.
@@ -85,8 +81,7 @@ fn a_callback_stops_a_run_that_then_goes_on_as_if_it_had_not() {
         PeftModel::from_pretrained(base(), &adapter).expect("an adapter");
     }
     let mut told = Told::default();
-    let (resumed, output) =
-        train(TrainingArguments { resume: true, ..arguments }, &mut told).expect("resumed");
+    let (resumed, output) = train(with!(arguments; resume: true), &mut told).expect("resumed");
     assert_eq!((told.began, output.global_step, output.stopped), (Some(2), 6, false));
     assert_eq!(resumed.layers(), uninterrupted.layers());
     assert!(told.warnings.is_empty());
@@ -115,7 +110,7 @@ fn a_run_is_stopped_in_the_middle_of_an_evaluation() {
     let out = folder.path().join("out");
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
     let data = Dataset::read(&[rows_file("llama_tied")], None, &DataOptions::new(1 << 20)).expect("rows");
-    let often = TrainingArguments { eval_steps: Some(1), ..arguments(&out, 6) };
+    let often = with!(arguments(&out, 6); eval_steps: Some(1));
     let mut trainer = Trainer::new(model, often, data.clone())
         .and_then(|trainer| trainer.with_eval(data))
         .expect("a trainer");
@@ -129,7 +124,7 @@ fn a_run_is_stopped_in_the_middle_of_an_evaluation() {
 fn a_run_that_is_to_be_resumed_and_has_no_checkpoint_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut told = Told::default();
-    let fresh = TrainingArguments { resume: true, ..arguments(&folder.path().join("out"), 1) };
+    let fresh = with!(arguments(&folder.path().join("out"), 1); resume: true);
     train(fresh, &mut told).expect("begun");
     assert_eq!((told.warnings.as_slice(), told.began), (&[TrainerWarning::NoCheckpoint][..], Some(0)));
 }
@@ -140,7 +135,7 @@ fn a_finished_run_is_made_longer_and_never_lost() {
     let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
     let (longer, _) = train(arguments(&whole, 6), &mut Told::default()).expect("a run");
     train(arguments(&out, 4), &mut Told::default()).expect("a run");
-    let resuming = |steps| TrainingArguments { resume: true, ..arguments(&out, steps) };
+    let resuming = |steps| with!(arguments(&out, steps); resume: true);
     let (again, output) = train(resuming(4), &mut Told::default()).expect("done already");
     assert_eq!((output.global_step, output.first_and_last), (4, None));
     assert_ne!(again.layers(), longer.layers());
@@ -164,15 +159,15 @@ fn a_finished_run_is_made_longer_and_never_lost() {
 fn other_settings_are_refused_by_name_or_told() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let begun = TrainingArguments { resume: true, ..stopped(&out) };
+    let begun = with!(stopped(&out); resume: true);
     let changed: [(&str, TrainingArguments); 7] = [
-        ("seed", TrainingArguments { seed: 43, ..begun.clone() }),
-        ("shuffle", TrainingArguments { shuffle: false, ..begun.clone() }),
-        ("learning_rate", TrainingArguments { learning_rate: Some(0.02), ..begun.clone() }),
-        ("lr_scheduler", TrainingArguments { lr_scheduler_type: LrScheduler::Linear, ..begun.clone() }),
-        ("warmup_steps", TrainingArguments { warmup_steps: 1, ..begun.clone() }),
-        ("batch_size", TrainingArguments { per_device_train_batch_size: 2, ..begun.clone() }),
-        ("weight_decay", TrainingArguments { weight_decay: 0.1, ..begun.clone() }),
+        ("seed", with!(begun.clone(); seed: 43)),
+        ("shuffle", with!(begun.clone(); shuffle: false)),
+        ("learning_rate", with!(begun.clone(); learning_rate: Some(0.02))),
+        ("lr_scheduler", with!(begun.clone(); lr_scheduler_type: LrScheduler::Linear)),
+        ("warmup_steps", with!(begun.clone(); warmup_steps: 1)),
+        ("batch_size", with!(begun.clone(); per_device_train_batch_size: 2)),
+        ("weight_decay", with!(begun.clone(); weight_decay: 0.1)),
     ];
     for (name, arguments) in changed {
         let error = train(arguments, &mut Told::default()).expect_err(name);
@@ -181,11 +176,10 @@ fn other_settings_are_refused_by_name_or_told() {
         assert!(error.to_string().contains(&format!("{name} was ")), "{error}");
     }
     // with a constant rate a run may be longer than it was to be
-    let longer = TrainingArguments { max_steps: Some(7), ..begun.clone() };
+    let longer = with!(begun.clone(); max_steps: Some(7));
     let (_, output) = train(longer, &mut Told::default()).expect("longer");
     assert_eq!(output.global_step, 7);
-    let (anyway, mut told) =
-        (TrainingArguments { resume_anyway: true, weight_decay: 0.1, ..begun }, Told::default());
+    let (anyway, mut told) = (with!(begun; resume_anyway: true, weight_decay: 0.1), Told::default());
     train(anyway, &mut told).expect("all the same");
     let [TrainerWarning::OtherSettings(changes)] = told.warnings.as_slice() else {
         panic!("{:?}", told.warnings)
@@ -200,7 +194,7 @@ fn other_settings_are_refused_by_name_or_told() {
 fn another_model_or_other_data_are_another_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let begun = TrainingArguments { resume: true, ..stopped(&out) };
+    let begun = with!(stopped(&out); resume: true);
     let model = folder.path().join("model");
     std::fs::create_dir(&model).expect("made");
     common::copy_fixture("llama_tied", &model, |bytes, range| bytes[range.start] ^= 1);
@@ -213,7 +207,7 @@ fn another_model_or_other_data_are_another_run() {
     let problem = run(other, &rows_file("llama_tied")).expect_err("another model").to_string();
     assert!(problem.contains("model (hash of its tensors) is another"), "{problem}");
     let model = get_peft_model(base(), TrainableTokensConfig::new(TOKENS)).expect("an adapter");
-    let short = DataOptions { max_length: Some(3), ..DataOptions::new(1 << 20) };
+    let short = with!(DataOptions::new(1 << 20); max_length: Some(3));
     let data = Dataset::read(&[rows_file("llama_tied")], None, &short).expect("rows");
     let mut trainer = Trainer::new(model, begun.clone(), data.clone()).expect("a trainer");
     let problem = trainer.train(&mut ()).map(drop).expect_err("shorter rows").to_string();
@@ -232,11 +226,11 @@ fn another_model_or_other_data_are_another_run() {
 fn a_damaged_checkpoint_offers_the_one_before() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let saving = TrainingArguments { save_steps: Some(2), ..arguments(&out, 6) };
+    let saving = with!(arguments(&out, 6); save_steps: Some(2));
     let mut told = Told { stop_after: Some(4), ..Told::default() };
     train(saving.clone(), &mut told).expect("stopped");
     let newest = out.join("checkpoint-4");
-    let resuming = TrainingArguments { resume: true, ..saving };
+    let resuming = with!(saving; resume: true);
     for file in ["trainer_state.json", "optimizer.safetensors", "adapter_model.safetensors"] {
         let whole = std::fs::read(newest.join(file)).expect("there");
         std::fs::write(newest.join(file), &whole[..whole.len() / 2]).expect("cut");
@@ -289,7 +283,7 @@ fn leftovers_stand_in_nobodys_way_and_a_folder_has_one_run() {
 fn rows_that_grow_without_bound_end_the_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let wild = TrainingArguments { learning_rate: Some(1e18), ..arguments(&out, 20) };
+    let wild = with!(arguments(&out, 20); learning_rate: Some(1e18));
     let error = train(wild, &mut Told::default()).expect_err("it diverges");
     assert!(
         matches!(&error, Error::Diverged { step: 1, source, .. } if matches!(**source, Error::Growth { .. })),
@@ -298,6 +292,6 @@ fn rows_that_grow_without_bound_end_the_run() {
     assert!(error.to_string().contains("the learning rate is far too high"), "{error}");
     PeftModel::from_pretrained(base(), &out).expect("the last good rows");
     // a rate that is merely high is the user's own
-    let high = TrainingArguments { learning_rate: Some(0.5), ..arguments(&folder.path().join("high"), 20) };
+    let high = with!(arguments(&folder.path().join("high"), 20); learning_rate: Some(0.5));
     train(high, &mut Told::default()).expect("it stays in bounds");
 }

@@ -1,5 +1,6 @@
 //! The training loop and the adapter's files, on the committed models.
 
+#[macro_use]
 mod common;
 
 use common::{fixture, rows_file};
@@ -31,14 +32,7 @@ fn data(name: &str) -> Dataset {
 }
 
 fn arguments(folder: &Path, steps: u64) -> TrainingArguments {
-    TrainingArguments {
-        per_device_train_batch_size: 3,
-        max_steps: Some(steps),
-        learning_rate: Some(0.01),
-        lr_scheduler_type: LrScheduler::Cosine,
-        warmup_steps: 2,
-        ..TrainingArguments::new(folder)
-    }
+    with!(TrainingArguments::new(folder); per_device_train_batch_size: 3, max_steps: Some(steps), learning_rate: Some(0.01), lr_scheduler_type: LrScheduler::Cosine, warmup_steps: 2)
 }
 
 fn train(
@@ -86,7 +80,7 @@ fn a_run_learns_reports_and_saves() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
     let mut seen = Seen::default();
-    let arguments = TrainingArguments { eval_steps: Some(4), save_steps: Some(5), ..arguments(&out, 10) };
+    let arguments = with!(arguments(&out, 10); eval_steps: Some(4), save_steps: Some(5));
     let (trained, output) = train(arguments, &mut seen).expect("a run");
     assert_eq!(seen.steps, (1..=10).collect::<Vec<_>>());
     assert_eq!(seen.evaluations, [0, 4, 8, 10]);
@@ -124,11 +118,10 @@ fn resuming_gives_the_run_that_was_not_interrupted() {
             ControlFlow::Continue(())
         }
     }
-    let saving = TrainingArguments { save_steps: Some(5), ..arguments(&parts, 9) };
+    let saving = with!(arguments(&parts, 9); save_steps: Some(5));
     let interrupted = std::panic::catch_unwind(|| train(saving.clone(), &mut Interrupt));
     assert!(interrupted.is_err(), "the callback stops the run");
-    let (resumed, output) =
-        train(TrainingArguments { resume: true, ..saving.clone() }, &mut ()).expect("a run");
+    let (resumed, output) = train(with!(saving.clone(); resume: true), &mut ()).expect("a run");
     assert_eq!(resumed.layers(), uninterrupted.layers());
     assert_eq!(output.global_step, 9);
     assert_eq!((output.first_and_last.expect("steps").0.step, output.steps), (1, 4));
@@ -164,14 +157,13 @@ fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
     for location in [CacheLocation::Memory, CacheLocation::Folder(folder.path().into())] {
         // everything fits, some examples do, none does
         for limit in [1 << 30, 20_000, 10] {
-            let cache = CacheConstants { location: location.clone(), limit, shared_only: false };
+            let cache = CacheConstants::new(location.clone(), limit);
             assert!(run(&|a| a.cache_constants = Some(cache.clone())) == plain, "{cache:?}");
         }
     }
     let missing = folder.path().join("missing");
-    let cache =
-        CacheConstants { location: CacheLocation::Folder(missing.clone()), limit: 1, shared_only: false };
-    let arguments = TrainingArguments { cache_constants: Some(cache), ..arguments(folder.path(), 1) };
+    let cache = CacheConstants::new(CacheLocation::Folder(missing.clone()), 1);
+    let arguments = with!(arguments(folder.path(), 1); cache_constants: Some(cache));
     let message = arguments.check().expect_err("no such folder").to_string();
     assert!(message.contains(&*missing.to_string_lossy()), "{message}");
 }
@@ -179,13 +171,13 @@ fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
 #[test]
 fn the_second_epoch_finds_the_constants_of_the_first() {
     let (model, data) = (model("llama_tied", &TOKENS), data("llama_tied"));
-    let settings = CacheConstants { location: CacheLocation::Memory, limit: 1 << 30, shared_only: false };
+    let settings = CacheConstants::new(CacheLocation::Memory, 1 << 30);
     let mut cache = ConstantCache::new(&settings).expect("a cache");
     let examples: Vec<usize> = (0..data.len()).collect();
     let batch = data.batch(&examples, 0).expect("whole");
     let mut step = || {
         let constants = Some(CachedExamples { cache: &mut cache, examples: &examples });
-        let options = StepOptions { kept_bytes: 0, constants };
+        let options = StepOptions::new(0, constants);
         let trained = model.active().trained();
         let output = model.base().step(&batch, &trained, Wanted::Gradients, options).expect("a step");
         (output.losses.losses, output.gradients, cache.len(), cache.bytes())
@@ -202,12 +194,7 @@ fn the_second_epoch_finds_the_constants_of_the_first() {
 fn accumulation_weighs_by_tokens() {
     let folder = tempfile::tempdir().expect("a folder");
     let file_order = |name: &str, batch: usize, accumulation: usize| {
-        let arguments = TrainingArguments {
-            per_device_train_batch_size: batch,
-            gradient_accumulation_steps: accumulation,
-            shuffle: false,
-            ..arguments(&folder.path().join(name), 3)
-        };
+        let arguments = with!(arguments(&folder.path().join(name), 3); per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, shuffle: false);
         train(arguments, &mut ()).expect("a run")
     };
     let (whole, whole_output) = file_order("whole", 8, 1);
@@ -225,13 +212,7 @@ fn leftover_micro_batches_make_a_shorter_step() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
     // eight rows, one a micro-step, three a step: 3 + 3 + 2 rows an epoch
-    let arguments = TrainingArguments {
-        per_device_train_batch_size: 1,
-        gradient_accumulation_steps: 3,
-        max_steps: None,
-        num_train_epochs: 2.0,
-        ..arguments(&out, 1)
-    };
+    let arguments = with!(arguments(&out, 1); per_device_train_batch_size: 1, gradient_accumulation_steps: 3, max_steps: None, num_train_epochs: 2.0);
     train(arguments, &mut ()).expect("a run");
     assert_eq!(log(&out).iter().map(|l| l.epoch).collect::<Vec<_>>(), [0.375, 0.75, 1.0, 1.375, 1.75, 2.0]);
 }
@@ -253,12 +234,7 @@ fn a_folder_in_use_is_refused_and_left_alone() {
 fn a_run_that_leaves_the_finite_numbers_keeps_the_last_good_rows() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let wild = TrainingArguments {
-        learning_rate: Some(1e38),
-        lr_scheduler_type: LrScheduler::Constant,
-        warmup_steps: 0,
-        ..arguments(&out, 20)
-    };
+    let wild = with!(arguments(&out, 20); learning_rate: Some(1e38), lr_scheduler_type: LrScheduler::Constant, warmup_steps: 0);
     let error = train(wild, &mut ()).expect_err("it diverges");
     // this rate leaves the range of f32 within the first update, which is noticed there and not a step later
     assert!(matches!(error, Error::Diverged { step: 1, .. }), "{error}");
@@ -335,7 +311,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
 fn targets_are_found_or_refused_by_name() {
     let wrap = |name: &str, target: Option<TargetModules>| {
         let base = AutoModelForCausalLM::from_pretrained(fixture(name), &Device::Cpu).expect("a model");
-        let config = TrainableTokensConfig { target_modules: target, ..TrainableTokensConfig::new([1, 2]) };
+        let config = with!(TrainableTokensConfig::new([1, 2]); target_modules: target);
         get_peft_model(base, config)
     };
     let names = |list: &[&str]| Some(TargetModules::Names(list.iter().map(|n| n.to_string()).collect()));
@@ -368,7 +344,7 @@ fn targets_are_found_or_refused_by_name() {
 fn the_head_of_an_untied_model_trains_alone() {
     let base = AutoModelForCausalLM::from_pretrained(fixture("llama_untied"), &Device::Cpu).expect("a model");
     let target = Some(TargetModules::Names(vec!["lm_head".into()]));
-    let config = TrainableTokensConfig { target_modules: target, ..TrainableTokensConfig::new([96, 4, 33]) };
+    let config = with!(TrainableTokensConfig::new([96, 4, 33]); target_modules: target);
     let (model, data) = (get_peft_model(base, config).expect("an adapter"), data("llama_untied"));
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = arguments(&folder.path().join("out"), 8);
@@ -391,10 +367,7 @@ fn added_rows_start_from_the_mean_and_can_be_trained() {
         let (mean, rms) = base.embedding().statistics();
         let (head_mean, _) = base.head().statistics();
         let added = rows as u32;
-        let config = TrainableTokensConfig {
-            target_modules: Some(TargetModules::Pattern(".*embed_tokens|lm_head".into())),
-            ..TrainableTokensConfig::new([added, 5])
-        };
+        let config = with!(TrainableTokensConfig::new([added, 5]); target_modules: Some(TargetModules::Pattern(".*embed_tokens|lm_head".into())));
         let mut model = get_peft_model(base, config).expect("an adapter");
         for layer in model.layers() {
             let expected = if layer.name() == "lm_head" { &head_mean } else { &mean };

@@ -146,15 +146,13 @@ impl LoraArgs {
                 None => Ok(None),
             };
         }
-        let defaults = LoraConfig::default();
-        Ok(Some(LoraConfig {
-            r: self.lora_r.unwrap_or(defaults.r),
-            lora_alpha: self.lora_alpha.unwrap_or(defaults.lora_alpha),
-            lora_dropout: self.lora_dropout.unwrap_or(defaults.lora_dropout),
-            target_modules: self.lora_target_modules.as_deref().map(TargetModules::parse_lora),
-            use_rslora: self.lora_use_rslora,
-            ..defaults
-        }))
+        let mut config = LoraConfig::default();
+        config.r = self.lora_r.unwrap_or(config.r);
+        config.lora_alpha = self.lora_alpha.unwrap_or(config.lora_alpha);
+        config.lora_dropout = self.lora_dropout.unwrap_or(config.lora_dropout);
+        config.target_modules = self.lora_target_modules.as_deref().map(TargetModules::parse_lora);
+        config.use_rslora = self.lora_use_rslora;
+        Ok(Some(config))
     }
 }
 
@@ -313,36 +311,34 @@ impl TrainArgs {
     /// The library's settings.
     pub fn training_arguments(&self) -> TrainingArguments {
         let (steps, run) = (&self.steps, &self.run);
-        TrainingArguments {
-            output_dir: self.output.clone(),
-            per_device_train_batch_size: steps.batch_size,
-            gradient_accumulation_steps: steps.gradient_accumulation_steps,
-            num_train_epochs: steps.num_epochs,
-            max_steps: steps.max_steps,
-            learning_rate: steps.learning_rate,
-            lora_learning_rate: steps.lora_learning_rate,
-            lr_scheduler_type: steps.lr_scheduler,
-            warmup_steps: steps.warmup_steps,
-            weight_decay: steps.weight_decay,
-            max_grad_norm: steps.max_grad_norm,
-            shuffle: steps.shuffle,
-            seed: steps.seed,
-            eval_steps: run.eval_every,
-            save_steps: run.save_every,
-            resume: run.resume,
-            resume_anyway: run.resume_anyway,
-            save_embedding_layers: run.save_embedding_layers,
-            memory_budget: run.memory_budget,
-            cache_constants: run.cache_constants.as_ref().map(|place| CacheConstants {
-                location: match place.to_str() {
-                    Some("RAM" | "ram") => CacheLocation::Memory,
-                    _ => CacheLocation::Folder(place.clone()),
-                },
-                limit: run.cache_limit,
-                shared_only: false,
-            }),
-            share_prefixes: run.share_prefixes,
-        }
+        let mut to = TrainingArguments::new(&self.output);
+        to.per_device_train_batch_size = steps.batch_size;
+        to.gradient_accumulation_steps = steps.gradient_accumulation_steps;
+        to.num_train_epochs = steps.num_epochs;
+        to.max_steps = steps.max_steps;
+        to.learning_rate = steps.learning_rate;
+        to.lora_learning_rate = steps.lora_learning_rate;
+        to.lr_scheduler_type = steps.lr_scheduler;
+        to.warmup_steps = steps.warmup_steps;
+        to.weight_decay = steps.weight_decay;
+        to.max_grad_norm = steps.max_grad_norm;
+        to.shuffle = steps.shuffle;
+        to.seed = steps.seed;
+        to.eval_steps = run.eval_every;
+        to.save_steps = run.save_every;
+        to.resume = run.resume;
+        to.resume_anyway = run.resume_anyway;
+        to.save_embedding_layers = run.save_embedding_layers;
+        to.memory_budget = run.memory_budget;
+        to.share_prefixes = run.share_prefixes;
+        to.cache_constants = run.cache_constants.as_ref().map(|place| {
+            let location = match place.to_str() {
+                Some("RAM" | "ram") => CacheLocation::Memory,
+                _ => CacheLocation::Folder(place.clone()),
+            };
+            CacheConstants::new(location, run.cache_limit)
+        });
+        to
     }
 }
 

@@ -110,7 +110,8 @@ fn conversation(path: &Path, tokenizer: &AutoTokenizer) -> Outcome<Vec<u32>> {
     if messages.is_empty() {
         return Err(fault("no messages".into()));
     }
-    let options = ChatOptions { add_generation_prompt: true, tools, ..ChatOptions::default() };
+    let mut options = ChatOptions::default();
+    (options.add_generation_prompt, options.tools) = (true, tools);
     let text = tokenizer.apply_chat_template(&messages, &options).map_err(|e| fault(e.to_string()))?;
     Ok(tokenizer.encode(&text, false)?)
 }

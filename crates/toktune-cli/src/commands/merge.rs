@@ -14,7 +14,8 @@ pub fn run(args: &MergeArgs) -> Outcome {
     let (mut base, tokenizer) = load::model(&args.model, &Device::Cpu)?;
     load::resize(&mut base, args.resize)?;
     let (model, tokenizer) = load::with_adapter(base, tokenizer, &args.adapter)?;
-    let options = MergeOptions { gguf_type: args.dtype.map(Into::into) };
+    let mut options = MergeOptions::default();
+    options.gguf_type = args.dtype.map(Into::into);
     merge_to_folder(&model, &args.output, options)?;
     match tokenizer {
         Ok(tokenizer) => tokenizer.save_pretrained(&args.output)?,

@@ -33,6 +33,7 @@ pub enum Reads {
 
 /// One loss of a batch, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Loss {
     /// The sequence of the batch it belongs to; of pairs, the first of the two.
     pub sequence: usize,
@@ -48,6 +49,7 @@ pub struct Loss {
 
 /// The losses of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Losses {
     /// One for each label or pair.
     pub losses: Vec<Loss>,

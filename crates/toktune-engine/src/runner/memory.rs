@@ -12,6 +12,7 @@ use toktune_kernels::gated_mlp::CHUNK_ROWS;
 
 /// Memory of a step in bytes, beside the weights and what the process holds before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Footprint {
     /// Where nothing is kept but the blocks' inputs.
     pub least: u64,

@@ -20,6 +20,7 @@ use toktune_weights::FrozenMatrix;
 
 /// A linear layer of a block.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct LinearLayer<'a> {
     /// Its full name, as transformers names the module.
     pub module: &'a str,

@@ -32,6 +32,7 @@ pub enum Wanted {
 
 /// The result of a pass over a micro-batch.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StepOutput {
     /// The losses.
     pub losses: Losses,
@@ -44,11 +45,19 @@ pub struct StepOutput {
 
 /// How a step is taken; its result does not depend on it.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct StepOptions<'a> {
     /// At most so many bytes of activations are kept for the backward pass, beside the inputs of the blocks.
     pub kept_bytes: u64,
     /// Constants from earlier steps, to be used and added to.
     pub constants: Option<CachedExamples<'a>>,
+}
+
+impl<'a> StepOptions<'a> {
+    /// Of both.
+    pub fn new(kept_bytes: u64, constants: Option<CachedExamples<'a>>) -> Self {
+        StepOptions { kept_bytes, constants }
+    }
 }
 
 /// What is known of a batch's sequences from earlier steps.

@@ -22,6 +22,7 @@ const LONGEST_WORDS: usize = 300;
 
 /// What a template is given besides the messages.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ChatOptions {
     /// Ask for the beginning of an assistant's turn at the end.
     pub add_generation_prompt: bool,
@@ -37,6 +38,7 @@ pub struct ChatOptions {
 
 /// A rendered conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RenderedChat {
     /// The text.
     pub text: String,

@@ -19,6 +19,7 @@ pub(crate) const CAUSAL_LM: &str = "CAUSAL_LM";
 ///
 /// Fields of `adapter_config.json` that are not known here are kept and written back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CommonConfig {
     /// The model that the adapter was trained on: a folder, a file or an id of the Hub.
     #[serde(default)]

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 /// Options of PEFT's that change the computation and are not here (`use_dora`, `layer_replication`, …) are refused
 /// when they are on; everything else in a file is kept in [`CommonConfig::other`] and written back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LoraConfig {
     /// The rank: rows of `lora_A`, columns of `lora_B`.
     #[serde(default = "default_rank")]

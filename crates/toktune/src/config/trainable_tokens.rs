@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The configuration of a Trainable Tokens adapter, with PEFT's field names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainableTokensConfig {
     /// The tokens to train. Their order is the order of the stored rows; none may repeat.
     #[serde(default)]

@@ -2,6 +2,7 @@
 
 /// How often one token occurs in the data; [`Dataset::uses`](super::Dataset::uses) counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenUse {
     /// The token.
     pub id: u32,

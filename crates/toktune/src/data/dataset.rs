@@ -69,6 +69,7 @@ impl Example {
 
 /// How far reading has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReadProgress {
     /// Bytes of all sources that are read, as they lie on the disk.
     pub bytes: u64,

@@ -29,6 +29,7 @@ pub enum LossOn {
 
 /// How rows become examples.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DataOptions {
     /// Which tokens are learnt; when absent, the completion of rows that have one and everything of the
     /// others. Rows with `labels` are learnt as these say. For causal language models.
@@ -195,7 +196,8 @@ impl<'e> Encoder<'e> {
     ) -> Result<Vec<LabelledIds>> {
         let chat = self.chat.as_ref().ok_or_else(|| DataError::NoTokenizer { at: at.clone(), key })?;
         let Conversation { messages, tools, documents, variables } = conversation;
-        let options = ChatOptions { tools, documents, variables, ..ChatOptions::default() };
+        let mut options = ChatOptions::default();
+        (options.tools, options.documents, options.variables) = (tools, documents, variables);
         let all = self.options.loss_on == Some(LossOn::All);
         let encoded = chat.encode(&messages, &options, all, at)?;
         notes.chat.add(&encoded.notes);

@@ -27,6 +27,7 @@ pub struct Batch {
 
 /// The examples of one source, which follow each other in the dataset.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Share {
     /// How many there are.
     pub examples: usize,

@@ -10,6 +10,7 @@ use crate::data::error::Result;
 
 /// The rows of a file, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Survey {
     /// All rows.
     pub rows: usize,

@@ -11,6 +11,7 @@ const FILE: &str = "generation_config.json";
 
 /// How tokens are chosen and when to stop. Names and meanings are those of transformers' class of this name.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GenerationConfig {
     /// The most tokens to generate, an end token included.
     pub max_new_tokens: usize,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Settings of a [`Trainer`](super::Trainer); the names are those of transformers' class.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TrainingArguments {
     /// Where the adapter, the log and the checkpoints go.
     pub output_dir: PathBuf,

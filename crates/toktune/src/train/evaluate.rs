@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 
 /// The result of an evaluation. Losses are means over labels, in nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Over all labels.
     pub loss: f64,
@@ -30,6 +31,7 @@ pub struct Evaluation {
 
 /// How well one token is predicted where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TokenEvaluation {
     /// The token.
     pub id: u32,

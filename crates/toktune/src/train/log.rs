@@ -12,6 +12,7 @@ pub const LOG_FILE: &str = "train_log.jsonl";
 
 /// One optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StepLog {
     /// Steps taken, this one included.
     pub step: u64,

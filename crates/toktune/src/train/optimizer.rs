@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 /// The settings of [`AdamW`]; the defaults are torch's, without decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AdamWConfig {
     /// Decay of the mean of gradients.
     pub beta1: f64,

@@ -80,7 +80,7 @@ impl Trainer {
             let active = self.model.active().with_dropout(self.dropout_seed(run.optimizer.step, micro_step));
             let trained = active.trained();
             let constants = run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &indices });
-            let options = StepOptions { kept_bytes: self.planner().kept_bytes(&trained, &batch), constants };
+            let options = StepOptions::new(self.planner().kept_bytes(&trained, &batch), constants);
             let output = base.step(&batch, &trained, Wanted::Gradients, options)?;
             sums.add(StepSums {
                 loss: output.losses.sum(),

@@ -215,8 +215,7 @@ impl Trainer {
     fn cache_settings(&self) -> Option<CacheConstants> {
         // with updates every row depends on what is trained
         let some = self.model.lora_layers().is_empty();
-        let shared =
-            || CacheConstants { location: CacheLocation::Memory, limit: SHARED_CONSTANTS, shared_only: true };
+        let shared = || CacheConstants::of_shared(CacheLocation::Memory, SHARED_CONSTANTS);
         let asked = self.arguments.cache_constants.clone();
         asked.or_else(|| (!self.prefixes.is_empty()).then(shared)).filter(|_| some)
     }

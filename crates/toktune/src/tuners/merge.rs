@@ -39,6 +39,7 @@ pub enum MergedType {
 
 /// What a merged folder is to be like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MergeOptions {
     /// The type of the tensors when the source is a GGUF file; others keep theirs, tensor by tensor.
     ///

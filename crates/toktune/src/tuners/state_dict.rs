@@ -33,6 +33,7 @@ pub enum SaveEmbeddingLayers {
 
 /// What did not fit when tensors were set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadResult {
     /// The adapter's tensors that were not given.
     pub missing_keys: Vec<String>,

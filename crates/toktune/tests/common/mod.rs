@@ -7,6 +7,18 @@ use std::path::{Path, PathBuf};
 use toktune::data::{Collator, DataOptions, Dataset, Masking, ModelKind, RaggedBatch};
 use toktune::models::PretrainedModel;
 
+/// Settings with some fields set: `with!(LoraConfig::default(); r: 4, lora_alpha: 8.0)`. The library's own may get more fields,
+/// so that they cannot be written out here.
+macro_rules! with {
+    ($base:expr; $($field:ident $(: $value:expr)?),* $(,)?) => {{
+        let mut of = $base;
+        $(of.$field = with!(@value $field $(, $value)?);)*
+        of
+    }};
+    (@value $field:ident, $value:expr) => { $value };
+    (@value $field:ident) => { $field };
+}
+
 /// The folder of a committed model.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -40,7 +52,7 @@ pub fn rows_file(name: &str) -> PathBuf {
 
 /// The training rows of a committed model, for batches.
 pub fn dataset(name: &str, model: &PretrainedModel) -> Dataset {
-    let options = DataOptions { collator: collator(model), ..DataOptions::new(model.vocabulary()) };
+    let options = with!(DataOptions::new(model.vocabulary()); collator: collator(model));
     Dataset::read(&[rows_file(name)], None, &options).expect("rows")
 }
 
@@ -71,7 +83,7 @@ pub fn fixture_rows(name: &str) -> Vec<Row> {
 
 /// Rows as a batch for a decoder: labels are shifted by one.
 pub fn batch_of(rows: &[Row]) -> RaggedBatch {
-    let mut batch = RaggedBatch { starts: vec![0], ..RaggedBatch::default() };
+    let mut batch = with!(RaggedBatch::default(); starts: vec![0]);
     for (ids, labels) in rows {
         batch.ids.extend(ids);
         let shifted = labels[1..].iter().map(|&l| u32::try_from(l).ok()).chain([None]);

@@ -13,6 +13,7 @@ const FIELDS: [(&str, &[&str]); 2] =
 
 /// Counts over conversations, for the header of a run and its warnings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ChatNotes {
     /// Conversations.
     pub rows: usize,
@@ -28,6 +29,7 @@ pub struct ChatNotes {
 
 /// The use of a field.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FieldUse {
     /// Rows that have the field.
     pub rows: usize,
@@ -77,11 +79,13 @@ impl ChatNotes {
             }
             self.count(field, same(&without, options));
         }
-        if given(options.tools.as_ref()) {
-            self.count("tools", same(messages, &ChatOptions { tools: None, ..options.clone() }));
+        let mut without = options.clone();
+        if given(without.tools.take().as_ref()) {
+            self.count("tools", same(messages, &without));
         }
-        if given(options.documents.as_ref()) {
-            self.count("documents", same(messages, &ChatOptions { documents: None, ..options.clone() }));
+        let mut without = options.clone();
+        if given(without.documents.take().as_ref()) {
+            self.count("documents", same(messages, &without));
         }
     }
 
