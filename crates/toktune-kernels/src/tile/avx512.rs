@@ -1,6 +1,7 @@
 //! AVX-512: 8 rows by 3 vectors, 24 sums, 3 vectors of the right operand and one of the left in 32 registers.
 
-use super::{Operands, Vector, multiply_with};
+use super::dots::dots_with;
+use super::{Dots, Operands, Vector, multiply_with};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 8;
@@ -50,6 +51,20 @@ impl Vector for __m512 {
         // SAFETY: as for `zero`.
         unsafe { _mm512_add_ps(self, a) }
     }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as for `zero`.
+        unsafe { _mm512_reduce_add_ps(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> Self {
+        // SAFETY: `LEN` readable bf16, the caller's promise.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()))))
+        }
+    }
 }
 
 /// # Safety
@@ -58,4 +73,12 @@ impl Vector for __m512 {
 pub(super) unsafe fn multiply(of: &Operands) {
     // SAFETY: passed on.
     unsafe { multiply_with::<__m512, ROWS, VECTORS>(of) }
+}
+
+/// # Safety
+/// As [`super::dots`], on a machine with these features.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn dots(of: &Dots<'_>) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<__m512, 4>(of) }
 }

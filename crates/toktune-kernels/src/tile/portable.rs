@@ -1,6 +1,7 @@
 //! Plain Rust that the compiler turns into whatever vectors the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
-use super::{Operands, Vector, multiply_with};
+use super::dots::dots_with;
+use super::{Dots, Operands, Vector, multiply_with};
 
 const ROWS: usize = 6;
 /// SSE2 has 16 registers of four floats, NEON has 32.
@@ -62,6 +63,19 @@ impl Vector for Eight {
         }
         self
     }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> Self {
+        // SAFETY: eight readable bf16, the caller's promise; an array of bytes has no alignment.
+        let bytes = unsafe { at.cast::<[[u8; 2]; 8]>().read() };
+        Self(bytes.map(|bytes| f32::from_bits((u16::from_le_bytes(bytes) as u32) << 16)))
+    }
 }
 
 /// # Safety
@@ -69,4 +83,11 @@ impl Vector for Eight {
 pub(super) unsafe fn multiply(of: &Operands) {
     // SAFETY: passed on; the instructions are those of the target.
     unsafe { multiply_with::<Eight, ROWS, VECTORS>(of) }
+}
+
+/// # Safety
+/// As [`super::dots`].
+pub(super) unsafe fn dots(of: &Dots<'_>) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<Eight, 1>(of) }
 }
