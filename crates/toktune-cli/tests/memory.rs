@@ -34,7 +34,8 @@ fn work() -> Work {
     write(&work);
     let mut rows = String::new();
     for row in 0..16usize {
-        let ids: Vec<usize> = (0..LENGTH).map(|at| [7, 10 + (row * 131 + at * 17) % 2900][at.min(1)]).collect();
+        let ids: Vec<usize> =
+            (0..LENGTH).map(|at| [7, 10 + (row * 131 + at * 17) % 2900][at.min(1)]).collect();
         writeln!(rows, "{}", json!({ "input_ids": ids })).expect("written");
     }
     work.write("rows.jsonl", rows);
@@ -88,10 +89,12 @@ fn a_run_takes_what_the_header_expects() {
         ("LoRA, nothing kept", [&lora[..], &budget].concat()),
         ("LoRA, everything kept", [&lora[..], &["--memory-budget", "4GB"]].concat()),
     ] {
-        let usual = ["train", "--model", "big", "--data", "rows.jsonl", "--token-ids", "7", "--output", "out"];
+        let usual =
+            ["train", "--model", "big", "--data", "rows.jsonl", "--token-ids", "7", "--output", "out"];
         let steps = ["--max-steps", "2", "--batch-size", "8", "--log-format", "json", "--threads", "2"];
         let lines = work.call(&[&usual[..], &steps, &more].concat()).ok().json();
-        let number = |key: &str| lines.iter().filter_map(|line| line.get(key)).filter_map(Value::as_f64).last();
+        let number =
+            |key: &str| lines.iter().filter_map(|line| line.get(key)).filter_map(Value::as_f64).last();
         let expected = number("expected_memory_bytes").expect("what is expected");
         let found = number("peak_memory_bytes").expect("what was taken");
         let off = (expected - found) / found;

@@ -83,6 +83,38 @@ pub(crate) unsafe fn multiply(engine: Engine, of: &Operands) {
     unreachable!("no {engine:?} for {} x {} on this architecture", of.m, of.n);
 }
 
+/// The operands of a product of few rows with rows of a weight as they lie, `out[m, n] (+)= x rowsᵀ`.
+#[derive(Clone, Copy)]
+pub(crate) struct Streamed<'a> {
+    /// Rows of `k`, each padded with zeros to a multiple of [`DEPTH`].
+    pub(crate) x: &'a [u16],
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    /// The bytes of each of the `n` rows, `k` numbers.
+    pub(crate) rows: &'a [&'a [u8]],
+    /// Entry (i, j) is `out[i * out_row + j]`.
+    pub(crate) out: *mut f32,
+    pub(crate) out_row: usize,
+    /// Add to what is in `out`.
+    pub(crate) add: bool,
+}
+
+/// Runs a product of few rows. Each entry is one sum whose order depends on the depth alone.
+///
+/// # Safety
+/// The machine has AVX512-BF16; `out` is writable as [`Streamed`] says, and nobody else touches its entries.
+pub(crate) unsafe fn stream(of: &Streamed<'_>) {
+    assert!(of.x.len() >= of.m * of.k.next_multiple_of(DEPTH), "{} rows of {}", of.m, of.k);
+    assert!(of.rows.iter().all(|row| row.len() == 2 * of.k), "rows of {} bf16", of.k);
+    // SAFETY: the caller's promise; the lengths were checked.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        avx512::stream(of);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no AVX512-BF16 for {} rows on this architecture", of.m);
+}
+
 /// Numbers that `rows` rows or columns of `depth` take when packed.
 pub(crate) fn packed_len(rows: usize, depth: usize) -> usize {
     rows.next_multiple_of(2 * SIDE) * depth.next_multiple_of(DEPTH)
@@ -102,6 +134,17 @@ multiversion! {
         for x in row {
             *x = f32::from_bits((round(*x) as u32) << 16);
         }
+    }
+}
+
+multiversion! {
+    /// Rounds numbers into a longer row, whose rest becomes zero.
+    pub(crate) fn round_into(isa: Isa, from: &[f32], to: &mut [u16]) {
+        let (to, rest) = to.split_at_mut(from.len());
+        for (to, x) in to.iter_mut().zip(from) {
+            *to = round(*x);
+        }
+        rest.fill(0);
     }
 }
 

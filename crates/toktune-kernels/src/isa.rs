@@ -117,9 +117,17 @@ impl Isa {
     pub fn has_fast_bf16(self) -> bool {
         match self.0 {
             Level::Amx => true,
-            Level::Avx512 => has_avx512_bf16(),
+            Level::Avx512 => self.has_avx512_bf16(),
             Level::Portable | Level::Avx2 => false,
         }
+    }
+
+    /// Whether it may use AVX512-BF16, which the machine has.
+    pub(crate) fn has_avx512_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 >= Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Which copy of a kernel runs.
@@ -127,14 +135,6 @@ impl Isa {
     pub(crate) fn level(self) -> Level {
         self.0
     }
-}
-
-/// Whether the machine has AVX512-BF16.
-fn has_avx512_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 impl fmt::Debug for Isa {

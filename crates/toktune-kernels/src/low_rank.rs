@@ -34,22 +34,17 @@ pub fn down(isa: Isa, x: &[f32], a: &[f32], r: usize, scale: f32, h: &mut [f32])
     if rows == 0 || r == 0 {
         return;
     }
+    let rows = tile::WeightRows::Floats(a);
     h.par_chunks_mut(TASK_ROWS * r).enumerate().for_each(|(task, h)| {
         let (first, m) = (task * TASK_ROWS, h.len() / r);
-        let of = tile::Dots {
-            m,
-            n: r,
-            k,
-            a: x[first * k..(first + m) * k].as_ptr(),
-            a_row: k,
-            b: a.as_ptr(),
-            b_row: k,
-            out: h.as_mut_ptr(),
-            out_row: r,
-            scale,
-        };
-        // SAFETY: the machine has `isa`; the lengths were checked, and these rows of `h` are this task's alone.
+        let x = &x[first * k..(first + m) * k];
+        if k == 0 {
+            return h.fill(0.0);
+        }
+        let of = tile::Dots { x, m, k, rows, out: h.as_mut_ptr(), out_row: r, add: false };
+        // SAFETY: the machine has `isa`, and these rows of `h` are this task's alone.
         unsafe { tile::dots(isa, &of) };
+        crate::math::scale(isa, h, scale);
     });
 }
 

@@ -3,10 +3,13 @@
 //! A panel of `W` is decoded and packed for the tile kernel, multiplied with many rows, and forgotten. There is no
 //! gradient of `W`: it is frozen. Work is cut by the shapes alone, and every entry of the result is one sum in one order.
 
+mod few_rows;
+
+pub use few_rows::{FEW_ROWS, stream};
+
 use crate::Isa;
-use crate::math::dot;
 use crate::product::{Left, Precision, Product};
-use crate::shared::{SharedMatrix, aligned_pieces, pieces, with_scratch};
+use crate::shared::{SharedMatrix, aligned_pieces, with_scratch};
 use crate::weight::Matrix;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,9 +30,6 @@ const ROW_UNIT: usize = 32;
 /// Columns of the result in one task. Enough to share the reading of the rows, few enough for the packed panel to stay
 /// in the second-level cache.
 const TILE_COLS: usize = 96;
-
-/// With fewer rows than this [`stream`] is faster than [`forward`].
-pub const FEW_ROWS: usize = 4;
 
 /// Rows of `W` that are decoded at a time before they are packed: they stay in the first-level cache.
 const DECODED_ROWS: usize = 32;
@@ -128,41 +128,6 @@ pub(crate) unsafe fn outputs(
             // SAFETY: passed on.
             unsafe { product.multiply(left, (rows.clone(), depth), (right, n), (out, out_row), add) };
         });
-    }
-}
-
-/// [`forward`] for very few rows, as when generating: bound by reading the weights, which stream through once. Always `f32`,
-/// with sums in another order.
-///
-/// Panics when the lengths do not fit the weight.
-pub fn stream(isa: Isa, x: &[f32], w: &impl Matrix, write: Write, y: &mut [f32]) {
-    let (n, k) = (w.rows(), w.cols());
-    let m = height((x.len(), k), (y.len(), n));
-    let y = SharedMatrix::new(y, m, n);
-    pieces(n, (128 * 1024 / k.max(1)).clamp(16, 64)).into_par_iter().for_each(|cols| {
-        with_scratch(cols.len() * k, |panel| {
-            w.decode(isa, cols.clone(), 0..k, panel);
-            for i in 0..m {
-                // SAFETY: `cols` are this thread's alone.
-                let out = unsafe { y.row(i, cols.start, cols.len()) };
-                dots(isa, &x[i * k..][..k], panel, write == Write::Add, out);
-            }
-        });
-    });
-}
-
-crate::isa::multiversion! {
-    /// `out[j] = x · rows[j]`, added when `add`.
-    fn dots(isa: Isa, x: &[f32], rows: &[f32], add: bool, out: &mut [f32]) {
-        if !add {
-            out.fill(0.0);
-        }
-        if x.is_empty() {
-            return;
-        }
-        for (o, row) in out.iter_mut().zip(rows.chunks_exact(x.len())) {
-            *o += dot(x, row);
-        }
     }
 }
 
@@ -265,9 +230,6 @@ mod tests {
                 let mut y = vec![f32::NAN; m * n];
                 forward(isa, &x, &weight, Precision::F32, Write::Over, &mut y);
                 assert_close(&y, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} forward"));
-                let mut streamed = vec![f32::NAN; m * n];
-                stream(isa, &x, &weight, Write::Over, &mut streamed);
-                assert_close(&streamed, &reference(&x, &w, (m, n, k)), 1e-6, &format!("{what} streamed"));
                 let transposed: Vec<f32> = (0..k * n).map(|at| w[at % n * k + at / n]).collect();
                 let mut dx = vec![f32::NAN; m * k];
                 backward(isa, &dy, &weight, Precision::F32, Write::Over, &mut dx);

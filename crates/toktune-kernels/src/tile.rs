@@ -12,7 +12,7 @@ mod avx512;
 mod dots;
 mod portable;
 
-pub(crate) use dots::Dots;
+pub(crate) use dots::{Dots, WeightRows};
 
 use crate::isa::{Isa, Level};
 
@@ -35,8 +35,10 @@ trait Vector: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// `self + a`.
     unsafe fn add(self, a: Self) -> Self;
-    /// The sum of the floats of each of four registers.
-    unsafe fn totals(of: [Self; 4]) -> [f32; 4];
+    /// `LEN` bf16 from `at`, unaligned.
+    unsafe fn load_bf16(at: *const u8) -> Self;
+    /// The sum of the floats, the upper half added to the lower one until one is left.
+    unsafe fn sum(self) -> f32;
 }
 
 /// The operands of a product `out[m, n] (+)= a[m, k] b[k, n]`.
@@ -100,12 +102,13 @@ pub(crate) unsafe fn multiply(isa: Isa, of: &Operands) {
     }
 }
 
-/// Runs a product of rows with rows.
+/// Runs a product of few rows. Each entry of the result is one sum whose order depends on the instruction set and the depth.
 ///
 /// # Safety
-/// The machine has `isa`; `a` and `b` are readable and `out` writable as [`Dots`] says, and nobody else touches the entries of
-/// `out`.
-pub(crate) unsafe fn dots(isa: Isa, of: &Dots) {
+/// The machine has `isa`; `x` has `m` rows of `k` floats, `out` is writable as [`Dots`] says, and nobody else touches its
+/// entries.
+pub(crate) unsafe fn dots(isa: Isa, of: &Dots<'_>) {
+    assert!(of.x.len() >= of.m * of.k, "{} rows of {}", of.m, of.k);
     // SAFETY: the caller's promise.
     unsafe {
         match isa.level() {

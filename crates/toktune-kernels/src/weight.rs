@@ -156,6 +156,11 @@ pub trait Matrix: Sync {
     ///
     /// Panics when the ranges are outside the matrix, off the column unit, or `panel` has another size.
     fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
+
+    /// The bytes of row `row`, little-endian, where it is stored in bf16 and shown as it is stored; `None` for any other.
+    fn bf16_row(&self, _row: usize) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// What the weights of an 8-bit type are multiplied with: one number for each block of rows and columns.
@@ -298,6 +303,11 @@ impl Matrix for Weight<'_> {
                 scales.apply(row, self.cols, cols.start, out);
             }
         }
+    }
+
+    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
+        let is_plain = self.dtype == WeightType::BF16 && self.scales.is_none();
+        is_plain.then(|| &self.data[2 * self.order.stored(row) * self.cols..][..2 * self.cols])
     }
 }
 

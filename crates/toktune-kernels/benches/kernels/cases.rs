@@ -54,8 +54,9 @@ pub const MODELS: [Model; 2] = [
 /// A group of cases: its title, and what makes them.
 type Group = (&'static str, fn(Isa, &Model) -> Vec<Case>);
 
-pub const GROUPS: [Group; 5] = [
+pub const GROUPS: [Group; 6] = [
     ("products with a frozen weight, 1000 rows", products),
+    ("products of few rows, bytes of weights read", few_rows),
     ("gated MLP, 1000 rows", mlp),
     ("attention", attention),
     ("cross-entropy, 1000 labelled rows", losses),
@@ -132,6 +133,32 @@ fn products(isa: Isa, of: &Model) -> Vec<Case> {
             cases.push(case(name("backward"), work, move || {
                 matmul::backward(isa, &dy, &w.weight(), precision, Write::Over, &mut dx);
             }));
+        }
+    }
+    cases
+}
+
+/// The products of a token that is generated, of a small model and of a larger one, whose weight no cache holds.
+fn few_rows(isa: Isa, of: &Model) -> Vec<Case> {
+    use WeightType::{BF16, F32, Q4K, Q8_0};
+    let mut cases = Vec::new();
+    let weights = [
+        (BF16, of.inner, of.d),
+        (BF16, 9216, 2304),
+        (F32, 9216, 2304),
+        (Q8_0, 9216, 2304),
+        (Q4K, 9216, 2304),
+    ];
+    for (dtype, n, k) in weights {
+        let weight = Stored::new(dtype, n, k);
+        for precision in PRECISIONS {
+            for rows in [1, 4, 8] {
+                let (w, x, mut y) = (weight.clone(), floats(rows * k), vec![0.0; rows * n]);
+                let name = format!("[{n}, {k}] {dtype}, {precision:?}, {rows} rows");
+                cases.push(case(name, Work::Bytes(weight.data.len() as f64), move || {
+                    matmul::stream(isa, &x, &w.weight(), precision, Write::Over, &mut y);
+                }));
+            }
         }
     }
     cases

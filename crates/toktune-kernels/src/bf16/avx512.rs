@@ -1,6 +1,6 @@
 //! AVX512-BF16: 8 rows by 32 columns, each step multiplies a pair of depth.
 
-use super::{BLOCK, DEPTH, Operands, SIDE};
+use super::{BLOCK, DEPTH, Operands, SIDE, Streamed};
 use std::arch::x86_64::*;
 
 /// Rows of a tile: half a block.
@@ -74,6 +74,80 @@ unsafe fn store(of: &Operands, sums: [[__m512; 2]; ROWS], row: usize, col: usize
                 let sum =
                     if of.accumulate { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to)) } else { sum };
                 _mm512_mask_storeu_ps(to, mask, sum);
+            }
+        }
+    }
+}
+
+/// Columns of a block of a product of few rows, and its rows at most: 16 sums, 4 vectors of the weight and one of the left
+/// operand.
+const STREAMED: (usize, usize) = (4, 4);
+
+/// # Safety
+/// As [`super::stream`], with lengths that were checked.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn stream(of: &Streamed<'_>) {
+    let (wide, tall) = STREAMED;
+    let mut col = 0;
+    while col < of.rows.len() {
+        let width = if of.rows.len() - col >= wide { wide } else { 1 };
+        for row in (0..of.m).step_by(tall) {
+            // SAFETY: the block is inside the result.
+            unsafe {
+                match (width > 1, of.m - row) {
+                    (true, 1) => streamed::<1, { STREAMED.0 }>(of, row, col),
+                    (true, 2) => streamed::<2, { STREAMED.0 }>(of, row, col),
+                    (true, 3) => streamed::<3, { STREAMED.0 }>(of, row, col),
+                    (true, _) => streamed::<{ STREAMED.1 }, { STREAMED.0 }>(of, row, col),
+                    (false, 1) => streamed::<1, 1>(of, row, col),
+                    (false, 2) => streamed::<2, 1>(of, row, col),
+                    (false, 3) => streamed::<3, 1>(of, row, col),
+                    (false, _) => streamed::<{ STREAMED.1 }, 1>(of, row, col),
+                }
+            }
+        }
+        col += width;
+    }
+}
+
+/// `R` rows by `C` columns of a product of few rows.
+///
+/// # Safety
+/// As [`stream`], for a block inside the result.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn streamed<const R: usize, const C: usize>(of: &Streamed<'_>, row: usize, col: usize) {
+    let width = of.k.next_multiple_of(DEPTH);
+    let mut sums = [[_mm512_setzero_ps(); C]; R];
+    // SAFETY: the rows of the left operand are whole vectors; the mask leaves out what is past a row of the weight. The
+    // vectors of 32 bf16 have the bits of the integers that are loaded.
+    unsafe {
+        let x = of.x.as_ptr().add(row * width);
+        let mut from = [std::ptr::null::<i16>(); C];
+        for (from, row) in from.iter_mut().zip(&of.rows[col..col + C]) {
+            *from = row.as_ptr().cast();
+        }
+        for at in (0..width).step_by(DEPTH) {
+            let mut right = [_mm512_setzero_si512(); C];
+            for (right, from) in right.iter_mut().zip(&from) {
+                *right = if at + DEPTH <= of.k {
+                    _mm512_loadu_si512(from.add(at).cast())
+                } else {
+                    _mm512_maskz_loadu_epi16((1u32 << (of.k - at)) - 1, from.add(at))
+                };
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(x.add(i * width + at).cast()));
+                for (sum, right) in sums.iter_mut().zip(&right) {
+                    *sum = _mm512_dpbf16_ps(*sum, left, std::mem::transmute::<__m512i, __m512bh>(*right));
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                let to = of.out.add((row + i) * of.out_row + col + j);
+                let sum = _mm512_reduce_add_ps(*sum);
+                *to = if of.add { *to + sum } else { sum };
             }
         }
     }

@@ -1,13 +1,11 @@
 //! AVX2 with fused multiply-add: 6 rows by 2 vectors, 12 sums, 2 vectors of the right operand and one of the left in 16 registers.
 
-use super::dots::{Dots, dots_with};
-use super::{Operands, Vector, multiply_with};
+use super::dots::dots_with;
+use super::{Dots, Operands, Vector, multiply_with};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 6;
 const VECTORS: usize = 2;
-/// Of a product of rows with rows: 8 sums, 2 vectors of the left operand and one of the right.
-const DOT_ROWS: usize = 2;
 
 /// Floats in a vector.
 pub(super) const LEN: usize = __m256::LEN;
@@ -55,25 +53,22 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn totals([a, b, c, d]: [Self; 4]) -> [f32; 4] {
-        // SAFETY: as for `zero`; the array has room for the four floats.
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as for `zero`.
         unsafe {
-            // halves of 128 bits, in each the sums of a, b, c and d
-            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
-            let mut totals = [0.0; 4];
-            _mm_storeu_ps(totals.as_mut_ptr(), sums);
-            totals
+            let four = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
-}
 
-/// # Safety
-/// As [`super::dots`], on a machine with these features.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn dots(of: &Dots) {
-    // SAFETY: passed on.
-    unsafe { dots_with::<__m256, DOT_ROWS>(of) }
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> Self {
+        // SAFETY: `LEN` readable bf16, the caller's promise.
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()))))
+        }
+    }
 }
 
 /// # Safety
@@ -82,4 +77,12 @@ pub(super) unsafe fn dots(of: &Dots) {
 pub(super) unsafe fn multiply(of: &Operands) {
     // SAFETY: passed on.
     unsafe { multiply_with::<__m256, ROWS, VECTORS>(of) }
+}
+
+/// # Safety
+/// As [`super::dots`], on a machine with these features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots(of: &Dots<'_>) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<__m256, 2>(of) }
 }

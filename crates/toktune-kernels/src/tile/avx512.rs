@@ -1,13 +1,11 @@
 //! AVX-512: 8 rows by 3 vectors, 24 sums, 3 vectors of the right operand and one of the left in 32 registers.
 
-use super::dots::{Dots, dots_with};
-use super::{Operands, Vector, multiply_with};
+use super::dots::dots_with;
+use super::{Dots, Operands, Vector, multiply_with};
 use std::arch::x86_64::*;
 
 const ROWS: usize = 8;
 const VECTORS: usize = 3;
-/// Of a product of rows with rows: 24 sums, 6 vectors of the left operand and one of the right.
-const DOT_ROWS: usize = 6;
 
 /// Floats in a vector.
 pub(super) const LEN: usize = __m512::LEN;
@@ -55,29 +53,18 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn totals([a, b, c, d]: [Self; 4]) -> [f32; 4] {
-        // SAFETY: as for `zero`; the array has room for the four floats.
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as for `zero`.
+        unsafe { _mm512_reduce_add_ps(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> Self {
+        // SAFETY: `LEN` readable bf16, the caller's promise.
         unsafe {
-            let halves = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (ab, cd) = (_mm512_castps_pd(halves(a, b)), _mm512_castps_pd(halves(c, d)));
-            let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-            // four quarters of 128 bits, in each the sums of a, b, c and d
-            let sums = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-            let sums = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps::<1>(sums));
-            let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
-            let mut totals = [0.0; 4];
-            _mm_storeu_ps(totals.as_mut_ptr(), sums);
-            totals
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()))))
         }
     }
-}
-
-/// # Safety
-/// As [`super::dots`], on a machine with these features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn dots(of: &Dots) {
-    // SAFETY: passed on.
-    unsafe { dots_with::<__m512, DOT_ROWS>(of) }
 }
 
 /// # Safety
@@ -86,4 +73,12 @@ pub(super) unsafe fn dots(of: &Dots) {
 pub(super) unsafe fn multiply(of: &Operands) {
     // SAFETY: passed on.
     unsafe { multiply_with::<__m512, ROWS, VECTORS>(of) }
+}
+
+/// # Safety
+/// As [`super::dots`], on a machine with these features.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn dots(of: &Dots<'_>) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<__m512, 4>(of) }
 }

@@ -1,10 +1,9 @@
 //! Plain Rust that the compiler turns into whatever vectors the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
-use super::dots::{Dots, dots_with};
-use super::{Operands, Vector, multiply_with};
+use super::dots::dots_with;
+use super::{Dots, Operands, Vector, multiply_with};
 
 const ROWS: usize = 6;
-const DOT_ROWS: usize = 2;
 /// SSE2 has 16 registers of four floats, NEON has 32.
 const VECTORS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 
@@ -66,16 +65,17 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    unsafe fn totals(of: [Self; 4]) -> [f32; 4] {
-        of.map(|of| of.0.iter().sum())
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
-}
 
-/// # Safety
-/// As [`super::dots`].
-pub(super) unsafe fn dots(of: &Dots) {
-    // SAFETY: passed on; the instructions are those of the target.
-    unsafe { dots_with::<Eight, DOT_ROWS>(of) }
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u8) -> Self {
+        // SAFETY: eight readable bf16, the caller's promise; an array of bytes has no alignment.
+        let bytes = unsafe { at.cast::<[[u8; 2]; 8]>().read() };
+        Self(bytes.map(|bytes| f32::from_bits((u16::from_le_bytes(bytes) as u32) << 16)))
+    }
 }
 
 /// # Safety
@@ -83,4 +83,11 @@ pub(super) unsafe fn dots(of: &Dots) {
 pub(super) unsafe fn multiply(of: &Operands) {
     // SAFETY: passed on; the instructions are those of the target.
     unsafe { multiply_with::<Eight, ROWS, VECTORS>(of) }
+}
+
+/// # Safety
+/// As [`super::dots`].
+pub(super) unsafe fn dots(of: &Dots<'_>) {
+    // SAFETY: passed on.
+    unsafe { dots_with::<Eight, 1>(of) }
 }

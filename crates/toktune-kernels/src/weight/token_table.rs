@@ -80,4 +80,8 @@ impl Matrix for TokenTable<'_> {
                 .copy_from_slice(&self.values[at * width..][..width][cols.clone()]);
         }
     }
+    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
+        let is_frozen = row < self.base.rows() && self.overrides.binary_search_by_key(&row, |o| o.0).is_err();
+        if is_frozen { self.base.bf16_row(row) } else { None }
+    }
 }

@@ -38,7 +38,7 @@ impl Cpu {
 
     /// Whether a product of so many rows streams through the weight.
     fn streams(&self, rows: usize) -> bool {
-        self.few_rows && rows < matmul::FEW_ROWS
+        self.few_rows && rows <= matmul::FEW_ROWS
     }
 
     fn table<'a>(&self, of: &Table<'a, Self>) -> TokenTable<'a> {
@@ -158,7 +158,7 @@ impl Backend for Cpu {
         let (view, precision) = (w.matrix.view(), w.matrix.precision());
         time(Part::Products, flops(&w.matrix, x.len() / inputs.max(1)), || match w.stored {
             StoredAs::Rows if self.streams(x.len() / inputs.max(1)) => {
-                matmul::stream(self.isa, x, &view, write, y)
+                matmul::stream(self.isa, x, &view, precision, write, y)
             }
             StoredAs::Rows => matmul::forward(self.isa, x, &view, precision, write, y),
             StoredAs::Columns => matmul::backward(self.isa, x, &view, precision, write, y),
@@ -200,12 +200,13 @@ impl Backend for Cpu {
         let rows = x.len() / mlp.down.rows().max(1);
         if self.streams(rows) && !keep {
             let (gate, up, down) = (mlp.gate.view(), mlp.up.view(), mlp.down.view());
+            let precision = mlp.gate.precision();
             let [mut g, mut u, mut product] = [(); 3].map(|()| self.take(rows * mlp.gate.rows()));
             time(Part::Products, 3 * flops(mlp.down, rows), || {
-                matmul::stream(self.isa, x, &gate, Write::Over, &mut g);
-                matmul::stream(self.isa, x, &up, Write::Over, &mut u);
+                matmul::stream(self.isa, x, &gate, precision, Write::Over, &mut g);
+                matmul::stream(self.isa, x, &up, precision, Write::Over, &mut u);
                 gated::gated_forward(self.isa, mlp.activation, &g, &u, &mut product);
-                matmul::stream(self.isa, &product, &down, write, y);
+                matmul::stream(self.isa, &product, &down, precision, write, y);
             });
             return None;
         }
@@ -472,7 +473,7 @@ impl Backend for Cpu {
             let rows = hidden.len() / d.max(1);
             let mut logits = self.take(rows * entries);
             if self.streams(rows) {
-                matmul::stream(self.isa, hidden, head.table, Write::Over, &mut logits);
+                matmul::stream(self.isa, hidden, head.table, precision, Write::Over, &mut logits);
             } else {
                 matmul::forward(self.isa, hidden, head.table, precision, Write::Over, &mut logits);
             }

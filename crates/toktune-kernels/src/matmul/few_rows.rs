@@ -1,0 +1,231 @@
+//! Products of few rows, as when generating: bound by reading the weight, which streams through once and is not packed.
+
+use super::{Write, height};
+use crate::Isa;
+use crate::bf16::{self, Streamed};
+use crate::product::Precision;
+use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::tile::{self, Dots, WeightRows};
+use crate::weight::Matrix;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Up to this many rows [`stream`] is faster than [`super::forward`].
+pub const FEW_ROWS: usize = 8;
+
+/// Weights that one task reads: some microseconds of it.
+const TASK: usize = 128 * 1024;
+
+/// Weights that are decoded at a time: they stay in the first-level cache.
+const DECODED: usize = 4096;
+
+/// [`super::forward`] for at most [`FEW_ROWS`] rows, with sums in another order.
+///
+/// Rows of the weight that are stored in bf16 are read where they lie; others are decoded a few at a time. In
+/// [`Precision::Bf16`] the former are multiplied in bf16 where the machine has AVX512-BF16, everything else in `f32`. A row's
+/// result depends neither on the rows beside it nor on the number of threads.
+///
+/// Panics when the lengths do not fit the weight.
+pub fn stream(isa: Isa, x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
+    let (n, k) = (w.rows(), w.cols());
+    let m = height((x.len(), k), (y.len(), n));
+    if m == 0 || n == 0 {
+        return;
+    }
+    let pass = Pass { isa, x, w, m, add: write == Write::Add, y: SharedMatrix::new(y, m, n) };
+    let run = |rounded: Option<&[u16]>| {
+        pieces(n, (TASK / k.max(1)).clamp(16, 512))
+            .into_par_iter()
+            .for_each(|cols| pass.columns(cols, rounded));
+    };
+    if precision == Precision::F32 || !isa.has_avx512_bf16() {
+        return run(None);
+    }
+    let width = k.next_multiple_of(bf16::DEPTH);
+    with_scratch(m * width / 2, |rounded| {
+        let rounded = bf16::as_bf16(rounded);
+        rounded.chunks_exact_mut(width.max(1)).zip(x.chunks_exact(k.max(1))).for_each(|(to, x)| {
+            bf16::round_into(isa, x, to);
+        });
+        run(Some(rounded));
+    });
+}
+
+/// What the tasks of a product share.
+struct Pass<'a, M> {
+    isa: Isa,
+    x: &'a [f32],
+    w: &'a M,
+    m: usize,
+    add: bool,
+    y: SharedMatrix<'a>,
+}
+
+impl<M: Matrix> Pass<'_, M> {
+    /// Some columns of the result; with `rounded` rows, those of a bf16 weight as products of bf16.
+    fn columns(&self, cols: Range<usize>, rounded: Option<&[u16]>) {
+        let k = self.w.cols();
+        let stored: Vec<Option<&[u8]>> = cols.clone().map(|col| self.w.bf16_row(col)).collect();
+        let mut first = cols.start;
+        for run in stored.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            let own = first..first + run.len();
+            first = own.end;
+            let rows: Vec<&[u8]> = run.iter().copied().flatten().collect();
+            match rounded {
+                _ if rows.is_empty() => self.decoded(own),
+                None => self.dots(own, WeightRows::Bf16(&rows)),
+                Some(x) => {
+                    let (out, out_row) = self.out(&own);
+                    let of = Streamed { x, m: self.m, k, rows: &rows, out, out_row, add: self.add };
+                    // SAFETY: the machine has AVX512-BF16, or there were no rounded rows; `own` columns of `y` are this
+                    // task's alone.
+                    unsafe { bf16::stream(&of) };
+                }
+            }
+        }
+    }
+
+    /// Columns whose weights have to be decoded.
+    fn decoded(&self, cols: Range<usize>) {
+        let k = self.w.cols();
+        let group = (DECODED / k.max(1)).clamp(4, 64);
+        with_scratch(group * k, |panel| {
+            for first in cols.clone().step_by(group) {
+                let own = first..(first + group).min(cols.end);
+                let panel = &mut panel[..own.len() * k];
+                self.w.decode(self.isa, own.clone(), 0..k, panel);
+                if k == 0 {
+                    // a sum of nothing
+                    let zeros = vec![&[][..]; own.len()];
+                    self.dots(own, WeightRows::Bf16(&zeros));
+                } else {
+                    self.dots(own, WeightRows::Floats(panel));
+                }
+            }
+        });
+    }
+
+    fn dots(&self, cols: Range<usize>, rows: WeightRows<'_>) {
+        let (out, out_row) = self.out(&cols);
+        let of = Dots { x: self.x, m: self.m, k: self.w.cols(), rows, out, out_row, add: self.add };
+        assert_eq!(rows.count(of.k), cols.len(), "a row for each column");
+        // SAFETY: `x` has `m` rows of `k`; `cols` of `y` are this task's alone.
+        unsafe { tile::dots(self.isa, &of) };
+    }
+
+    /// Where columns of the result begin, and how far apart its rows are.
+    fn out(&self, cols: &Range<usize>) -> (*mut f32, usize) {
+        // SAFETY: only the task that has these columns writes there.
+        (unsafe { self.y.rectangle(0, cols.start, self.m, cols.len()) }, self.y.stride())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, each_isa, random};
+    use crate::weight::{RowOrder, TokenTable, Weight, encode};
+    use crate::weight_type::WeightType;
+
+    fn decoded(w: &impl Matrix) -> Vec<f32> {
+        let mut all = vec![0.0; w.rows() * w.cols()];
+        w.decode(Isa::PORTABLE, 0..w.rows(), 0..w.cols(), &mut all);
+        all
+    }
+
+    fn reference(x: &[f32], w: &[f32], (m, n, k): (usize, usize, usize)) -> Vec<f64> {
+        let entry = |i: usize, j: usize| (0..k).map(|l| x[i * k + l] as f64 * w[j * k + l] as f64).sum();
+        (0..m * n).map(|at| entry(at / n, at % n)).collect()
+    }
+
+    /// Depths and columns below, on and above the vectors, the blocks and the tasks.
+    const SIZES: [(usize, usize); 8] =
+        [(1, 1), (3, 31), (4, 32), (5, 33), (70, 16), (600, 96), (9, 0), (33, 5000)];
+
+    #[test]
+    fn every_type_matches_the_f64_product() {
+        each_isa(|isa| {
+            for (n, k) in SIZES {
+                let values = random(n * k, 2);
+                for dtype in [WeightType::F32, WeightType::F16, WeightType::BF16] {
+                    let data = encode(dtype, &values).expect("a plain type");
+                    let w = Weight::new(dtype, &data, n, k, RowOrder::Plain).expect("a valid weight");
+                    for m in 0..=FEW_ROWS + 1 {
+                        let precision = if m % 2 == 0 { Precision::Bf16 } else { Precision::F32 };
+                        let x = random(m * k, 1);
+                        let tolerance = if precision == Precision::F32 { 2e-6 } else { 0.01 };
+                        let expected = reference(&x, &decoded(&w), (m, n, k));
+                        let what = format!("{isa} {dtype} {precision:?} {m}x{n}x{k}");
+                        let mut y = vec![f32::NAN; m * n];
+                        stream(isa, &x, &w, precision, Write::Over, &mut y);
+                        assert_close(&y, &expected, tolerance, &what);
+                        let alone = y.clone();
+                        stream(isa, &x, &w, precision, Write::Add, &mut y);
+                        let twice: Vec<f32> = alone.iter().map(|y| y + y).collect();
+                        assert_eq!(y, twice, "{what}: added");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn bf16_products_are_those_of_the_rounded_operands() {
+        each_isa(|isa| {
+            let (m, n, k) = (7, 37, 1100);
+            let (x, data) = (random(m * k, 1), encode(WeightType::BF16, &random(n * k, 2)).expect("plain"));
+            let w = Weight::new(WeightType::BF16, &data, n, k, RowOrder::Plain).expect("a valid weight");
+            let mut y = vec![f32::NAN; m * n];
+            stream(isa, &x, &w, Precision::Bf16, Write::Over, &mut y);
+            let mut rounded = x.clone();
+            if isa.has_avx512_bf16() {
+                bf16::round_all(isa, &mut rounded);
+            }
+            assert_close(&y, &reference(&rounded, &decoded(&w), (m, n, k)), 2e-6, &format!("{isa}"));
+        });
+    }
+
+    /// Rows that are stored in bf16 in another order, and trained and appended rows among them.
+    #[test]
+    fn a_table_streams_as_it_is_shown() {
+        each_isa(|isa| {
+            let (rows, extra, k, m) = (24, 3, 40, 5);
+            let data = encode(WeightType::BF16, &random(rows * k, 1)).expect("a plain type");
+            let order = RowOrder::Interleaved { head_dim: 8 };
+            let base = Weight::new(WeightType::BF16, &data, rows, k, order).expect("a valid weight");
+            let (extra, values, x) = (random(extra * k, 2), random(3 * k, 3), random(m * k, 4));
+            let table = TokenTable::new(base, &extra, &[(0, 2), (9, 0), (25, 1)], &values);
+            for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 0.01)] {
+                let mut y = vec![f32::NAN; m * table.rows()];
+                stream(isa, &x, &table, precision, Write::Over, &mut y);
+                let expected = reference(&x, &decoded(&table), (m, table.rows(), k));
+                assert_close(&y, &expected, tolerance, &format!("{isa} {precision:?}"));
+            }
+        });
+    }
+
+    #[test]
+    fn neither_other_rows_nor_threads_change_a_row() {
+        each_isa(|isa| {
+            let (m, n, k) = (FEW_ROWS, 700, 1030);
+            let x = random(m * k, 1);
+            for dtype in [WeightType::F32, WeightType::BF16] {
+                let data = encode(dtype, &random(n * k, 2)).expect("a plain type");
+                let w = Weight::new(dtype, &data, n, k, RowOrder::Plain).expect("a valid weight");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let run = |x: &[f32], threads| {
+                        let pool =
+                            rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                        let mut y = vec![0.0; x.len() / k * n];
+                        pool.install(|| stream(isa, x, &w, precision, Write::Over, &mut y));
+                        y
+                    };
+                    let together = run(&x, 1);
+                    assert!(together == run(&x, 3), "{isa} {dtype} {precision:?}: threads");
+                    let each: Vec<f32> = x.chunks(k).flat_map(|x| run(x, 2)).collect();
+                    assert!(together == each, "{isa} {dtype} {precision:?}: rows");
+                }
+            }
+        });
+    }
+}
