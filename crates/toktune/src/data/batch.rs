@@ -8,11 +8,25 @@ impl RaggedBatch {
         RaggedBatch { kind, starts: vec![0], ..RaggedBatch::default() }
     }
 
-    /// Adds a sequence; `targets` has an entry for each of its rows.
-    fn push(&mut self, ids: impl IntoIterator<Item = u32>, targets: impl IntoIterator<Item = Option<u32>>) {
+    /// Adds a sequence; `targets` has an entry for each of its rows, and so has `weights`, or none where each counts once. A row
+    /// that counts nothing predicts nothing.
+    fn push(
+        &mut self,
+        ids: impl IntoIterator<Item = u32>,
+        targets: impl IntoIterator<Item = Option<u32>>,
+        weights: &[f32],
+    ) {
+        let first = self.ids.len();
         self.ids.extend(ids);
-        self.targets.extend(targets);
+        let counts = |row: usize| weights.get(row).is_none_or(|weight| *weight > 0.0);
+        let counted = targets.into_iter().enumerate().map(|(row, target)| target.filter(|_| counts(row)));
+        self.targets.extend(counted);
         debug_assert_eq!(self.targets.len(), self.ids.len(), "a target, or none, for each row");
+        if !(weights.is_empty() && self.weights.is_empty()) {
+            self.weights.resize(first, 1.0);
+            self.weights.extend(weights);
+            self.weights.resize(self.ids.len(), 1.0);
+        }
         self.starts.push(self.ids.len());
     }
 
@@ -22,7 +36,11 @@ impl RaggedBatch {
         let mut batch = RaggedBatch::empty(ModelKind::Causal);
         for example in examples {
             let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
-            batch.push(example.input_ids.iter().copied(), targets);
+            batch.push(
+                example.input_ids.iter().copied(),
+                targets,
+                example.weights.get(1..).unwrap_or_default(),
+            );
         }
         batch
     }
@@ -39,9 +57,10 @@ impl RaggedBatch {
         for (index, example) in examples {
             if example.labels.is_empty() {
                 let masked = masking.masked(example, index, epoch, rows);
-                batch.push(masked.ids, masked.targets);
+                batch.push(masked.ids, masked.targets, &example.weights);
             } else {
-                batch.push(example.input_ids.iter().copied(), example.labels.iter().copied());
+                let labels = example.labels.iter().copied();
+                batch.push(example.input_ids.iter().copied(), labels, &example.weights);
             }
         }
         batch
@@ -53,7 +72,7 @@ impl RaggedBatch {
         let (mut batch, mut encoder) =
             (RaggedBatch::empty(ModelKind::Seq2Seq), RaggedRows { starts: vec![0], ..Default::default() });
         for example in examples {
-            batch.push(inputs.of(&example.labels), example.labels.iter().copied());
+            batch.push(inputs.of(&example.labels), example.labels.iter().copied(), &example.weights);
             encoder.ids.extend(&example.input_ids);
             encoder.starts.push(encoder.ids.len());
         }
@@ -66,7 +85,7 @@ impl RaggedBatch {
         let mut batch = RaggedBatch::empty(ModelKind::SentencePairs);
         for example in examples {
             for ids in [&example.input_ids, &example.second] {
-                batch.push(ids.iter().copied(), ids.iter().map(|_| None));
+                batch.push(ids.iter().copied(), ids.iter().map(|_| None), &[]);
             }
         }
         batch

@@ -148,6 +148,11 @@ fn value(array: &ArrayRef, row: usize) -> Result<Option<Value>, String> {
             Value::from(array.as_primitive::<$kind>().value(row))
         };
     }
+    // JSON has no place for the others, and what is left out would be taken for what was never there
+    let float = |number: f64| match number.is_finite() {
+        true => Ok(Value::from(number)),
+        false => Err(format!("{} with {number} in it", array.data_type())),
+    };
     let list = |items: ArrayRef| -> Result<Value, String> {
         let items = (0..items.len()).map(|item| Ok(value(&items, item)?.unwrap_or(Value::Null)));
         Ok(Value::Array(items.collect::<Result<_, String>>()?))
@@ -163,9 +168,9 @@ fn value(array: &ArrayRef, row: usize) -> Result<Option<Value>, String> {
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        DataType::Float16 => Value::from(array.as_primitive::<Float16Type>().value(row).to_f64()),
-        DataType::Float32 => number!(Float32Type),
-        DataType::Float64 => number!(Float64Type),
+        DataType::Float16 => float(array.as_primitive::<Float16Type>().value(row).to_f64())?,
+        DataType::Float32 => float(array.as_primitive::<Float32Type>().value(row).into())?,
+        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row))?,
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
         DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
         DataType::Utf8View => array.as_string_view().value(row).into(),
