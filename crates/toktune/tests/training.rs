@@ -270,7 +270,7 @@ fn labels_count_what_their_rows_say() {
     assert!(of_token.1 > 0 && counted < plain.label_tokens());
     assert_eq!(counted, data.label_tokens());
     let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-5, "{found} {expected}");
-    let found = evaluate(model.base(), model.active().into(), &data, 2, &[chosen]).expect("evaluated");
+    let found = evaluate(model.base(), model.active(), &data, 2, &[chosen]).expect("evaluated");
     close(found.loss, expected);
     assert_eq!(found.labels, counted);
     // how well a token is predicted is a plain mean

@@ -37,7 +37,7 @@ fn a_table_has_them_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.csv");
     std::fs::write(&path, table).unwrap();
-    let data = Dataset::read(&[path.clone()], None, &options()).unwrap();
+    let data = Dataset::read(std::slice::from_ref(&path), None, &options()).unwrap();
     assert_eq!(data.example(0).unwrap().weights, [1.0, 6.0]);
     assert_eq!(data.example(1).unwrap().weights, [0.5, 0.5]);
     std::fs::write(&path, b"input_ids,loss_weight\n\"[1, 2]\",much\n").unwrap();
