@@ -125,11 +125,15 @@ impl RowKeys {
     }
 }
 
-/// Whether rows can be known by a key, or have it read beside one.
+/// Whether a key can stand in rows of any form, which are not known by it.
+pub(super) fn is_key_of_any(key: &str) -> bool {
+    ANYWHERE.contains(&key)
+}
+
+/// Whether rows can be known by a key, or have it read beside one that belongs to it.
 pub(super) fn is_known_key(key: &str, keys: &RowKeys) -> bool {
     [&keys.prompt, &keys.completion, &keys.text].into_iter().flatten().any(|own| own == key)
         || FORMS.iter().any(|(_, needed, may)| needed.contains(&key) || may.contains(&key))
-        || ANYWHERE.contains(&key)
 }
 
 /// What prompts and completions are called in sets that call them otherwise.

@@ -8,8 +8,8 @@ mod weights;
 
 use serde_json::{Map, Value};
 
-pub(super) use super::form::is_known_key;
 use super::form::{Form, shortened};
+pub(super) use super::form::{is_key_of_any, is_known_key};
 use super::records::Content;
 use super::weights::LossWeights;
 use super::{DataError, RowKeys, Source};

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use super::{Content, LONGEST_ROW, Record, Take};
 use crate::data::files::{DataFile, Format};
-use crate::data::row::is_known_key;
+use crate::data::row::{is_key_of_any, is_known_key};
 use crate::data::{DataError, RowKeys, Source};
 use crate::{Error, Result};
 
@@ -84,9 +84,11 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// The columns that are read: those that rows are known by, or all when there is none, for a message that names them.
 fn wanted(schema: &Schema, keys: &RowKeys) -> Vec<usize> {
     let fields = schema.fields();
-    let known: Vec<usize> =
-        (0..fields.len()).filter(|column| is_known_key(fields[*column].name(), keys)).collect();
-    if known.is_empty() { (0..fields.len()).collect() } else { known }
+    let is_known = |column: &usize| is_known_key(fields[*column].name(), keys);
+    if !(0..fields.len()).any(|column| is_known(&column)) {
+        return (0..fields.len()).collect();
+    }
+    (0..fields.len()).filter(|column| is_known(column) || is_key_of_any(fields[*column].name())).collect()
 }
 
 /// The batches of a Parquet file and the number of its rows.
