@@ -34,13 +34,14 @@ def names(known):
 
 
 def arguments():
+    usual = [name for name, job in JOBS.items() if not job.only_named]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", required=True, help="a folder that keeps models and rows")
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl; needed until the rows are prepared")
     parser.add_argument("--python", default=sys.executable, help="the interpreter with the peer")
     parser.add_argument("--toktune", default=os.path.join(ROOT, "target", "release", "toktune"))
     parser.add_argument("--output", default=os.path.join(ROOT, "out", "bench"), help="a folder for results.json, results.md and the plots")
-    parser.add_argument("--jobs", type=names(JOBS), default=list(JOBS), help="out of " + ",".join(JOBS))
+    parser.add_argument("--jobs", type=names(JOBS), default=usual, help="out of " + ",".join(JOBS) + "; all but prefix-* unless named")
     parser.add_argument("--models", type=names(MODELS), default=list(MODELS), help="out of " + ",".join(MODELS))
     parser.add_argument("--steps", type=int, default=6, help="of a run; the first is not timed")
     parser.add_argument("--repeats", type=int, default=3, help="turns")

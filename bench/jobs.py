@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prepare import LENGTHS
+from prepare import EXAMPLES, LENGTHS, LORA_RANK
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,12 @@ class Run:
     rows: str  # a kind of rows, see prepare.py
     source: str = "folder"  # what the model is read from: "folder" (bf16) or "gguf"
     batch: int = 8
+    accumulation: int = 1  # batches of one optimizer step
+    lora: bool = False  # LoRA beside the tokens, from the adapter that prepare.py makes
 
     @property
     def key(self):
-        return "/".join([self.program, self.precision, self.source, self.rows])
+        return "/".join([self.program, self.precision, self.source, self.rows] + ["lora"] * self.lora)
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,22 @@ class Job:
     about: str
     toktune: tuple
     peft: Run = None
+    only_named: bool = False  # takes so long that it is not run unless --jobs names it
 
     @property
     def runs(self):
         return [run for run in (*self.toktune, self.peft) if run]
+
+
+def prefix_job(title, about, rows, lora=False):
+    """Eight rows a step that begin with the same worked examples. PEFT cannot take eight in 24 GB: it gets them by twos."""
+    return Job(
+        f"{title}\nauto | bf16",
+        about,
+        (Run("toktune", "auto", rows, lora=lora),),
+        Run("PEFT", "bfloat16", rows, batch=2, accumulation=4, lora=lora),
+        only_named=True,
+    )
 
 
 JOBS = {
@@ -64,6 +78,28 @@ JOBS = {
         "rows of gsm8k; toktune `auto` from the quantized file, PEFT (which cannot train one) in bf16 from the folder",
         (Run("toktune", "auto", "gsm8k", "gguf"),),
         Run("PEFT", "bfloat16", "gsm8k"),
+    ),
+    "lora": Job(
+        f"LoRA, rank {LORA_RANK}\nauto | bf16",
+        f"rows of gsm8k; LoRA of rank {LORA_RANK} on all linear layers beside the three tokens, both from one adapter",
+        (Run("toktune", "auto", "gsm8k", lora=True),),
+        Run("PEFT", "bfloat16", "gsm8k", lora=True),
+    ),
+    "prefix-constant": prefix_job(
+        "examples before all",
+        f"{EXAMPLES} worked examples in front of every row, no trained token in them; PEFT takes 4 times 2 rows a step",
+        "prefix-constant",
+    ),
+    "prefix-trained": prefix_job(
+        "trained in examples",
+        f"{EXAMPLES} worked examples in front of every row, with the trained tokens; PEFT takes 4 times 2 rows a step",
+        "prefix-trained",
+    ),
+    "prefix-lora": prefix_job(
+        "examples, LoRA",
+        "rows of prefix-constant with the LoRA of lora, so that no row is constant; PEFT takes 4 times 2 rows a step",
+        "prefix-constant",
+        lora=True,
     ),
     "long": Job(
         "one long row",

@@ -1,7 +1,9 @@
 """The same job with HuggingFace PEFT: a plain torch loop over pre-tokenised rows, right padding.
 
 Rows are JSON lines {"input_ids", "labels"}, taken in file order. Prints one JSON object with the losses, the real
-(unpadded) tokens a second over all steps but the first, and the versions; --out saves the adapter.
+(unpadded) tokens a second over all steps but the first, and the versions; --out saves the adapter. With --lora the tokens are
+trained beside LoRA on all linear layers; --adapter goes on from a saved adapter. With --accumulation a step has several
+batches, and its loss is the mean over the labels of all of them.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import time
 import peft
 import torch
 import transformers
-from peft import TrainableTokensConfig, get_peft_model
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 
@@ -29,6 +31,21 @@ def batch_of(rows):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def adapted(base, args):
+    if args.adapter:
+        return PeftModel.from_pretrained(base, args.adapter, is_trainable=True)
+    tokens = [int(t) for t in args.tokens.split(",")]
+    if not args.lora:
+        return get_peft_model(base, TrainableTokensConfig(token_indices=tokens))
+    of = dict(r=args.lora, lora_alpha=2 * args.lora, lora_dropout=0.0, target_modules="all-linear")
+    return get_peft_model(base, LoraConfig(**of, trainable_token_indices=tokens, task_type="CAUSAL_LM"))
+
+
+def label_count(batch):
+    """What the model's loss is a mean over: the first position's label has nothing before it."""
+    return int((batch["labels"][:, 1:] != -100).sum())
+
+
 def versions():
     return {
         "peft": peft.__version__,
@@ -42,11 +59,14 @@ def versions():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="needed for steps")
     parser.add_argument("--tokens", required=True)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--accumulation", type=int, default=1, help="batches of a step")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--lora", type=int, default=0, help="the rank of LoRA beside the tokens")
+    parser.add_argument("--adapter", help="go on from this adapter")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")
@@ -55,24 +75,31 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-    model = get_peft_model(base, TrainableTokensConfig(token_indices=[int(t) for t in args.tokens.split(",")]))
+    model = adapted(base, args)
     model.config.use_cache = False
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.0)
-    rows = [json.loads(line) for line in open(args.data)]
+    rows = [json.loads(line) for line in open(args.data)] if args.steps else []
     losses, seconds, tokens = [], [], []
     for step in range(args.steps):
-        batch = batch_of([rows[(step * args.batch + i) % len(rows)] for i in range(args.batch)])
+        taken = args.batch * args.accumulation
+        own = [rows[(step * taken + i) % len(rows)] for i in range(taken)]
+        batches = [batch_of(own[at : at + args.batch]) for at in range(0, taken, args.batch)]
+        labels = sum(map(label_count, batches))
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = model(**batch).loss
-        loss.backward()
+        total = 0.0
+        for batch in batches:
+            loss = model(**batch).loss * (label_count(batch) / labels)
+            loss.backward()
+            total += loss.item()
         optimizer.step()
         seconds.append(time.perf_counter() - start)
-        losses.append(loss.item())
-        tokens.append(int(batch["attention_mask"].sum()))
+        losses.append(total)
+        tokens.append(sum(int(batch["attention_mask"].sum()) for batch in batches))
     # the first step pays for allocations and page faults on both sides
-    rate = sum(tokens[1:]) / sum(seconds[1:]) if args.steps > 1 else tokens[0] / seconds[0]
+    timed = slice(1, None) if args.steps > 1 else slice(None)
+    rate = sum(tokens[timed]) / sum(seconds[timed]) if seconds else None
     print(json.dumps({"losses": losses, "tokens_per_second": rate, "about": versions()}))
     if args.out:
         model.save_pretrained(args.out)

@@ -15,6 +15,10 @@ import zipfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROWS = 512
 LENGTHS = (512, 1024, 2048)
+# Worked examples before every row: lines of GSM8K behind those of the rows. With these a prompt has some 1,850 tokens.
+EXAMPLES = 8
+FIRST_EXAMPLE = 613
+LORA_RANK = 8
 
 
 def say(text):
@@ -29,6 +33,8 @@ class Prepared:
         self.gguf = os.path.join(cache, model.gguf)
         self.folder = os.path.join(cache, model.name)
         self.rows = lambda kind: os.path.join(cache, f"{model.name}-{kind}.jsonl")
+        # a fresh adapter of tokens and LoRA, which both programs go on from: the losses of two random ones could not be compared
+        self.lora = os.path.join(cache, f"{model.name}-lora")
 
 
 def once(path, make):
@@ -107,16 +113,26 @@ def prepare(cache, model, python, gsm8k):
         say(f"{model.title}: GGUF to a bf16 folder")
         subprocess.run([python, os.path.join(HERE, "gguf_to_folder.py"), at.gguf, path], check=True)
 
-    def tokenize(path):
+    def tokenize(path, *options):
         if not gsm8k:
             raise SystemExit("--gsm8k FILE is needed: GSM8K's train.jsonl, lines of {question, answer}")
-        say(f"{model.title}: rows of {gsm8k}")
-        command = [python, os.path.join(HERE, "tokenize_gsm8k.py"), at.folder, gsm8k, path, "--rows", str(ROWS)]
+        say(f"{model.title}: rows of {gsm8k} {' '.join(options)}")
+        command = [python, os.path.join(HERE, "tokenize_gsm8k.py"), at.folder, gsm8k, path, "--rows", str(ROWS), *options]
         subprocess.run(command + ["--markers", *model.markers] + ["--bos"] * model.bos, check=True)
 
+    def fresh_adapter(path):
+        say(f"{model.title}: a fresh LoRA adapter")
+        command = [python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--tokens", model.tokens]
+        command += ["--lora", str(LORA_RANK), "--steps", "0", "--out", path]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    examples = ("--examples", str(EXAMPLES), "--first-example", str(FIRST_EXAMPLE))
     once(at.gguf, lambda path: write_gguf(cache, model, path))
     once(at.folder, convert)
     once(at.rows("gsm8k"), tokenize)
+    once(at.rows("prefix-constant"), lambda path: tokenize(path, *examples))
+    once(at.rows("prefix-trained"), lambda path: tokenize(path, *examples, "--mark-examples"))
+    once(at.lora, fresh_adapter)
     marker = int(model.tokens.split(",")[0])
     once(at.rows("worst"), lambda path: write_rows(path, worst_rows(read_rows(at.rows("gsm8k")), marker)))
     for n in LENGTHS:

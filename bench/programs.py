@@ -48,10 +48,15 @@ def toktune(run, at, args):
         out = os.path.join(folder, "out")
         command = [
             args.toktune, "train", "--model", at.gguf if run.source == "gguf" else at.folder, "--data", at.rows(run.rows),
-            "--output", out, "--token-ids", at.model.tokens, "--batch-size", str(run.batch),
+            "--output", out, "--batch-size", str(run.batch),
             "--max-steps", str(args.steps), "--learning-rate", str(args.lr), "--shuffle", "false",
             "--max-grad-norm", "0", "--precision", run.precision, "--threads", str(args.threads), "--log-format", "json",
+            "--gradient-accumulation-steps", str(run.accumulation),
         ]
+        if not run.lora:
+            command += ["--token-ids", at.model.tokens]
+        else:
+            command += ["--adapter", at.lora, "--lora-learning-rate", str(args.lr)]
         printed, memory, seconds = child(command)
     events = [json.loads(line) for line in printed.splitlines()]
     header = next(event for event in events if event["event"] == "header")
@@ -71,8 +76,10 @@ def peft(run, at, args):
     command = [
         args.python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--data", at.rows(run.rows),
         "--tokens", at.model.tokens, "--dtype", run.precision, "--batch", str(run.batch), "--steps", str(args.steps),
-        "--lr", str(args.lr), "--threads", str(args.threads),
+        "--lr", str(args.lr), "--threads", str(args.threads), "--accumulation", str(run.accumulation),
     ]
+    if run.lora:
+        command += ["--adapter", at.lora]
     printed, memory, seconds = child(command)
     found = json.loads(printed.strip().splitlines()[-1])
     return {**found, "peak_memory_bytes": memory, "process_seconds": seconds}

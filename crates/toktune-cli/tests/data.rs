@@ -130,6 +130,36 @@ fn encoded_rows_are_kept_and_used() {
 }
 
 #[test]
+fn a_preview_shows_what_labels_count() {
+    let work = Work::new();
+    let rows = [
+        json!({"prompt": "w1 w2", "completion": " w3", "loss_weight": 0.5}),
+        json!({"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, 3, 4, 5], "loss_weights": [1, 1, 2, 0, 1]}),
+    ];
+    work.write("weighted.jsonl", rows.map(|row| format!("{row}\n")).concat());
+    let usual = ["preview", "--model", "model", "--data", "weighted.jsonl", "--token", "w7"];
+    let shown = work.call(&usual).ok();
+    let names: Vec<&str> =
+        shown.out.lines().filter_map(|line| Some(line.split_once(" | ")?.0.trim())).collect();
+    assert_eq!(names, ["read", "learnt x0.5", "read", "learnt x2", "read", "learnt"], "{}", shown.out);
+    assert!(shown.out.contains("         read | w1 w2\n"), "names end in one column: {}", shown.out);
+    // a label of weight 0 is not learnt
+    assert!(shown.out.contains("weighted.jsonl:2  5 tokens, 2 learnt"), "{}", shown.out);
+    let json = work.call(&[&usual[..], &["--log-format", "json"]].concat()).ok().json();
+    let weights = |row: usize| -> Vec<_> {
+        let tokens = json[row]["parts"][0]["tokens"].as_array().expect("tokens").iter();
+        tokens.map(|token| (token["learnt"] == true, token["weight"].as_f64())).collect()
+    };
+    assert_eq!(weights(0)[..3], [(false, None), (false, None), (true, Some(0.5))]);
+    let plain = (false, None);
+    assert_eq!(weights(1), [plain, plain, (true, Some(2.0)), plain, (true, None)]);
+    work.write("wrong.jsonl", "{\"text\": \"w1\", \"loss_weight\": -1}\n");
+    let wrong = ["preview", "--model", "model", "--data", "wrong.jsonl"];
+    work.call(&wrong)
+        .fails(1, &["wrong.jsonl:1: `loss_weight` is -1, expected a finite number of at least 0"]);
+}
+
+#[test]
 fn a_preview_shows_what_is_read_learnt_and_trained() {
     let work = Work::new();
     let usual =

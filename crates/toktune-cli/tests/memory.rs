@@ -81,7 +81,7 @@ fn write(work: &Work) {
 fn a_run_takes_what_the_header_expects() {
     let work = work();
     let lora = ["--lora-r", "8", "--lora-target-modules", "all-linear"];
-    let budget = ["--memory-budget", "min"];
+    let budget = ["--memory-budget", "1MB"];
     for (what, more) in [
         ("rows", vec![]),
         ("rows, nothing kept", budget.to_vec()),
@@ -94,7 +94,7 @@ fn a_run_takes_what_the_header_expects() {
         let steps = ["--max-steps", "2", "--batch-size", "8", "--log-format", "json", "--threads", "2"];
         let lines = work.call(&[&usual[..], &steps, &more].concat()).ok().json();
         let number =
-            |key: &str| lines.iter().filter_map(|line| line.get(key)).filter_map(Value::as_f64).last();
+            |key: &str| lines.iter().filter_map(|line| line.get(key)).filter_map(Value::as_f64).next_back();
         let expected = number("expected_memory_bytes").expect("what is expected");
         let found = number("peak_memory_bytes").expect("what was taken");
         let off = (expected - found) / found;

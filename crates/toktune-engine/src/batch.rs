@@ -41,16 +41,24 @@ impl RaggedBatch {
         RaggedBatch { kind, starts: vec![0], ..RaggedBatch::default() }
     }
 
-    /// Adds a sequence; `targets` has an entry for each of its rows.
+    /// Adds a sequence; `targets` has an entry for each of its rows, and so has `weights`, or none where each counts once. A row
+    /// that counts nothing predicts nothing.
     pub fn push(
         &mut self,
         ids: impl IntoIterator<Item = u32>,
         targets: impl IntoIterator<Item = Option<u32>>,
+        weights: &[f32],
     ) {
+        let first = self.ids.len();
         self.ids.extend(ids);
-        self.targets.extend(
-            targets.into_iter().chain(std::iter::repeat(None)).take(self.ids.len() - self.targets.len()),
-        );
+        let counts = |row: usize| weights.get(row).is_none_or(|weight| *weight > 0.0);
+        let targets = targets.into_iter().chain(std::iter::repeat(None)).take(self.ids.len() - first);
+        self.targets.extend(targets.enumerate().map(|(row, target)| target.filter(|_| counts(row))));
+        if !(weights.is_empty() && self.weights.is_empty()) {
+            self.weights.resize(first, 1.0);
+            self.weights.extend(weights);
+            self.weights.resize(self.ids.len(), 1.0);
+        }
         self.starts.push(self.ids.len());
     }
 

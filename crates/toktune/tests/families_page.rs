@@ -56,7 +56,7 @@ const TAIL: &str = "\
 | Marian in PEFT 0.21 | PEFT fails to wrap the embedding twice; toktune trains `model.shared` |
 | Mixtures of experts | LoRA reaches neither experts nor router, as PEFT's `all-linear` does not; experts in GGUF files are not read; `output_router_logits: true` is refused, for its loss is not added |
 | DeBERTa with a convolution (`conv_kernel_size`), or a projected embedding beside positions or segments | refused by the name of the key; its attention holds `T x T` scores, one head at a time on each thread |
-| Falcon with biases, Falcon2-11B, OLMo 3 as GGUF | the files cannot hold them, or do not hold what is needed: refused |
+| Falcon with biases, Falcon2-11B as GGUF | the files cannot hold them, or do not hold what is needed: refused |
 | Mistral as GGUF | is a `llama` there, and its window is lost |
 | what else GGUF files lose | windows of Qwen 2 and StarCoder 2, the scale of Gemma 2's and 3's scores (the head's width is taken), rope bases of Gemma 1 and 2, StableLM, Falcon, GPT-NeoX and Phi (10000 is taken), `dynamic` rope |
 ";

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{fixture, rows_file};
+use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::Path;
 use toktune::Device;
@@ -15,7 +16,7 @@ use toktune::engine::runner::{StepOptions, Wanted};
 use toktune::models::AutoModelForCausalLM;
 use toktune::train::{
     CacheConstants, CacheLocation, Evaluation, LOG_FILE, LrScheduler, StepLog, TrainOutput, Trainer,
-    TrainerCallback, TrainingArguments,
+    TrainerCallback, TrainingArguments, evaluate,
 };
 use toktune::tuners::TunerError;
 use toktune::tuners::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
@@ -205,6 +206,85 @@ fn accumulation_weighs_by_tokens() {
     assert!(worst < 1e-5, "rows differ by {worst}");
     let loss = |output: &TrainOutput| output.first_and_last.as_ref().expect("steps").1.loss;
     assert!((loss(&whole_output) - loss(&parts_output)).abs() < 1e-6);
+}
+
+/// The first rows of a committed model, with what `change` makes of each.
+fn changed_rows(count: usize, change: impl Fn(usize, &mut Map<String, Value>)) -> Dataset {
+    let text = std::fs::read_to_string(rows_file("llama_tied")).expect("rows");
+    let rows = text.lines().take(count).enumerate().map(|(index, line)| {
+        let mut row: Map<String, Value> = serde_json::from_str(line).expect("a row");
+        change(index, &mut row);
+        row
+    });
+    Dataset::from_rows(rows, None, &DataOptions::new(1 << 20)).expect("rows")
+}
+
+#[test]
+fn labels_count_what_their_rows_say() {
+    // the first row counts a quarter, the second as usual, each label of the third for itself, and half of that
+    let weight_of = |row: usize, label: usize| [0.25, 1.0, (label % 3) as f64 / 2.0][row];
+    let data = changed_rows(3, |index, row| {
+        let labels = row["labels"].as_array().expect("labels").len();
+        match index {
+            0 => drop(row.insert("loss_weight".into(), 0.25.into())),
+            2 => {
+                row.insert("loss_weights".into(), (0..labels).map(|label| label % 3).collect());
+                row.insert("loss_weight".into(), 0.5.into());
+            }
+            _ => {}
+        }
+    });
+    let plain = changed_rows(3, |_, _| {});
+    let model = model("llama_tied", &TOKENS);
+    let step = |data: &Dataset, rows: &[usize], wanted: Wanted| {
+        let batch = data.batch(rows, 0).expect("a batch");
+        model.base().step(&batch, &model.active().trained(), wanted, StepOptions::default()).expect("a step")
+    };
+    let first = plain.example(0).expect("a row").labels;
+    let chosen = first.into_iter().skip(1).flatten().next().expect("a label");
+    let (mut sum, mut weight, mut counted, mut of_token) = (0.0, 0.0, 0, (0.0, 0));
+    for row in 0..3 {
+        for loss in step(&plain, &[row], Wanted::Losses).losses.losses {
+            // a row of a decoder predicts the next one's label
+            let counts = weight_of(row, loss.row.expect("a row") + 1);
+            (sum, weight) = (sum + counts * f64::from(loss.value), weight + counts);
+            counted += usize::from(counts > 0.0);
+            if counts > 0.0 && loss.target == Some(chosen) {
+                of_token = (of_token.0 + f64::from(loss.value), of_token.1 + 1);
+            }
+        }
+    }
+    let expected = sum / weight;
+    assert!(of_token.1 > 0 && counted < plain.label_tokens());
+    assert_eq!(counted, data.label_tokens());
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    let found = evaluate(model.base(), model.active(), &data, 2, &[chosen]).expect("evaluated");
+    close(found.loss, expected);
+    assert_eq!(found.labels, counted);
+    // how well a token is predicted is a plain mean
+    close(found.token_loss.expect("occurs"), of_token.0 / of_token.1 as f64);
+
+    // gradients are weighed as the losses are: the sum over the rows, each by its weight
+    let of_rows = changed_rows(3, |index, row| {
+        row.insert("loss_weight".into(), [0.25, 2.0, 1.0][index].into());
+    });
+    let weighted = step(&of_rows, &[0, 1, 2], Wanted::Gradients).gradients.concat();
+    let alone: Vec<Vec<f32>> =
+        (0..3).map(|row| step(&plain, &[row], Wanted::Gradients).gradients.concat()).collect();
+    for (at, found) in weighted.iter().enumerate() {
+        close(f64::from(*found), f64::from(0.25 * alone[0][at] + 2.0 * alone[1][at] + alone[2][at]));
+    }
+
+    // the step divides by the sum of the weights, over all of its batches
+    let folder = tempfile::tempdir().expect("a folder");
+    for (batch, accumulation) in [(3, 1), (1, 3)] {
+        let arguments = with!(arguments(&folder.path().join(batch.to_string()), 1); per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, shuffle: false);
+        let model = self::model("llama_tied", &TOKENS);
+        let mut trainer = Trainer::new(model, arguments, data.clone()).expect("a trainer");
+        let log = trainer.step().expect("a step");
+        close(log.loss, expected);
+        assert_eq!(log.loss_tokens, counted);
+    }
 }
 
 #[test]

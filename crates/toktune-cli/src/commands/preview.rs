@@ -62,35 +62,40 @@ struct Preview<'p> {
 impl Preview<'_> {
     /// The sequences of an example, each with the name of its part.
     fn parts(&self, index: usize, example: &Example) -> Outcome<Vec<(&'static str, Vec<ShownToken>)>> {
+        let is_label = |at: usize| example.labels.get(at).is_some_and(Option::is_some) && example.counts(at);
         Ok(match self.data.collator() {
             Collator::Causal => {
                 // the first token has nothing before it to be told from
-                let learnt = |at: usize| at > 0 && example.labels.get(at).is_some_and(Option::is_some);
-                vec![("", self.tokens(&example.input_ids, learnt)?)]
+                let learnt = |at: usize| at > 0 && is_label(at);
+                vec![("", self.tokens(&example.input_ids, learnt, &example.weights)?)]
             }
             Collator::MaskedLm(_) => {
                 let batch = self.data.batch(&[index], 0)?;
                 let hidden = |at: usize| batch.targets.get(at).is_some_and(Option::is_some);
-                vec![("", self.tokens(&example.input_ids, hidden)?)]
+                vec![("", self.tokens(&example.input_ids, hidden, &example.weights)?)]
             }
             Collator::Seq2Seq(inputs) => {
                 let targets: Vec<u32> =
                     example.labels.iter().map(|label| label.unwrap_or(inputs.pad)).collect();
-                let learnt = |at: usize| example.labels.get(at).is_some_and(Option::is_some);
                 vec![
-                    ("encoder ", self.tokens(&example.input_ids, |_| false)?),
-                    ("decoder ", self.tokens(&targets, learnt)?),
+                    ("encoder ", self.tokens(&example.input_ids, |_| false, &[])?),
+                    ("decoder ", self.tokens(&targets, is_label, &example.weights)?),
                 ]
             }
             Collator::SentencePairs => vec![
-                ("anchor ", self.tokens(&example.input_ids, |_| false)?),
-                ("positive ", self.tokens(&example.second, |_| false)?),
+                ("anchor ", self.tokens(&example.input_ids, |_| false, &[])?),
+                ("positive ", self.tokens(&example.second, |_| false, &[])?),
             ],
         })
     }
 
-    /// Tokens with the text that each adds.
-    fn tokens(&self, ids: &[u32], learnt: impl Fn(usize) -> bool) -> Outcome<Vec<ShownToken>> {
+    /// Tokens with the text that each adds, and of those that are learnt their weights.
+    fn tokens(
+        &self,
+        ids: &[u32],
+        learnt: impl Fn(usize) -> bool,
+        weights: &[f32],
+    ) -> Outcome<Vec<ShownToken>> {
         let mut stream = self.tokenizer.map(|tokenizer| tokenizer.decode_stream(false));
         let mut tokens = Vec::with_capacity(ids.len());
         for (at, &id) in ids.iter().enumerate() {
@@ -98,7 +103,9 @@ impl Preview<'_> {
                 Some(stream) => stream.push(id)?.unwrap_or_default(),
                 None => format!("{id} "),
             };
-            tokens.push(ShownToken { id, text, learnt: learnt(at), trained: self.trained.contains(&id) });
+            let (learnt, trained) = (learnt(at), self.trained.contains(&id));
+            let weight = weights.get(at).copied().filter(|weight| learnt && *weight != 1.0);
+            tokens.push(ShownToken { id, text, learnt, weight, trained });
         }
         if let (Some(stream), Some(last)) = (&mut stream, tokens.last_mut()) {
             last.text.push_str(&stream.finish()?.unwrap_or_default());
@@ -165,10 +172,11 @@ impl Preview<'_> {
                 example.source,
                 report::plural(read, "token"),
             )?;
-            for (part, tokens) in &parts {
-                for line in report::shown_lines(tokens, part, style) {
-                    writeln!(out, "  {:>8} | {}", line.name, line.text)?;
-                }
+            let lines = parts.iter().flat_map(|(part, tokens)| report::shown_lines(tokens, part, style));
+            let lines: Vec<_> = lines.collect();
+            let width = lines.iter().map(|line| line.name.len()).max().unwrap_or(0).max(8);
+            for line in &lines {
+                writeln!(out, "  {:>width$} | {}", line.name, line.text)?;
             }
             writeln!(out)?;
         }

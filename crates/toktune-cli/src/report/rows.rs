@@ -9,7 +9,7 @@ use super::style::Style;
 const MARKS: (char, char) = ('⟦', '⟧');
 
 /// A token as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ShownToken {
     /// Its id.
     pub id: u32,
@@ -17,6 +17,9 @@ pub struct ShownToken {
     pub text: String,
     /// Whether it is a target.
     pub learnt: bool,
+    /// What it counts as a target, where that is not once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
     /// Whether its row is trained.
     pub trained: bool,
 }
@@ -24,13 +27,13 @@ pub struct ShownToken {
 /// A run of tokens under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// What it is: `read`, `learnt`.
+    /// What it is: `read`, `learnt`, `learnt x0.5`.
     pub name: String,
     /// The text, marked.
     pub text: String,
 }
 
-/// The runs of tokens that are read and learnt alike; `part` stands before the names where a row has several.
+/// The runs of tokens that are read and learnt alike, with what they count where that is not once; `part` stands before the names where a row has several.
 pub fn shown_lines(tokens: &[ShownToken], part: &str, style: Style) -> Vec<Line> {
     let run = |run: &[ShownToken]| {
         let learnt = run.first().is_some_and(|token| token.learnt);
@@ -43,9 +46,10 @@ pub fn shown_lines(tokens: &[ShownToken], part: &str, style: Style) -> Vec<Line>
             }
         });
         let name = if learnt { "learnt" } else { "read" };
-        Line { name: format!("{part}{name}"), text: text.collect() }
+        let weight = run.first().and_then(|token| token.weight).map_or(String::new(), |x| format!(" x{x}"));
+        Line { name: format!("{part}{name}{weight}"), text: text.collect() }
     };
-    tokens.chunk_by(|a, b| a.learnt == b.learnt).map(run).collect()
+    tokens.chunk_by(|a, b| (a.learnt, a.weight) == (b.learnt, b.weight)).map(run).collect()
 }
 
 /// Text whose line breaks can be seen and whose control characters do nothing.
@@ -72,6 +76,7 @@ mod tests {
             id: 1,
             text: text.into(),
             learnt,
+            weight: None,
             trained,
         };
         let tokens = [
@@ -86,5 +91,9 @@ mod tests {
         assert_eq!(shown_lines(&tokens, "", Style::PLAIN), expected);
         assert_eq!(shown_lines(&tokens[..1], "encoder ", Style::PLAIN), [line("encoder read", "a⏎")]);
         assert!(shown_lines(&[], "", Style::PLAIN).is_empty());
+        let counting = |weight, text: &str| ShownToken { weight, ..token(text, true, false) };
+        let tokens = [counting(Some(0.5), "a"), counting(Some(0.5), "b"), counting(None, "c")];
+        let expected = [line("learnt x0.5", "ab"), line("learnt", "c")];
+        assert_eq!(shown_lines(&tokens, "", Style::PLAIN), expected);
     }
 }

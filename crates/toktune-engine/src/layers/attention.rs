@@ -16,6 +16,8 @@ pub(super) struct Attention<B: Backend> {
     pub(super) output: Linear<B>,
     pub(super) q_norm: Option<Norm<B>>,
     pub(super) k_norm: Option<Norm<B>>,
+    /// These norms read what has been rotated already.
+    pub(super) norm_rotated: bool,
     pub(super) shape: AttentionShape,
     /// Which rotary embedding turns queries and keys.
     pub(super) rope: Option<usize>,
@@ -200,13 +202,29 @@ impl<B: Backend> Attention<B> {
         norm: Option<&Norm<B>>,
         rotation: Option<&Rotation<B::Buffer>>,
     ) -> B::Buffer {
-        let normed = norm.map(|norm| norm.apply(backend, raw));
-        let Some(rotation) = rotation else {
-            return normed.unwrap_or_else(|| backend.part(raw, 0..backend.len(raw)));
-        };
-        let mut rotated = backend.take(backend.len(raw));
-        let x = normed.as_ref().unwrap_or(raw);
-        backend.rotate(rotation, self.heads, Direction::Forward, x, &mut rotated);
+        match (norm, rotation) {
+            (None, None) => backend.part(raw, 0..backend.len(raw)),
+            (Some(norm), None) => norm.apply(backend, raw),
+            (None, Some(rotation)) => self.rotated(backend, rotation, Direction::Forward, raw),
+            (Some(norm), Some(rotation)) if self.norm_rotated => {
+                norm.apply(backend, &self.rotated(backend, rotation, Direction::Forward, raw))
+            }
+            (Some(norm), Some(rotation)) => {
+                self.rotated(backend, rotation, Direction::Forward, &norm.apply(backend, raw))
+            }
+        }
+    }
+
+    /// Queries or keys, or gradients of them, rotated forward or back.
+    fn rotated(
+        &self,
+        backend: &B,
+        rotation: &Rotation<B::Buffer>,
+        direction: Direction,
+        x: &B::Buffer,
+    ) -> B::Buffer {
+        let mut rotated = backend.take(backend.len(x));
+        backend.rotate(rotation, self.heads, direction, x, &mut rotated);
         rotated
     }
 
@@ -302,15 +320,24 @@ impl<B: Backend> Attention<B> {
         norm: Option<&Norm<B>>,
         rotation: Option<&Rotation<B::Buffer>>,
     ) -> B::Buffer {
-        let mut turned = gradient;
-        if let Some(rotation) = rotation {
-            let mut back = backend.take(backend.len(&turned));
-            backend.rotate(rotation, self.heads, Direction::Backward, &turned, &mut back);
-            turned = back;
+        let back = |gradient: &B::Buffer, rotation: &Rotation<B::Buffer>| {
+            self.rotated(backend, rotation, Direction::Backward, gradient)
+        };
+        let through = |norm: &Norm<B>, input: &B::Buffer, gradient: &B::Buffer| {
+            let mut of_input = backend.take(backend.len(gradient));
+            norm.pull(backend, input, gradient, Write::Over, &mut of_input);
+            of_input
+        };
+        match (norm, rotation) {
+            (None, None) => gradient,
+            (Some(norm), None) => through(norm, raw, &gradient),
+            (None, Some(rotation)) => back(&gradient, rotation),
+            (Some(norm), Some(rotation)) if self.norm_rotated => {
+                // what the norm read is a rotation away: cheaper to compute again than to keep
+                let rotated = self.rotated(backend, rotation, Direction::Forward, raw);
+                back(&through(norm, &rotated, &gradient), rotation)
+            }
+            (Some(norm), Some(rotation)) => through(norm, raw, &back(&gradient, rotation)),
         }
-        let Some(norm) = norm else { return turned };
-        let mut gradient = backend.take(backend.len(&turned));
-        norm.pull(backend, raw, &turned, Write::Over, &mut gradient);
-        gradient
     }
 }

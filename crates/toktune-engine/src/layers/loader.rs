@@ -324,6 +324,7 @@ impl<B: Backend> BlockReader<'_, B> {
             output: self.linear((own.o, stored.o), (d, q), RowOrder::Plain, spec.output_bias)?,
             q_norm: qk_norm(own.q_norm, stored.q_norm, spec.heads)?,
             k_norm: qk_norm(own.k_norm, stored.k_norm, spec.kv_heads)?,
+            norm_rotated: spec.norm_rotated,
             shape: AttentionShape {
                 heads: spec.heads,
                 kv_heads: spec.kv_heads,

@@ -16,12 +16,14 @@ mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod hunyuan;
 mod llama;
 mod mistral;
 mod mixtral;
 mod modernbert;
 mod multimodal;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod phi;
 mod phi3;
@@ -135,6 +137,8 @@ pub const FAMILIES: &[&Family] = &[
     &stablelm::STABLELM,
     &granite::GRANITE,
     &olmo2::OLMO2,
+    &olmo3::OLMO3,
+    &hunyuan::HUNYUAN,
     &smollm3::SMOLLM3,
     &cohere::COHERE,
     &starcoder2::STARCODER2,

@@ -26,13 +26,14 @@ mod tests;
 type Translate = fn(&Source<'_>) -> Result<Map<String, Value>>;
 
 /// The architectures that are translated.
-const ARCHITECTURES: [(&str, Translate); 18] = [
+const ARCHITECTURES: [(&str, Translate); 19] = [
     ("llama", rms_norm::llama),
     ("granite", rms_norm::granite),
     ("smollm3", rms_norm::smollm3),
     ("qwen2", rms_norm::qwen2),
     ("qwen3", rms_norm::qwen3),
     ("olmo2", rms_norm::olmo2),
+    ("hunyuan-dense", rms_norm::hunyuan),
     ("phi3", rms_norm::phi3),
     ("gemma", gemma::gemma),
     ("gemma2", gemma::gemma2),

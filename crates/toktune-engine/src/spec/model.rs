@@ -167,6 +167,8 @@ pub struct AttentionSpec {
     pub output_bias: bool,
     /// What a norm of queries and keys spans, where the names have one.
     pub qk_norm: QkNorm,
+    /// That norm comes after the rotation, not before it (Hunyuan).
+    pub norm_rotated: bool,
     /// Which entries of a head are rotated together.
     pub pairing: Pairing,
 }
@@ -185,6 +187,7 @@ impl AttentionSpec {
             qkv_bias: false,
             output_bias: false,
             qk_norm: QkNorm::Head,
+            norm_rotated: false,
             pairing: Pairing::Halves,
         }
     }

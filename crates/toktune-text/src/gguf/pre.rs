@@ -44,6 +44,16 @@ const GPT4O: &str = concat!(
 
 const BLOOM: &str = " ?[^(\\s|.,!?…。，、।۔،)]+";
 
+/// DeepSeek 3's expressions, which Hunyuan's dense models have too.
+const DEEPSEEK3: [&str; 3] = [
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    concat!(
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"##,
+        r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+];
+
 /// One way to split.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
@@ -55,6 +65,8 @@ enum Rule {
     Falcon,
     /// An expression of its own.
     Regex(&'static str),
+    /// Expressions one after the other, each on what the ones before have left.
+    InTurn(&'static [&'static str; 3]),
 }
 
 /// A family of names.
@@ -102,6 +114,7 @@ static FAMILIES: &[Family] = &[
     Family { names: &["tekken"], rule: Rule::Regex(TEKKEN), ignore_merges: true, add_bos: true },
     family(&["qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "megrez", "f2llmv2"], Rule::Regex(QWEN2)),
     family(&["qwen35"], Rule::Regex(QWEN35)),
+    family(&["hunyuan-dense", "deepseek-v3"], Rule::InTurn(&DEEPSEEK3)),
     family(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], Rule::Regex(GPT4O)),
 ];
 
@@ -140,6 +153,10 @@ pub(super) fn pre_tokenizer(name: Option<&str>) -> Result<PreTokenizer, TextErro
             let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false));
             sequence([split(expression)?, bytes])
         }
+        Rule::InTurn([first, second, third]) => {
+            let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false));
+            sequence([split(first)?, split(second)?, split(third)?, bytes])
+        }
     };
     Ok(PreTokenizer { splitter, ignore_merges: family.ignore_merges, add_bos: family.add_bos })
 }
@@ -176,16 +193,30 @@ mod tests {
         assert!(error.contains("`qwen`") && error.contains("did you mean `qwen2`?"), "{error}");
     }
 
+    fn pieces(name: &str, text: &str) -> Vec<String> {
+        let mut text = PreTokenizedString::from(text);
+        pre_tokenizer(Some(name)).unwrap().splitter.pre_tokenize(&mut text).unwrap();
+        let pieces = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        pieces.into_iter().map(|(piece, _, _)| piece.to_owned()).collect()
+    }
+
+    /// What HuggingFace's tokenizers give of the same expressions.
+    #[test]
+    fn hunyuan_splits_in_three_turns() {
+        for (text, expected) in [
+            ("12345 = 9, isn't", "123 45 Ġ= Ġ 9 , Ġisn 't"),
+            ("你好 the カナ", "ä½łå¥½ Ġthe Ġ ãĤ«ãĥĬ"),
+            ("a_b  c\n\nd", "a _b Ġ Ġc ĊĊ d"),
+        ] {
+            assert_eq!(pieces("hunyuan-dense", text).join(" "), expected);
+        }
+    }
+
     /// What the models' own `tokenizer.json` gives, by HuggingFace's tokenizers.
     #[test]
     fn falcon_and_bloom_split_as_their_own_tokenizers_do() {
         let text = "Falcon's 12345 (x+y)  end... a1b22 `q` 7\n ok";
-        let pieces = |name| -> Vec<String> {
-            let mut text = PreTokenizedString::from(text);
-            pre_tokenizer(Some(name)).unwrap().splitter.pre_tokenize(&mut text).unwrap();
-            let pieces = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-            pieces.into_iter().map(|(piece, _, _)| piece.to_owned()).collect()
-        };
+        let pieces = |name| pieces(name, text);
         let falcon = "Falcon ' s Ġ 123 45 Ġ ( x + y ) Ġ Ġend ... Ġa 1 b 22 Ġ ` q ` Ġ 7 Ċ Ġok";
         assert_eq!(pieces("falcon").join(" "), falcon);
         assert_eq!(pieces("bloom").join(" "), "Falcon's Ġ12345 Ġ( x+y )Ġ Ġend ... Ġa1b22 Ġ`q` Ġ7 Ċ Ġok");

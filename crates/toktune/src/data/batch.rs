@@ -9,7 +9,7 @@ pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatc
     let mut batch = RaggedBatch::new(ModelKind::Causal);
     for example in examples {
         let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
-        batch.push(example.input_ids.iter().copied(), targets);
+        batch.push(example.input_ids.iter().copied(), targets, example.weights.get(1..).unwrap_or_default());
     }
     batch
 }
@@ -26,9 +26,10 @@ pub fn masked<'e>(
     for (index, example) in examples {
         if example.labels.is_empty() {
             let masked = masking.masked(example, index, epoch, rows);
-            batch.push(masked.ids, masked.targets);
+            batch.push(masked.ids, masked.targets, &example.weights);
         } else {
-            batch.push(example.input_ids.iter().copied(), example.labels.iter().copied());
+            let labels = example.labels.iter().copied();
+            batch.push(example.input_ids.iter().copied(), labels, &example.weights);
         }
     }
     batch
@@ -40,7 +41,7 @@ pub fn seq2seq<'e>(examples: impl IntoIterator<Item = &'e Example>, inputs: Deco
     let (mut batch, mut encoder) =
         (RaggedBatch::new(ModelKind::Seq2Seq), RaggedRows { starts: vec![0], ..Default::default() });
     for example in examples {
-        batch.push(inputs.of(&example.labels), example.labels.iter().copied());
+        batch.push(inputs.of(&example.labels), example.labels.iter().copied(), &example.weights);
         encoder.ids.extend(&example.input_ids);
         encoder.starts.push(encoder.ids.len());
     }
@@ -53,7 +54,7 @@ pub fn pairs<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatch
     let mut batch = RaggedBatch::new(ModelKind::SentencePairs);
     for example in examples {
         for ids in [&example.input_ids, &example.second] {
-            batch.push(ids.iter().copied(), ids.iter().map(|_| None));
+            batch.push(ids.iter().copied(), ids.iter().map(|_| None), &[]);
         }
     }
     batch

@@ -3,7 +3,7 @@
 use crate::models::PretrainedModel;
 use crate::text::AutoTokenizer;
 
-use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch, batch};
+use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch, Source, batch};
 
 /// What batches are made for, with what that needs beside the examples.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,6 +71,16 @@ impl Collator {
         }
     }
 
+    /// Checks that what is learnt of the row at `at` can have weights.
+    pub(super) fn check_weighted(&self, at: &Source) -> Result<(), DataError> {
+        if *self != Collator::SentencePairs {
+            return Ok(());
+        }
+        let problem = "the loss of sentence pairs is that of whole batches, and every pair counts once";
+        let (at, key) = (at.clone(), "loss_weight".to_owned());
+        Err(DataError::NotObeyed { at, key, problem: problem.to_owned() })
+    }
+
     /// Every token that the model reads of an example.
     pub fn inputs<'e>(&self, example: &'e Example) -> Box<dyn Iterator<Item = u32> + 'e> {
         let read = example.input_ids.iter().chain(&example.second).copied();
@@ -83,13 +93,18 @@ impl Collator {
     /// Every token of an example that can be a target: of one that is masked anew in every epoch, each that can be
     /// chosen.
     pub fn targets<'e>(&'e self, example: &'e Example) -> Box<dyn Iterator<Item = u32> + 'e> {
+        let counting = |ids: Box<dyn Iterator<Item = (usize, u32)> + 'e>| {
+            Box::new(ids.filter(|(at, _)| example.counts(*at)).map(|(_, id)| id))
+        };
+        if let (Collator::MaskedLm(masking), true) = (self, example.labels.is_empty()) {
+            let chosen = move |(_, id): &(usize, u32)| masking.may_choose(*id);
+            return counting(Box::new(example.input_ids.iter().copied().enumerate().filter(chosen)));
+        }
+        let labels = example.labels.iter().enumerate().filter_map(|(at, label)| Some((at, (*label)?)));
         match self {
             // the first position's label has nothing before it
-            Collator::Causal => Box::new(example.labels.iter().skip(1).flatten().copied()),
-            Collator::MaskedLm(masking) if example.labels.is_empty() => {
-                Box::new(example.input_ids.iter().copied().filter(|id| masking.may_choose(*id)))
-            }
-            _ => Box::new(example.labels.iter().flatten().copied()),
+            Collator::Causal => counting(Box::new(labels.filter(|(at, _)| *at > 0))),
+            _ => counting(Box::new(labels)),
         }
     }
 
@@ -102,7 +117,12 @@ impl Collator {
     pub(super) fn label_tokens(&self, example: &Example, index: usize, epoch: u64, rows: usize) -> usize {
         match self {
             Collator::MaskedLm(masking) if example.labels.is_empty() => {
-                masking.masked(example, index, epoch, rows).targets.iter().flatten().count()
+                let targets = masking.masked(example, index, epoch, rows).targets;
+                targets
+                    .iter()
+                    .enumerate()
+                    .filter(|(at, target)| target.is_some() && example.counts(*at))
+                    .count()
             }
             _ => self.targets(example).count(),
         }

@@ -13,6 +13,7 @@ use super::files::{DataFile, files_of};
 use super::records::{Content, Record, RecordOptions, read_records};
 use super::row::Row;
 use super::store::{Store, StoreWriter, Summary};
+use super::weights::{EXPECTED, is_weight};
 use super::{Collator, DataOptions, DataSource, EncodingNotes, RaggedBatch, Share, TokenUse};
 use crate::data::error::{DataError, Result};
 use crate::engine::prefixes::Prefixes;
@@ -54,6 +55,10 @@ pub struct Example {
     /// An encoder-decoder model's are its decoder's targets, of a length of their own. A masked language model's
     /// are empty when the tokens to guess are chosen anew in every epoch, and those of a pair always are.
     pub labels: Vec<Option<u32>>,
+    /// What the loss of each label counts, in the label's own place; of a masked language model's example without labels, in
+    /// the tokens' places. Empty where each counts once. A label of weight 0 is not learnt; an encoder-decoder's decoder
+    /// reads it all the same.
+    pub weights: Vec<f32>,
     /// Tokens that `max_length` cut off.
     pub cut: Vec<u32>,
     /// The row it comes from.
@@ -61,6 +66,16 @@ pub struct Example {
 }
 
 impl Example {
+    /// Whether a label in this place counts anything.
+    pub fn counts(&self, at: usize) -> bool {
+        self.weights.get(at).is_none_or(|weight| *weight > 0.0)
+    }
+
+    /// The places that can have a label.
+    pub(super) fn places(&self) -> usize {
+        if self.labels.is_empty() { self.input_ids.len() } else { self.labels.len() }
+    }
+
     /// The length of its longest sequence.
     pub(super) fn longest(&self) -> usize {
         self.input_ids.len().max(self.second.len()).max(self.labels.len())
@@ -205,7 +220,7 @@ impl Dataset {
     /// A set of examples that were made elsewhere, whose ids lie below `vocab_size`.
     ///
     /// # Errors
-    /// An id that does not.
+    /// An id that does not; weights that are not as many as the labels, negative or not finite, or those of a pair.
     pub fn from_examples(examples: &[Example], collator: Collator, vocab_size: usize) -> Result<Self> {
         let mut files: Vec<Arc<Path>> = Vec::new();
         let mut writer = in_memory(StoreWriter::new(Vec::new(), &collator))?;
@@ -216,6 +231,7 @@ impl Dataset {
                 let (at, token) = (example.source.clone(), String::new());
                 return Err(DataError::TokenBeyondModel { at, token, id, vocab_size });
             }
+            check_weights(example, &collator)?;
             let file = files.iter().position(|file| *file == example.source.file).unwrap_or_else(|| {
                 files.push(example.source.file.clone());
                 files.len() - 1
@@ -394,6 +410,27 @@ impl Dataset {
 
     fn summaries(&self) -> impl Iterator<Item = &Summary> {
         self.parts.iter().map(|part| part.store.summary.as_ref())
+    }
+}
+
+/// Checks the weights of an example that was made elsewhere.
+fn check_weights(example: &Example, collator: &Collator) -> Result<(), DataError> {
+    let (at, weights, labels) = (|| example.source.clone(), &example.weights, example.places());
+    if weights.is_empty() {
+        return Ok(());
+    }
+    collator.check_weighted(&example.source)?;
+    if weights.len() != labels {
+        return Err(DataError::WeightLength { at: at(), weights: weights.len(), labels });
+    }
+    match weights.iter().position(|weight| !is_weight(*weight)) {
+        None => Ok(()),
+        Some(index) => Err(DataError::WrongType {
+            at: at(),
+            key: format!("weights[{index}]"),
+            found: weights[index].to_string(),
+            expected: EXPECTED,
+        }),
     }
 }
 

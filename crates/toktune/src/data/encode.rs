@@ -13,6 +13,7 @@ mod framed;
 
 use super::chat::{ChatEncoder, LabelledIds};
 use super::row::{Conversation, Row, Words};
+use super::weights::LossWeights;
 use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
 use crate::data::error::Result;
 use crate::models::PretrainedModel;
@@ -130,20 +131,26 @@ impl<'e> Encoder<'e> {
     /// Adds the examples of a row to `out`.
     pub(super) fn encode(
         &self,
-        row: Row,
+        mut row: Row,
         at: Source,
         out: &mut Vec<Example>,
         notes: &mut EncodingNotes,
     ) -> Result<()> {
         let (key, first) = (row.key, out.len());
         *notes.forms.entry(key.to_owned()).or_default() += 1;
+        let weights = std::mem::take(&mut row.weights);
+        if weights != LossWeights::Once {
+            self.options.collator.check_weighted(&at)?;
+        }
         match self.options.collator.kind() {
             ModelKind::Causal => out.extend(self.causal(row, at, notes)?),
             ModelKind::MaskedLm => out.push(self.masked(row, at)?),
             ModelKind::Seq2Seq => out.push(self.seq2seq(row, at)?),
             ModelKind::SentencePairs => out.push(self.pair(row, at)?),
         }
-        for example in &out[first..] {
+        for example in &mut out[first..] {
+            // of what was cut at the end nothing is left
+            example.weights = weights.of(example.places());
             self.check(example, key)?;
             notes.long +=
                 usize::from(self.options.usual_positions.is_some_and(|most| example.longest() > most));
@@ -176,12 +183,12 @@ impl<'e> Encoder<'e> {
         let key = row.key;
         let sequences = match row.words {
             Words::Messages(conversation) => self.conversation(conversation, key, &at, notes)?,
-            words => vec![self.tokens(Row { key, words }, &at)?],
+            words => vec![self.tokens((key, words), &at)?],
         };
         let example = |(mut input_ids, mut labels): LabelledIds| {
             let cut = self.cut(&mut input_ids, 0);
             labels.truncate(input_ids.len());
-            Example { input_ids, second: Vec::new(), labels, cut, source: at.clone() }
+            Example { input_ids, second: Vec::new(), labels, weights: Vec::new(), cut, source: at.clone() }
         };
         Ok(sequences.into_iter().map(example).collect())
     }
@@ -215,9 +222,8 @@ impl<'e> Encoder<'e> {
     }
 
     /// The row's tokens and their labels.
-    fn tokens(&self, row: Row, at: &Source) -> Result<LabelledIds> {
-        let key = row.key;
-        let (ids, labels) = match row.words {
+    fn tokens(&self, (key, words): (&'static str, Words), at: &Source) -> Result<LabelledIds> {
+        let (ids, labels) = match words {
             Words::Ids { input_ids, labels: Some(labels) } => {
                 same_length(&input_ids, &labels, at)?;
                 (input_ids, labels)

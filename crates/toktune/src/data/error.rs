@@ -127,6 +127,16 @@ pub enum DataError {
         /// The number of input ids.
         inputs: usize,
     },
+    /// Weights that are not as many as the labels they are for.
+    #[error("{at}: {weights} `loss_weights`, expected {labels}, one a label")]
+    WeightLength {
+        /// The line.
+        at: Source,
+        /// The number of weights.
+        weights: usize,
+        /// The number of labels.
+        labels: usize,
+    },
     /// A row without a single token.
     #[error("{at}: `{key}` is empty")]
     EmptyRow {

@@ -29,7 +29,11 @@ pub(super) enum Form {
 
 /// Each form with the keys that it needs, the first of them its name, and those it may have.
 const FORMS: [(Form, &[&str], &[&str]); 7] = [
-    (Form::Ids, &["input_ids"], &["labels", "completion_mask", "assistant_masks", "attention_mask"]),
+    (
+        Form::Ids,
+        &["input_ids"],
+        &["labels", "completion_mask", "assistant_masks", "attention_mask", "loss_weights"],
+    ),
     (Form::Messages, &["messages"], &["tools", "documents", "chat_template_kwargs"]),
     (Form::Conversations, &["conversations"], &["system", "tools"]),
     (Form::Prompt, &["prompt", "completion"], &["tools", "documents", "chat_template_kwargs"]),
@@ -38,9 +42,13 @@ const FORMS: [(Form, &[&str], &[&str]); 7] = [
     (Form::Text, &["text"], &[]),
 ];
 
+/// Keys that every row may have.
+const ANYWHERE: [&str; 1] = ["loss_weight"];
+
 /// Keys that mean nothing without another one.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("labels", "input_ids"),
+    ("loss_weights", "input_ids"),
     ("prompt", "completion"),
     ("completion", "prompt"),
     ("instruction", "output"),
@@ -117,7 +125,12 @@ impl RowKeys {
     }
 }
 
-/// Whether rows can be known by a key, or have it read beside one.
+/// Whether a key can stand in rows of any form, which are not known by it.
+pub(super) fn is_key_of_any(key: &str) -> bool {
+    ANYWHERE.contains(&key)
+}
+
+/// Whether rows can be known by a key, or have it read beside one that belongs to it.
 pub(super) fn is_known_key(key: &str, keys: &RowKeys) -> bool {
     [&keys.prompt, &keys.completion, &keys.text].into_iter().flatten().any(|own| own == key)
         || FORMS.iter().any(|(_, needed, may)| needed.contains(&key) || may.contains(&key))

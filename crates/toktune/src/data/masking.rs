@@ -134,7 +134,14 @@ mod tests {
 
     fn example(input_ids: Vec<u32>) -> Example {
         let source = Source { file: Path::new("x").into(), line: 1 };
-        Example { input_ids, second: Vec::new(), labels: Vec::new(), cut: Vec::new(), source }
+        Example {
+            input_ids,
+            second: Vec::new(),
+            labels: Vec::new(),
+            weights: Vec::new(),
+            cut: Vec::new(),
+            source,
+        }
     }
 
     /// `1 ids... 2`, all of them from 10 on.

@@ -29,6 +29,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod weights;
 
 pub use crate::engine::batch::{RaggedBatch, RaggedRows};
 pub use crate::models::{DecoderInputs, DecoderStart, ModelKind};

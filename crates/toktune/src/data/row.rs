@@ -4,12 +4,14 @@ mod alpaca;
 mod conversation;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use serde_json::{Map, Value};
 
-pub(super) use super::form::is_known_key;
 use super::form::{Form, shortened};
+pub(super) use super::form::{is_key_of_any, is_known_key};
 use super::records::Content;
+use super::weights::LossWeights;
 use super::{DataError, RowKeys, Source};
 
 /// The label of a position that is not learnt, as in torch.
@@ -21,6 +23,8 @@ pub(super) struct Row {
     /// The key that its form is known by, for messages.
     pub key: &'static str,
     pub words: Words,
+    /// What its labels count.
+    pub weights: LossWeights,
 }
 
 /// What a row says.
@@ -67,7 +71,8 @@ impl Row {
         let mut fields = match content {
             Content::Text(bytes) => {
                 let text = String::from_utf8(bytes).map_err(|_| DataError::NotText { at: at.clone() })?;
-                return Ok(Row { key: Form::Text.key(), words: Words::Text(text) });
+                let (key, weights) = (Form::Text.key(), LossWeights::Once);
+                return Ok(Row { key, words: Words::Text(text), weights });
             }
             Content::Json(bytes) => {
                 let text = std::str::from_utf8(&bytes).map_err(|_| DataError::NotText { at: at.clone() })?;
@@ -96,7 +101,7 @@ impl Row {
                 positive: reader.sequence("positive", vocab_size)?,
             },
         };
-        Ok(Row { key: form.key(), words })
+        Ok(Row { key: form.key(), words, weights: reader.weights(form)? })
     }
 }
 

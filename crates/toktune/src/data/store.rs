@@ -3,7 +3,7 @@
 //! A store is written once, from the first example to the last, and then read in any order. Its layout, in little-endian
 //! bytes: the magic, the records, a table of 64-bit offsets with the end of the last record, a description as JSON, and a
 //! tail that says where these begin. A record is a head of 32-bit numbers, then the tokens. Labels that are the tokens of
-//! their own places, as those of nearly every row are, are kept as runs.
+//! their own places, as those of nearly every row are, are kept as runs, and weights that are all the same as one.
 
 use std::fmt;
 use std::io::Write;
@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::weights::is_weight;
 use super::{Collator, DataError, Example, Source};
 use crate::weights::Bytes;
 
-const MAGIC: &[u8; 16] = b"toktune rows 1\0\0";
-/// Numbers of a record's head: lengths of inputs, second, labels and cut, the kind of labels, the file, the line (two).
-const HEAD: usize = 8;
+const MAGIC: &[u8; 16] = b"toktune rows 2\0\0";
+/// Numbers of a record's head: lengths of inputs, second, labels, weights and cut, the kind of labels, the file, the line (two).
+const HEAD: usize = 9;
 /// Bytes of the tail: where the table begins, where the description begins, the magic.
 const TAIL: usize = 32;
 /// A label that is not learnt.
@@ -222,11 +223,11 @@ impl Store {
         let record = self.bytes.get(offset(index)?..offset(index + 1)?)?;
         let (head, rest) = record.split_at_checked(4 * HEAD)?;
         let mut head = numbers(head);
-        let mut lengths = [0usize; 4];
+        let mut lengths = [0usize; 5];
         lengths.iter_mut().for_each(|length| *length = head.next().unwrap_or_default() as usize);
         let (kind, file) = (head.next()?, head.next()? as usize);
         let line = u64::from(head.next()?) | u64::from(head.next()?) << 32;
-        let [inputs, second, labels, cut] = lengths;
+        let [inputs, second, labels, weights, cut] = lengths;
         let mut rest = rest;
         let mut take = |count: usize| -> Option<&[u8]> {
             let (taken, left) = rest.split_at_checked(count.checked_mul(4)?)?;
@@ -248,9 +249,11 @@ impl Store {
                     .collect::<Option<_>>()?
             }
         };
+        let places = if labels.is_empty() { input_ids.len() } else { labels.len() };
+        let weights = weights_of(numbers(take(weights)?).map(f32::from_bits).collect(), places)?;
         let cut = numbers(take(cut)?).collect();
         let source = Source { file: self.files.get(file)?.clone(), line: usize::try_from(line).ok()? };
-        rest.is_empty().then_some(Example { input_ids, second, labels, cut, source })
+        rest.is_empty().then_some(Example { input_ids, second, labels, weights, cut, source })
     }
 }
 
@@ -275,25 +278,39 @@ fn learnt_runs(mut runs: impl Iterator<Item = u32>, ids: &[u32]) -> Option<Vec<O
     Some(labels)
 }
 
+/// The weights of so many places, of which one stands for all; `None` when they are not as many, or are none.
+fn weights_of(stored: Vec<f32>, places: usize) -> Option<Vec<f32>> {
+    let weights = match stored.as_slice() {
+        [weight] => vec![*weight; places],
+        _ => stored,
+    };
+    let sound = weights.is_empty() || weights.len() == places;
+    (sound && weights.iter().all(|weight| is_weight(*weight))).then_some(weights)
+}
+
 /// An example's record.
 fn pack(example: &Example, file: u32, out: &mut Vec<u8>) {
-    let Example { input_ids, second, labels, cut, source } = example;
+    let Example { input_ids, second, labels, weights, cut, source } = example;
     let (kind, labels) = match runs_of(labels, input_ids) {
         Some(runs) if runs.len() < labels.len() => (RUNS, runs),
         _ => (PLAIN, labels.iter().map(|label| label.unwrap_or(NOT_LEARNT)).collect()),
     };
     let line = source.line as u64;
+    let alike = weights.windows(2).all(|pair| pair[0] == pair[1]);
+    let weights: Vec<u32> = weights.iter().map(|weight| weight.to_bits()).collect();
+    let weights = if alike { &weights[..weights.len().min(1)] } else { &weights };
     let head = [
         input_ids.len() as u32,
         second.len() as u32,
         labels.len() as u32,
+        weights.len() as u32,
         cut.len() as u32,
         kind,
         file,
         line as u32,
         (line >> 32) as u32,
     ];
-    for number in head.iter().chain(input_ids).chain(second).chain(&labels).chain(cut) {
+    for number in head.iter().chain(input_ids).chain(second).chain(&labels).chain(weights).chain(cut) {
         out.extend_from_slice(&number.to_le_bytes());
     }
 }
@@ -327,6 +344,7 @@ mod tests {
             input_ids: input_ids.to_vec(),
             second: second.to_vec(),
             labels: labels.to_vec(),
+            weights: Vec::new(),
             cut: cut.to_vec(),
             source: Source { file: file.clone(), line },
         };
@@ -336,6 +354,13 @@ mod tests {
             of(1 << 40, &[3], &[4, 4], &[], &[]),
             of(4, &[5, 6], &[], &[None, None], &[]),
             of(5, &[5], &[], &[Some(1), Some(2), Some(3)], &[]),
+            Example {
+                weights: vec![0.5, 0.0, 2.0],
+                ..of(5, &[5, 6, 7], &[], &[Some(5), Some(6), None], &[9])
+            },
+            // of a row, with labels and without
+            Example { weights: vec![0.25; 2], ..of(5, &[5], &[], &[Some(1), Some(2)], &[]) },
+            Example { weights: vec![3.0; 3], ..of(5, &[5, 6, 7], &[], &[], &[]) },
             of(6, &[1, 2, 3, 4, 5, 6], &[], &[Some(1), Some(2), Some(3), Some(4), Some(5), Some(6)], &[]),
         ]
     }
@@ -363,7 +388,9 @@ mod tests {
             assert_eq!(&store.example(index).expect("there"), example, "{index}");
         }
         let summary = &store.summary;
-        assert_eq!((summary.tokens, summary.labels, summary.cut), (5 + 2 + 3 + 2 + 1 + 6, 3 + 2 + 5, 1));
+        // a label of weight 0 is none
+        let (tokens, labels) = (5 + 2 + 3 + 2 + 1 + 3 + 1 + 3 + 6, 3 + 2 + 1 + 5);
+        assert_eq!((summary.tokens, summary.labels, summary.cut), (tokens, labels, 2));
         assert_eq!(summary.uses[0], [1, 1, 0, 1]);
         assert_eq!(opened(written(&examples[1..])).expect("whole").summary.hash.len(), 64);
         assert_ne!(opened(written(&examples[1..])).expect("whole").summary.hash, summary.hash);

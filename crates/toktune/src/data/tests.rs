@@ -2,6 +2,7 @@
 
 mod chats;
 mod kinds;
+mod weights;
 
 use std::path::Path;
 
@@ -131,6 +132,40 @@ fn every_fault_names_file_and_line() {
         (r#"{"messages": [{"content": "hi"}]}"#.to_owned(), "`messages[0].role` is missing"),
         (r#"{"messages": [{"role": "user", "content": "a"}], "tools": 3}"#.to_owned(), "`tools` is 3"),
         (r#"{"messages": [{"role": "user"}]}"#.to_owned(), "chat template: "),
+        (r#"{"loss_weights": [1]}"#.to_owned(), "`loss_weights` without `input_ids`"),
+        (
+            r#"{"text": "a", "loss_weight": "2"}"#.to_owned(),
+            "`loss_weight` is a string, expected a finite number",
+        ),
+        (
+            r#"{"text": "a", "loss_weight": -0.5}"#.to_owned(),
+            "`loss_weight` is -0.5, expected a finite number",
+        ),
+        // a number, but none of 32 bits
+        (
+            r#"{"text": "a", "loss_weight": 1e39}"#.to_owned(),
+            "`loss_weight` is 1e+39, expected a finite number",
+        ),
+        (r#"{"text": "a", "loss_weight": [1]}"#.to_owned(), "`loss_weight` is a list"),
+        (r#"{"text": "a", "loss_weight": true}"#.to_owned(), "`loss_weight` is true or false"),
+        (
+            r#"{"text": "a", "loss_weights": [1]}"#.to_owned(),
+            "`loss_weights`: found in a row with `text`; it goes with `input_ids`",
+        ),
+        (r#"{"input_ids": [1, 2], "loss_weights": 2}"#.to_owned(), "`loss_weights` is 2, expected a list"),
+        (
+            r#"{"input_ids": [1, 2], "loss_weights": [1]}"#.to_owned(),
+            "1 `loss_weights`, expected 2, one a label",
+        ),
+        (
+            r#"{"input_ids": [1, 2], "loss_weights": [1, null]}"#.to_owned(),
+            "`loss_weights[1]` is null, expected a finite number of at least 0",
+        ),
+        (r#"{"input_ids": [1, 2], "loss_weights": [1, -1]}"#.to_owned(), "`loss_weights[1]` is -1"),
+        (
+            r#"{"input_ids": [1, 2], "loss_weights": [1, 1e30], "loss_weight": 1e30}"#.to_owned(),
+            "`loss_weight * loss_weights[1]` is 1e+30",
+        ),
     ];
     for (row, expected) in cases {
         let error = read(&format!("{{\"text\": \"fine\"}}\n\n{row}\n"), &options()).unwrap_err();
@@ -208,7 +243,7 @@ fn a_token_the_model_has_no_row_for_is_named() {
 fn example(input_ids: &[u32], labels: &[Option<u32>], cut: &[u32]) -> Example {
     let source = Source { file: Path::new("x").into(), line: 1 };
     let (input_ids, labels, cut) = (input_ids.to_vec(), labels.to_vec(), cut.to_vec());
-    Example { input_ids, second: Vec::new(), labels, cut, source }
+    Example { input_ids, second: Vec::new(), labels, weights: Vec::new(), cut, source }
 }
 
 fn dataset(examples: impl Into<Vec<Example>>, collator: Collator) -> Dataset {

@@ -11,14 +11,17 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// The result of an evaluation. Losses are means over labels, in nats.
+///
+/// The loss over all of them is weighted as training weighs it, so that the two can be compared; how well a single token is
+/// predicted is a plain mean, whatever its rows count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Evaluation {
-    /// Over all labels.
+    /// Over all labels, each by its weight.
     pub loss: f64,
     /// `e^loss`.
     pub perplexity: f64,
-    /// How many labels; of sentence pairs, how many pairs.
+    /// How many labels that count anything; of sentence pairs, how many pairs.
     pub labels: usize,
     /// Of sentence pairs: the share of anchors whose own positive is the nearest of their batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -304,10 +304,25 @@ mod tests {
                 linear(4.0),
             ),
             ("gemma3_text", json!({"rope_scaling": former}), 1e6, RopeVariant::Default),
+            ("olmo3", json!({"rope_parameters": new}), 5e5, RopeVariant::Default),
+            (
+                "olmo3",
+                json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 7e3}),
+                7e3,
+                linear(4.0),
+            ),
         ] {
             let found = rope(model_type, keys.clone());
             assert_eq!((found.theta, found.variant), (theta, variant), "{model_type} {keys}");
         }
+        // the sliding layers of OLMo 3 have neither the scaling nor the base that stands at the top
+        let keys = json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 7e3});
+        let sliding = spec("olmo3", keys).stack.ropes[1].clone();
+        assert_eq!((sliding.theta, sliding.variant), (5e5, RopeVariant::Default));
+        let windows =
+            |keys| spec("olmo3", keys).stack.layers.iter().map(|layer| layer.window).collect::<Vec<_>>();
+        assert_eq!(windows(json!({})), [Some(4096), Some(4096)]);
+        assert_eq!(windows(json!({"sliding_window": null})), [None, None]);
         let share = |keys| rope("gpt_neox", keys).dim;
         assert_eq!(share(json!({"rotary_pct": 0.5, "partial_rotary_factor": 0.75})), 8);
         let both = json!({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.25}});

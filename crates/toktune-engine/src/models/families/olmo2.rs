@@ -30,7 +30,7 @@ const STACK: StackNames = StackNames {
     ..LLAMA_STACK
 };
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
     decoder::biases(config, &mut spec)?;
     spec.stack.attention.qk_norm = QkNorm::Width;

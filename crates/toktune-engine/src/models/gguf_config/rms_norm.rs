@@ -1,4 +1,4 @@
-//! Decoders with root mean square norms: Llama and its kin, Qwen, OLMo 2, Phi 3.
+//! Decoders with root mean square norms: Llama and its kin, Qwen, OLMo, Hunyuan, Phi 3.
 
 use super::{Source, object};
 use crate::error::Result;
@@ -74,13 +74,51 @@ pub(super) fn qwen3(source: &Source<'_>) -> Result<Map<String, Value>> {
 /// OLMo 2: norms behind attention (`post_attention_norm`) and MLP (`post_ffw_norm`), none before; those of queries
 /// and keys are over their whole width.
 ///
-/// OLMo 3 has the same architecture and a window, and its scaling is that of the layers without one: it is refused.
+/// OLMo 3 has the same architecture, and a window in three layers of four, or where the file's list says. Those layers rotate
+/// by the base alone; a scaling is that of the others.
 pub(super) fn olmo2(source: &Source<'_>) -> Result<Map<String, Value>> {
-    if source.get::<u64>("attention.sliding_window")?.is_some() {
-        let problem = "OLMo 3, which has a window, is not supported; OLMo 2 is";
-        return Err(source.error("attention.sliding_window", problem));
+    let window = source.get::<u64>("attention.sliding_window")?.filter(|window| *window > 0);
+    let (model_type, class) = match window {
+        None => ("olmo2", "Olmo2ForCausalLM"),
+        Some(_) => ("olmo3", "Olmo3ForCausalLM"),
+    };
+    let mut config = source.rms_norm(model_type, class)?;
+    let full = source.rope(10_000.0)?;
+    let rope = match window {
+        None => full,
+        Some(window) => {
+            let base =
+                source.get::<f64>("rope.freq_base_swa")?.map_or(full["rope_theta"].clone(), Value::from);
+            config.insert("sliding_window".into(), window.into());
+            config.insert("layer_types".into(), windows_of_olmo3(source)?.into());
+            json!({
+                "full_attention": full,
+                "sliding_attention": {"rope_type": "default", "rope_theta": base},
+            })
+        }
+    };
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "rope_parameters": rope,
+    })));
+    Ok(config)
+}
+
+/// Which layers have a window: the converter writes a flag for each.
+fn windows_of_olmo3(source: &Source<'_>) -> Result<Vec<&'static str>> {
+    const KEY: &str = "attention.sliding_window_pattern";
+    let Some(flags) = source.get::<&[bool]>(KEY)? else { return source.layer_types(|i| (i + 1) % 4 != 0) };
+    let layers = source.layers()?;
+    if flags.len() as u64 != layers {
+        return Err(source.error(KEY, format!("expected {layers} flags, one a layer, found {}", flags.len())));
     }
-    let mut config = source.rms_norm("olmo2", "Olmo2ForCausalLM")?;
+    source.layer_types(|i| flags[i as usize])
+}
+
+/// Hunyuan, dense: norms of each query and key head behind the rotation, of whose base the file holds what `alpha` makes of it.
+pub(super) fn hunyuan(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM")?;
     config.extend(object(json!({
         "hidden_act": "silu",
         "attention_bias": source.has("blk.0.attn_q.bias"),

@@ -145,8 +145,37 @@ fn qwen_and_olmo() {
         "model_type": "qwen3", "head_dim": 32, "attention_bias": true, "architectures": ["Qwen3ForCausalLM"],
     }));
     rms("olmo2").gives(json!({"model_type": "olmo2", "attention_bias": false, "hidden_act": "silu"}));
-    let message = rms("olmo2").number("attention.sliding_window", 4096).refused();
-    assert!(message.contains("olmo2.attention.sliding_window: OLMo 3"), "{message}");
+    // OLMo 3 is known by its window; its scaling is that of the layers without one
+    let windowed = || {
+        rms("olmo2")
+            .number("attention.sliding_window", 8)
+            .float("rope.freq_base", 500.0)
+            .text("rope.scaling.type", "linear")
+            .float("rope.scaling.factor", 4.0)
+    };
+    let expected = |kinds: [&str; 4]| {
+        json!({
+            "model_type": "olmo3", "sliding_window": 8,
+            "layer_types": kinds.map(|kind| format!("{kind}_attention")),
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        })
+    };
+    windowed().gives(expected(["sliding", "sliding", "sliding", "full"]));
+    let listed = |flags: &[u8]| {
+        let File(name, bytes) = windowed();
+        let list = array(7, flags.len() as u64, flags);
+        File(name, bytes.pair("olmo2.attention.sliding_window_pattern", 9, &list))
+    };
+    listed(&[0, 1, 0, 1]).gives(expected(["full", "sliding", "full", "sliding"]));
+    let message = listed(&[0, 1]).refused();
+    assert!(message.contains("sliding_window_pattern: expected 4 flags, one a layer, found 2"), "{message}");
+    rms("hunyuan-dense").number("attention.key_length", 32).float("rope.freq_base", 99.0).gives(json!({
+        "model_type": "hunyuan_v1_dense", "head_dim": 32, "architectures": ["HunYuanDenseV1ForCausalLM"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 99.0},
+    }));
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub fn convertible() -> Vec<Case> {
         unchanged("phi3_longrope"),
         unchanged("granite"),
         unchanged("olmo2"),
+        unchanged("olmo3"),
+        unchanged("hunyuan"),
         // and so is this: a layer without rotation after every three with it
         changed("smollm3", |model| {
             model.repeated(2).with(json!({"no_rope_layers": [1, 1, 1, 0], "layer_types": null}))

@@ -26,6 +26,8 @@ pub(super) fn convert(model: &HubModel, kind: GgmlDType) -> GgufBytes {
         "gpt_neox" => "gptneox",
         "phi" => "phi2",
         "cohere" => "command-r",
+        "olmo3" => "olmo2",
+        "hunyuan_v1_dense" => "hunyuan-dense",
         other => other,
     };
     let metadata = Metadata { model, architecture, bytes: GgufBytes::new() };
@@ -140,6 +142,10 @@ impl Metadata<'_> {
         let kind =
             self.rope_section().and_then(|rope| rope["rope_type"].as_str()).unwrap_or("default").to_owned();
         let (theta, factor) = (self.rope("rope_theta"), self.rope("factor"));
+        // Hunyuan's base is stretched before it is written
+        let width = self.of(&["head_dim"]).unwrap_or(0) as f64;
+        let stretch = self.rope("alpha").map_or(1.0, |alpha| alpha.powf(width / (width - 2.0)));
+        let theta = theta.map(|theta| theta * stretch);
         let original = self.rope("original_max_position_embeddings").map(|length| length as u64);
         let local = self.model.config["rope_parameters"].pointer("/sliding_attention/rope_theta");
         let local = local.and_then(Value::as_f64);
@@ -182,6 +188,19 @@ impl Metadata<'_> {
                     .float("final_logit_softcapping", logits)
             }
             "gemma3" => self.number("attention.sliding_window", window),
+            "olmo2" => match self.model.config.get("layer_types").and_then(Value::as_array) {
+                Some(types) => {
+                    let flags: Vec<u8> =
+                        types.iter().map(|kind| u8::from(kind == "sliding_attention")).collect();
+                    let list = array(7, flags.len() as u64, &flags);
+                    self.number("attention.sliding_window", window).pair(
+                        "attention.sliding_window_pattern",
+                        9,
+                        &list,
+                    )
+                }
+                None => self,
+            },
             "phi3" => {
                 let original = self.of(&["original_max_position_embeddings"]);
                 let longer = self.of(&["max_position_embeddings"]).zip(original);
@@ -322,8 +341,8 @@ fn stored_name(architecture: &str, name: &str) -> String {
         "post_attention_layernorm" if NORMS_BEHIND.contains(&architecture) => "post_attention_norm",
         "post_attention_layernorm" | "pre_feedforward_layernorm" | "ln_2" => "ffn_norm",
         "post_feedforward_layernorm" => "post_ffw_norm",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
+        "self_attn.q_norm" | "self_attn.query_layernorm" => "attn_q_norm",
+        "self_attn.k_norm" | "self_attn.key_layernorm" => "attn_k_norm",
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",

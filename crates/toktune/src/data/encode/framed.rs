@@ -35,7 +35,7 @@ impl Encoder<'_> {
         }
         let cut = self.cut(&mut input_ids, behind);
         labels.truncate(input_ids.len());
-        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+        Ok(Example { input_ids, second: Vec::new(), labels, weights: Vec::new(), cut, source: at })
     }
 
     /// A row for an encoder-decoder model.
@@ -68,7 +68,7 @@ impl Encoder<'_> {
             // a target that is cut does not end there: its `eos` goes
             cut.extend(labels.split_off(most).into_iter().flatten());
         }
-        Ok(Example { input_ids, second: Vec::new(), labels, cut, source: at })
+        Ok(Example { input_ids, second: Vec::new(), labels, weights: Vec::new(), cut, source: at })
     }
 
     /// A pair.
@@ -94,7 +94,7 @@ impl Encoder<'_> {
             cut.extend(self.cut(ids, behind));
         }
         let [input_ids, second] = sequences;
-        Ok(Example { input_ids, second, labels: Vec::new(), cut, source: at })
+        Ok(Example { input_ids, second, labels: Vec::new(), weights: Vec::new(), cut, source: at })
     }
 
     /// A text in the tokenizer's own frame.

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use super::{Content, LONGEST_ROW, Record, Take};
 use crate::data::error::{DataError, Result};
 use crate::data::files::{DataFile, Format};
-use crate::data::row::is_known_key;
+use crate::data::row::{is_key_of_any, is_known_key};
 use crate::data::{RowKeys, Source};
 
 /// Rows that are taken out of a Parquet file at a time.
@@ -84,9 +84,11 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// The columns that are read: those that rows are known by, or all when there is none, for a message that names them.
 fn wanted(schema: &Schema, keys: &RowKeys) -> Vec<usize> {
     let fields = schema.fields();
-    let known: Vec<usize> =
-        (0..fields.len()).filter(|column| is_known_key(fields[*column].name(), keys)).collect();
-    if known.is_empty() { (0..fields.len()).collect() } else { known }
+    let is_known = |column: &usize| is_known_key(fields[*column].name(), keys);
+    if !(0..fields.len()).any(|column| is_known(&column)) {
+        return (0..fields.len()).collect();
+    }
+    (0..fields.len()).filter(|column| is_known(column) || is_key_of_any(fields[*column].name())).collect()
 }
 
 /// The batches of a Parquet file and the number of its rows.
@@ -148,6 +150,11 @@ fn value(array: &ArrayRef, row: usize) -> Result<Option<Value>, String> {
             Value::from(array.as_primitive::<$kind>().value(row))
         };
     }
+    // JSON has no place for the others, and what is left out would be taken for what was never there
+    let float = |number: f64| match number.is_finite() {
+        true => Ok(Value::from(number)),
+        false => Err(format!("{} with {number} in it", array.data_type())),
+    };
     let list = |items: ArrayRef| -> Result<Value, String> {
         let items = (0..items.len()).map(|item| Ok(value(&items, item)?.unwrap_or(Value::Null)));
         Ok(Value::Array(items.collect::<Result<_, String>>()?))
@@ -163,9 +170,9 @@ fn value(array: &ArrayRef, row: usize) -> Result<Option<Value>, String> {
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        DataType::Float16 => Value::from(array.as_primitive::<Float16Type>().value(row).to_f64()),
-        DataType::Float32 => number!(Float32Type),
-        DataType::Float64 => number!(Float64Type),
+        DataType::Float16 => float(array.as_primitive::<Float16Type>().value(row).to_f64())?,
+        DataType::Float32 => float(array.as_primitive::<Float32Type>().value(row).into())?,
+        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row))?,
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
         DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
         DataType::Utf8View => array.as_string_view().value(row).into(),

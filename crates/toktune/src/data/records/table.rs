@@ -11,7 +11,10 @@ use crate::data::DataError;
 use crate::data::error::Result;
 
 /// Columns whose cells are JSON when they look like it.
-const STRUCTURED: [&str; 6] = ["input_ids", "labels", "messages", "conversations", "tools", "documents"];
+const STRUCTURED: [&str; 7] =
+    ["input_ids", "labels", "loss_weights", "messages", "conversations", "tools", "documents"];
+/// Columns whose cells are numbers.
+const NUMBERS: [&str; 1] = ["loss_weight"];
 /// Columns whose cells are text, or lists of messages.
 const CONVERSATIONAL: [&str; 2] = ["prompt", "completion"];
 
@@ -61,8 +64,12 @@ pub(super) fn read(stream: Stream, delimiter: u8, take: Take<'_>) -> Result<()> 
     }
 }
 
-/// A cell's value: text, but for lists in the columns that hold some.
+/// A cell's value: text, but for lists and numbers in the columns that hold some.
 fn value(name: &str, cell: &str) -> Value {
+    if NUMBERS.contains(&name) {
+        // what is no number is told by whoever reads the row
+        return serde_json::from_str(cell).ok().filter(Value::is_number).unwrap_or_else(|| cell.into());
+    }
     let structured = STRUCTURED.contains(&name);
     if !(structured || CONVERSATIONAL.contains(&name)) || !cell.trim_start().starts_with(['[', '{']) {
         return cell.into();

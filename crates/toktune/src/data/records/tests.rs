@@ -139,7 +139,7 @@ mod columns {
     use std::sync::Arc;
 
     use arrow_array::builder::{ListBuilder, StringBuilder, StructBuilder};
-    use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+    use arrow_array::{ArrayRef, BinaryArray, Float32Array, Int64Array, RecordBatch, StringArray};
     use arrow_ipc::writer::{FileWriter, StreamWriter};
     use arrow_schema::{DataType, Field};
     use parquet::arrow::ArrowWriter;
@@ -177,11 +177,32 @@ mod columns {
     }
 
     fn parquet() -> Vec<u8> {
+        parquet_of(&batch())
+    }
+
+    fn parquet_of(batch: &RecordBatch) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch().schema(), None).expect("a writer");
-        writer.write(&batch()).expect("written");
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(batch).expect("written");
         writer.close().expect("closed");
         bytes
+    }
+
+    #[test]
+    fn a_weight_is_read_beside_a_row_and_never_lost() {
+        let with = |key: &str, weight: f32| {
+            let (text, weights) = (StringArray::from(vec!["b"]), Float32Array::from(vec![weight]));
+            let columns: [(&str, ArrayRef); 2] = [(key, Arc::new(text)), ("loss_weight", Arc::new(weights))];
+            records("a.parquet", &parquet_of(&RecordBatch::try_from_iter(columns).expect("sound")))
+        };
+        assert_eq!(with("text", 0.5), of(&[(1, r#"{"text":"b","loss_weight":0.5}"#)]));
+        let problem = with("text", f32::NAN).expect_err("no number");
+        assert!(
+            problem.contains("/a.parquet:1: column `loss_weight` is of type Float32 with NaN in it"),
+            "{problem}"
+        );
+        // rows are not known by it: all names are there to be told
+        assert_eq!(with("body", 0.5), of(&[(1, r#"{"body":true,"loss_weight":true}"#)]));
     }
 
     #[test]
