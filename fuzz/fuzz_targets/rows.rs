@@ -12,7 +12,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some(ending) = ENDINGS.iter().find(|known| known.as_bytes() == ending) else { return };
     let name = format!("rows.{ending}");
     let folder = folder(&[(&name, bytes)]);
-    let options = DataOptions { max_length: Some(64), ..DataOptions::new(100) };
+    let mut options = DataOptions::new(100);
+    options.max_length = Some(64);
     let Ok(dataset) = Dataset::read(&[folder.path().join(name)], None, &options) else { return };
     let _ = dataset.example(0);
     let _ = dataset.fingerprint();

@@ -10,5 +10,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Ok(template) = std::str::from_utf8(template) else { return };
     let Ok(messages) = serde_json::from_slice::<Vec<serde_json::Value>>(messages) else { return };
     let Ok(template) = ChatTemplate::new(template) else { return };
-    let _ = template.render(&messages, &ChatOptions { now: Some(0), ..ChatOptions::default() });
+    let mut options = ChatOptions::default();
+    options.now = Some(0);
+    let _ = template.render(&messages, &options);
 });

@@ -84,6 +84,66 @@ fn the_processor_computes_what_the_reference_does() {
     }
 }
 
+/// How far the reference device's gradient in some direction is from the difference of its losses along it, relative to it.
+/// Half of the entries move the way their gradients point, so that their changes add up; the others, and those without a
+/// gradient, either way.
+fn off_from_differences(mut model: PeftModel, batch: &RaggedBatch) -> f64 {
+    // a step too wide is off by the curvature, one too narrow by the rounding of the losses
+    const MOVES: [f32; 2] = [1e-4, 2e-5];
+    let gradients = step(&model, batch, Wanted::GradientsWithoutShortcuts).gradients;
+    let gradients = model.active().named(gradients);
+    let way = |i: usize, gradient: f32| match (i % 2, gradient != 0.0) {
+        (0, true) => gradient.signum(),
+        _ => {
+            if i * 2_654_435_761 >> 16 & 1 == 0 {
+                1.0
+            } else {
+                -1.0
+            }
+        }
+    };
+    let shift = |model: &mut PeftModel, by: f32| {
+        for (name, values) in model.parameters_mut() {
+            let gradient = gradients.iter().find(|gradient| gradient.name == name).expect("a gradient");
+            let pairs = values.iter_mut().zip(&gradient.values).enumerate();
+            pairs.for_each(|(i, (x, gradient))| *x += by * way(i, *gradient));
+        }
+    };
+    let expected: f64 = gradients
+        .iter()
+        .flat_map(|gradient| gradient.values.iter().enumerate())
+        .map(|(i, gradient)| f64::from(way(i, *gradient) * gradient))
+        .sum();
+    let of_move = |by: f32| {
+        shift(&mut model, by);
+        let above = step(&model, batch, Wanted::Losses).losses.sum();
+        shift(&mut model, -2.0 * by);
+        let below = step(&model, batch, Wanted::Losses).losses.sum();
+        shift(&mut model, by);
+        ((above - below) / f64::from(2.0 * by) - expected).abs() / expected.abs()
+    };
+    MOVES.into_iter().map(of_move).fold(f64::MAX, f64::min)
+}
+
+#[test]
+fn the_gradients_of_the_reference_are_those_of_central_differences() {
+    for folder in fixtures() {
+        let base = AutoModel::from_pretrained(&folder, &Device::Cpu).expect("a model");
+        let batch = dataset(name_of(&folder), &base).batch(&[0, 1], 0).expect("a batch");
+        let tokens = [batch.ids[0], batch.ids[4], batch.ids[batch.ids.len() - 2]];
+        for config in [rows(tokens), lora(tokens)] {
+            let is_lora = matches!(config, PeftConfig::Lora(_));
+            let mut model = adapted(&folder, Device::Reference, config);
+            // away from where Mixtral is about to choose another expert for a row
+            for (_, values) in model.parameters_mut() {
+                values.iter_mut().enumerate().for_each(|(i, x)| *x += 0.01 * (i % 3) as f32);
+            }
+            let found = off_from_differences(model, &batch);
+            assert!(found <= 1e-3, "{folder:?}, lora: {is_lora}: off by {found:.1e}");
+        }
+    }
+}
+
 /// Rows of a decoder in which the trained tokens stand in what many begin with, in what one has of its own, and
 /// nowhere; and one sequence that is what others begin with.
 fn begun_alike(model: &PretrainedModel) -> Dataset {
