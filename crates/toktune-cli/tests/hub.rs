@@ -161,7 +161,7 @@ fn what_cannot_be_had_is_told() {
     let config = hub.files.lock().expect("files").remove("config.json").expect("was there");
     told("tiny/llama").fails(1, &["it has no config.json"]);
     let offline = call(&work, "http://127.0.0.1:9", &["inspect", "tiny/llama"]);
-    offline.fails(1, &["tiny/llama: cannot reach the Hub", "the cache in", "give --model a folder"]);
+    offline.fails(1, &["tiny/llama: cannot reach the Hub", "the cache in", "give the folder of a model"]);
     // what is there in torch's own form is fetched, and then found to be no such file
     let torch = ("pytorch_model.bin".to_string(), b"not a zip".to_vec());
     hub.files.lock().expect("files").extend([torch, ("config.json".into(), config)]);

@@ -1,7 +1,7 @@
 //! Frozen weight matrices, read in the type they are stored in.
 //!
 //! A kernel never sees a whole matrix in `f32`: it asks a [`Matrix`] for a panel, uses it, and asks for the next.
-//! This module owns the panels; the stored types are in [`crate::weight_type`], a token matrix with trained rows over it in
+//! This module owns the panels; the stored types are in [`WeightType`], a token matrix with trained rows over it in
 //! `token_table`, the GGUF block formats in [`crate::blocks`].
 
 use crate::Isa;

@@ -269,7 +269,7 @@ fn described(error: &ApiError, cache: &Cache) -> String {
         (Some(code), _) => format!("the Hub answers with status {code}"),
         (None, ApiError::RequestError(error)) => format!(
             "cannot reach the Hub: {error}; the cache in {} does not hold the whole model; fetch it where \
-             there is a network, or give --model a folder",
+             there is a network, or give the folder of a model",
             cache.path().display()
         ),
         (None, other) => other.to_string(),

@@ -95,7 +95,7 @@ fn off_from_differences(mut model: PeftModel, batch: &RaggedBatch) -> f64 {
     let way = |i: usize, gradient: f32| match (i % 2, gradient != 0.0) {
         (0, true) => gradient.signum(),
         _ => {
-            if i * 2_654_435_761 >> 16 & 1 == 0 {
+            if ((i * 2_654_435_761) >> 16).is_multiple_of(2) {
                 1.0
             } else {
                 -1.0

@@ -222,8 +222,8 @@ pub enum TunerError {
     /// An adapter's tokens are past the base's rows.
     #[error(
         "the adapter has token {token}, but {layer} has {rows} rows: the adapter was trained on a model that had been \
-         resized for added tokens. Give the base its rows first (resize_token_embeddings to at least {}, or --resize \
-         on the command line), or keep the adapter's tokenizer beside it: AutoPeftModel resizes by it", .token + 1
+         resized for added tokens. Give the base its rows first (`resize_token_embeddings` to at least {}), or \
+         keep the adapter's tokenizer beside it: AutoPeftModel resizes by it", .token + 1
     )]
     TooFewRows {
         /// The first such token.

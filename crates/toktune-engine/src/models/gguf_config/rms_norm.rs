@@ -62,7 +62,12 @@ pub(super) fn qwen2(source: &Source<'_>) -> Result<Map<String, Value>> {
 
 /// Qwen 3: norms on the heads of queries and keys, a width of heads of its own.
 pub(super) fn qwen3(source: &Source<'_>) -> Result<Map<String, Value>> {
-    let mut config = source.rms_norm("qwen3", "Qwen3ForCausalLM")?;
+    with_norms_of_heads(source, "qwen3", "Qwen3ForCausalLM")
+}
+
+/// A model with norms of each query and key head, which may have biases.
+fn with_norms_of_heads(source: &Source<'_>, model_type: &str, class: &str) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm(model_type, class)?;
     config.extend(object(json!({
         "hidden_act": "silu",
         "attention_bias": source.has("blk.0.attn_q.bias"),
@@ -118,13 +123,7 @@ fn windows_of_olmo3(source: &Source<'_>) -> Result<Vec<&'static str>> {
 
 /// Hunyuan, dense: norms of each query and key head behind the rotation, of whose base the file holds what `alpha` makes of it.
 pub(super) fn hunyuan(source: &Source<'_>) -> Result<Map<String, Value>> {
-    let mut config = source.rms_norm("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM")?;
-    config.extend(object(json!({
-        "hidden_act": "silu",
-        "attention_bias": source.has("blk.0.attn_q.bias"),
-        "rope_parameters": source.rope(10_000.0)?,
-    })));
-    Ok(config)
+    with_norms_of_heads(source, "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM")
 }
 
 /// Phi 3, 3.5 and 4. Query, key and value lie in one tensor `attn_qkv`, gate and up projection in one `ffn_up`, as
