@@ -1,6 +1,6 @@
 //! Why a command ends early, and which of the exit statuses that is.
 
-use crate::fields::in_flags;
+use crate::fields::{in_flags, in_lora_flags};
 use toktune::config::ConfigError;
 use toktune::data::DataError;
 use toktune::hub::HubError;
@@ -52,13 +52,7 @@ impl From<Error> for Failure {
                 Failure::Usage(format!("--{}: expected {expected}, found {found}", option.replace('_', "-")))
             }
             Error::Tuner(TunerError::NoTarget { .. } | TunerError::NotATokenMatrix { .. })
-            | Error::Config(ConfigError::Pattern { .. }) => {
-                let message = error.to_string();
-                Failure::Usage(match message.strip_prefix("target_modules") {
-                    Some(rest) => format!("--target-modules{rest}"),
-                    None => format!("--target-modules: {message}"),
-                })
-            }
+            | Error::Config(ConfigError::Pattern { .. }) => Failure::Usage(in_flags(&error.to_string())),
             // the library names options as PEFT does, users know them as flags
             Error::Config(ConfigError::LoraOption { option, found, expected }) => {
                 let flag = option.trim_start_matches("lora_");
@@ -68,9 +62,7 @@ impl From<Error> for Failure {
                 ))
             }
             Error::Tuner(TunerError::NoLinear { .. } | TunerError::LoraOnTokenMatrix { .. }) => {
-                let message = error.to_string();
-                let rest = message.strip_prefix("target_modules").unwrap_or(&message);
-                Failure::Usage(format!("--lora-target-modules{rest}"))
+                Failure::Usage(in_lora_flags(&error.to_string()))
             }
             Error::Data(DataError::UnknownKeys { at, found, pair: Some((prompt, completion)), .. }) => {
                 Failure::Failed(format!(

@@ -1,7 +1,7 @@
 //! The library speaks of fields, the command line of flags: the table between them.
 
 /// Fields of the library's settings as its messages write them, each with its flag.
-const FIELDS: [(&str, &str); 7] = [
+const FIELDS: [(&str, &str); 8] = [
     ("`batch_size`", "--batch-size"),
     ("`loss_on`", "--loss-on"),
     ("`max_length`", "--max-length"),
@@ -9,11 +9,17 @@ const FIELDS: [(&str, &str); 7] = [
     ("`resize_token_embeddings`", "--resize"),
     ("`resume`", "--resume"),
     ("`resume_anyway`", "--resume-anyway"),
+    ("`target_modules`", "--target-modules"),
 ];
 
 /// A message of the library with flags in the place of fields.
 pub fn in_flags(message: &str) -> String {
     FIELDS.iter().fold(message.to_owned(), |message, (field, flag)| message.replace(field, flag))
+}
+
+/// The same for a message about what LoRA is put on: the field that says so has the name of the tokens' own.
+pub fn in_lora_flags(message: &str) -> String {
+    in_flags(&message.replace("`target_modules`", "--lora-target-modules"))
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use toktune::weights::{TensorHeader, WeightsError, write_safetensors};
 const VOCABULARY: usize = 3000;
 const HIDDEN: usize = 256;
 const INNER: usize = 768;
-const BLOCKS: usize = 8;
+const BLOCKS: usize = 6;
 /// Of each of 8 sequences: what a step keeps is far more than the program itself.
-const LENGTH: usize = 320;
+const LENGTH: usize = 256;
 
 /// A workplace with an untrained Llama of some size in `big`, and rows in `rows.jsonl` that hold token 7 from the beginning.
 fn work() -> Work {
@@ -91,7 +91,7 @@ fn a_run_takes_what_the_header_expects() {
     ] {
         let usual =
             ["train", "--model", "big", "--data", "rows.jsonl", "--token-ids", "7", "--output", "out"];
-        let steps = ["--max-steps", "2", "--batch-size", "8", "--log-format", "json", "--threads", "2"];
+        let steps = ["--max-steps", "1", "--batch-size", "8", "--log-format", "json", "--threads", "2"];
         let lines = work.call(&[&usual[..], &steps, &more].concat()).ok().json();
         let number =
             |key: &str| lines.iter().filter_map(|line| line.get(key)).filter_map(Value::as_f64).next_back();

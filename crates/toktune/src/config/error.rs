@@ -22,7 +22,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// A field of a configuration holds no valid regular expression, or one that takes too long.
-    #[error("{field} '{pattern}': {problem}")]
+    #[error("`{field}` '{pattern}': {problem}")]
     Pattern {
         /// The field.
         field: &'static str,

@@ -184,7 +184,7 @@ mod tests {
         for (error, field) in [(broken, "target_modules"), (long, "rank_pattern"), (slow, "exclude_modules")]
         {
             let message = error.to_string();
-            assert!(message.starts_with(field) && message.len() < 600, "{message}");
+            assert!(message.starts_with(&format!("`{field}`")) && message.len() < 600, "{message}");
         }
         let deep = "(".repeat(30_000) + &")".repeat(30_000);
         assert!(Pattern::whole("target_modules", &deep).is_err());

@@ -138,7 +138,7 @@ pub enum TunerError {
     },
     /// LoRA was to be put on a layer that has token rows.
     #[error(
-        "target_modules matches '{layer}', a token matrix; LoRA is for linear layers, rows of tokens are trained by \
+        "`target_modules` matches '{layer}', a token matrix; LoRA is for linear layers, rows of tokens are trained by \
          trainable_token_indices"
     )]
     LoraOnTokenMatrix {
@@ -154,7 +154,7 @@ pub enum TunerError {
         layer: String,
     },
     /// LoRA without `target_modules` for a model that has no usual ones.
-    #[error("give target_modules: for a {model_type} PEFT knows no default; there are {}", listed(.layers))]
+    #[error("give `target_modules`: for a {model_type} PEFT knows no default; there are {}", listed(.layers))]
     NoDefaultTargets {
         /// The model's type.
         model_type: String,
@@ -162,7 +162,7 @@ pub enum TunerError {
         layers: Vec<String>,
     },
     /// LoRA's `target_modules` matches no linear layer.
-    #[error("target_modules '{target}' matches no linear layer{}; there are {}", near(.nearest), listed(.layers))]
+    #[error("`target_modules` '{target}' matches no linear layer{}; there are {}", near(.nearest), listed(.layers))]
     NoLinear {
         /// The target.
         target: String,
@@ -286,7 +286,7 @@ pub enum TunerError {
         nearest: Option<String>,
     },
     /// `target_modules` matches nothing.
-    #[error("target_modules '{target}' matches no module; the model's embedding and head are {}", .matrices.join(", "))]
+    #[error("`target_modules` '{target}' matches no module; the model's embedding and head are {}", .matrices.join(", "))]
     NoTarget {
         /// The target.
         target: String,
@@ -294,7 +294,7 @@ pub enum TunerError {
         matrices: Vec<String>,
     },
     /// `target_modules` matches a module that has no token rows.
-    #[error("target_modules matches '{module}', which is no embedding or output head; those are {}", .matrices.join(", "))]
+    #[error("`target_modules` matches '{module}', which is no embedding or output head; those are {}", .matrices.join(", "))]
     NotATokenMatrix {
         /// The module.
         module: String,

@@ -167,7 +167,8 @@ fn a_resized_model_comes_back_with_its_embeddings_or_with_its_rows() {
             assert_eq!((*token, *rows, layer.as_str()), (id, id as usize - 1, "model.embed_tokens"));
             let message = error.to_string();
             assert!(
-                message.contains("--resize") && message.contains(&format!("at least {}", id + 1)),
+                message.contains("resize_token_embeddings")
+                    && message.contains(&format!("at least {}", id + 1)),
                 "{message}"
             );
             let mut larger = base(name);

@@ -108,10 +108,10 @@ fn whole_modules_that_do_not_fit_are_refused_by_name() {
 fn what_is_wrong_with_a_field_of_a_file_is_said_of_the_file() {
     for (fields, expected) in [
         (json!({"r": 0}), "r is 0; expected at least 1"),
-        (json!({"target_modules": "(x"}), "target_modules '(x'"),
+        (json!({"target_modules": "(x"}), "`target_modules` '(x'"),
         (json!({"target_modules": ["q_prj"]}), "did you mean 'q_proj'"),
-        (json!({"rank_pattern": {"(": 2}}), "rank_pattern '('"),
-        (json!({"exclude_modules": "["}), "exclude_modules '['"),
+        (json!({"rank_pattern": {"(": 2}}), "`rank_pattern` '('"),
+        (json!({"exclude_modules": "["}), "`exclude_modules` '['"),
     ] {
         let folder = adapter(&base("qwen2"), fields, &[]);
         let error = PeftModel::from_pretrained(base("qwen2"), folder.path()).expect_err("refused");
