@@ -8,8 +8,8 @@
 use candle_core::{Device, Result, Tensor};
 use toktune::TrainableTokensConfig;
 use toktune::config::TargetModules;
+use toktune::peft::{LayerKind, PeftError, PeftModel, SaveEmbeddingLayers, get_peft_model};
 use toktune::train::{AdamW, AdamWConfig};
-use toktune::tuners::{LayerKind, PeftModel, SaveEmbeddingLayers, TunerError, get_peft_model};
 use toktune_candle::{Bind, CandleAdapters, CandleLayer, CandleModel, OnCandle};
 
 const WORDS: usize = 10;
@@ -86,7 +86,7 @@ fn main() -> toktune_candle::Result<()> {
     let mut model = get_peft_model(OnCandle(Model::new(&device)?), config)?;
     model
         .print_trainable_parameters(&mut std::io::stdout())
-        .map_err(|error| TunerError::from(toktune::weights::WeightsError::io("standard output")(error)))?;
+        .map_err(|error| PeftError::from(toktune::weights::WeightsError::io("standard output")(error)))?;
 
     let words = Tensor::new(&[5u32, 5, 6, 6], &device)?;
     let colours = Tensor::new(&[5u32, 6, 5, 6], &device)?;

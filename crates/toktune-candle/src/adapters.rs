@@ -4,7 +4,7 @@ use super::base::{CandleModel, OnCandle, floats};
 use super::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 use toktune::models::TrainedRows;
-use toktune::tuners::{LoraLayer, PeftModel, TrainableTokensLayer, TunerError};
+use toktune::peft::{LoraLayer, PeftError, PeftModel, TrainableTokensLayer};
 
 /// The trained values of the active adapters as candle variables, and what layers compute with them.
 ///
@@ -62,7 +62,7 @@ impl<M: CandleModel> Bind for PeftModel<OnCandle<M>> {
                 true => Ok(values),
                 false => {
                     let what = format!("a trained value of {layer}");
-                    Err(TunerError::from(toktune::EngineError::NotFinite { what }).into())
+                    Err(PeftError::from(toktune::EngineError::NotFinite { what }).into())
                 }
             }
         };
@@ -85,7 +85,7 @@ impl<M: CandleModel> Bind for PeftModel<OnCandle<M>> {
 }
 
 fn not_bound(layer: &str, adapter: &str) -> Error {
-    TunerError::NotBound { layer: layer.into(), adapter: adapter.into() }.into()
+    PeftError::NotBound { layer: layer.into(), adapter: adapter.into() }.into()
 }
 
 impl CandleAdapters {

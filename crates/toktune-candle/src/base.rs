@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use toktune::models::TrainedRows;
-use toktune::tuners::{BaseModel, LayerKind, LoraLayer, NamedLayer, TiedLayer, TunerError, no_such_layer};
+use toktune::peft::{BaseModel, LayerKind, LoraLayer, NamedLayer, PeftError, TiedLayer, no_such_layer};
 use toktune::weights::FrozenMatrix;
 
 /// A layer of a [`CandleModel`].
@@ -39,21 +39,21 @@ pub trait CandleModel {
     }
 }
 
-fn weight_of<M: CandleModel>(model: &OnCandle<M>, layer: &str) -> Result<Tensor, TunerError> {
+fn weight_of<M: CandleModel>(model: &OnCandle<M>, layer: &str) -> Result<Tensor, PeftError> {
     let found = model.0.layers().into_iter().find(|known| known.name == layer);
     found.map(|known| known.weight).ok_or_else(|| no_such_layer(&model.named_layers(), layer))
 }
 
-fn of_model(error: candle_core::Error) -> TunerError {
-    TunerError::Model(Box::new(error))
+fn of_model(error: candle_core::Error) -> PeftError {
+    PeftError::Model(Box::new(error))
 }
 
-pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, TunerError> {
+pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, PeftError> {
     tensor.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1()).map_err(of_model)
 }
 
 /// Puts `values` into a tensor of the shape, type and device of `like`.
-fn like(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> Result<Tensor, TunerError> {
+fn like(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> Result<Tensor, PeftError> {
     Tensor::from_vec(values, shape, like.device()).and_then(|x| x.to_dtype(like.dtype())).map_err(of_model)
 }
 
@@ -77,19 +77,19 @@ impl<M: CandleModel> BaseModel for OnCandle<M> {
         self.0.tied_layers()
     }
 
-    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>, TunerError> {
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> Result<Vec<f32>, PeftError> {
         let weight = weight_of(self, layer)?;
         let rows = Tensor::from_slice(tokens, tokens.len(), weight.device());
         floats(&rows.and_then(|rows| weight.index_select(&rows, 0)).map_err(of_model)?)
     }
 
-    fn weight(&self, layer: &str) -> Result<FrozenMatrix, TunerError> {
+    fn weight(&self, layer: &str) -> Result<FrozenMatrix, PeftError> {
         let weight = weight_of(self, layer)?;
         let (rows, cols) = weight.dims2().map_err(of_model)?;
         Ok(FrozenMatrix::from_f32(layer, rows, cols, floats(&weight)?)?)
     }
 
-    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> Result<(), TunerError> {
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> Result<(), PeftError> {
         let old = weight_of(self, layer)?;
         let new = like(weight.decode_rows(0..weight.rows()), (weight.rows(), weight.cols()), &old)?;
         self.0.set_weight(layer, new);
@@ -102,17 +102,17 @@ impl<M: CandleModel> BaseModel for OnCandle<M> {
         own.map(|layer| layer.weight.elem_count() as u64).sum()
     }
 
-    fn keep(&self, layer: &str) -> Result<Tensor, TunerError> {
+    fn keep(&self, layer: &str) -> Result<Tensor, PeftError> {
         weight_of(self, layer)
     }
 
-    fn restore(&mut self, layer: &str, kept: Tensor) -> Result<Tensor, TunerError> {
+    fn restore(&mut self, layer: &str, kept: Tensor) -> Result<Tensor, PeftError> {
         let old = weight_of(self, layer)?;
         self.0.set_weight(layer, kept);
         Ok(old)
     }
 
-    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<(), TunerError> {
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> Result<(), PeftError> {
         let old = weight_of(self, layer)?;
         let (n, width) = old.dims2().map_err(of_model)?;
         let mut values = floats(&old)?;
@@ -123,7 +123,7 @@ impl<M: CandleModel> BaseModel for OnCandle<M> {
         Ok(())
     }
 
-    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<(), TunerError> {
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> Result<(), PeftError> {
         let old = weight_of(self, layer)?;
         let (n, width) = old.dims2().map_err(of_model)?;
         let mut values = floats(&old)?;

@@ -1,6 +1,6 @@
 //! What can go wrong with adapters on a candle module.
 
-use toktune::tuners::TunerError;
+use toktune::peft::PeftError;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,11 +14,11 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     /// The adapter is at fault.
     #[error(transparent)]
-    Adapter(Box<TunerError>),
+    Adapter(Box<PeftError>),
 }
 
-impl From<TunerError> for Error {
-    fn from(error: TunerError) -> Self {
+impl From<PeftError> for Error {
+    fn from(error: PeftError) -> Self {
         Self::Adapter(Box::new(error))
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use toktune::EngineError;
 use toktune::config::{LoraConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
-use toktune::tuners::{BaseModel, LayerKind, PeftModel, TiedLayer, TunerError, get_peft_model};
+use toktune::peft::{BaseModel, LayerKind, PeftError, PeftModel, TiedLayer, get_peft_model};
 use toktune_candle::{Bind, CandleAdapters, CandleLayer, CandleModel, Error, OnCandle};
 
 /// Numbers in `[-1, 1)`, the same for the same seed.
@@ -171,14 +171,14 @@ fn trained_variables_are_read_back_into_their_adapter() {
     model.set_adapter(&["other"]).expect("set");
     let error = model.read_back(&bound).expect_err("another adapter");
     assert!(
-        matches!(&error, Error::Adapter(error) if matches!(**error, TunerError::NotBound { .. })),
+        matches!(&error, Error::Adapter(error) if matches!(**error, PeftError::NotBound { .. })),
         "{error}"
     );
     model.set_adapter(&["default"]).expect("set");
     let first = &bound.vars()[0];
     first.set(&(first.as_tensor() * f64::NAN).expect("broken")).expect("set");
     let error = model.read_back(&bound).expect_err("no number");
-    let not_finite = |error: &TunerError| matches!(error, TunerError::Engine(EngineError::NotFinite { .. }));
+    let not_finite = |error: &PeftError| matches!(error, PeftError::Engine(EngineError::NotFinite { .. }));
     assert!(matches!(&error, Error::Adapter(error) if not_finite(error)), "{error}");
 }
 
@@ -199,7 +199,7 @@ fn a_layer_that_is_not_there_is_told() {
     let error = OnCandle(toy_without("hidden"))
         .merge_rows("hidden", &toktune::models::TrainedRows::new(vec![], 6, vec![]));
     let error = error.expect_err("no such layer");
-    assert!(matches!(error, TunerError::NoSuchLayer { .. }), "{error}");
+    assert!(matches!(error, PeftError::NoSuchLayer { .. }), "{error}");
 }
 
 fn toy_without(layer: &str) -> Toy {

@@ -4,8 +4,8 @@ use crate::fields::{in_flags, in_lora_flags};
 use toktune::config::ConfigError;
 use toktune::data::DataError;
 use toktune::hub::HubError;
+use toktune::peft::PeftError;
 use toktune::text::TextError;
-use toktune::tuners::TunerError;
 use toktune::weights::WeightsError;
 use toktune::{EngineError, Error};
 
@@ -38,7 +38,7 @@ macro_rules! through_the_library {
     )*};
 }
 
-through_the_library!(WeightsError, TextError, EngineError, ConfigError, TunerError, DataError, HubError);
+through_the_library!(WeightsError, TextError, EngineError, ConfigError, PeftError, DataError, HubError);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -51,7 +51,7 @@ impl From<Error> for Failure {
             Error::GenerationOption { option, found, expected } => {
                 Failure::Usage(format!("--{}: expected {expected}, found {found}", option.replace('_', "-")))
             }
-            Error::Tuner(TunerError::NoTarget { .. } | TunerError::NotATokenMatrix { .. })
+            Error::Peft(PeftError::NoTarget { .. } | PeftError::NotATokenMatrix { .. })
             | Error::Config(ConfigError::Pattern { .. }) => Failure::Usage(in_flags(&error.to_string())),
             // the library names options as PEFT does, users know them as flags
             Error::Config(ConfigError::LoraOption { option, found, expected }) => {
@@ -61,7 +61,7 @@ impl From<Error> for Failure {
                     flag.replace('_', "-")
                 ))
             }
-            Error::Tuner(TunerError::NoLinear { .. } | TunerError::LoraOnTokenMatrix { .. }) => {
+            Error::Peft(PeftError::NoLinear { .. } | PeftError::LoraOnTokenMatrix { .. }) => {
                 Failure::Usage(in_lora_flags(&error.to_string()))
             }
             Error::Data(DataError::UnknownKeys { at, found, pair: Some((prompt, completion)), .. }) => {
@@ -77,7 +77,7 @@ impl From<Error> for Failure {
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. }
             | Error::Weights(WeightsError::OutputInUse { .. })
-            | Error::Tuner(TunerError::MergeOntoSource { .. }) => {
+            | Error::Peft(PeftError::MergeOntoSource { .. }) => {
                 Failure::Usage(in_flags(&format!("--output: {error}")))
             }
             Error::Config(ConfigError::DuplicateToken { .. } | ConfigError::NoTokens)

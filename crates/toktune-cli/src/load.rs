@@ -6,8 +6,8 @@ use crate::machine::Machine;
 use std::path::{Path, PathBuf};
 use toktune::Device;
 use toktune::models::{AutoModel, PretrainedModel};
+use toktune::peft::{ActiveRows, PeftModel};
 use toktune::text::{AutoTokenizer, TextError};
-use toktune::tuners::{ActiveRows, PeftModel};
 
 /// A tokenizer, or why there is none.
 pub type Tokenizer = Result<AutoTokenizer, String>;

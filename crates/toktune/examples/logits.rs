@@ -6,7 +6,7 @@
 //! in an adapter's folder says how many rows the model needs.
 
 use std::path::Path;
-use toktune::tuners::PeftModel;
+use toktune::peft::PeftModel;
 use toktune::weights::WeightsError;
 use toktune::{AutoModelForCausalLM, AutoTokenizer, Device};
 

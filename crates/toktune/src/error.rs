@@ -4,8 +4,8 @@ use crate::config::ConfigError;
 use crate::data::DataError;
 #[cfg(feature = "hub")]
 use crate::hub::HubError;
+use crate::peft::PeftError;
 use crate::text::TextError;
-use crate::tuners::TunerError;
 use crate::weights::WeightsError;
 use std::path::PathBuf;
 use toktune_engine::EngineError;
@@ -163,7 +163,7 @@ pub enum Error {
     Config(ConfigError),
     /// An adapter is at fault.
     #[error(transparent)]
-    Tuner(TunerError),
+    Peft(PeftError),
     /// Training data is at fault.
     #[error(transparent)]
     Data(DataError),
@@ -200,16 +200,16 @@ impl From<ConfigError> for Error {
     }
 }
 
-impl From<TunerError> for Error {
-    fn from(error: TunerError) -> Self {
+impl From<PeftError> for Error {
+    fn from(error: PeftError) -> Self {
         match error {
-            TunerError::Config(error) => error.into(),
-            TunerError::Weights(error) => error.into(),
-            TunerError::Engine(error) => error.into(),
-            TunerError::Text(error) => error.into(),
+            PeftError::Config(error) => error.into(),
+            PeftError::Weights(error) => error.into(),
+            PeftError::Engine(error) => error.into(),
+            PeftError::Text(error) => error.into(),
             #[cfg(feature = "hub")]
-            TunerError::Hub(error) => error.into(),
-            error => Self::Tuner(error),
+            PeftError::Hub(error) => error.into(),
+            error => Self::Peft(error),
         }
     }
 }

@@ -21,10 +21,11 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`config`] | adapter configurations, PEFT's JSON |
-//! | [`tuners`] | the method: trained rows over a frozen model, their files, merging |
-//! | [`models`] | what a model is, and one small file a family |
+//! | [`peft`] | the method: trained rows over a frozen model, their files, merging in memory |
+//! | [`models`] | what a model is, and one small file a family; with [`engine`] in a crate of its own |
 //! | [`weights`] | frozen weights: mapped safetensors, GGUF and torch files; a crate of its own |
 //! | [`text`] | tokenizers, added tokens, chat templates; a crate of its own |
+//! | [`export`] | a plain model folder with what was trained written in |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
@@ -37,20 +38,22 @@
 pub mod config;
 pub mod data;
 mod error;
+pub mod export;
 pub mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod peft;
 mod random;
 mod recipe;
 pub mod runtime;
 pub mod train;
-pub mod tuners;
 
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, Device, PretrainedModel};
+pub use peft::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 pub use recipe::Recipe;
 pub use text::AutoTokenizer;
 pub use toktune_engine as engine;
@@ -60,7 +63,6 @@ pub use toktune_text as text;
 pub use toktune_weights as weights;
 pub use toktune_weights::nearest;
 pub use train::{Trainer, TrainerCallback, TrainingArguments};
-pub use tuners::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
 
 /// The README's Rust example, compiled as a documentation test.
 #[cfg(doctest)]

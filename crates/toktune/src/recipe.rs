@@ -10,8 +10,8 @@ use crate::config::{
 };
 use crate::error::Result;
 use crate::models::{PrecisionMode, PretrainedModel};
-use crate::tuners::TunerError;
-use crate::tuners::{PeftModel, RowInit, get_peft_model};
+use crate::peft::PeftError;
+use crate::peft::{PeftModel, RowInit, get_peft_model};
 
 /// What to train of a model.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +113,7 @@ impl Recipe {
         let found = target.matching(&names)?;
         if found.is_empty() {
             let matrices = [base.embedding_name(), base.head_name()].map(String::from).to_vec();
-            return Err(TunerError::NoTarget { target: target.to_string(), matrices }.into());
+            return Err(PeftError::NoTarget { target: target.to_string(), matrices }.into());
         }
         let map = found.into_iter().map(|name| (name.to_string(), self.tokens.clone())).collect();
         Ok(Some(TrainableTokenIndices::ByLayer(map)))

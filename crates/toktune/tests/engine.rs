@@ -15,8 +15,8 @@ use toktune::engine::prefixes::Prefixes;
 use toktune::engine::runner::{StepOptions, Wanted};
 use toktune::generate::{FinishReason, Texts};
 use toktune::models::{AutoModel, DecoderStart, ModelKind};
+use toktune::peft::{ADAPTER_FILE, ActiveRows, BASE_ADAPTER, PeftError, RowInit};
 use toktune::train::{Evaluation, StepLog, evaluate};
-use toktune::tuners::{ADAPTER_FILE, ActiveRows, BASE_ADAPTER, RowInit, TunerError};
 use toktune::{
     AutoModelForCausalLM, AutoTokenizer, DataOptions, Dataset, Device, EngineError, Error, GenerationConfig,
     Generator, LoraConfig, PeftConfig, PeftModel, PretrainedModel, TargetModules, TrainableTokenIndices,
@@ -338,10 +338,10 @@ fn each_prompt_is_continued_by_the_adapter_it_names() {
         assert_eq!(unnamed, two, "without names the active one acts");
         assert!(one != two && one != none && two != none, "the adapters say different things");
         let error = model.generate(&PROMPTS, Some(&["one"]), &config, None).expect_err("too few names");
-        assert!(matches!(error, Error::Tuner(TunerError::MixedBatch { sequences: 4, names: 1 })), "{error}");
+        assert!(matches!(error, Error::Peft(PeftError::MixedBatch { sequences: 4, names: 1 })), "{error}");
         let unknown = ["one", "two", "one", "three"];
         let error = model.generate(&PROMPTS, Some(&unknown), &config, None).expect_err("no such adapter");
-        assert!(matches!(error, Error::Tuner(TunerError::NoSuchAdapter { .. })), "{error}");
+        assert!(matches!(error, Error::Peft(PeftError::NoSuchAdapter { .. })), "{error}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use toktune::Device;
 use toktune::generate::{FinishReason, GenerationConfig, Generator, Tokens};
 use toktune::models::{AutoModelForCausalLM, PretrainedModel, TokenRows};
-use toktune::tuners::{ActiveRows, PeftModel};
+use toktune::peft::{ActiveRows, PeftModel};
 use toktune::{EngineError, Error};
 
 /// Long enough for the Gemma fixture to leave its window of 8 behind, in the prompt and in the text.

@@ -14,8 +14,8 @@ use toktune::data::{Dataset, ModelKind, RaggedBatch};
 use toktune::engine::runner::{StepOptions, StepOutput, Wanted};
 use toktune::engine::trained::Trained;
 use toktune::models::{AutoModel, PrecisionMode, PretrainedModel, TokenRows};
+use toktune::peft::{PeftModel, get_peft_model};
 use toktune::train::{AdamW, AdamWConfig};
-use toktune::tuners::{PeftModel, get_peft_model};
 
 /// Relative to the largest entry of the tensor. PEFT's own f32 training differs from its f64 training by up to 2e-6.
 const TOLERANCE: f64 = 1e-5;

@@ -12,12 +12,12 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toktune::data::{DataOptions, Dataset};
 use toktune::engine::runner::{StepOptions, Wanted};
+use toktune::export::{MergeOptions, merge_to_folder};
 use toktune::models::{AutoModel, AutoModelForCausalLM, TokenRows};
-use toktune::train::{AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, clip_grad_norm};
-use toktune::tuners::{
-    ADAPTER_FILE, Gradient, MergeOptions, PeftModel, SaveEmbeddingLayers, get_peft_model,
-    get_peft_model_state_dict, merge_to_folder,
+use toktune::peft::{
+    ADAPTER_FILE, Gradient, PeftModel, SaveEmbeddingLayers, get_peft_model, get_peft_model_state_dict,
 };
+use toktune::train::{AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, clip_grad_norm};
 use toktune::{Device, GenerationConfig, Generator, LoraConfig, TargetModules, TrainableTokenIndices};
 
 const NAMES: [&str; 7] = ["tied", "untied", "gemma3", "gpt2", "phi3", "bart", "bert"];

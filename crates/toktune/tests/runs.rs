@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use toktune::config::TrainableTokensConfig;
 use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModelForCausalLM;
+use toktune::peft::{PeftModel, get_peft_model};
 use toktune::train::{
     LrScheduler, StepLog, TrainOutput, Trainer, TrainerCallback, TrainerWarning, TrainingArguments,
 };
-use toktune::tuners::{PeftModel, get_peft_model};
 use toktune::{Device, Error, Result};
 
 const TOKENS: [u32; 2] = [57, 3];

@@ -14,12 +14,12 @@ use toktune::data::{DataOptions, Dataset};
 use toktune::engine::constants::{CachedExamples, ConstantCache};
 use toktune::engine::runner::{StepOptions, Wanted};
 use toktune::models::AutoModelForCausalLM;
+use toktune::peft::PeftError;
+use toktune::peft::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 use toktune::train::{
     CacheConstants, CacheLocation, Evaluation, LOG_FILE, LrScheduler, StepLog, TrainOutput, Trainer,
     TrainerCallback, TrainingArguments, evaluate,
 };
-use toktune::tuners::TunerError;
-use toktune::tuners::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 
 const TOKENS: [u32; 4] = [57, 3, 90, 21];
 
@@ -408,12 +408,12 @@ fn targets_are_found_or_refused_by_name() {
     let refused = |name: &str, target| wrap(name, target).expect_err("no such target");
     let error = refused("llama_tied", names(&["wte"]));
     assert!(
-        matches!(error, TunerError::NoTarget { .. }) && error.to_string().contains("model.embed_tokens"),
+        matches!(error, PeftError::NoTarget { .. }) && error.to_string().contains("model.embed_tokens"),
         "{error}"
     );
     let error = refused("llama_tied", names(&["q_proj"]));
     assert!(
-        matches!(error, TunerError::NotATokenMatrix { .. }) && error.to_string().contains("q_proj"),
+        matches!(error, PeftError::NotATokenMatrix { .. }) && error.to_string().contains("q_proj"),
         "{error}"
     );
     // trained apart from the embedding whose matrix it is, as in PEFT

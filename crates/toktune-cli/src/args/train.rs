@@ -6,8 +6,8 @@ use clap::Args;
 use std::path::PathBuf;
 use toktune::config::{LoraConfig, TargetModules};
 use toktune::data::Collator;
+use toktune::peft::SaveEmbeddingLayers;
 use toktune::train::{CacheConstants, CacheLocation, LrScheduler, TrainingArguments};
-use toktune::tuners::SaveEmbeddingLayers;
 
 /// Flags of `train`; also the keys of its configuration file.
 #[derive(Debug, Args)]

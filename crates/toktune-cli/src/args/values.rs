@@ -5,8 +5,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::str::FromStr;
 use toktune::data::{LossOn, SampleBy};
+use toktune::export::MergedType;
+use toktune::peft::SaveEmbeddingLayers;
 use toktune::train::LrScheduler;
-use toktune::tuners::{MergedType, SaveEmbeddingLayers};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,8 +9,8 @@ use crate::report;
 use serde_json::json;
 use std::io::Write;
 use toktune::data::Collator;
+use toktune::peft::ActiveRows;
 use toktune::train::{Evaluation, evaluate};
-use toktune::tuners::ActiveRows;
 use toktune::{EngineError, Error};
 
 /// Evaluates and writes a table, or one JSON object.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use toktune::Device;
 use toktune::config::{CONFIG_FILE, LoraConfig, PeftConfig};
-use toktune::tuners::adapter_file;
+use toktune::peft::adapter_file;
 use toktune::weights::{Checkpoint, RowOrder};
 
 /// Tokens of an adapter that are listed one by one.

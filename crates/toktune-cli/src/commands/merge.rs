@@ -6,7 +6,7 @@ use crate::load;
 use crate::report;
 use std::io::Write;
 use toktune::Device;
-use toktune::tuners::{MergeOptions, merge_to_folder};
+use toktune::export::{MergeOptions, merge_to_folder};
 
 /// Writes the merged model, with its tokenizer beside it.
 pub fn run(args: &MergeArgs) -> Outcome {

@@ -19,9 +19,9 @@ use toktune::Recipe;
 use toktune::config::{TargetModules, check_tokens};
 use toktune::data::{Collator, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
+use toktune::peft::{PeftModel, RowInit};
 use toktune::text::AutoTokenizer;
 use toktune::train::{TrainOutput, Trainer, TrainingArguments};
-use toktune::tuners::{PeftModel, RowInit};
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {

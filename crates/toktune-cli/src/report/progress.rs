@@ -12,9 +12,9 @@ use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
+use toktune::peft::PeftModel;
 use toktune::text::AutoTokenizer;
 use toktune::train::{Evaluation, StepLog, TrainerCallback, TrainerWarning};
-use toktune::tuners::PeftModel;
 
 /// How a run is told of.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Adapter configurations: PEFT's `adapter_config.json`, read, checked and written.
 //!
-//! What the options do is the business of [`crate::tuners`].
+//! What the options do is the business of [`crate::peft`].
 
 mod common;
 mod error;

@@ -5,8 +5,8 @@ use super::texts::{Group, Stop, Texts, Tokens};
 use crate::engine::runner::TokenRows;
 use crate::error::{Error, Result};
 use crate::models::{DecoderStart, ModelKind, PretrainedModel, wrong_kind};
+use crate::peft::{ActiveRows, PeftModel};
 use crate::text::AutoTokenizer;
-use crate::tuners::{ActiveRows, PeftModel};
 use toktune_engine::EngineError;
 
 /// A model that continues prompts.
@@ -112,7 +112,7 @@ impl<'a> Generator<'a> {
 
 impl PeftModel {
     /// Continues several prompts together, each with an adapter of its own by name
-    /// ([`BASE_ADAPTER`](crate::tuners::BASE_ADAPTER) for none); without names the active ones act on all.
+    /// ([`BASE_ADAPTER`](crate::peft::BASE_ADAPTER) for none); without names the active ones act on all.
     ///
     /// # Errors
     /// As [`Generator::generate`]; there is another number of names than of prompts, or no such adapter, or some are merged.

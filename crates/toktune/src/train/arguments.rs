@@ -4,7 +4,7 @@ use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use crate::error::{Error, Result};
-use crate::tuners::SaveEmbeddingLayers;
+use crate::peft::SaveEmbeddingLayers;
 use crate::weights::WeightsError;
 use std::path::{Path, PathBuf};
 

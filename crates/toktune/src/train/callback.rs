@@ -3,7 +3,7 @@
 use super::evaluate::Evaluation;
 use super::log::StepLog;
 pub use crate::error::ChangedSetting;
-use crate::tuners::PeftModel;
+use crate::peft::PeftModel;
 use std::ops::ControlFlow;
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use crate::engine::objective::Losses;
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;
 use crate::models::PretrainedModel;
-use crate::tuners::ActiveRows;
+use crate::peft::ActiveRows;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::ControlFlow;

@@ -4,7 +4,7 @@
 //! norms of the blocks swallow the size, and only the loss tells. A run that has come there does not come back.
 
 use crate::error::{Error, Result};
-use crate::tuners::PeftModel;
+use crate::peft::PeftModel;
 
 /// How many times as large as at first a trained row may become. Rows that learn a token end within a few times; textual
 /// inversion, which lets them grow, ends within fifty.
@@ -20,7 +20,7 @@ impl Sizes {
     /// Those of a model's parameters as they are; `typical` is the root mean square of the token matrix, since a row may begin
     /// at nothing.
     pub(super) fn of(model: &PeftModel, typical: f64) -> Self {
-        let size = |parameter: &crate::tuners::Parameter<'_>| {
+        let size = |parameter: &crate::peft::Parameter<'_>| {
             let least = if parameter.is_lora { SIZE_OF_UPDATE } else { typical };
             largest(parameter.values, width(model)).max(least)
         };

@@ -1,6 +1,6 @@
 //! AdamW as torch defines it (`torch.optim.AdamW`), over a handful of rows.
 
-use crate::tuners::Gradient;
+use crate::peft::Gradient;
 use std::collections::BTreeMap;
 
 /// The settings of [`AdamW`]; the defaults are torch's, without decay.

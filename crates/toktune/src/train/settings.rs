@@ -6,8 +6,8 @@ use super::schedule::{LrScheduler, Schedule};
 use crate::config::PeftConfig;
 use crate::data::{Collator, Dataset};
 use crate::error::Result;
+use crate::peft::PeftModel;
 use crate::text::AutoTokenizer;
-use crate::tuners::PeftModel;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

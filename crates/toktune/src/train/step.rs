@@ -7,9 +7,9 @@ use super::workers::StepSums;
 use crate::engine::constants::CachedExamples;
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::{Error, Result};
+use crate::peft::Gradient;
 use crate::profile;
 use crate::random::Random;
-use crate::tuners::Gradient;
 use std::time::Instant;
 use toktune_engine::EngineError;
 

@@ -1,7 +1,7 @@
 //! Where the sums of several workers are added.
 
 use crate::error::Result;
-use crate::tuners::Gradient;
+use crate::peft::Gradient;
 
 /// What one optimizer step sums up over its rows, before anything is divided.
 #[derive(Clone, Debug, Default, PartialEq)]

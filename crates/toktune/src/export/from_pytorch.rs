@@ -1,8 +1,8 @@
 //! Merging from PyTorch's own files: the tensors go, as they are stored, into one safetensors file.
 
 use super::from_safetensors::{changed, write_beside, write_tensors};
-use crate::tuners::PeftModel;
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::PeftModel;
+use crate::peft::error::{PeftError, Result};
 use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, SINGLE};
 use serde_json::Map;
@@ -27,7 +27,7 @@ fn check(checkpoint: &Checkpoint, name: &str) -> Result<()> {
     if TYPES.contains(&found) {
         return Ok(());
     }
-    Err(TunerError::Weights(WeightsError::UnsupportedType {
+    Err(PeftError::Weights(WeightsError::UnsupportedType {
         path: checkpoint.file(name).unwrap_or(checkpoint.path()).to_path_buf(),
         tensor: name.to_owned(),
         found: found.to_owned(),

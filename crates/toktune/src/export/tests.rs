@@ -10,7 +10,7 @@ use crate::config::{TargetModules, TrainableTokensConfig};
 use crate::models::testing::scaled;
 use crate::models::testing::{self, HubModel, Named, fixture, load, safetensors_file, tensors};
 use crate::models::{PretrainedModel, TokenRows};
-use crate::tuners::get_peft_model;
+use crate::peft::get_peft_model;
 use crate::weights::testing::{Random, TorchFile};
 use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
@@ -342,13 +342,13 @@ fn outputs_in_use_are_refused_and_left_alone() {
     let refused =
         |folder: &Path| merge_to_folder(&model, folder, MergeOptions::default()).expect_err("refused");
     let error = refused(source.path());
-    assert!(matches!(error, TunerError::MergeOntoSource { .. }), "{error}");
+    assert!(matches!(error, PeftError::MergeOntoSource { .. }), "{error}");
     assert!(error.to_string().contains("read from this folder"), "{error}");
     let other = tempfile::tempdir().expect("a folder");
     fs::write(other.path().join("mine.txt"), "").expect("written");
     let error = refused(other.path());
     assert!(
-        matches!(error, TunerError::Weights(crate::weights::WeightsError::OutputInUse { .. }))
+        matches!(error, PeftError::Weights(crate::weights::WeightsError::OutputInUse { .. }))
             && error.to_string().contains("mine.txt"),
         "{error}"
     );
@@ -366,7 +366,7 @@ fn rows_that_a_type_cannot_hold_are_refused_and_nothing_is_left() {
         model.layers_mut()[0].rows_mut().values[1] = value;
         let options = MergeOptions { gguf_type: Some(dtype) };
         let error = merge_to_folder(&model, &top.path().join("merged"), options).expect_err("refused");
-        assert!(matches!(error, TunerError::Engine(EngineError::NotFinite { .. })), "{error}");
+        assert!(matches!(error, PeftError::Engine(EngineError::NotFinite { .. })), "{error}");
         assert!(error.to_string().contains("model.embed_tokens.weight, row 9 holds"), "{error}");
         assert!(file_names(top.path()).is_empty());
     }

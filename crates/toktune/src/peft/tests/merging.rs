@@ -1,7 +1,8 @@
 //! Merging in memory.
 
 use super::*;
-use crate::tuners::error::TunerError;
+use crate::export::{MergeOptions, merge_to_folder};
+use crate::peft::error::PeftError;
 
 const TEXT: [u32; 6] = [5, 57, 3, 90, 21, 8];
 
@@ -104,8 +105,8 @@ fn two(first: &[u32], second: &[u32]) -> PeftModel {
 
 #[test]
 fn overlapping_tokens_are_not_merged_together_or_one_after_the_other() {
-    let check = |error: TunerError| {
-        let TunerError::OverlappingTokens { adapter, other, tokens, .. } = &error else { panic!("{error}") };
+    let check = |error: PeftError| {
+        let PeftError::OverlappingTokens { adapter, other, tokens, .. } = &error else { panic!("{error}") };
         assert_eq!(
             (adapter.as_str(), other.as_str(), tokens.as_slice()),
             ("adapter_2", "adapter_1", &[2][..])
@@ -134,8 +135,8 @@ fn adapters_with_different_tokens_are_merged_one_after_the_other() {
     assert_eq!(model.merged_adapters(), ["adapter_1", "adapter_2"]);
     assert!(close(&logits(&model, &TEXT), &together));
     let error = model.add_adapter("third", tokens(&[9])).expect_err("rows are changed");
-    assert!(matches!(error, TunerError::Merged { .. }), "{error}");
-    assert!(matches!(model.delete_adapter("adapter_1"), Err(TunerError::Merged { .. })));
+    assert!(matches!(error, PeftError::Merged { .. }), "{error}");
+    assert!(matches!(model.delete_adapter("adapter_1"), Err(PeftError::Merged { .. })));
     model.unmerge_adapter().expect("unmerged");
     assert_eq!(bits(model.base()), before);
 }
@@ -152,7 +153,7 @@ fn a_safe_merge_refuses_what_is_not_finite_and_leaves_the_weights() {
         let before = bits(model.base());
         spoil(&mut model);
         let error = model.merge_adapter(None, true).expect_err("not finite");
-        let TunerError::MergeNotFinite { layer, row, .. } = &error else { panic!("{error}") };
+        let PeftError::MergeNotFinite { layer, row, .. } = &error else { panic!("{error}") };
         match i {
             0 => assert_eq!((layer.as_str(), *row), ("model.embed_tokens", 90)),
             1 => assert_eq!((layer.as_str(), *row), ("model.layers.1.self_attn.q_proj", 1)),
@@ -180,10 +181,10 @@ fn separate_rows_of_one_matrix_cannot_be_merged() {
         let mut model = trained("llama_tied", config);
         let before = logits(&model, &TEXT);
         let error = model.merge_adapter(None, false).expect_err("two rows, one place");
-        assert!(matches!(error, TunerError::SeparateRowsOfTied { .. }), "{error}");
+        assert!(matches!(error, PeftError::SeparateRowsOfTied { .. }), "{error}");
         let folder = tempfile::tempdir().expect("a folder");
         let error = merge_to_folder(&model, &folder.path().join("out"), MergeOptions::default());
-        assert!(matches!(error, Err(TunerError::SeparateRowsOfTied { .. })));
+        assert!(matches!(error, Err(PeftError::SeparateRowsOfTied { .. })));
         assert!(!folder.path().join("out").exists());
         assert_eq!(logits(&model, &TEXT), before);
     }

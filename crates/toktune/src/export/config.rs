@@ -2,7 +2,7 @@
 
 use super::MergedType;
 use crate::models::PretrainedModel;
-use crate::tuners::error::Result;
+use crate::peft::error::Result;
 use crate::weights::WeightsError;
 use serde_json::{Map, Value};
 

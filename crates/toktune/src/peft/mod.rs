@@ -8,21 +8,19 @@
 //! | `model`, `switching`, `merging` | several adapters on one model |
 //! | `active`, `forward` | what acts in a pass |
 //! | `state_dict`, `files`, `auto` | PEFT's keys and folders |
-//! | `merge` | a merged model on disk |
 
 mod active;
 mod adapter;
 mod auto;
 mod base;
 
-mod error;
+pub(crate) mod error;
 mod files;
 mod forward;
 mod inject;
 mod layer;
 mod lora;
 mod lora_targets;
-mod merge;
 mod merging;
 mod model;
 mod placement;
@@ -38,11 +36,10 @@ pub use auto::{
 };
 pub use base::{BaseModel, KeptWeight, LayerKind, NamedLayer, TiedLayer, no_such_layer};
 
-pub use error::TunerError;
+pub use error::PeftError;
 pub use files::{ADAPTER_FILE, adapter_file};
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
-pub use merge::{MergeOptions, MergedType, merge_to_folder};
 pub use model::{Gradient, Parameter, PeftModel, RowInit, get_peft_model};
 pub use state_dict::{
     LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,

@@ -118,7 +118,7 @@ impl Toy {
         Self { input: Some(name.into()), ..self }
     }
 
-    fn find(&self, name: &str) -> Result<&(NamedLayer, Vec<f32>), crate::tuners::error::TunerError> {
+    fn find(&self, name: &str) -> Result<&(NamedLayer, Vec<f32>), crate::peft::error::PeftError> {
         let found = self.layers.iter().find(|(layer, _)| layer.name == name);
         found.ok_or_else(|| no_such_layer(&self.named_layers(), name))
     }
@@ -128,7 +128,7 @@ impl Toy {
         &mut self,
         name: &str,
         change: impl Fn(usize, &mut [f32]),
-    ) -> Result<(), crate::tuners::error::TunerError> {
+    ) -> Result<(), crate::peft::error::PeftError> {
         let cols = self.find(name)?.0.cols;
         let tied: Vec<String> =
             self.tied.iter().filter(|t| t.source == name).map(|t| t.layer.clone()).collect();
@@ -155,17 +155,17 @@ impl BaseModel for Toy {
         self.tied.clone()
     }
 
-    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> crate::tuners::error::Result<Vec<f32>> {
+    fn weight_rows(&self, layer: &str, tokens: &[u32]) -> crate::peft::error::Result<Vec<f32>> {
         let (of, values) = self.find(layer)?;
         Ok(tokens.iter().flat_map(|&id| &values[id as usize * of.cols..][..of.cols]).copied().collect())
     }
 
-    fn weight(&self, layer: &str) -> crate::tuners::error::Result<FrozenMatrix> {
+    fn weight(&self, layer: &str) -> crate::peft::error::Result<FrozenMatrix> {
         let (of, values) = self.find(layer)?;
         Ok(FrozenMatrix::from_f32(layer, of.rows, of.cols, values.clone())?)
     }
 
-    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> crate::tuners::error::Result<()> {
+    fn set_weight(&mut self, layer: &str, weight: FrozenMatrix) -> crate::peft::error::Result<()> {
         self.find(layer)?;
         let (rows, values) = (weight.rows(), weight.decode_rows(0..weight.rows()));
         let meant = |own: &NamedLayer, tied: &[TiedLayer]| {
@@ -184,17 +184,17 @@ impl BaseModel for Toy {
         own.map(|(_, values)| values.len() as u64).sum()
     }
 
-    fn keep(&self, layer: &str) -> crate::tuners::error::Result<Vec<f32>> {
+    fn keep(&self, layer: &str) -> crate::peft::error::Result<Vec<f32>> {
         Ok(self.find(layer)?.1.clone())
     }
 
-    fn restore(&mut self, layer: &str, kept: Vec<f32>) -> crate::tuners::error::Result<Vec<f32>> {
+    fn restore(&mut self, layer: &str, kept: Vec<f32>) -> crate::peft::error::Result<Vec<f32>> {
         let (cols, old) = (self.find(layer)?.0.cols, self.keep(layer)?);
         self.change(layer, |row, values| values.copy_from_slice(&kept[row * cols..][..cols]))?;
         Ok(old)
     }
 
-    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> crate::tuners::error::Result<()> {
+    fn merge_rows(&mut self, layer: &str, rows: &TrainedRows) -> crate::peft::error::Result<()> {
         self.change(layer, |row, values| {
             if let Some(at) = rows.position(row as u32) {
                 values.copy_from_slice(rows.row(at));
@@ -202,7 +202,7 @@ impl BaseModel for Toy {
         })
     }
 
-    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> crate::tuners::error::Result<()> {
+    fn merge_update(&mut self, layer: &str, update: &LoraLayer) -> crate::peft::error::Result<()> {
         self.change(layer, |row, values| update.add_row(row, values))
     }
 }

@@ -10,7 +10,7 @@ use super::state_dict::{
 };
 use crate::config::{CONFIG_FILE, LoraConfig, PeftConfig};
 use crate::models::TrainedRows;
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::error::{PeftError, Result};
 use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, FrozenMatrix, RowOrder, TensorHeader, TensorOut, WeightType, write_atomically,
@@ -62,7 +62,7 @@ impl<M: BaseModel> PeftModel<M> {
         save_embedding_layers: SaveEmbeddingLayers,
     ) -> Result<()> {
         if let Some((field, found)) = self.config(name)?.not_trained() {
-            return Err(TunerError::NotTrained { field, found });
+            return Err(PeftError::NotTrained { field, found });
         }
         let tensors = get_peft_model_state_dict(self, name, save_embedding_layers)?;
         std::fs::create_dir_all(folder).map_err(WeightsError::io(folder))?;
@@ -77,7 +77,7 @@ impl<M: BaseModel> PeftModel<M> {
     ///
     /// # Errors
     /// The folder holds no adapter of a known method, or one that does not fit the model: another width, tokens past the
-    /// rows of the base (see [`TunerError::TooFewRows`]), a missing or unexpected tensor.
+    /// rows of the base (see [`PeftError::TooFewRows`]), a missing or unexpected tensor.
     pub fn from_pretrained(base: M, folder: &Path) -> Result<Self> {
         let mut model = Self::without_adapter(base);
         let result = model.load_adapter(folder, DEFAULT_ADAPTER)?;
@@ -164,7 +164,7 @@ impl<M: BaseModel> PeftModel<M> {
         if let Some(name) = result.unexpected_keys.first() {
             let expected = get_peft_model_state_dict(self, adapter.name(), SaveEmbeddingLayers::No)?;
             let expected = expected.into_keys().take(8).collect();
-            return Err(TunerError::UnexpectedTensor { path: path.into(), name: name.clone(), expected });
+            return Err(PeftError::UnexpectedTensor { path: path.into(), name: name.clone(), expected });
         }
         let (copies, missing): (Vec<_>, Vec<_>) =
             result.missing_keys.into_iter().partition(|key| is_tied_copy(adapter, key));
@@ -173,7 +173,7 @@ impl<M: BaseModel> PeftModel<M> {
         }
         match missing.is_empty() {
             true => Ok(()),
-            false => Err(TunerError::MissingKeys { path: path.into(), keys: missing }),
+            false => Err(PeftError::MissingKeys { path: path.into(), keys: missing }),
         }
     }
 
@@ -211,20 +211,20 @@ impl<M: BaseModel> PeftModel<M> {
                 let (field, tensor) = ("modules_to_save", key.clone());
                 let problem =
                     "which is one matrix with another module of this base; expected a base with two";
-                return Err(TunerError::WholeModule { field, tensor, problem });
+                return Err(PeftError::WholeModule { field, tensor, problem });
             }
         }
         Ok(())
     }
 
     /// A token past the base's rows is told with what leads to it.
-    fn explained(&self, error: TunerError, config: &PeftConfig) -> TunerError {
-        let TunerError::Engine(EngineError::TokenOutOfRange { rows, .. }) = error else { return error };
+    fn explained(&self, error: PeftError, config: &PeftConfig) -> PeftError {
+        let PeftError::Engine(EngineError::TokenOutOfRange { rows, .. }) = error else { return error };
         let layers = self.base.named_layers();
         let layer = layers.iter().find(|layer| layer.has_token_rows() && layer.rows == rows);
         let token = config.token_indices().into_iter().find(|&id| id as usize >= rows).unwrap_or_default();
         let layer = layer.map_or_else(String::new, |layer| layer.name.clone());
-        TunerError::TooFewRows { token, layer, rows }
+        PeftError::TooFewRows { token, layer, rows }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Which adapters of a model are active, and adapters that go.
 
-use super::TunerError;
+use super::PeftError;
 use super::adapter::{BASE_ADAPTER, overlap};
 use super::base::BaseModel;
 use super::model::PeftModel;
 use crate::models::PretrainedModel;
-use crate::tuners::error::Result;
+use crate::peft::error::Result;
 use std::ops::Deref;
 
 impl<M: BaseModel> PeftModel<M> {
@@ -20,7 +20,7 @@ impl<M: BaseModel> PeftModel<M> {
     /// No name is given, or there is no such adapter; two of them replace the same rows. The active ones stay then.
     pub fn set_adapter(&mut self, names: &[&str]) -> Result<()> {
         if names.is_empty() {
-            return Err(TunerError::NoAdapterNamed { adapters: self.names() });
+            return Err(PeftError::NoAdapterNamed { adapters: self.names() });
         }
         let names = unique(names);
         self.check_overlaps(&names)?;
@@ -36,7 +36,7 @@ impl<M: BaseModel> PeftModel<M> {
             for other in &names[..at] {
                 if let Some((layer, tokens)) = overlap(adapter, self.adapter(other)?) {
                     let (adapter, other) = (name.clone(), other.clone());
-                    return Err(TunerError::OverlappingTokens { adapter, other, layer, tokens });
+                    return Err(PeftError::OverlappingTokens { adapter, other, layer, tokens });
                 }
             }
         }
@@ -50,7 +50,7 @@ impl<M: BaseModel> PeftModel<M> {
     pub fn delete_adapter(&mut self, name: &str) -> Result<()> {
         self.adapter(name)?;
         if self.merged.iter().any(|merged| merged == name) {
-            return Err(TunerError::Merged { what: "deleting an adapter", merged: self.merged.clone() });
+            return Err(PeftError::Merged { what: "deleting an adapter", merged: self.merged.clone() });
         }
         self.joined.take();
         self.adapters.retain(|adapter| adapter.name != name);
@@ -132,7 +132,7 @@ impl<M: BaseModel> PeftModel<M> {
         sequences: usize,
     ) -> Result<Vec<(Option<String>, Vec<usize>)>> {
         if names.len() != sequences {
-            return Err(TunerError::MixedBatch { sequences, names: names.len() });
+            return Err(PeftError::MixedBatch { sequences, names: names.len() });
         }
         self.refuse_merged("a mixed batch")?;
         let mut groups: Vec<(Option<String>, Vec<usize>)> = Vec::new();

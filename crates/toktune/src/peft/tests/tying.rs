@@ -1,7 +1,7 @@
 //! Which layers get rows, and which share them.
 
 use super::*;
-use crate::tuners::error::TunerError;
+use crate::peft::error::PeftError;
 use toktune_engine::EngineError;
 
 /// The decoder that most tests of weight tying are about: an embedding, a linear layer, a head.
@@ -62,7 +62,7 @@ fn the_table_of_weight_tying() {
             None => {
                 let error = model.expect_err(&line);
                 assert!(
-                    matches!(&error, TunerError::DifferentTokens { layers } if layers.len() == 2),
+                    matches!(&error, PeftError::DifferentTokens { layers } if layers.len() == 2),
                     "{line}: {error}"
                 );
                 assert!(error.to_string().contains("different token indices"), "{error}");
@@ -190,9 +190,9 @@ fn the_input_embedding_is_found_when_none_is_named() {
     }
     // PEFT's usual name is all that is left to try, and is not there
     let error = get_peft_model(model("embed_in", false), tokens(&[0])).expect_err("no target");
-    assert!(matches!(&error, TunerError::NoTarget { target, .. } if target == "embed_tokens"), "{error}");
+    assert!(matches!(&error, PeftError::NoTarget { target, .. } if target == "embed_tokens"), "{error}");
     let combined = config(TrainableTokenIndices::Tokens(vec![0]), false);
-    assert!(matches!(get_peft_model(model("embed_in", false), combined), Err(TunerError::NoTarget { .. })));
+    assert!(matches!(get_peft_model(model("embed_in", false), combined), Err(PeftError::NoTarget { .. })));
 }
 
 #[test]
@@ -237,24 +237,21 @@ fn targets_that_are_not_there_are_told() {
     let standalone = TrainableTokensConfig { target_modules: names(&["doesnt_exist"]), ..tokens(&[0, 1, 3]) };
     let error = wrap(standalone.into());
     assert!(
-        matches!(error, TunerError::NoTarget { .. }) && error.to_string().contains("doesnt_exist"),
+        matches!(error, PeftError::NoTarget { .. }) && error.to_string().contains("doesnt_exist"),
         "{error}"
     );
     let error = wrap(config(by_layer(&[("does-not-exist", &[0])]).expect("lists"), false).into());
     assert!(error.to_string().contains("does-not-exist"), "{error}");
     let error = wrap(config(by_layer(&[("fc1", &[0])]).expect("lists"), false).into());
     assert!(
-        matches!(&error, TunerError::NotATokenMatrix { module, .. } if module.ends_with("fc1")),
+        matches!(&error, PeftError::NotATokenMatrix { module, .. } if module.ends_with("fc1")),
         "{error}"
     );
     let error =
         wrap(config(by_layer(&[("embed_tokens", &[0]), (EMBEDDING, &[1])]).expect("lists"), false).into());
-    assert!(matches!(error, TunerError::TargetedTwice { .. }), "{error}");
+    assert!(matches!(error, PeftError::TargetedTwice { .. }), "{error}");
     let error = wrap(config(TrainableTokenIndices::Tokens(vec![20]), false).into());
-    assert!(
-        matches!(error, TunerError::Engine(EngineError::TokenOutOfRange { id: 20, rows: 20 })),
-        "{error}"
-    );
+    assert!(matches!(error, PeftError::Engine(EngineError::TokenOutOfRange { id: 20, rows: 20 })), "{error}");
 }
 
 #[test]
@@ -271,13 +268,10 @@ fn lora_targets_are_linear_layers() {
     let one = of(Some(TargetModules::Pattern(r".*layers\.1\..*down_proj".into())));
     assert_eq!(one, ["model.layers.1.mlp.down_proj"]);
     let error = wrap(names(&["q_prj"])).expect_err("no such layer");
-    assert!(
-        matches!(&error, TunerError::NoLinear { nearest: Some(near), .. } if near == "q_proj"),
-        "{error}"
-    );
+    assert!(matches!(&error, PeftError::NoLinear { nearest: Some(near), .. } if near == "q_proj"), "{error}");
     for target in ["embed_tokens", "lm_head"] {
         let error = wrap(names(&[target, "q_proj"])).expect_err("a token matrix");
-        assert!(matches!(error, TunerError::LoraOnTokenMatrix { .. }), "{error}");
+        assert!(matches!(error, PeftError::LoraOnTokenMatrix { .. }), "{error}");
     }
     // what PEFT stores in place of the word is the list of names
     let model = wrap(Some(TargetModules::Pattern("all-linear".into()))).expect("targets");

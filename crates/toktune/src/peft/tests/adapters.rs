@@ -1,7 +1,7 @@
 //! Several adapters on one model.
 
 use super::*;
-use crate::tuners::error::TunerError;
+use crate::peft::error::PeftError;
 
 const TEXT: [u32; 6] = [5, 57, 3, 90, 21, 8];
 
@@ -75,7 +75,7 @@ fn tokens_of_two_active_adapters_must_differ() {
     model.add_adapter("two", lora(&[2, 3, 4])).expect("added");
     model.set_adapter(&["one"]).expect("set");
     let error = model.set_adapter(&["one", "two"]).expect_err("token 2 is in both");
-    let TunerError::OverlappingTokens { adapter, other, layer, tokens } = &error else { panic!("{error}") };
+    let PeftError::OverlappingTokens { adapter, other, layer, tokens } = &error else { panic!("{error}") };
     assert_eq!((adapter.as_str(), other.as_str(), tokens.as_slice()), ("two", "one", &[2][..]));
     assert_eq!(layer, "model.embed_tokens");
     assert!(error.to_string().contains("'two'") && error.to_string().contains("tokens 2;"), "{error}");
@@ -86,15 +86,15 @@ fn tokens_of_two_active_adapters_must_differ() {
 fn names_are_checked() {
     let mut model = get_peft_model(base("llama_tied"), tokens(&[1])).expect("an adapter");
     let error = model.add_adapter("default", tokens(&[2])).expect_err("there already");
-    assert!(matches!(error, TunerError::AdapterExists { .. }), "{error}");
+    assert!(matches!(error, PeftError::AdapterExists { .. }), "{error}");
     for name in ["", BASE_ADAPTER, "a.b", "../up"] {
         let error = model.add_adapter(name, tokens(&[2])).expect_err("no name");
-        assert!(matches!(error, TunerError::AdapterName { .. }), "{error}");
+        assert!(matches!(error, PeftError::AdapterName { .. }), "{error}");
     }
     let error = model.set_adapter(&["defalt"]).expect_err("no such adapter");
     assert!(error.to_string().contains("did you mean 'default'"), "{error}");
-    assert!(matches!(model.set_adapter(&[]), Err(TunerError::NoAdapterNamed { .. })));
-    assert!(matches!(model.adapter("x"), Err(TunerError::NoSuchAdapter { .. })));
+    assert!(matches!(model.set_adapter(&[]), Err(PeftError::NoAdapterNamed { .. })));
+    assert!(matches!(model.adapter("x"), Err(PeftError::NoSuchAdapter { .. })));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_deleted_adapter_is_gone_and_another_takes_its_place() {
     assert_eq!(model.active_adapters().len(), 0);
     assert_eq!(logits(&model, &TEXT), base_logits(base("llama_tied"), &TEXT));
     let error = model.trained_adapter().expect_err("nothing to train");
-    assert!(matches!(error, TunerError::NoneActive { .. }), "{error}");
+    assert!(matches!(error, PeftError::NoneActive { .. }), "{error}");
 }
 
 #[test]
@@ -151,12 +151,12 @@ fn one_batch_uses_several_adapters() {
         }
         assert!(distance(&mixed[0], &mixed[1]) > 1e-2);
         let error = model.forward(&sequences, Some(&["one"])).expect_err("too few names");
-        assert!(matches!(error, TunerError::MixedBatch { sequences: 4, names: 1 }), "{error}");
+        assert!(matches!(error, PeftError::MixedBatch { sequences: 4, names: 1 }), "{error}");
         assert!(model.forward(&sequences[..1], Some(&["three"])).is_err());
         assert!(model.forward(&[&[]], None).is_err(), "an empty sequence has no logits");
         model.merge_adapter(Some(&["one"]), false).expect("merged");
         let error = model.forward(&sequences[..1], Some(&["two"])).expect_err("merged");
-        assert!(matches!(error, TunerError::Merged { .. }), "{error}");
+        assert!(matches!(error, PeftError::Merged { .. }), "{error}");
     }
 }
 
@@ -165,11 +165,11 @@ fn several_active_adapters_are_not_trained() {
     let mut model = two(|ids| tokens(ids).into(), "llama_tied");
     model.set_adapter(&["one", "two"]).expect("set");
     let error = model.trained_adapter().expect_err("two");
-    assert!(matches!(error, TunerError::SeveralActive { .. }), "{error}");
+    assert!(matches!(error, PeftError::SeveralActive { .. }), "{error}");
     model.set_adapter(&["one"]).expect("set");
     assert_eq!(model.trained_adapter().expect("one").name(), "one");
     model.merge_adapter(None, false).expect("merged");
-    assert!(matches!(model.trained_adapter(), Err(TunerError::Merged { .. })));
+    assert!(matches!(model.trained_adapter(), Err(PeftError::Merged { .. })));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What belongs to a model beside its weights and its configuration, and is copied into the merged folder.
 
 use crate::models::sentence::module_folders;
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::error::{PeftError, Result};
 use crate::weights::WeightsError;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub(super) fn copy_companions(source: &Path, output: &Path) -> Result<()> {
             let complete = files_in(source, &entry, MOST_DEPTH, &mut files)?;
             if is_module {
                 if !complete {
-                    return Err(TunerError::FolderTooLarge { path: entry.clone() });
+                    return Err(PeftError::FolderTooLarge { path: entry.clone() });
                 }
                 files.retain(|file| modules.iter().any(|module| file.starts_with(module)));
             } else if !complete || files.iter().any(|file| has_ending(file, &WEIGHTS)) {

@@ -5,7 +5,7 @@
 
 use super::base::{BaseModel, NamedLayer, TiedLayer};
 use crate::config::{TargetModules, TrainableTokenIndices, TrainableTokensConfig};
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::error::{PeftError, Result};
 
 /// The name PEFT falls back to for a model that does not tell its input embedding.
 const DEFAULT_EMBEDDING: &str = "embed_tokens";
@@ -29,8 +29,8 @@ fn has_rows(layers: &[NamedLayer]) -> Vec<String> {
     layers.iter().filter(|layer| layer.has_token_rows()).map(|layer| layer.name.clone()).collect()
 }
 
-fn no_target(target: &str, layers: &[NamedLayer]) -> TunerError {
-    TunerError::NoTarget { target: target.into(), matrices: has_rows(layers) }
+fn no_target(target: &str, layers: &[NamedLayer]) -> PeftError {
+    PeftError::NoTarget { target: target.into(), matrices: has_rows(layers) }
 }
 
 /// Where Trainable Tokens alone puts its rows. The target is filled in as PEFT stores it.
@@ -103,7 +103,7 @@ fn want_by_ending(layers: &[NamedLayer], key: &str, tokens: &[u32], wanted: &mut
     for layer in with_rows {
         if let Some(first) = wanted.iter().find(|of| of.layer == layer.name) {
             let (first, second) = (first.key.clone(), key.to_string());
-            return Err(TunerError::TargetedTwice { layer: layer.name.clone(), first, second });
+            return Err(PeftError::TargetedTwice { layer: layer.name.clone(), first, second });
         }
         wanted.push(Wanted { layer: layer.name.clone(), key: key.into(), tokens: tokens.to_vec() });
     }
@@ -113,7 +113,7 @@ fn want_by_ending(layers: &[NamedLayer], key: &str, tokens: &[u32], wanted: &mut
 fn check_kind(layers: &[NamedLayer], name: &str) -> Result<()> {
     match layers.iter().find(|layer| layer.name == name) {
         Some(layer) if !layer.has_token_rows() => {
-            Err(TunerError::NotATokenMatrix { module: name.into(), matrices: has_rows(layers) })
+            Err(PeftError::NotATokenMatrix { module: name.into(), matrices: has_rows(layers) })
         }
         _ => Ok(()),
     }
@@ -139,7 +139,7 @@ fn place(
         let same = group.iter().all(|other| other.tokens == one.tokens);
         if !same && ensure_weight_tying {
             let layers = group.iter().map(|of| format!("{}: {:?}", of.key, of.tokens)).collect();
-            return Err(TunerError::DifferentTokens { layers });
+            return Err(PeftError::DifferentTokens { layers });
         }
         // a tied layer alone, without the one it is tied to, is trained apart, as are lists that differ
         let together = same && group.iter().any(|of| of.layer == source);

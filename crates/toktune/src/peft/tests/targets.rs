@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::models::testing::load;
-use crate::tuners::TunerError;
+use crate::peft::PeftError;
 
-fn adapted(name: &str, config: LoraConfig) -> crate::tuners::error::Result<PeftModel> {
+fn adapted(name: &str, config: LoraConfig) -> crate::peft::error::Result<PeftModel> {
     get_peft_model(load(&fixture(name)), config)
 }
 
@@ -38,7 +38,7 @@ fn what_is_adapted_by_default_depends_on_the_model() {
     }
     for name in ["granite", "phi3", "distilbert"] {
         let error = adapted(name, LoraConfig::default()).expect_err("no default");
-        assert!(matches!(&error, TunerError::NoDefaultTargets { .. }), "{error}");
+        assert!(matches!(&error, PeftError::NoDefaultTargets { .. }), "{error}");
         assert!(error.to_string().contains(&format!("for a {name}")), "{error}");
     }
 }
@@ -61,10 +61,7 @@ fn layers_outside_the_blocks_are_refused_by_name() {
         ("opt_350m", "project_in", "model.decoder.project_in"),
     ] {
         let error = adapted(name, named(target)).expect_err("outside");
-        assert!(
-            matches!(&error, TunerError::LoraOutsideBlocks { layer: found } if found == layer),
-            "{error}"
-        );
+        assert!(matches!(&error, PeftError::LoraOutsideBlocks { layer: found } if found == layer), "{error}");
     }
     adapted("bert", named("attention.output.dense")).expect("inside");
     // every layer that there can be

@@ -2,8 +2,8 @@
 
 use super::{MergedLinear, MergedMatrix, MergedType, PANEL, config, write_file, write_rows, write_values};
 use crate::models::FrozenTensor;
-use crate::tuners::PeftModel;
-use crate::tuners::error::Result;
+use crate::peft::PeftModel;
+use crate::peft::error::Result;
 use crate::weights::Matrix;
 use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, SINGLE, TensorHeader, TensorOut, WeightType, write_safetensors};

@@ -11,11 +11,10 @@ mod from_safetensors;
 #[cfg(test)]
 mod tests;
 
-use super::lora::LoraLayer;
-use super::model::PeftModel;
 use crate::engine::backend::StoredAs;
 use crate::models::{TokenMatrix, TrainedRows};
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::error::{PeftError, Result};
+use crate::peft::{LoraLayer, PeftModel};
 use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, FrozenMatrix, TensorOut, WeightType, write_atomically, write_folder_atomically,
@@ -74,7 +73,7 @@ pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) 
     if let (Ok(a), Ok(b)) = (source.canonicalize(), folder.canonicalize())
         && a == b
     {
-        return Err(TunerError::MergeOntoSource { path: folder.to_path_buf() });
+        return Err(PeftError::MergeOntoSource { path: folder.to_path_buf() });
     }
     write_folder_atomically(folder, |output| match checkpoint {
         Checkpoint::Gguf(_) => from_gguf::write(model, output, options.gguf_type),

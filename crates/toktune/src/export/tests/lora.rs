@@ -92,7 +92,7 @@ fn updates_that_are_not_finite_are_refused() {
     let error =
         merge_to_folder(&model, &top.path().join("out"), MergeOptions::default()).expect_err("not finite");
     assert!(
-        matches!(&error, TunerError::Engine(EngineError::NotFinite { what }) if what.contains("k_proj.weight, row 1")),
+        matches!(&error, PeftError::Engine(EngineError::NotFinite { what }) if what.contains("k_proj.weight, row 1")),
         "{error}"
     );
     assert_eq!(fs::read_dir(top.path()).expect("a folder").count(), 0);
@@ -105,7 +105,7 @@ fn an_embedding_that_an_adapter_brought_is_written() {
     resized.resize_token_embeddings(104);
     let model = with_random_rows(resized, &[103, 3]);
     let folder = tempfile::tempdir().expect("a folder");
-    model.save_pretrained(folder.path(), crate::tuners::SaveEmbeddingLayers::Auto).expect("saved");
+    model.save_pretrained(folder.path(), crate::peft::SaveEmbeddingLayers::Auto).expect("saved");
     let again = PeftModel::from_pretrained(load(&fixture("llama_tied")), folder.path()).expect("loaded");
     let (_top, merged) = merge(&again, MergeOptions::default());
     assert_same_logits(&model, &merged);

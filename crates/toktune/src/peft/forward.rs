@@ -4,7 +4,7 @@ use super::active::ActiveRows;
 use super::model::PeftModel;
 use crate::engine::runner::TokenRows;
 use crate::models::{ModelKind, wrong_kind};
-use crate::tuners::error::Result;
+use crate::peft::error::Result;
 use toktune_engine::EngineError;
 
 impl PeftModel {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::CONFIG_FILE;
-use crate::tuners::error::TunerError;
+use crate::peft::error::PeftError;
 use crate::weights::{Checkpoint, FrozenMatrix};
 use serde_json::{Value, json};
 use toktune_engine::EngineError;
@@ -163,7 +163,7 @@ fn a_resized_model_comes_back_with_its_embeddings_or_with_its_rows() {
             let folder = tempfile::tempdir().expect("a folder");
             model.save_pretrained(folder.path(), SaveEmbeddingLayers::No).expect("saved");
             let error = PeftModel::from_pretrained(base(name), folder.path()).expect_err("too few rows");
-            let TunerError::TooFewRows { token, rows, layer } = &error else { panic!("{error}") };
+            let PeftError::TooFewRows { token, rows, layer } = &error else { panic!("{error}") };
             assert_eq!((*token, *rows, layer.as_str()), (id, id as usize - 1, "model.embed_tokens"));
             let message = error.to_string();
             assert!(
@@ -202,10 +202,10 @@ fn a_state_dict_that_does_not_fit_is_reported() {
     let bad = |values: Vec<f32>, n: usize| FrozenMatrix::from_f32(rows, n, 32, values).expect("a matrix");
     tensors.insert(rows.into(), bad(vec![0.0; 96], 3));
     let error = set_peft_model_state_dict(&mut model, &tensors, "default").expect_err("three rows");
-    assert!(matches!(error, TunerError::Shape { .. }), "{error}");
+    assert!(matches!(error, PeftError::Shape { .. }), "{error}");
     tensors.insert(rows.into(), bad(vec![f32::NAN; 64], 2));
     let error = set_peft_model_state_dict(&mut model, &tensors, "default").expect_err("not finite");
-    assert!(matches!(error, TunerError::Engine(EngineError::NotFinite { .. })), "{error}");
+    assert!(matches!(error, PeftError::Engine(EngineError::NotFinite { .. })), "{error}");
     assert_eq!(before, (model.layers().to_vec(), model.lora_layers().to_vec()));
     assert!(set_peft_model_state_dict(&mut model, &tensors, "x").is_err());
 }
@@ -259,9 +259,9 @@ fn files_that_lack_something_are_refused_or_told() {
     assert!(model.is_ok() && warnings.iter().any(|text| text.contains(HEAD)), "{warnings:?}");
     let folder = changed(|_| {}, |tensors| drop(tensors.remove(EMBEDDING)));
     let error = load(&folder).expect_err("no rows");
-    assert!(matches!(error, TunerError::MissingKeys { .. }), "{error}");
+    assert!(matches!(error, PeftError::MissingKeys { .. }), "{error}");
     let folder = changed(|_| {}, |tensors| drop(tensors.insert("x".into(), tensors[HEAD].clone())));
-    assert!(matches!(load(&folder), Err(TunerError::UnexpectedTensor { .. })));
+    assert!(matches!(load(&folder), Err(PeftError::UnexpectedTensor { .. })));
     // what PEFT writes for a tied head that is named beside its embedding
     let twice = "base_model.model.lm_head.base_layer.trainable_tokens_delta";
     let folder = changed(|_| {}, |tensors| drop(tensors.insert(twice.into(), tensors[HEAD].clone())));
@@ -272,7 +272,7 @@ fn files_that_lack_something_are_refused_or_told() {
         FrozenMatrix::from_f32(whole, rows, cols, vec![0.5; rows * cols]).expect("a matrix")
     };
     let folder = changed(|_| {}, |tensors| drop(tensors.insert(whole.into(), matrix(101, 31))));
-    assert!(matches!(load(&folder), Err(TunerError::Shape { .. })));
+    assert!(matches!(load(&folder), Err(PeftError::Shape { .. })));
     // with fewer rows, as when transformers has taken padding away: those that there are
     let folder = changed(|_| {}, |tensors| drop(tensors.insert(whole.into(), matrix(99, 32))));
     let shorter = load(&folder).expect("loaded");
@@ -342,11 +342,11 @@ fn an_adapter_finds_its_base() {
     train(&mut model, "default", 1);
     model.save_pretrained(folder.path(), SaveEmbeddingLayers::Auto).expect("saved");
     let open = || AutoPeftModel::from_pretrained(folder.path(), &Device::Cpu);
-    assert!(matches!(open(), Err(TunerError::NoBase { .. })));
+    assert!(matches!(open(), Err(PeftError::NoBase { .. })));
     model.set_base_name("no such folder");
     model.save_pretrained(folder.path(), SaveEmbeddingLayers::Auto).expect("saved");
     let error = open().expect_err("not there");
-    assert!(matches!(error, TunerError::BaseNotFound { .. }), "{error}");
+    assert!(matches!(error, PeftError::BaseNotFound { .. }), "{error}");
     model.set_base_name(&fixture("llama_tied").to_string_lossy());
     model.save_pretrained(folder.path(), SaveEmbeddingLayers::Auto).expect("saved");
     assert_eq!(logits(&open().expect("opened"), &TEXT), logits(&model, &TEXT));

@@ -3,12 +3,12 @@
 //! The weights before the first merge are kept (matrices are shared, so that only changed ones take memory), which makes
 //! taking out exact: nothing is subtracted.
 
-use super::TunerError;
+use super::PeftError;
 use super::adapter::Adapter;
 use super::base::BaseModel;
 use super::model::PeftModel;
 use super::switching::unique;
-use crate::tuners::error::Result;
+use crate::peft::error::Result;
 
 impl<M: BaseModel> PeftModel<M> {
     /// The merged adapters, in the order of merging.
@@ -63,7 +63,7 @@ impl<M: BaseModel> PeftModel<M> {
     }
 
     /// One matrix cannot hold two rows for a token.
-    pub(super) fn check_ties(&self, adapter: &Adapter) -> Result<()> {
+    pub(crate) fn check_ties(&self, adapter: &Adapter) -> Result<()> {
         for tie in self.base.tied_layers() {
             let (on_layer, on_source) = (adapter.rows_on(&tie.layer), adapter.rows_on(&tie.source));
             let shared = match (on_layer, on_source) {
@@ -73,7 +73,7 @@ impl<M: BaseModel> PeftModel<M> {
             };
             if !shared {
                 let (adapter, layer) = (adapter.name.clone(), tie.layer);
-                return Err(TunerError::SeparateRowsOfTied { adapter, layer, source_layer: tie.source });
+                return Err(PeftError::SeparateRowsOfTied { adapter, layer, source_layer: tie.source });
             }
         }
         Ok(())
@@ -88,7 +88,7 @@ impl<M: BaseModel> PeftModel<M> {
             }
             Ok(())
         };
-        let broken = |layer: &str, row: usize, value: f32| TunerError::MergeNotFinite {
+        let broken = |layer: &str, row: usize, value: f32| PeftError::MergeNotFinite {
             adapter: name.into(),
             layer: layer.into(),
             row,

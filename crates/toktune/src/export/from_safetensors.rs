@@ -3,8 +3,8 @@
 use super::companions::{copy, copy_companions};
 use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
 use crate::engine::runner::LinearLayer;
-use crate::tuners::PeftModel;
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::PeftModel;
+use crate::peft::error::{PeftError, Result};
 use crate::weights::WeightsError;
 use crate::weights::{
     Checkpoint, INDEX, SINGLE, TensorHeader, TensorOut, WeightType, read_metadata, write_safetensors,
@@ -168,7 +168,7 @@ pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
     }
     // what is written would be taken for numbers that are yet to be multiplied
     match changed.keys().find(|name| checkpoint.is_scaled(name)) {
-        Some(tensor) => Err(TunerError::MergeIntoScaled { tensor: tensor.clone() }),
+        Some(tensor) => Err(PeftError::MergeIntoScaled { tensor: tensor.clone() }),
         None => Ok(changed),
     }
 }

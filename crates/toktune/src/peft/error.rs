@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use toktune_engine::EngineError;
 
 /// The result of everything in this module that can fail.
-pub type Result<T, E = TunerError> = std::result::Result<T, E>;
+pub type Result<T, E = PeftError> = std::result::Result<T, E>;
 
 /// A fault of an adapter, its configuration or its files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TunerError {
+pub enum PeftError {
     /// There is no adapter of this name.
     #[error("there is no adapter '{name}'{}; there are {}", near(.nearest), listed(.adapters))]
     NoSuchAdapter {
@@ -199,7 +199,7 @@ pub enum TunerError {
         /// The file.
         path: PathBuf,
         /// What is wrong with the field.
-        source: Box<TunerError>,
+        source: Box<PeftError>,
     },
     /// A folder of the model has more in it than is copied.
     #[error(
@@ -338,7 +338,7 @@ pub enum TunerError {
     Hub(#[from] crate::hub::HubError),
 }
 
-impl From<ConfigError> for TunerError {
+impl From<ConfigError> for PeftError {
     fn from(error: ConfigError) -> Self {
         match error {
             ConfigError::Weights(error) => error.into(),
@@ -348,7 +348,7 @@ impl From<ConfigError> for TunerError {
     }
 }
 
-impl From<EngineError> for TunerError {
+impl From<EngineError> for PeftError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Weights(error) => error.into(),
@@ -357,7 +357,7 @@ impl From<EngineError> for TunerError {
     }
 }
 
-impl TunerError {
+impl PeftError {
     /// The fault, said of the file at `path` where it is about a field of a configuration; fields may also be given by hand.
     pub(crate) fn in_file(self, path: PathBuf) -> Self {
         match self {

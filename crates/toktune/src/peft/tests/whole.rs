@@ -4,8 +4,9 @@
 use super::*;
 use crate::config::CONFIG_FILE;
 use crate::config::ConfigError;
+use crate::export::{MergeOptions, merge_to_folder};
 use crate::models::testing::{HubModel, Named, load, safetensors_file};
-use crate::tuners::error::TunerError;
+use crate::peft::error::PeftError;
 use crate::weights::{Checkpoint, WeightType};
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ fn biases_and_whole_modules_are_loaded_computed_with_and_merged() {
         model.trained_adapter().map(|_| ()).expect_err("not trained"),
         model.save_pretrained(top.path(), SaveEmbeddingLayers::No).expect_err("not saved"),
     ] {
-        let expected = matches!(&error, TunerError::NotTrained { field: "modules_to_save", .. });
+        let expected = matches!(&error, PeftError::NotTrained { field: "modules_to_save", .. });
         assert!(expected, "{error}");
     }
 }
@@ -117,7 +118,7 @@ fn what_is_wrong_with_a_field_of_a_file_is_said_of_the_file() {
         let error = PeftModel::from_pretrained(base("qwen2"), folder.path()).expect_err("refused");
         let message = error.to_string();
         assert!(
-            matches!(error, TunerError::InFile { .. } | TunerError::Config(ConfigError::InFile { .. })),
+            matches!(error, PeftError::InFile { .. } | PeftError::Config(ConfigError::InFile { .. })),
             "{message}"
         );
         assert!(message.contains("adapter_config.json: ") && message.contains(expected), "{message}");

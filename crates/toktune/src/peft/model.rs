@@ -1,6 +1,6 @@
 //! A frozen model with its adapters.
 
-use super::TunerError;
+use super::PeftError;
 use super::active::{ActiveRows, Joined};
 use super::adapter::{Adapter, DEFAULT_ADAPTER};
 use super::base::BaseModel;
@@ -9,8 +9,8 @@ use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::config::{CAUSAL_LM, PeftConfig};
 use crate::models::PretrainedModel;
+use crate::peft::error::Result;
 use crate::random::Random;
-use crate::tuners::error::Result;
 use crate::weights::nearest;
 use std::io::Write;
 use std::sync::OnceLock;
@@ -129,7 +129,7 @@ impl<M: BaseModel> PeftModel<M> {
     pub(super) fn refuse_merged(&self, what: &'static str) -> Result<()> {
         match self.merged.is_empty() {
             true => Ok(()),
-            false => Err(TunerError::Merged { what, merged: self.merged.clone() }),
+            false => Err(PeftError::Merged { what, merged: self.merged.clone() }),
         }
     }
 
@@ -142,10 +142,10 @@ impl<M: BaseModel> PeftModel<M> {
             _ => None,
         };
         if let Some(problem) = problem {
-            return Err(TunerError::AdapterName { name: name.into(), problem });
+            return Err(PeftError::AdapterName { name: name.into(), problem });
         }
         if self.adapters.iter().any(|adapter| adapter.name == name) {
-            return Err(TunerError::AdapterExists { name: name.into() });
+            return Err(PeftError::AdapterExists { name: name.into() });
         }
         Ok(())
     }
@@ -179,14 +179,14 @@ impl<M: BaseModel> PeftModel<M> {
         self.adapters.iter_mut().find(|adapter| adapter.name == name).ok_or(error)
     }
 
-    fn no_such(&self, name: &str) -> crate::tuners::error::TunerError {
+    fn no_such(&self, name: &str) -> crate::peft::error::PeftError {
         let adapters = self.names();
         let nearest = nearest(name, adapters.iter().map(String::as_str)).map(str::to_owned);
-        TunerError::NoSuchAdapter { name: name.into(), nearest, adapters }
+        PeftError::NoSuchAdapter { name: name.into(), nearest, adapters }
     }
 
     /// The active adapters.
-    pub(super) fn acting(&self) -> impl Iterator<Item = &Adapter> + Clone {
+    pub(crate) fn acting(&self) -> impl Iterator<Item = &Adapter> + Clone {
         self.active.iter().filter_map(|name| self.adapters.iter().find(|adapter| adapter.name == *name))
     }
 
@@ -259,11 +259,11 @@ impl<M: BaseModel> PeftModel<M> {
                 let adapter = self.adapter(name)?;
                 match adapter.config.not_trained() {
                     None => Ok(adapter),
-                    Some((field, found)) => Err(TunerError::NotTrained { field, found }),
+                    Some((field, found)) => Err(PeftError::NotTrained { field, found }),
                 }
             }
-            [] => Err(TunerError::NoneActive { adapters: self.names() }),
-            several => Err(TunerError::SeveralActive { adapters: several.to_vec() }),
+            [] => Err(PeftError::NoneActive { adapters: self.names() }),
+            several => Err(PeftError::SeveralActive { adapters: several.to_vec() }),
         }
     }
 

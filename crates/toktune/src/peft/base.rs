@@ -1,11 +1,11 @@
 //! What an adapter is put over: any model with named layers.
 
-use super::TunerError;
+use super::PeftError;
 use super::lora::LoraLayer;
 use crate::config::CAUSAL_LM;
 use crate::engine::backend::StoredAs;
 use crate::models::{ModelKind, PretrainedModel, ReplaceError, TokenMatrix, TrainedRows};
-use crate::tuners::error::Result;
+use crate::peft::error::Result;
 use crate::weights::FrozenMatrix;
 use crate::weights::nearest;
 use std::fmt::Debug;
@@ -141,7 +141,7 @@ pub trait BaseModel {
             None => Ok(()),
             Some((name, _)) => {
                 let problem = "which this kind of base does not take";
-                Err(TunerError::WholeModule { field, tensor: name.clone(), problem })
+                Err(PeftError::WholeModule { field, tensor: name.clone(), problem })
             }
         }
     }
@@ -180,9 +180,9 @@ pub(super) fn find<'a>(layers: &'a [NamedLayer], name: &str) -> Result<&'a Named
 }
 
 /// The error of a layer that a base does not have, with the nearest name it has.
-pub fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::tuners::error::TunerError {
+pub fn no_such_layer(layers: &[NamedLayer], name: &str) -> crate::peft::error::PeftError {
     let nearest = nearest(name, layers.iter().map(|layer| layer.name.as_str())).map(str::to_owned);
-    TunerError::NoSuchLayer { layer: name.into(), nearest }
+    PeftError::NoSuchLayer { layer: name.into(), nearest }
 }
 
 /// A weight of a [`PretrainedModel`] as it was before a merge. Unmerged weights are shared, not copied.
@@ -273,7 +273,7 @@ impl BaseModel for PretrainedModel {
         let width = find(&layers, layer)?.cols;
         if weight.cols() != width {
             let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), width]);
-            return Err(TunerError::Shape { key: weight.name().into(), found, expected });
+            return Err(PeftError::Shape { key: weight.name().into(), found, expected });
         }
         let holder = holder(self, layer);
         let matrix = self.token_matrix_named(&holder).map(|matrix| matrix.with_frozen(weight));
@@ -308,7 +308,7 @@ impl BaseModel for PretrainedModel {
 
     fn replace_tensors(&mut self, field: &'static str, tensors: &[(String, Vec<f32>)]) -> Result<()> {
         PretrainedModel::replace_tensors(self, tensors).map_err(|error| match error {
-            ReplaceError::Name(tensor, problem) => TunerError::WholeModule { field, tensor, problem },
+            ReplaceError::Name(tensor, problem) => PeftError::WholeModule { field, tensor, problem },
             ReplaceError::Other(error) => error.into(),
         })
     }

@@ -1,12 +1,12 @@
 //! Opening an adapter with the base that its configuration names.
 
-use super::TunerError;
+use super::PeftError;
 use super::model::PeftModel;
 use crate::config::{CONFIG_FILE, PeftConfig};
 use crate::models::AutoModel;
 use crate::models::Device;
+use crate::peft::error::Result;
 use crate::text::{AutoTokenizer, TextError};
-use crate::tuners::error::Result;
 use std::path::{Path, PathBuf};
 
 /// Opens an adapter and its base, as PEFT's classes of this name do.
@@ -46,7 +46,7 @@ fn base_of(folder: &Path) -> Result<PathBuf> {
     let config = PeftConfig::from_pretrained(folder)?;
     let path = folder.join(CONFIG_FILE);
     match config.common().base_model_name_or_path.as_deref() {
-        None | Some("") => Err(TunerError::NoBase { path }),
+        None | Some("") => Err(PeftError::NoBase { path }),
         Some(base) if Path::new(base).exists() => Ok(PathBuf::from(base)),
         Some(base) => {
             if let Some(revision) =
@@ -64,12 +64,12 @@ fn base_of(folder: &Path) -> Result<PathBuf> {
 #[cfg(feature = "hub")]
 fn from_hub(base: &str, path: PathBuf) -> Result<PathBuf> {
     if !crate::hub::is_id(base) {
-        return Err(TunerError::BaseNotFound { path, base: base.into(), hub: true });
+        return Err(PeftError::BaseNotFound { path, base: base.into(), hub: true });
     }
     Ok(crate::hub::snapshot(base, &mut |_| {})?)
 }
 
 #[cfg(not(feature = "hub"))]
 fn from_hub(base: &str, path: PathBuf) -> Result<PathBuf> {
-    Err(TunerError::BaseNotFound { path, base: base.into(), hub: false }.into())
+    Err(PeftError::BaseNotFound { path, base: base.into(), hub: false }.into())
 }

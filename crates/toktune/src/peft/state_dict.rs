@@ -11,7 +11,7 @@ use super::adapter::Adapter;
 use super::base::{BaseModel, LayerKind, NamedLayer};
 use super::model::PeftModel;
 use crate::config::PeftConfig;
-use crate::tuners::error::{Result, TunerError};
+use crate::peft::error::{PeftError, Result};
 use crate::weights::FrozenMatrix;
 use std::collections::{BTreeMap, BTreeSet};
 use toktune_engine::EngineError;
@@ -202,7 +202,7 @@ pub(super) fn set_embeddings<M: BaseModel>(base: &mut M, tensors: &StateDict) ->
         let source = tied.iter().find(|t| t.layer == layer.name).map_or(&layer.name, |t| &t.source);
         if weight.cols() != layer.cols {
             let (found, expected) = (vec![weight.rows(), weight.cols()], vec![weight.rows(), layer.cols]);
-            return Err(TunerError::Shape { key: key.clone(), found, expected });
+            return Err(PeftError::Shape { key: key.clone(), found, expected });
         }
         if done.insert(source.clone()) {
             // transformers takes padding rows away when it resizes; here they stay as they are
@@ -268,7 +268,7 @@ fn check(key: &str, tensor: &FrozenMatrix, expected: [usize; 2]) -> Result<()> {
     let found = [tensor.rows(), tensor.cols()];
     if found != expected {
         let (found, expected) = (found.to_vec(), expected.to_vec());
-        return Err(TunerError::Shape { key: key.into(), found, expected });
+        return Err(PeftError::Shape { key: key.into(), found, expected });
     }
     match tensor.first_non_finite() {
         Some((row, _)) => Err(EngineError::NotFinite { what: format!("{key}: row {row}") }.into()),

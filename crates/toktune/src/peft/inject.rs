@@ -1,6 +1,6 @@
 //! Making an adapter for a model from a configuration.
 
-use super::TunerError;
+use super::PeftError;
 use super::adapter::Adapter;
 use super::base::{BaseModel, LayerKind, NamedLayer, find};
 use super::layer::TrainableTokensLayer;
@@ -9,8 +9,8 @@ use super::lora_targets::default_targets;
 use super::placement::{Placement, beside_lora, standalone};
 use crate::config::{LoraConfig, PeftConfig, TargetModules};
 use crate::models::TrainedRows;
+use crate::peft::error::Result;
 use crate::random::Random;
-use crate::tuners::error::Result;
 use crate::weights::nearest;
 use std::collections::BTreeSet;
 
@@ -97,7 +97,7 @@ fn check_numbers<'a>(shapes: impl Iterator<Item = &'a LoraShape>, r: usize, of_b
     let numbers = shapes.map(of).fold(0, u64::saturating_add);
     let most = MANY_NUMBERS.max(of_base);
     if numbers > most {
-        return Err(TunerError::TooManyNumbers { r, numbers, most });
+        return Err(PeftError::TooManyNumbers { r, numbers, most });
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn lora_targets<'a>(
         None => {
             let names = match base.model_type() {
                 Some(model_type) => {
-                    default_targets(model_type).ok_or_else(|| TunerError::NoDefaultTargets {
+                    default_targets(model_type).ok_or_else(|| PeftError::NoDefaultTargets {
                         model_type: model_type.into(),
                         layers: endings().into_iter().collect(),
                     })?
@@ -134,17 +134,17 @@ fn lora_targets<'a>(
     let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
     let fixed = base.fixed_linears();
     if let Some(layer) = config.adapted(&target, &fixed)?.first() {
-        return Err(TunerError::LoraOutsideBlocks { layer: layer.to_string() });
+        return Err(PeftError::LoraOutsideBlocks { layer: layer.to_string() });
     }
     let found = config.adapted(&target, &names)?;
     if let Some(layer) = layers.iter().find(|l| l.has_token_rows() && found.contains(&l.name.as_str())) {
-        return Err(TunerError::LoraOnTokenMatrix { layer: layer.name.clone() });
+        return Err(PeftError::LoraOnTokenMatrix { layer: layer.name.clone() });
     }
     if found.is_empty() {
         let (endings, target) = (endings(), target.to_string());
         let nearest = nearest(&target, endings.iter().map(String::as_str)).map(str::to_owned);
         let layers = endings.into_iter().collect();
-        return Err(TunerError::NoLinear { target, nearest, layers });
+        return Err(PeftError::NoLinear { target, nearest, layers });
     }
     let chosen: Vec<&NamedLayer> =
         layers.iter().filter(|layer| found.contains(&layer.name.as_str())).collect();
@@ -172,7 +172,7 @@ mod tests {
         assert!(check(256, 100, 0).is_ok() && check(4096, 100, 1 << 33).is_ok());
         for (r, layers, of_base) in [(65_536, 1, 0), (4096, 100, 1 << 30), (usize::MAX, 3, u64::MAX - 1)] {
             let error = check(r, layers, of_base).expect_err("too many");
-            assert!(matches!(error, TunerError::TooManyNumbers { .. }), "{error}");
+            assert!(matches!(error, PeftError::TooManyNumbers { .. }), "{error}");
         }
     }
 }
