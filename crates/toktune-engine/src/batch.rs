@@ -67,7 +67,7 @@ impl RaggedBatch {
         self.ids.len() + self.encoder.as_ref().map_or(0, |encoder| encoder.ids.len())
     }
 
-    /// The number of rows that predict something: the loss is the mean over them.
+    /// The number of rows that predict something. A loss is divided by the sum of their weights.
     pub fn label_tokens(&self) -> usize {
         self.targets.iter().flatten().count()
     }

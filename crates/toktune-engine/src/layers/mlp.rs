@@ -344,7 +344,11 @@ impl<B: Backend> KeptMlp<B> {
 }
 
 /// Floats of inner rows in one piece, at most: what a piece has in flight is a few times as much.
+#[cfg(not(test))]
 const PIECE_FLOATS: usize = 4 << 20;
+/// A few rows of the committed models.
+#[cfg(test)]
+const PIECE_FLOATS: usize = 512;
 
 /// The most rows of so wide an inner width that pass through together, where the backend does not take the weights together.
 pub fn piece_rows(inner: usize) -> usize {
@@ -355,4 +359,73 @@ pub fn piece_rows(inner: usize) -> usize {
 fn pieces(rows: usize, inner: usize) -> Vec<Range<usize>> {
     let count = rows.div_ceil(piece_rows(inner)).max(1);
     (0..count).map(|i| rows * i / count..rows * (i + 1) / count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::RaggedBatch;
+    use crate::models::testing::{fixture, load};
+    use crate::models::{ModelKind, PretrainedModel};
+    use crate::runner::{StepOptions, Wanted};
+    use crate::trained::{LowRank, Trained};
+
+    #[test]
+    fn pieces_are_of_nearly_one_size_and_hold_every_row_once() {
+        for (rows, inner, sizes) in
+            [(0, 56, vec![0]), (9, 56, vec![9]), (10, 56, vec![5, 5]), (20, 56, vec![6, 7, 7])]
+        {
+            let pieces = pieces(rows, inner);
+            assert_eq!(pieces.iter().map(Range::len).collect::<Vec<_>>(), sizes);
+            assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start));
+        }
+    }
+
+    /// The loss of some sequences, and the gradients of all updates, end to end.
+    fn step(model: &PretrainedModel, sequences: &[Vec<u32>], kept_bytes: u64) -> (f64, Vec<f32>) {
+        let linears = model.runner().linears();
+        let numbers = |count: usize, by: f32| {
+            (0..count).map(|i| 0.1 * (by * i as f32 + 1.0).sin()).collect::<Vec<f32>>()
+        };
+        let values: Vec<[Vec<f32>; 2]> =
+            linears.iter().map(|of| [numbers(2 * of.inputs, 0.7), numbers(2 * of.outputs, 1.3)]).collect();
+        let update = |(of, [a, b]): (&crate::runner::LinearLayer<'_>, &[Vec<f32>; 2])| {
+            (of.module.to_owned(), a.clone(), b.clone())
+        };
+        let owned: Vec<_> = linears.iter().zip(&values).map(update).collect();
+        let updates =
+            owned.iter().map(|(module, a, b)| LowRank { module, r: 2, a, b, scaling: 1.0, dropout: 0.0 });
+        let trained = Trained { updates: updates.collect(), ..Trained::default() };
+        let mut batch = RaggedBatch::new(ModelKind::Causal);
+        for ids in sequences {
+            batch.push(ids.iter().copied(), ids.iter().skip(1).map(|id| Some(*id)), &[]);
+        }
+        let options = StepOptions::new(kept_bytes, None);
+        let output = model.step(&batch, &trained, Wanted::Gradients, options).expect("a step");
+        (output.losses.sum(), output.gradients.concat())
+    }
+
+    #[test]
+    fn rows_in_pieces_give_what_they_give_in_one() {
+        // gated, in one matrix, and plain
+        for name in ["llama_untied", "phi3", "opt_125m"] {
+            let model = load(&fixture(name));
+            let most = piece_rows(model.intermediate_size());
+            let sequences: Vec<Vec<u32>> =
+                (0..4).map(|s| (0..most as u32).map(|at| 5 + (7 * at + 11 * s) % 40).collect()).collect();
+            for kept in [0, u64::MAX] {
+                let (loss, gradients) = step(&model, &sequences, kept);
+                let mut sum = (0.0, vec![0.0; gradients.len()]);
+                for one in &sequences {
+                    let (loss, gradients) = step(&model, std::slice::from_ref(one), kept);
+                    sum.0 += loss;
+                    sum.1.iter_mut().zip(&gradients).for_each(|(sum, x)| *sum += x);
+                }
+                let largest = gradients.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let off = gradients.iter().zip(&sum.1).fold(0f32, |most, (x, y)| most.max((x - y).abs()));
+                assert!((loss - sum.0).abs() <= 1e-5 * loss.abs(), "{name}: {loss} and {}", sum.0);
+                assert!(largest > 0.0 && off <= 1e-5 * largest, "{name}: {off:e} off, {largest:e} at most");
+            }
+        }
+    }
 }
