@@ -3,7 +3,7 @@
 //! Both operands are packed into blocks that are one AMX tile each, 1 KiB, one after the other along the depth:
 //!
 //! ```text
-//! left   [m / 16][k / 32][16 rows][32]                  a row of a block is a row of the operand
+//! left   [m / 16][k / 32 | 1][16 rows][32]              a row of a block is a row of the operand
 //! right  [n / 16][k / 32][16 pairs of depth][16][2]     what VDPBF16PS and TDPBF16PS take as their second operand
 //! ```
 //!
@@ -14,6 +14,9 @@
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+mod pack;
+
+pub(crate) use pack::{Rows, pack_left, pack_right, pack_right_transposed};
 
 use crate::Isa;
 use crate::isa::{Level, multiversion};
@@ -115,9 +118,20 @@ pub(crate) unsafe fn stream(of: &Streamed<'_>) {
     unreachable!("no AVX512-BF16 for {} rows on this architecture", of.m);
 }
 
-/// Numbers that `rows` rows or columns of `depth` take when packed.
-pub(crate) fn packed_len(rows: usize, depth: usize) -> usize {
-    rows.next_multiple_of(2 * SIDE) * depth.next_multiple_of(DEPTH)
+/// Numbers that a right operand of `cols` columns of `depth` takes when packed.
+pub(crate) fn packed_len(cols: usize, depth: usize) -> usize {
+    cols.next_multiple_of(2 * SIDE) * depth.next_multiple_of(DEPTH)
+}
+
+/// Numbers from one block of rows of a packed left operand of `depth` to the next: an odd number of blocks, so that the same
+/// depth of many rows does not fall into a few sets of the caches.
+pub(crate) fn left_stride(depth: usize) -> usize {
+    (depth.div_ceil(DEPTH) | 1) * BLOCK
+}
+
+/// Numbers that a left operand of `rows` takes when packed.
+pub(crate) fn left_len(rows: usize, depth: usize) -> usize {
+    rows.div_ceil(2 * SIDE) * 2 * left_stride(depth)
 }
 
 /// `x` rounded to bf16, to nearest even; NaN stays NaN.
@@ -145,73 +159,6 @@ multiversion! {
             *to = round(*x);
         }
         rest.fill(0);
-    }
-}
-
-multiversion! {
-    /// Packs a block of at most [`SIDE`] rows of a left operand, `rows [height, k]`; `out` holds the whole block.
-    pub(crate) fn pack_left(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
-        let (height, blocks) = (rows.len() / k.max(1), k.div_ceil(DEPTH));
-        for (i, row) in rows.chunks_exact(k.max(1)).enumerate() {
-            for (block, x) in row.chunks(DEPTH).enumerate() {
-                let to = &mut out[block * BLOCK + i * DEPTH..][..DEPTH];
-                for (to, x) in to.iter_mut().zip(x) {
-                    *to = round(*x);
-                }
-                to[x.len()..].fill(0);
-            }
-        }
-        for block in 0..blocks {
-            out[block * BLOCK + height * DEPTH..(block + 1) * BLOCK].fill(0);
-        }
-    }
-}
-
-multiversion! {
-    /// Packs a block of at most [`SIDE`] columns of a right operand, given as the rows of its transpose,
-    /// `rows [width, k]`.
-    pub(crate) fn pack_right_transposed(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
-        let width = rows.len() / k.max(1);
-        out.fill(0);
-        for (j, row) in rows.chunks_exact(k.max(1)).enumerate().take(width) {
-            for (block, x) in row.chunks(DEPTH).enumerate() {
-                let to = &mut out[block * BLOCK..][..BLOCK];
-                for (l, x) in x.iter().enumerate() {
-                    to[l / 2 * (2 * SIDE) + 2 * j + l % 2] = round(*x);
-                }
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// Packs some depth of a right operand, `rows [depth, n]`, that begins at depth `at` (a multiple of [`DEPTH`]) of
-    /// `k`; `out` is the whole packed operand.
-    pub(crate) fn pack_right(isa: Isa, rows: &[f32], n: usize, at: usize, k: usize, out: &mut [u16]) {
-        let blocks = k.div_ceil(DEPTH);
-        for (block, rows) in rows.chunks(DEPTH * n).enumerate() {
-            for first in (0..n.next_multiple_of(2 * SIDE)).step_by(SIDE) {
-                let start = (first / SIDE * blocks + at / DEPTH + block) * BLOCK;
-                let (to, width) = (&mut out[start..][..BLOCK], SIDE.min(n.saturating_sub(first)));
-                if width < SIDE || rows.len() < DEPTH * n {
-                    to.fill(0);
-                }
-                if width == 0 {
-                    continue;
-                }
-                for (pair, to) in rows.chunks(2 * n).zip(to.chunks_exact_mut(2 * SIDE)) {
-                    let (even, odd) = pair.split_at(n);
-                    for (to, x) in to.chunks_exact_mut(2).zip(&even[first..][..width]) {
-                        to[0] = round(*x);
-                    }
-                    if !odd.is_empty() {
-                        for (to, x) in to.chunks_exact_mut(2).zip(&odd[first..][..width]) {
-                            to[1] = round(*x);
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -245,8 +192,17 @@ mod tests {
             .collect()
     }
 
-    const SIZES: [(usize, usize, usize); 7] =
-        [(1, 1, 1), (5, 3, 31), (16, 16, 32), (17, 33, 33), (32, 32, 64), (40, 70, 100), (65, 48, 130)];
+    const SIZES: [(usize, usize, usize); 9] = [
+        (1, 1, 1),
+        (5, 3, 31),
+        (16, 16, 32),
+        (17, 33, 33),
+        (32, 32, 64),
+        (40, 70, 100),
+        (65, 48, 130),
+        (9, 96, 40),
+        (7, 112, 33),
+    ];
 
     #[test]
     fn packed_products_match_the_f64_product_of_the_rounded_operands() {
@@ -260,15 +216,9 @@ mod tests {
                 }
                 let mut right = vec![u16::MAX; packed_len(n, k)];
                 for (j, out) in right.chunks_exact_mut(block).enumerate() {
-                    let rows = &b[(j * SIDE * k).min(n * k)..((j + 1) * SIDE * k).min(n * k)];
-                    pack_right_transposed(isa, rows, k, out);
+                    let data = &b[(j * SIDE * k).min(n * k)..((j + 1) * SIDE * k).min(n * k)];
+                    pack_right_transposed(isa, Rows::Floats { data, width: k }, out);
                 }
-                let turned: Vec<f32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
-                let mut other = vec![u16::MAX; right.len()];
-                let half = k.div_ceil(DEPTH) / 2 * DEPTH; // in two parts
-                pack_right(isa, &turned[..half.min(k) * n], n, 0, k, &mut other);
-                pack_right(isa, &turned[half.min(k) * n..], n, half, k, &mut other);
-                assert!(right == other, "{isa} {m}x{n}x{k}: both ways of packing agree");
 
                 let mut out = vec![0.5f32; m * n];
                 let blocks = k.div_ceil(DEPTH);

@@ -226,6 +226,10 @@ impl Matrix for Panel<'_> {
         let first = self.entries.start;
         self.head.table.decode(isa, first + rows.start..first + rows.end, cols, panel);
     }
+
+    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
+        self.head.table.bf16_row(self.entries.start + row)
+    }
 }
 
 /// One pass over the vocabulary for some rows.

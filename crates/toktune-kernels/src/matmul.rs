@@ -8,6 +8,7 @@ mod few_rows;
 pub use few_rows::{FEW_ROWS, stream};
 
 use crate::Isa;
+use crate::bf16::Rows;
 use crate::product::{Left, Precision, Product};
 use crate::shared::{SharedMatrix, aligned_pieces, with_scratch};
 use crate::weight::Matrix;
@@ -27,9 +28,13 @@ const TASKS_PER_THREAD: usize = 2;
 /// Rows of the activations in bf16 start at blocks of two tiles.
 const ROW_UNIT: usize = 32;
 
-/// Columns of the result in one task. Enough to share the reading of the rows, few enough for the packed panel to stay
-/// in the second-level cache.
+/// Columns of the result in one task of `X Wᵀ`. Enough to share the reading of the rows, few enough for the packed panel to
+/// stay in the second-level cache.
 const TILE_COLS: usize = 96;
+
+/// Columns of the result in one task of `dY W`, whose panel is as many columns of many rows of `W`: the wider, the longer the
+/// runs of memory that it is read in.
+const WIDE_COLS: usize = 384;
 
 /// Rows of `W` that are decoded at a time before they are packed: they stay in the first-level cache.
 const DECODED_ROWS: usize = 32;
@@ -77,12 +82,21 @@ fn height((x, k): (usize, usize), (y, n): (usize, usize)) -> usize {
 /// The rectangles of an `[m, n]` result that are computed together. How the rows are cut depends on the number of threads,
 /// and no sum does: each is one row's alone.
 pub(crate) fn tasks(m: usize, n: usize, unit: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let columns = aligned_pieces(n, TILE_COLS, unit);
+    tasks_of(m, n, unit, TILE_COLS)
+}
+
+/// [`tasks`] of up to `widest` columns, fewer where that leaves threads without work, down to [`TILE_COLS`].
+fn tasks_of(m: usize, n: usize, unit: usize, widest: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
-    let mut tile = TILE_ROWS;
-    while tile > LEAST_ROWS && m.div_ceil(tile) * columns.len() < wanted {
+    let (mut width, mut tile) = (widest, TILE_ROWS);
+    let count = |width: usize, tile: usize| m.div_ceil(tile) * aligned_pieces(n, width, unit).len();
+    while width > TILE_COLS && count(width, tile) < wanted {
+        width /= 2;
+    }
+    while tile > LEAST_ROWS && count(width, tile) < wanted {
         tile /= 2;
     }
+    let columns = aligned_pieces(n, width, unit);
     aligned_pieces(m, tile, ROW_UNIT)
         .into_iter()
         .flat_map(|rows| columns.iter().map(move |cols| (rows.clone(), cols.clone())))
@@ -114,14 +128,10 @@ pub(crate) unsafe fn outputs(
             with_scratch(group * depth.len(), |decoded| {
                 for start in (0..n).step_by(group) {
                     let height = group.min(n - start);
-                    let decoded = &mut decoded[..height * depth.len()];
-                    w.decode(
-                        product.isa(),
-                        cols.start + start..cols.start + start + height,
-                        depth.clone(),
-                        decoded,
-                    );
-                    product.pack_transposed(decoded, depth.len(), start, right);
+                    let rows = cols.start + start..cols.start + start + height;
+                    with_rows(product, w, (rows, depth.clone()), decoded, |rows| {
+                        product.pack_transposed(rows, start, right);
+                    });
                 }
             });
             let add = add || depth.start > 0;
@@ -129,6 +139,47 @@ pub(crate) unsafe fn outputs(
             unsafe { product.multiply(left, (rows.clone(), depth), (right, n), (out, out_row), add) };
         });
     }
+}
+
+/// Calls `pack` with at most [`DECODED_ROWS`] rows of `w`, some columns of them: as they are stored where that is bf16 and the
+/// product takes it, else decoded into the buffer.
+fn with_rows(
+    product: &Product,
+    w: &impl Matrix,
+    (rows, cols): (Range<usize>, Range<usize>),
+    decoded: &mut [f32],
+    pack: impl FnOnce(Rows<'_>),
+) {
+    if product.packs_stored_bf16() {
+        let mut stored: [&[u8]; DECODED_ROWS] = [&[]; DECODED_ROWS];
+        let all = rows.clone().zip(&mut stored).all(|(row, stored)| {
+            w.bf16_row(row).map(|bytes| *stored = &bytes[2 * cols.start..2 * cols.end]).is_some()
+        });
+        if all {
+            return pack(Rows::Stored(&stored[..rows.len()]));
+        }
+    }
+    let (width, decoded) = (cols.len(), &mut decoded[..rows.len() * cols.len()]);
+    w.decode(product.isa(), rows, cols, decoded);
+    pack(Rows::Floats { data: decoded, width });
+}
+
+/// Asks the memory for some columns of rows of `w` that are packed next: each is a run of its own, which the hardware does
+/// not foresee.
+fn prefetch(product: &Product, w: &impl Matrix, rows: Range<usize>, cols: &Range<usize>) {
+    if !product.packs_stored_bf16() {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    for bytes in rows.filter_map(|row| w.bf16_row(row)) {
+        for line in bytes[2 * cols.start..2 * cols.end].chunks(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: every x86-64 has the instruction, and it changes nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (w, rows, cols);
 }
 
 /// `dx[m, k] = dy[m, n] w[n, k]`.
@@ -150,13 +201,15 @@ pub fn backward(isa: Isa, dy: &[f32], w: &impl Matrix, precision: Precision, wri
         let dx = SharedMatrix::new(dx, m, k);
         // panels begin at whole blocks of a quantised weight
         let unit = if w.column_unit() > 1 { w.column_unit().max(32) } else { product.cols_unit() };
-        tasks(m, k, unit).into_par_iter().for_each(|(rows, cols)| {
-            // SAFETY: the tasks are disjoint rectangles of `dx`, each written by the one thread that has this task.
-            unsafe {
-                let out = dx.rectangle(rows.start, cols.start, rows.len(), cols.len());
-                inputs(&product, left, rows, w, cols, (out, dx.stride()), write == Write::Add);
-            }
-        });
+        tasks_of(m, k, unit, if product.packs_stored_bf16() { WIDE_COLS } else { TILE_COLS })
+            .into_par_iter()
+            .for_each(|(rows, cols)| {
+                // SAFETY: the tasks are disjoint rectangles of `dx`, each written by the one thread that has this task.
+                unsafe {
+                    let out = dx.rectangle(rows.start, cols.start, rows.len(), cols.len());
+                    inputs(&product, left, rows, w, cols, (out, dx.stride()), write == Write::Add);
+                }
+            });
     });
 }
 
@@ -174,15 +227,16 @@ unsafe fn inputs(
     add: bool,
 ) {
     let width = cols.len();
-    for depth in aligned_pieces(w.rows(), product.depth(), product.depth_unit()) {
+    for depth in aligned_pieces(w.rows(), product.depth_of_wide(), product.depth_unit()) {
         with_scratch(product.right_len(width, depth.len()), |right| {
             with_scratch(DECODED_ROWS * width, |decoded| {
                 for start in (0..depth.len()).step_by(DECODED_ROWS) {
                     let height = DECODED_ROWS.min(depth.len() - start);
-                    let decoded = &mut decoded[..height * width];
                     let outputs = depth.start + start..depth.start + start + height;
-                    w.decode(product.isa(), outputs, cols.clone(), decoded);
-                    product.pack_rows(decoded, width, start, depth.len(), right);
+                    prefetch(product, w, outputs.end..(outputs.end + DECODED_ROWS).min(w.rows()), &cols);
+                    with_rows(product, w, (outputs, cols.clone()), decoded, |rows| {
+                        product.pack_rows(rows, start, depth.len(), right);
+                    });
                 }
             });
             let add = add || depth.start > 0;

@@ -5,7 +5,7 @@
 //! it, the operands are rounded to bf16 and multiplied in `f32`, which gives the same numbers to rounding of the sums.
 
 use crate::Isa;
-use crate::bf16;
+use crate::bf16::{self, Rows};
 use crate::pack;
 use crate::shared::with_scratch;
 use crate::tile;
@@ -51,9 +51,21 @@ impl Product {
         self.isa
     }
 
-    /// The most depth that a block should have: a panel of the right operand then fits the first-level cache.
+    /// The most depth that a block of `X Wᵀ` should have. In `f32` a panel of the right operand then fits the first-level cache.
+    /// With AVX512-BF16 it need not: a step reads 192 bytes of it and computes for 24 cycles, which the second level
+    /// keeps up with, and the fewer the blocks, the less often sums are written and read again. AMX computes for less time, so
+    /// there the panel (32 KiB) fits.
     pub(crate) fn depth(&self) -> usize {
-        if self.engine.is_some() { 1024 } else { 320 }
+        match self.engine {
+            Some(bf16::Engine::Avx512) => 1024,
+            Some(bf16::Engine::Amx) => 512,
+            None => 320,
+        }
+    }
+
+    /// The same of `dY W`, whose panels are wider (`matmul::WIDE_COLS`).
+    pub(crate) fn depth_of_wide(&self) -> usize {
+        if self.engine.is_some() { 512 } else { self.depth() }
     }
 
     /// Where depth is cut: at whole blocks in bf16, at whole vectors of packing in `f32`.
@@ -86,8 +98,8 @@ impl Product {
                 work(Left::Floats(View::rows(rounded, k)))
             }),
             (Precision::Bf16, Some(_)) => {
-                let (m, stride) = (x.len() / k.max(1), k.next_multiple_of(bf16::DEPTH) * bf16::SIDE);
-                with_scratch(bf16::packed_len(m, k) / 2, |packed| {
+                let (m, stride) = (x.len() / k.max(1), bf16::left_stride(k));
+                with_scratch(bf16::left_len(m, k) / 2, |packed| {
                     let packed = bf16::as_bf16(packed);
                     packed.par_chunks_mut(stride.max(1)).enumerate().for_each(|(block, out)| {
                         let rows = block * bf16::SIDE * k..((block + 1) * bf16::SIDE * k).min(m * k);
@@ -100,40 +112,54 @@ impl Product {
         }
     }
 
+    /// Whether right operands are packed from rows of bf16 as they are stored.
+    pub(crate) fn packs_stored_bf16(&self) -> bool {
+        self.engine.is_some()
+    }
+
     /// Packs columns `at ..` (a multiple of [`Self::cols_unit`]) of a right operand `[k, n]` from the rows of its
-    /// transpose, `rows [width, k]` without gaps; `width` is a multiple of the unit or reaches the last column.
-    pub(crate) fn pack_transposed(&self, rows: &[f32], k: usize, at: usize, out: &mut [f32]) {
-        let width = rows.len() / k.max(1);
+    /// transpose, `rows [width, k]`; `width` is a multiple of the unit or reaches the last column.
+    ///
+    /// Panics on stored rows unless [`Self::packs_stored_bf16`].
+    pub(crate) fn pack_transposed(&self, rows: Rows<'_>, at: usize, out: &mut [f32]) {
+        let (width, k) = (rows.count(), rows.width());
         if self.engine.is_some() {
             let stride = k.next_multiple_of(bf16::DEPTH) * bf16::SIDE;
             let blocks = width.next_multiple_of(2 * bf16::SIDE) / bf16::SIDE;
             let out = &mut bf16::as_bf16(out)[at / bf16::SIDE * stride..];
             for (block, out) in out.chunks_exact_mut(stride.max(1)).enumerate().take(blocks) {
-                let first = (block * bf16::SIDE).min(width);
-                let last = (first + bf16::SIDE).min(width);
-                bf16::pack_right_transposed(self.isa, &rows[first * k..last * k], k, out);
+                let part = (block * bf16::SIDE).min(width)..((block + 1) * bf16::SIDE).min(width);
+                if part.is_empty() {
+                    out.fill(0);
+                } else {
+                    bf16::pack_right_transposed(self.isa, rows.part(part), out);
+                }
             }
             return;
         }
+        let Rows::Floats { data, .. } = rows else { panic!("stored bf16 for an f32 product") };
         let cols = tile::panel_cols(self.isa);
         let out = &mut out[at * k..][..pack::packed_len(width, k, cols)];
-        pack::pack_transposed(self.isa, rows, k, (width, k), cols, out);
+        pack::pack_transposed(self.isa, data, k, (width, k), cols, out);
         if self.precision == Precision::Bf16 {
             bf16::round_all(self.isa, out);
         }
     }
 
     /// Packs depth `at ..` (a multiple of [`Self::depth_unit`]) of a right operand `[k, n]` from its rows
-    /// `[depth, n]` without gaps.
-    pub(crate) fn pack_rows(&self, rows: &[f32], n: usize, at: usize, k: usize, out: &mut [f32]) {
+    /// `[depth, n]`.
+    ///
+    /// Panics on stored rows unless [`Self::packs_stored_bf16`].
+    pub(crate) fn pack_rows(&self, rows: Rows<'_>, at: usize, k: usize, out: &mut [f32]) {
         if self.engine.is_some() {
-            return bf16::pack_right(self.isa, rows, n, at, k, bf16::as_bf16(out));
+            return bf16::pack_right(self.isa, rows, at, k, bf16::as_bf16(out));
         }
-        let cols = tile::panel_cols(self.isa);
-        pack::pack_rows(rows, n, at..at + rows.len() / n.max(1), (k, n), cols, out);
+        let Rows::Floats { data, width: n } = rows else { panic!("stored bf16 for an f32 product") };
+        let (cols, height) = (tile::panel_cols(self.isa), rows.count());
+        pack::pack_rows(data, n, at..at + height, (k, n), cols, out);
         if self.precision == Precision::Bf16 {
             for panel in out[..pack::packed_len(n, k, cols)].chunks_exact_mut(cols * k) {
-                bf16::round_all(self.isa, &mut panel[at * cols..][..rows.len() / n.max(1) * cols]);
+                bf16::round_all(self.isa, &mut panel[at * cols..][..height * cols]);
             }
         }
     }

@@ -63,6 +63,9 @@ pub const GROUPS: [Group; 6] = [
     ("rms_norm", norms),
 ];
 
+/// Groups that do not depend on a model.
+pub const SHAPES: [(&str, fn(Isa) -> Vec<Case>); 1] = [("products by rows and shape, bf16 weights", shapes)];
+
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 fn case(name: String, work: Work, run: impl FnMut() + 'static) -> Case {
@@ -110,6 +113,29 @@ impl Stored {
     fn weight(&self) -> Weight<'_> {
         Weight::new(self.dtype, &self.data, self.rows, self.cols, RowOrder::Plain).expect("a valid weight")
     }
+}
+
+/// Both products with weights of a small model and of a wide one, from few rows to many.
+fn shapes(isa: Isa) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (n, k) in [(1536, 576), (576, 1536), (9216, 2304), (2304, 9216)] {
+        let weight = Stored::new(WeightType::BF16, n, k);
+        for rows in [64, 256, 1600] {
+            for precision in PRECISIONS {
+                let name = |pass| format!("{rows} rows, [{n}, {k}], {precision:?}, {pass}");
+                let work = Work::Operations(2.0 * (rows * n * k) as f64, precision);
+                let (w, x, mut y) = (weight.clone(), floats(rows * k), vec![0.0; rows * n]);
+                cases.push(case(name("forward"), work, move || {
+                    matmul::forward(isa, &x, &w.weight(), precision, Write::Over, &mut y);
+                }));
+                let (w, dy, mut dx) = (weight.clone(), floats(rows * n), vec![0.0; rows * k]);
+                cases.push(case(name("backward"), work, move || {
+                    matmul::backward(isa, &dy, &w.weight(), precision, Write::Over, &mut dx);
+                }));
+            }
+        }
+    }
+    cases
 }
 
 fn products(isa: Isa, of: &Model) -> Vec<Case> {

@@ -57,12 +57,16 @@ fn main() {
         std::process::exit(2);
     });
     measure::print_machine(isa, asked.rounds);
+    let time = |title: &str, mut cases: Vec<Case>| {
+        cases.retain(|case| asked.wants(title, case));
+        measure::print_table(isa, title, &mut cases, asked.rounds);
+    };
+    for (title, build) in cases::SHAPES {
+        time(title, build(isa));
+    }
     for model in cases::MODELS {
         for (title, build) in cases::GROUPS {
-            let title = format!("{}: {title}", model.name);
-            let mut cases = build(isa, &model);
-            cases.retain(|case| asked.wants(&title, case));
-            measure::print_table(isa, &title, &mut cases, asked.rounds);
+            time(&format!("{}: {title}", model.name), build(isa, &model));
         }
     }
 }

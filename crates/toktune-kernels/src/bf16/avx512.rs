@@ -1,4 +1,4 @@
-//! AVX512-BF16: 8 rows by 32 columns, each step multiplies a pair of depth.
+//! AVX512-BF16: 8 rows by up to 48 columns, each step multiplies a pair of depth.
 
 use super::{BLOCK, DEPTH, Operands, SIDE, Streamed};
 use std::arch::x86_64::*;
@@ -6,48 +6,80 @@ use std::arch::x86_64::*;
 /// Rows of a tile: half a block.
 const ROWS: usize = 8;
 
+/// Vectors of columns of a tile: 24 sums, 3 vectors of the right operand and one of the left in 32 registers.
+const VECTORS: usize = 3;
+
 /// # Safety
 /// As [`super::multiply`], on a machine with AVX-512 and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn multiply(of: &Operands) {
-    for col in (0..of.n).step_by(2 * SIDE) {
-        for row in (0..of.m).step_by(ROWS) {
-            // SAFETY: the blocks of this tile are inside the operands, padding included.
-            unsafe {
-                let left = of.left.add(row / SIDE * of.left_stride + row % SIDE * DEPTH);
-                let right = of.right.add(col / SIDE * of.right_stride);
-                let sums = tile(of.blocks, left, right, right.add(of.right_stride));
-                store(of, sums, row, col);
+    let mut col = 0;
+    while col < of.n {
+        let vectors = match (of.n - col).div_ceil(SIDE) {
+            4 => 2, // two and two are faster than three and one
+            left => left.min(VECTORS),
+        };
+        // SAFETY: the blocks of these columns are inside the operands, padding included.
+        unsafe {
+            match vectors {
+                1 => columns::<1>(of, col),
+                2 => columns::<2>(of, col),
+                _ => columns::<VECTORS>(of, col),
             }
+        }
+        col += vectors * SIDE;
+    }
+}
+
+/// All rows of `N` vectors of columns.
+///
+/// # Safety
+/// As [`multiply`]; the columns are inside the right operand.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn columns<const N: usize>(of: &Operands, col: usize) {
+    for row in (0..of.m).step_by(ROWS) {
+        // SAFETY: the blocks of this tile are inside the operands, padding included; a prefetch touches nothing.
+        unsafe {
+            let left = of.left.add(row / SIDE * of.left_stride + row % SIDE * DEPTH);
+            let right = of.right.add(col / SIDE * of.right_stride);
+            for i in 0..ROWS.min(of.m - row) {
+                let to = of.out.wrapping_add((row + i) * of.out_row + col);
+                for vector in 0..N {
+                    _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(vector * SIDE).cast());
+                }
+            }
+            let sums = tile::<N>(of.blocks, left, right, of.right_stride);
+            store(of, sums, row, col);
         }
     }
 }
 
 /// # Safety
-/// `blocks` blocks are readable at each pointer (at `left`, [`ROWS`] rows of each).
+/// `blocks` blocks are readable at `left` ([`ROWS`] rows of each) and at each of `N` places from `right` on, `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile(
+unsafe fn tile<const N: usize>(
     blocks: usize,
     left: *const u16,
-    right0: *const u16,
-    right1: *const u16,
-) -> [[__m512; 2]; ROWS] {
-    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    right: *const u16,
+    stride: usize,
+) -> [[__m512; N]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
     // SAFETY: offsets stay inside the blocks. The vectors of 32 bf16 have the bits of the integers that are loaded.
     unsafe {
         for block in 0..blocks {
             for pair in 0..DEPTH / 2 {
                 let at = block * BLOCK + pair * 2 * SIDE;
-                let load = |from: *const u16| -> __m512bh {
-                    std::mem::transmute(_mm512_loadu_si512(from.add(at).cast()))
-                };
-                let right = [load(right0), load(right1)];
+                let mut vectors = [_mm512_setzero_si512(); N];
+                for (j, vector) in vectors.iter_mut().enumerate() {
+                    *vector = _mm512_loadu_si512(right.add(j * stride + at).cast());
+                }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let from = left.add(block * BLOCK + i * DEPTH + 2 * pair).cast::<i32>();
                     let left: __m512bh = std::mem::transmute(_mm512_set1_epi32(from.read_unaligned()));
-                    for (sum, right) in sums.iter_mut().zip(&right) {
-                        *sum = _mm512_dpbf16_ps(*sum, left, *right);
+                    for (sum, right) in sums.iter_mut().zip(&vectors) {
+                        *sum = _mm512_dpbf16_ps(*sum, left, std::mem::transmute::<__m512i, __m512bh>(*right));
                     }
                 }
             }
@@ -62,7 +94,7 @@ unsafe fn tile(
 /// The entries of `out` from (`row`, `col`) on, inside the result, are writable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store(of: &Operands, sums: [[__m512; 2]; ROWS], row: usize, col: usize) {
+unsafe fn store<const N: usize>(of: &Operands, sums: [[__m512; N]; ROWS], row: usize, col: usize) {
     for (i, sums) in sums.into_iter().enumerate().take(of.m - row) {
         for (half, sum) in sums.into_iter().enumerate() {
             let first = col + half * SIDE;
