@@ -21,11 +21,11 @@ use crate::Isa;
 use crate::gemm::Right;
 use crate::math::{exp_shifted, max, scale};
 use crate::product::{Precision, Product};
-use crate::shared::{SharedMatrix, with_scratch};
+use crate::shared::{SharedMatrix, cut, with_scratch};
 use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
-use tiles::{key_tiles, masked_scores, tasks, tile_room};
+use tiles::{key_tiles, left_room, masked_scores, tasks, tile_room};
 
 /// Query rows in a tile.
 const TILE_QUERIES: usize = 64;
@@ -159,6 +159,17 @@ pub struct Inputs<'a> {
     pub past_v: &'a [f32],
     /// What is added to the scores, for every query head; of the length of the longest sequence at least.
     pub bias: Option<&'a ScoreBias>,
+    /// In which precision the products are taken: with bf16, where the instruction set multiplies it, of queries, keys and
+    /// values and, in the backward pass, of probabilities and gradients. Scores, sums and the softmax are `f32` always, and
+    /// so is everything else.
+    pub precision: Precision,
+}
+
+impl Inputs<'_> {
+    /// What multiplies tiles.
+    fn product(&self, isa: Isa) -> Product {
+        Product::new(isa, if isa.has_fast_bf16() { self.precision } else { Precision::F32 })
+    }
 }
 
 impl Shape {
@@ -239,20 +250,19 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
     let (hd, width) = (shape.head_dim, shape.q_width());
     let out = SharedMatrix::new(out, rows, width);
     let lse = SharedMatrix::new(lse, rows, shape.heads);
-    let product = Product::new(isa, Precision::F32);
-    let room = tile_room(&product, hd);
+    let product = x.product(isa);
+    let (room, left) = (tile_room(&product, hd), left_room(&product, hd));
     tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len()).into_par_iter().for_each(
         |(span, kv_head, tile)| {
             let (m, first) = (tile.len(), span.rows.start + tile.start);
             let positions = span.position() + tile.start..span.position() + tile.end;
             let group = shape.group(kv_head);
             let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
-            with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room, |scratch| {
-                let (scores, rest) = scratch.split_at_mut(m * TILE_KEYS);
-                let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
-                let (largest, rest) = rest.split_at_mut(group.len() * m);
-                let (total, rest) = rest.split_at_mut(group.len() * m);
-                let (key_room, value_room) = rest.split_at_mut(room);
+            with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room + left, |mut scratch| {
+                let scores = cut(&mut scratch, m * TILE_KEYS);
+                let sums = cut(&mut scratch, group.len() * m * hd);
+                let [largest, total] = [(); 2].map(|()| cut(&mut scratch, group.len() * m));
+                let [key_room, value_room] = [(); 2].map(|()| cut(&mut scratch, room));
                 sums.fill(0.0);
                 largest.fill(f32::NEG_INFINITY);
                 total.fill(0.0);
@@ -275,7 +285,7 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
                             &positions,
                             &tile,
                             &keys,
-                            scores,
+                            (scores, scratch),
                         );
                         let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
                         for ((row, sum), i) in rows.zip(own) {
@@ -289,7 +299,7 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
                             total[i] = total[i] * keep + exp_shifted(isa, row, new);
                             largest[i] = new;
                         }
-                        values.multiply(m, View::rows(scores, n), sums, true);
+                        values.multiply(m, View::rows(scores, n), scratch, sums, true);
                     }
                 }
                 for (at, head) in group.enumerate() {

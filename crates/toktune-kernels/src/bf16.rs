@@ -16,7 +16,7 @@ pub(crate) mod amx;
 pub(crate) mod avx512;
 mod pack;
 
-pub(crate) use pack::{Rows, pack_left, pack_right, pack_right_transposed};
+pub(crate) use pack::{pack_left, pack_left_transposed, pack_right, pack_right_transposed};
 
 use crate::Isa;
 use crate::isa::{Level, multiversion};
@@ -171,6 +171,7 @@ pub(crate) fn as_bf16(floats: &mut [f32]) -> &mut [u16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operand::{FloatRows, Rows};
     use crate::testing::{assert_close, each_isa, random};
 
     /// The product of packed operands, one number at a time.
@@ -212,12 +213,13 @@ mod tests {
                 let mut left = vec![u16::MAX; packed_len(m, k)];
                 let block = k.next_multiple_of(DEPTH) * SIDE;
                 for (i, out) in left.chunks_exact_mut(block).enumerate() {
-                    pack_left(isa, &a[(i * SIDE * k).min(m * k)..((i + 1) * SIDE * k).min(m * k)], k, out);
+                    let rows = &a[(i * SIDE * k).min(m * k)..((i + 1) * SIDE * k).min(m * k)];
+                    pack_left(isa, FloatRows::dense(rows, k), out);
                 }
                 let mut right = vec![u16::MAX; packed_len(n, k)];
                 for (j, out) in right.chunks_exact_mut(block).enumerate() {
                     let data = &b[(j * SIDE * k).min(n * k)..((j + 1) * SIDE * k).min(n * k)];
-                    pack_right_transposed(isa, Rows::Floats { data, width: k }, out);
+                    pack_right_transposed(isa, Rows::floats(data, k), out);
                 }
 
                 let mut out = vec![0.5f32; m * n];

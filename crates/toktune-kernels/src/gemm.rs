@@ -3,6 +3,7 @@
 use crate::Isa;
 use crate::isa::multiversion;
 use crate::math::{axpy, dot};
+use crate::operand::{FloatRows, Rows};
 use crate::product::{Left, Precision, Product};
 use crate::shared::{aligned_pieces, pieces, with_scratch};
 use crate::view::View;
@@ -40,11 +41,7 @@ pub(crate) fn gemm(
             let size = (cols.len(), depth.len());
             with_scratch(product.right_len(size.0, size.1), |right| {
                 let from = &b.data[depth.start * b.row_stride + cols.start * b.col_stride..];
-                if b.col_stride == 1 {
-                    product.pack_view_rows(from, b.row_stride, size, right);
-                } else {
-                    product.pack_view_transposed(from, b.col_stride, size, right);
-                }
+                pack(&product, View { data: from, ..b }, size, right);
                 let add = accumulate || depth.start > 0;
                 let to = out[cols.start..].as_mut_ptr();
                 // SAFETY: the assertions above, and `out` is borrowed exclusively.
@@ -86,12 +83,7 @@ impl<'a> Right<'a> {
             return Self { view, n, k, product, packed: None };
         }
         let room = &mut room[..product.right_len(n, k)];
-        if view.col_stride == 1 {
-            product.pack_view_rows(view.data, view.row_stride, (n, k), room);
-        } else {
-            assert_eq!(view.row_stride, 1, "one stride of the right operand is 1");
-            product.pack_view_transposed(view.data, view.col_stride, (n, k), room);
-        }
+        pack(&product, view, (n, k), room);
         Self { view, n, k, product, packed: Some(room) }
     }
 
@@ -100,17 +92,28 @@ impl<'a> Right<'a> {
         self.product.isa()
     }
 
-    /// `out [m, n] (+)= a [m, k] right`, `out` without gaps.
-    pub(crate) fn multiply(&self, m: usize, a: View<'_>, out: &mut [f32], add: bool) {
+    /// `out [m, n] (+)= a [m, k] right`, `out` without gaps; `room` is for [`Product::left_len`] floats.
+    pub(crate) fn multiply(&self, m: usize, a: View<'_>, room: &mut [f32], out: &mut [f32], add: bool) {
         assert!(m * self.n <= out.len(), "{m} rows of {}", self.n);
         match &self.packed {
             None => gemm(self.product.isa(), (m, self.n, self.k), [a, self.view], out, self.n, add),
             Some(right) => {
+                let left = self.product.left(a, (m, self.k), room);
                 let (right, out) = ((*right, self.n), (out.as_mut_ptr(), self.n));
                 // SAFETY: the assertion above, and `out` is borrowed exclusively.
-                unsafe { self.product.multiply(Left::Floats(a), (0..m, 0..self.k), right, out, add) }
+                unsafe { self.product.multiply(left, (0..m, 0..self.k), right, out, add) }
             }
         }
+    }
+}
+
+/// Packs a right operand `[k, n]`.
+fn pack(product: &Product, of: View<'_>, (n, k): (usize, usize), room: &mut [f32]) {
+    if of.col_stride == 1 {
+        product.pack_rows(Rows::Floats(FloatRows::new(of.data, of.row_stride, (k, n))), 0, k, room);
+    } else {
+        assert_eq!(of.row_stride, 1, "one stride of the right operand is 1");
+        product.pack_transposed(Rows::Floats(FloatRows::new(of.data, of.col_stride, (n, k))), 0, room);
     }
 }
 

@@ -34,6 +34,7 @@ pub mod low_rank;
 mod math;
 pub mod matmul;
 pub mod norm;
+mod operand;
 mod pack;
 mod product;
 pub mod rotary;

@@ -8,7 +8,7 @@ mod few_rows;
 pub use few_rows::{FEW_ROWS, stream};
 
 use crate::Isa;
-use crate::bf16::Rows;
+use crate::operand::Rows;
 use crate::product::{Left, Precision, Product};
 use crate::shared::{SharedMatrix, aligned_pieces, with_scratch};
 use crate::weight::Matrix;
@@ -161,7 +161,7 @@ fn with_rows(
     }
     let (width, decoded) = (cols.len(), &mut decoded[..rows.len() * cols.len()]);
     w.decode(product.isa(), rows, cols, decoded);
-    pack(Rows::Floats { data: decoded, width });
+    pack(Rows::floats(decoded, width));
 }
 
 /// Asks the memory for some columns of rows of `w` that are packed next: each is a run of its own, which the hardware does

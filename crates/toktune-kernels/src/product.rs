@@ -5,7 +5,8 @@
 //! it, the operands are rounded to bf16 and multiplied in `f32`, which gives the same numbers to rounding of the sums.
 
 use crate::Isa;
-use crate::bf16::{self, Rows};
+use crate::bf16;
+use crate::operand::{FloatRows, Rows};
 use crate::pack;
 use crate::shared::with_scratch;
 use crate::tile;
@@ -104,7 +105,7 @@ impl Product {
                     packed.par_chunks_mut(stride.max(1)).enumerate().for_each(|(block, out)| {
                         let rows = block * bf16::SIDE * k..((block + 1) * bf16::SIDE * k).min(m * k);
                         let rows = rows.start.min(m * k)..rows.end;
-                        bf16::pack_left(self.isa, &x[rows], k, out);
+                        bf16::pack_left(self.isa, FloatRows::dense(&x[rows], k), out);
                     });
                     work(Left::Packed { data: packed, stride })
                 })
@@ -137,10 +138,9 @@ impl Product {
             }
             return;
         }
-        let Rows::Floats { data, .. } = rows else { panic!("stored bf16 for an f32 product") };
-        let cols = tile::panel_cols(self.isa);
+        let (floats, cols) = (Self::floats(rows), tile::panel_cols(self.isa));
         let out = &mut out[at * k..][..pack::packed_len(width, k, cols)];
-        pack::pack_transposed(self.isa, data, k, (width, k), cols, out);
+        pack::pack_transposed(self.isa, floats.data, floats.stride, (width, k), cols, out);
         if self.precision == Precision::Bf16 {
             bf16::round_all(self.isa, out);
         }
@@ -154,9 +154,9 @@ impl Product {
         if self.engine.is_some() {
             return bf16::pack_right(self.isa, rows, at, k, bf16::as_bf16(out));
         }
-        let Rows::Floats { data, width: n } = rows else { panic!("stored bf16 for an f32 product") };
+        let (floats, n) = (Self::floats(rows), rows.width());
         let (cols, height) = (tile::panel_cols(self.isa), rows.count());
-        pack::pack_rows(data, n, at..at + height, (k, n), cols, out);
+        pack::pack_rows(floats.data, floats.stride, at..at + height, (k, n), cols, out);
         if self.precision == Precision::Bf16 {
             for panel in out[..pack::packed_len(n, k, cols)].chunks_exact_mut(cols * k) {
                 bf16::round_all(self.isa, &mut panel[at * cols..][..height * cols]);
@@ -164,28 +164,38 @@ impl Product {
         }
     }
 
-    /// Packs a right operand `[k, n]` of an `f32` product from its rows, `stride` apart.
-    pub(crate) fn pack_view_rows(
-        &self,
-        rows: &[f32],
-        stride: usize,
-        (n, k): (usize, usize),
-        out: &mut [f32],
-    ) {
-        debug_assert_eq!(self.precision, Precision::F32);
-        pack::pack_rows(rows, stride, 0..k, (k, n), tile::panel_cols(self.isa), out);
+    /// What an `f32` product packs.
+    fn floats(rows: Rows<'_>) -> FloatRows<'_> {
+        match rows {
+            Rows::Floats(rows) => rows,
+            Rows::Stored(_) => panic!("rows of stored bf16 for an f32 product"),
+        }
     }
 
-    /// Packs a right operand `[k, n]` of an `f32` product from the rows of its transpose, `stride` apart.
-    pub(crate) fn pack_view_transposed(
-        &self,
-        rows: &[f32],
-        stride: usize,
-        (n, k): (usize, usize),
-        out: &mut [f32],
-    ) {
-        debug_assert_eq!(self.precision, Precision::F32);
-        pack::pack_transposed(self.isa, rows, stride, (n, k), tile::panel_cols(self.isa), out);
+    /// Floats of room that [`Self::left`] takes.
+    pub(crate) fn left_len(&self, m: usize, k: usize) -> usize {
+        if self.engine.is_some() { bf16::left_len(m, k) / 2 } else { 0 }
+    }
+
+    /// A view `[m, k]` as a left operand, packed into `room` where the precision asks for it; one stride of the view is 1.
+    pub(crate) fn left<'a>(&self, of: View<'a>, (m, k): (usize, usize), room: &'a mut [f32]) -> Left<'a> {
+        if self.engine.is_none() {
+            return Left::Floats(of);
+        }
+        of.check(m, k);
+        let (stride, len) = (bf16::left_stride(k), bf16::left_len(m, k));
+        let packed = &mut bf16::as_bf16(room)[..len];
+        if of.col_stride == 1 {
+            let rows = FloatRows::new(of.data, of.row_stride, (m, k));
+            for (block, out) in packed.chunks_exact_mut(stride).enumerate() {
+                let part = (block * bf16::SIDE).min(m)..((block + 1) * bf16::SIDE).min(m);
+                bf16::pack_left(self.isa, rows.part(part), out);
+            }
+        } else {
+            assert_eq!(of.row_stride, 1, "one stride of the left operand is 1");
+            bf16::pack_left_transposed(self.isa, FloatRows::new(of.data, of.col_stride, (k, m)), packed);
+        }
+        Left::Packed { data: packed, stride }
     }
 
     /// `out[rows, n] (+)= left[rows, depth] right`, `right` packed with depth `depth.len()`.

@@ -66,6 +66,13 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
     result
 }
 
+/// Cuts the first `len` floats off a buffer.
+pub(crate) fn cut<'a>(room: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (first, rest) = std::mem::take(room).split_at_mut(len);
+    *room = rest;
+    first
+}
+
 /// Takes the smallest buffer that is large enough, else the largest to be grown: a small request that took a large buffer
 /// would have every buffer grow to the largest request.
 fn take_fitting(pool: &mut Vec<Vec<f32>>, len: usize) -> Vec<f32> {

@@ -259,26 +259,31 @@ fn attention(isa: Isa, of: &Model) -> Vec<Case> {
         let (rows, past) = lengths.iter().fold((0, 0), |(rows, past), (p, own)| (rows + own, past + p));
         let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
         let data = Rc::new([rows * q, rows * kv, rows * kv, past * kv, past * kv].map(floats));
-        let (mut out, mut lse) = (vec![0.0; rows * q], vec![0.0; rows * of.heads]);
-        attention::forward(isa, &shape, &spans, &inputs(&data), &mut out, &mut lse);
-        let saved = (out.clone(), lse.clone());
-        let (d, s) = (data.clone(), spans.clone());
-        let work = |products: f64| Work::Operations(products * product, Precision::F32);
-        cases.push(case(name("forward"), work(2.0), move || {
-            attention::forward(isa, &shape, &s, &inputs(&d), &mut out, &mut lse);
-        }));
-        let dout = floats(rows * q);
-        let [mut dq, mut dk, mut dv] = [rows * q, rows * kv, rows * kv].map(floats);
-        cases.push(case(name("backward"), work(5.0), move || {
-            let saved = Saved { out: &saved.0, lse: &saved.1, dout: &dout };
-            attention::backward(isa, &shape, &spans, &inputs(&data), &saved, [&mut dq, &mut dk, &mut dv]);
-        }));
+        for precision in PRECISIONS {
+            let name = |pass| format!("{}, {precision:?}", name(pass));
+            let (mut out, mut lse) = (vec![0.0; rows * q], vec![0.0; rows * of.heads]);
+            attention::forward(isa, &shape, &spans, &inputs(&data, precision), &mut out, &mut lse);
+            let saved = (out.clone(), lse.clone());
+            let (d, s) = (data.clone(), spans.clone());
+            let work = |products: f64| Work::Operations(products * product, precision);
+            cases.push(case(name("forward"), work(2.0), move || {
+                attention::forward(isa, &shape, &s, &inputs(&d, precision), &mut out, &mut lse);
+            }));
+            let dout = floats(rows * q);
+            let [mut dq, mut dk, mut dv] = [rows * q, rows * kv, rows * kv].map(floats);
+            let (data, spans) = (data.clone(), spans.clone());
+            cases.push(case(name("backward"), work(5.0), move || {
+                let saved = Saved { out: &saved.0, lse: &saved.1, dout: &dout };
+                let gradients = [&mut dq[..], &mut dk, &mut dv];
+                attention::backward(isa, &shape, &spans, &inputs(&data, precision), &saved, gradients);
+            }));
+        }
     }
     cases
 }
 
-fn inputs([q, k, v, past_k, past_v]: &[Vec<f32>; 5]) -> Inputs<'_> {
-    Inputs { q, k, v, past_k, past_v, bias: None }
+fn inputs([q, k, v, past_k, past_v]: &[Vec<f32>; 5], precision: Precision) -> Inputs<'_> {
+    Inputs { q, k, v, past_k, past_v, bias: None, precision }
 }
 
 fn losses(isa: Isa, of: &Model) -> Vec<Case> {

@@ -1,12 +1,12 @@
 //! The backward pass of attention.
 
-use super::tiles::{KeyTile, key_tiles, masked_scores, tasks, tile_room};
+use super::tiles::{KeyTile, key_tiles, left_room, masked_scores, tasks, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::Isa;
-use crate::gemm::{Right, gemm};
+use crate::gemm::Right;
 use crate::math::{exp, exp_shifted};
-use crate::product::{Precision, Product};
-use crate::shared::{SharedMatrix, pieces, with_scratch};
+use crate::product::Product;
+use crate::shared::{SharedMatrix, cut, pieces, with_scratch};
 use crate::view::View;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -59,7 +59,7 @@ pub fn backward(
         let slice = at * hd..(at + 1) * hd;
         *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
     });
-    let pass = Backward { shape, x, saved, delta: &delta, product: Product::new(isa, Precision::F32) };
+    let pass = Backward { shape, x, saved, delta: &delta, product: x.product(isa) };
     if spans.iter().any(|span| span.before.iter().any(|stretch| !stretch.is_past)) {
         return super::forest::backward(&pass, spans, [dq, dk, dv]);
     }
@@ -85,6 +85,42 @@ pub fn backward(
         .for_each(|(span, head, tile)| pass.key_tile(span, head, tile, (&dk, &dv)));
 }
 
+/// What is worked out for a tile of queries and one of keys.
+pub(super) struct Square<'a> {
+    /// The probabilities, `[m, n]`.
+    p: &'a mut [f32],
+    /// The gradients of the scores, `[m, n]`.
+    ds: &'a mut [f32],
+    /// Room for a left operand.
+    left: &'a mut [f32],
+    /// Room for a right operand.
+    right: &'a mut [f32],
+}
+
+impl<'a> Square<'a> {
+    /// Floats of room that [`Self::cut`] takes.
+    pub(super) fn room(product: &Product, head_dim: usize) -> usize {
+        2 * TILE_QUERIES * TILE_KEYS
+            + left_room(product, head_dim)
+            + product.right_len(head_dim, TILE_QUERIES)
+    }
+
+    /// Cut off a buffer.
+    pub(super) fn cut(product: &Product, head_dim: usize, room: &mut &'a mut [f32]) -> Self {
+        Self {
+            p: cut(room, TILE_QUERIES * TILE_KEYS),
+            ds: cut(room, TILE_QUERIES * TILE_KEYS),
+            left: cut(room, left_room(product, head_dim)),
+            right: cut(room, product.right_len(head_dim, TILE_QUERIES)),
+        }
+    }
+
+    /// `dQ += dS K` for `m` queries and `n` keys.
+    pub(super) fn add_to_queries(&mut self, keys: &Right<'_>, (m, n): (usize, usize), dq: &mut [f32]) {
+        keys.multiply(m, View::rows(&self.ds[..m * n], n), self.left, dq, true);
+    }
+}
+
 /// What the passes share.
 pub(super) struct Backward<'a> {
     pub(super) shape: &'a Shape,
@@ -95,9 +131,8 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into `p` and `ds` `[m, n]`. `keys` and
+    /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into those of `to`, `[m, n]`. `keys` and
     /// `values` are right operands of its keys and values.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn tile(
         &self,
         (span, head): (&Span, usize),
@@ -105,13 +140,14 @@ impl Backward<'_> {
         positions: &Range<usize>,
         tile: &KeyTile<'_>,
         (keys, values): (&Right<'_>, &Right<'_>),
-        p: &mut [f32],
-        ds: &mut [f32],
+        to: &mut Square<'_>,
     ) {
         let (isa, shape, n) = (self.product.isa(), self.shape, tile.len());
+        let (p, ds) = (&mut to.p[..positions.len() * n], &mut to.ds[..positions.len() * n]);
         let q = self.of_head(self.x.q, first, head);
-        masked_scores(shape, self.x.bias, (span, head), q, positions, tile, keys, p);
-        values.multiply(positions.len(), self.of_head(self.saved.dout, first, head), ds, false);
+        masked_scores(shape, self.x.bias, (span, head), q, positions, tile, keys, (p, to.left));
+        let dout = self.of_head(self.saved.dout, first, head);
+        values.multiply(positions.len(), dout, to.left, ds, false);
         for (i, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
             let row = (first + i) * shape.heads + head;
             if let Some(cap) = shape.soft_cap {
@@ -134,13 +170,11 @@ impl Backward<'_> {
         let group = shape.group(kv_head);
         let (m, first) = (tile.len(), span.rows.start + tile.start);
         let positions = span.position() + tile.start..span.position() + tile.end;
-        let room = tile_room(&self.product, hd);
-        with_scratch(m * (2 * TILE_KEYS + group.len() * hd) + 3 * room, |scratch| {
-            let (p, rest) = scratch.split_at_mut(m * TILE_KEYS);
-            let (ds, rest) = rest.split_at_mut(m * TILE_KEYS);
-            let (sums, rest) = rest.split_at_mut(group.len() * m * hd);
-            let (room_1, rest) = rest.split_at_mut(room);
-            let (room_2, room_3) = rest.split_at_mut(room);
+        let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
+        with_scratch(square + group.len() * m * hd + 3 * room, |mut scratch| {
+            let mut square = Square::cut(&self.product, hd, &mut scratch);
+            let sums = cut(&mut scratch, group.len() * m * hd);
+            let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));
             sums.fill(0.0);
             for tile in key_tiles(shape, span, self.x, positions.clone()) {
                 let n = tile.len();
@@ -149,10 +183,9 @@ impl Backward<'_> {
                 let values = Right::new(self.product, transposed(tile.values), (n, hd), m, room_2);
                 let key_rows = tile.rows_of(tile.keys, shape, kv_head);
                 let key_rows = Right::new(self.product, key_rows, (hd, n), m, room_3);
-                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
                 for (head, sum) in group.clone().zip(sums.chunks_exact_mut(m * hd)) {
-                    self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
-                    key_rows.multiply(m, View::rows(ds, n), sum, true);
+                    self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
+                    square.add_to_queries(&key_rows, (m, n), sum);
                 }
             }
             for (head, sum) in group.zip(sums.chunks_exact(m * hd)) {
@@ -176,13 +209,11 @@ impl Backward<'_> {
         let rows = span.keys.start + tile.start..span.keys.start + tile.end;
         let (keys, values) = (self.x.k, self.x.v);
         let tile = KeyTile { at: past + tile.start, rows, keys, values, is_past: false };
-        let room = self.product.right_len(n, hd);
-        with_scratch(n * (2 * TILE_QUERIES + 2 * hd) + 2 * room, |scratch| {
-            let (p, rest) = scratch.split_at_mut(n * TILE_QUERIES);
-            let (ds, rest) = rest.split_at_mut(n * TILE_QUERIES);
-            let (dk_sum, rest) = rest.split_at_mut(n * hd);
-            let (dv_sum, rest) = rest.split_at_mut(n * hd);
-            let (room_1, room_2) = rest.split_at_mut(room);
+        let (room, square) = (self.product.right_len(n, hd), Square::room(&self.product, hd));
+        with_scratch(square + 2 * n * hd + 2 * room, |mut scratch| {
+            let mut square = Square::cut(&self.product, hd, &mut scratch);
+            let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, n * hd));
+            let [room_1, room_2] = [(); 2].map(|()| cut(&mut scratch, room));
             dk_sum.fill(0.0);
             dv_sum.fill(0.0);
             let transposed = |of| tile.transposed(of, shape, kv_head);
@@ -195,10 +226,9 @@ impl Backward<'_> {
                     continue;
                 }
                 let (m, first) = (queries.len(), span.rows.start + queries.start);
-                let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
                 for head in shape.group(kv_head) {
-                    self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
-                    self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
+                    self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
+                    self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
                 }
             }
             // SAFETY: this task alone has these rows of this key/value head.
@@ -216,16 +246,13 @@ impl Backward<'_> {
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
         let (group, past, length) = (shape.group(kv_head), span.position(), span.rows.len());
-        let room = tile_room(&self.product, hd);
-        let square = TILE_QUERIES * TILE_KEYS;
-        with_scratch(2 * square + 2 * TILE_KEYS * hd + 3 * room + group.len() * length * hd, |scratch| {
-            let (p, rest) = scratch.split_at_mut(square);
-            let (ds, rest) = rest.split_at_mut(square);
-            let (dk_sum, rest) = rest.split_at_mut(TILE_KEYS * hd);
-            let (dv_sum, rest) = rest.split_at_mut(TILE_KEYS * hd);
-            let (room_1, rest) = rest.split_at_mut(room);
-            let (room_2, rest) = rest.split_at_mut(room);
-            let (room_3, dq_sums) = rest.split_at_mut(room);
+        let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
+        let sums = group.len() * length * hd;
+        with_scratch(square + 2 * TILE_KEYS * hd + 3 * room + sums, |mut scratch| {
+            let mut square = Square::cut(&self.product, hd, &mut scratch);
+            let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, TILE_KEYS * hd));
+            let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));
+            let dq_sums = scratch;
             dq_sums.fill(0.0);
             for tile in key_tiles(shape, span, self.x, past..past + length) {
                 let n = tile.len();
@@ -243,13 +270,12 @@ impl Backward<'_> {
                         continue;
                     }
                     let (m, first) = (queries.len(), span.rows.start + queries.start);
-                    let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
                     for (at, head) in group.clone().enumerate() {
-                        self.tile((span, head), first, &positions, &tile, (&keys, &values), p, ds);
+                        self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
                         let sum = &mut dq_sums[(at * length + queries.start) * hd..][..m * hd];
-                        key_rows.multiply(m, View::rows(ds, n), sum, true);
+                        square.add_to_queries(&key_rows, (m, n), sum);
                         if !tile.is_past {
-                            self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
+                            self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
                         }
                     }
                 }
@@ -270,16 +296,16 @@ impl Backward<'_> {
     /// `dK += dSᵀ Q`, `dV += Pᵀ dO` for `m` queries from row `first` on and `n` keys.
     pub(super) fn add_to_keys(
         &self,
-        head: usize,
-        first: usize,
+        (head, first): (usize, usize),
         (m, n): (usize, usize),
-        (p, ds): (&[f32], &[f32]),
+        square: &mut Square<'_>,
         (dk, dv): (&mut [f32], &mut [f32]),
     ) {
-        let (isa, hd) = (self.product.isa(), self.shape.head_dim);
-        let (q, dout) = (self.of_head(self.x.q, first, head), self.of_head(self.saved.dout, first, head));
-        gemm(isa, (n, hd, m), [View::transposed(ds, n), q], dk, hd, true);
-        gemm(isa, (n, hd, m), [View::transposed(p, n), dout], dv, hd, true);
+        let hd = self.shape.head_dim;
+        for (rows, weights, sums) in [(self.x.q, &*square.ds, dk), (self.saved.dout, &*square.p, dv)] {
+            let rows = Right::new(self.product, self.of_head(rows, first, head), (hd, m), n, square.right);
+            rows.multiply(n, View::transposed(&weights[..m * n], n), square.left, sums, true);
+        }
     }
 
     /// Writes the gradients of a tile's keys and values.

@@ -5,12 +5,11 @@
 //! probabilities once, and keeps sums of its own, which are added in one order afterwards. How a tree is cut follows from its
 //! shape alone.
 
-use super::backward::Backward;
+use super::backward::{Backward, Square};
 use super::tiles::{KeyTile, key_tiles, own_key_tiles, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::gemm::Right;
-use crate::shared::{SharedMatrix, pieces, with_scratch};
-use crate::view::View;
+use crate::shared::{SharedMatrix, cut, pieces, with_scratch};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -168,16 +167,12 @@ impl Backward<'_> {
     ) {
         let (shape, hd) = (self.shape, self.shape.head_dim);
         let kv_head = head / (shape.heads / shape.kv_heads);
-        let room = tile_room(&self.product, hd);
-        let square = TILE_QUERIES * TILE_KEYS;
-        with_scratch(2 * square + 2 * TILE_KEYS * hd + 3 * room + tree.rows * hd, |scratch| {
-            let (p, rest) = scratch.split_at_mut(square);
-            let (ds, rest) = rest.split_at_mut(square);
-            let (dk_sum, rest) = rest.split_at_mut(TILE_KEYS * hd);
-            let (dv_sum, rest) = rest.split_at_mut(TILE_KEYS * hd);
-            let (room_1, rest) = rest.split_at_mut(room);
-            let (room_2, rest) = rest.split_at_mut(room);
-            let (room_3, dq_sums) = rest.split_at_mut(room);
+        let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
+        with_scratch(square + 2 * TILE_KEYS * hd + 3 * room + tree.rows * hd, |mut scratch| {
+            let mut square = Square::cut(&self.product, hd, &mut scratch);
+            let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, TILE_KEYS * hd));
+            let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));
+            let dq_sums = scratch;
             dq_sums.fill(0.0);
             for Unit { tile, readers } in units {
                 let n = tile.len();
@@ -193,12 +188,11 @@ impl Backward<'_> {
                     for queries in self.queries_that_see(reader, tile) {
                         let positions = reader.position() + queries.start..reader.position() + queries.end;
                         let (m, first) = (queries.len(), reader.rows.start + queries.start);
-                        let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
-                        self.tile((reader, head), first, &positions, tile, (&keys, &values), p, ds);
+                        self.tile((reader, head), first, &positions, tile, (&keys, &values), &mut square);
                         let own = &mut dq_sums[(start + queries.start) * hd..][..m * hd];
-                        key_rows.multiply(m, View::rows(ds, n), own, true);
+                        square.add_to_queries(&key_rows, (m, n), own);
                         if !tile.is_past {
-                            self.add_to_keys(head, first, (m, n), (p, ds), (dk_sum, dv_sum));
+                            self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
                         }
                     }
                 }

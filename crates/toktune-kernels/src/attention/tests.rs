@@ -183,7 +183,15 @@ fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
 }
 
 fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a ScoreBias>) -> Inputs<'a> {
-    Inputs { q: &data[0], k: &data[1], v: &data[2], past_k: &data[3], past_v: &data[4], bias }
+    Inputs {
+        q: &data[0],
+        k: &data[1],
+        v: &data[2],
+        past_k: &data[3],
+        past_v: &data[4],
+        bias,
+        precision: Precision::F32,
+    }
 }
 
 #[test]
@@ -277,7 +285,7 @@ fn keys_of_no_sequence_get_no_gradient() {
         Shape { heads: 1, kv_heads: 1, head_dim: 2, scale: 1.0, window: None, causal: false, soft_cap: None };
     let spans = [Span { keys: 1..3, ..Span::new(0..2, 0..0) }];
     let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
-    let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None };
+    let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None, precision: Precision::F32 };
     let [_, dk, dv] = gradients(Isa::best(), &shape, &spans, &x, &random(4, 4));
     for gradient in [dk, dv] {
         assert!(

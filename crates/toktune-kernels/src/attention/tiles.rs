@@ -1,6 +1,6 @@
 //! Tiles of keys, and the scores of a tile of queries with one of them.
 
-use super::{Inputs, ScoreBias, Shape, Span, TILE_KEYS};
+use super::{Inputs, ScoreBias, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::gemm::Right;
 use crate::math::{axpy, scale, tanh};
 use crate::product::Product;
@@ -11,6 +11,12 @@ use std::ops::Range;
 /// Floats of room for the packed keys or values of a tile, either way round.
 pub(super) fn tile_room(product: &Product, head_dim: usize) -> usize {
     product.right_len(TILE_KEYS, head_dim).max(product.right_len(head_dim, TILE_KEYS))
+}
+
+/// Floats of room for any left operand of a tile.
+pub(super) fn left_room(product: &Product, head_dim: usize) -> usize {
+    let of_queries = product.left_len(TILE_QUERIES, head_dim.max(TILE_KEYS));
+    of_queries.max(product.left_len(TILE_KEYS, TILE_QUERIES))
 }
 
 /// A run of keys of one sequence: positions `at ..`, rows `rows` of `keys` and `values`.
@@ -108,7 +114,8 @@ pub(super) fn tasks(
         .collect()
 }
 
-/// `scores[i, j] = scale * q_i · k_j`, capped or with its bias, and negative infinity where row `i` does not see key `j`.
+/// `scores[i, j] = scale * q_i · k_j`, capped or with its bias, and negative infinity where row `i` does not see key `j`; `room`
+/// is [`left_room`].
 #[allow(clippy::too_many_arguments)]
 pub(super) fn masked_scores(
     shape: &Shape,
@@ -118,10 +125,10 @@ pub(super) fn masked_scores(
     positions: &Range<usize>,
     tile: &KeyTile<'_>,
     keys: &Right<'_>,
-    scores: &mut [f32],
+    (scores, room): (&mut [f32], &mut [f32]),
 ) {
     let (isa, n) = (keys.isa(), tile.len());
-    keys.multiply(positions.len(), q, scores, false);
+    keys.multiply(positions.len(), q, room, scores, false);
     for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
         scale(isa, row, shape.scale);
         if let Some(cap) = shape.soft_cap {

@@ -9,60 +9,35 @@ mod avx512;
 use super::{BLOCK, DEPTH, SIDE, round};
 use crate::Isa;
 use crate::isa::multiversion;
+use crate::operand::{FloatRows, Rows};
 
-/// Rows of numbers that are packed.
-#[derive(Clone, Copy)]
-pub(crate) enum Rows<'a> {
-    /// `[rows, width]` without gaps, to be rounded.
-    Floats { data: &'a [f32], width: usize },
-    /// The bytes of rows of bf16, little-endian, all of one length.
-    Stored(&'a [&'a [u8]]),
-}
-
-impl Rows<'_> {
-    /// Numbers in a row.
-    pub(crate) fn width(&self) -> usize {
-        match self {
-            Self::Floats { width, .. } => *width,
-            Self::Stored(rows) => rows.first().map_or(0, |row| row.len() / 2),
-        }
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        match self {
-            Self::Floats { data, width } => data.len().checked_div(*width).unwrap_or(0),
-            Self::Stored(rows) => rows.len(),
-        }
-    }
-
-    /// Some of them.
-    pub(crate) fn part(self, rows: std::ops::Range<usize>) -> Self {
-        match self {
-            Self::Floats { data, width } => {
-                Self::Floats { data: &data[rows.start * width..rows.end * width], width }
-            }
-            Self::Stored(all) => Self::Stored(&all[rows]),
-        }
-    }
-
-    /// Panics when a row is shorter or longer than the first.
-    #[cfg(target_arch = "x86_64")]
-    fn check(&self) {
-        if let Self::Stored(rows) = self {
-            assert!(rows.iter().all(|row| row.len() == rows[0].len()), "rows of one length");
-        }
-    }
-}
-
-/// Packs a block of at most [`SIDE`] rows of a left operand, `rows [height, k]`; `out` holds the whole block.
-pub(crate) fn pack_left(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
+/// Packs a block of at most [`SIDE`] rows of a left operand; `out` holds the whole block.
+pub(crate) fn pack_left(isa: Isa, rows: FloatRows<'_>, out: &mut [u16]) {
+    assert!(rows.count <= SIDE && out.len() >= rows.width.next_multiple_of(DEPTH) * SIDE, "a block of rows");
     #[cfg(target_arch = "x86_64")]
     if isa.has_avx512_bf16() {
         // SAFETY: the machine has the instructions.
-        return unsafe { avx512::pack_left(rows, k, out) };
+        return unsafe { avx512::pack_left(rows, out) };
     }
-    plain_left(isa, rows, k, out);
+    plain_left(isa, rows, out);
+}
+
+/// Packs a left operand `[m, k]` from its transpose, `rows [k, m]`; `out` is the whole of it.
+pub(crate) fn pack_left_transposed(isa: Isa, rows: FloatRows<'_>, out: &mut [u16]) {
+    let (k, m) = (rows.count, rows.width);
+    let out = &mut out[..super::left_len(m, k)];
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx512_bf16() {
+        // SAFETY: the machine has the instructions.
+        return unsafe { avx512::pack_left_transposed(rows, out) };
+    }
+    out.fill(0);
+    for (l, row) in rows.iter().enumerate() {
+        for (i, x) in row.iter().enumerate() {
+            let block = i / SIDE * super::left_stride(k) + l / DEPTH * BLOCK;
+            out[block + i % SIDE * DEPTH + l % DEPTH] = round(*x);
+        }
+    }
 }
 
 /// Packs a block of at most [`SIDE`] columns of a right operand, given as the rows of its transpose, `rows [width, k]`; `out`
@@ -75,10 +50,7 @@ pub(crate) fn pack_right_transposed(isa: Isa, rows: Rows<'_>, out: &mut [u16]) {
         return unsafe { avx512::pack_right_transposed(rows, out) };
     }
     out.fill(0);
-    match rows {
-        Rows::Floats { data, width } => plain_right_transposed(isa, data, width, out),
-        Rows::Stored(rows) => plain_right_transposed(isa, &decoded(rows), rows[0].len() / 2, out),
-    }
+    plain_right_transposed(isa, &rows.decoded(), rows.width(), out);
 }
 
 /// Packs some depth of a right operand, `rows [depth, n]`, that begins at depth `at` (a multiple of [`DEPTH`]) of `k`; `out` is
@@ -92,23 +64,14 @@ pub(crate) fn pack_right(isa: Isa, rows: Rows<'_>, at: usize, k: usize, out: &mu
         // SAFETY: the machine has the instructions to read these rows.
         return unsafe { avx512::pack_right(rows, at, k, out) };
     }
-    match rows {
-        Rows::Floats { data, .. } => plain_right(isa, data, n, at, k, out),
-        Rows::Stored(rows) => plain_right(isa, &decoded(rows), n, at, k, out),
-    }
-}
-
-/// The numbers of rows of bf16.
-fn decoded(rows: &[&[u8]]) -> Vec<f32> {
-    let number = |bytes: &[u8; 2]| f32::from_bits((u16::from_le_bytes(*bytes) as u32) << 16);
-    rows.iter().flat_map(|row| row.as_chunks::<2>().0).map(number).collect()
+    plain_right(isa, &rows.decoded(), n, at, k, out);
 }
 
 multiversion! {
     /// [`pack_left`], one number after the other.
-    fn plain_left(isa: Isa, rows: &[f32], k: usize, out: &mut [u16]) {
-        let (height, blocks) = (rows.len() / k.max(1), k.div_ceil(DEPTH));
-        for (i, row) in rows.chunks_exact(k.max(1)).enumerate() {
+    fn plain_left(isa: Isa, rows: FloatRows<'_>, out: &mut [u16]) {
+        let blocks = rows.width.div_ceil(DEPTH);
+        for (i, row) in rows.iter().enumerate() {
             for (block, x) in row.chunks(DEPTH).enumerate() {
                 let to = &mut out[block * BLOCK + i * DEPTH..][..DEPTH];
                 for (to, x) in to.iter_mut().zip(x) {
@@ -118,7 +81,7 @@ multiversion! {
             }
         }
         for block in 0..blocks {
-            out[block * BLOCK + height * DEPTH..(block + 1) * BLOCK].fill(0);
+            out[block * BLOCK + rows.count * DEPTH..(block + 1) * BLOCK].fill(0);
         }
     }
 }
@@ -170,7 +133,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bf16::packed_len;
+    use crate::bf16::{left_len, left_stride, packed_len};
     use crate::testing::{each_isa, random};
     use crate::weight::encode;
     use crate::weight_type::WeightType;
@@ -207,7 +170,7 @@ mod tests {
                 let turned_stored: Vec<&[u8]> = bytes[1].chunks_exact(2 * n).collect();
                 let expected = expected(&rows, n, k);
                 let block = k.next_multiple_of(DEPTH) * SIDE;
-                for source in [Rows::Floats { data: &rows, width: k }, Rows::Stored(&stored)] {
+                for source in [Rows::floats(&rows, k), Rows::Stored(&stored)] {
                     let mut out = vec![u16::MAX; packed_len(n, k)];
                     for (j, out) in out.chunks_exact_mut(block).enumerate() {
                         let part = (j * SIDE).min(n)..((j + 1) * SIDE).min(n);
@@ -220,7 +183,7 @@ mod tests {
                     assert!(out == expected, "{isa} {n}x{k}: transposed");
                 }
                 let rounded_late = transposed(&rows, n, k);
-                for source in [Rows::Floats { data: &rounded_late, width: n }, Rows::Stored(&turned_stored)] {
+                for source in [Rows::floats(&rounded_late, n), Rows::Stored(&turned_stored)] {
                     let mut out = vec![u16::MAX; packed_len(n, k)];
                     let half = (k / 2).next_multiple_of(DEPTH).min(k);
                     for part in [0..half, half..k].into_iter().filter(|part| !part.is_empty()) {
@@ -232,17 +195,40 @@ mod tests {
         });
     }
 
+    /// Rows in a wider matrix, as rows and as the rows of the transpose.
     #[test]
     fn left_blocks_hold_rows() {
         each_isa(|isa| {
-            for (height, k) in [(1, 1), (16, 32), (5, 33), (15, 100), (16, 64), (0, 40)] {
-                let rows = random(height * k, 1);
-                let mut out = vec![u16::MAX; k.next_multiple_of(DEPTH) * SIDE];
-                pack_left(isa, &rows, k, &mut out);
-                for (at, x) in out.iter().enumerate() {
-                    let (i, l) = (at % BLOCK / DEPTH, at / BLOCK * DEPTH + at % DEPTH);
-                    let expected = if i < height && l < k { round(rows[i * k + l]) } else { 0 };
-                    assert_eq!(*x, expected, "{isa} {height}x{k}: row {i}, depth {l}");
+            for (m, k) in [(1, 1), (16, 32), (5, 33), (15, 100), (16, 64), (0, 40), (40, 33), (64, 128)] {
+                let rows = random(m * k, 1);
+                let stride = left_stride(k);
+                let expected = |at: usize| {
+                    let (i, l) =
+                        (at / stride * SIDE + at % BLOCK / DEPTH, at % stride / BLOCK * DEPTH + at % DEPTH);
+                    if i < m && l < k { round(rows[i * k + l]) } else { 0 }
+                };
+                let is_data = |at: &usize| at % stride < k.next_multiple_of(DEPTH) * SIDE;
+                let wide: Vec<f32> = rows.chunks(k).flat_map(|row| [row, &[7.0; 3]].concat()).collect();
+                let mut out = vec![u16::MAX; left_len(m, k)];
+                for (block, out) in out.chunks_exact_mut(stride).enumerate() {
+                    let (first, last) = ((block * SIDE).min(m), ((block + 1) * SIDE).min(m));
+                    let rows = FloatRows::new(&wide[first * (k + 3)..], k + 3, (last - first, k));
+                    pack_left(isa, rows, out);
+                }
+                for at in (0..out.len()).filter(is_data) {
+                    assert_eq!(out[at], expected(at), "{isa} {m}x{k} at {at}");
+                }
+                let turned = transposed(&rows, m, k);
+                let wide: Vec<f32> =
+                    turned.chunks(m.max(1)).flat_map(|row| [row, &[7.0; 3]].concat()).collect();
+                let mut out = vec![u16::MAX; left_len(m, k)];
+                pack_left_transposed(
+                    isa,
+                    FloatRows::new(&wide, m + 3, (if m == 0 { 0 } else { k }, m)),
+                    &mut out,
+                );
+                for at in (0..out.len()).filter(is_data) {
+                    assert_eq!(out[at], expected(at), "{isa} {m}x{k} transposed at {at}");
                 }
             }
         });

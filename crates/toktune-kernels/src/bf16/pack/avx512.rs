@@ -1,8 +1,10 @@
 //! Packing with AVX-512: rows are read in vectors of 32 bf16 (rounded by VCVTNE2PS2BF16 where they are floats) and shuffled in
 //! registers.
 
-use super::{BLOCK, DEPTH, Rows, SIDE};
+use super::{BLOCK, DEPTH, SIDE};
+use crate::bf16::left_stride;
 use crate::isa::{Isa, Level};
+use crate::operand::{FloatRows, Rows};
 use std::arch::x86_64::*;
 
 /// Rows that this machine's AVX-512 can read as bf16.
@@ -14,7 +16,7 @@ impl<'a> Readable<'a> {
     pub(super) fn new(isa: Isa, rows: Rows<'a>) -> Option<Self> {
         rows.check();
         let readable = match rows {
-            Rows::Floats { .. } => isa.has_avx512_bf16(),
+            Rows::Floats(_) => isa.has_avx512_bf16(),
             Rows::Stored(_) => isa.level() >= Level::Avx512,
         };
         readable.then_some(Self(rows))
@@ -35,18 +37,12 @@ trait Source: Copy {
     unsafe fn first(self, row: usize, at: usize, n: usize) -> __m512i;
 }
 
-#[derive(Clone, Copy)]
-struct Floats<'a> {
-    data: &'a [f32],
-    width: usize,
-}
-
-impl Source for Floats<'_> {
+impl Source for FloatRows<'_> {
     #[inline(always)]
     unsafe fn whole(self, row: usize, at: usize) -> __m512i {
         // SAFETY: the caller's promise; a vector of bf16 has the bits of the integers.
         unsafe {
-            let from = self.data.as_ptr().add(row * self.width + at);
+            let from = self.data.as_ptr().add(row * self.stride + at);
             let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
             std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
         }
@@ -57,7 +53,7 @@ impl Source for Floats<'_> {
         let mask = |n: usize| ((1u32 << n.min(16)) - 1) as u16;
         // SAFETY: the masks leave out what is past the `n` numbers.
         unsafe {
-            let from = self.data.as_ptr().add(row * self.width + at);
+            let from = self.data.as_ptr().add(row * self.stride + at);
             let low = _mm512_maskz_loadu_ps(mask(n), from);
             let high = _mm512_maskz_loadu_ps(mask(n.saturating_sub(16)), from.wrapping_add(16));
             std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
@@ -90,14 +86,11 @@ impl Source for Stored<'_> {
 /// # Safety
 /// The machine has AVX-512 and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn pack_left(rows: &[f32], k: usize, out: &mut [u16]) {
-    let (height, blocks) = (rows.len() / k.max(1), k.div_ceil(DEPTH));
-    assert!(height <= SIDE && out.len() >= blocks * BLOCK, "a block of rows");
-    let rows = Floats { data: rows, width: k };
-    for block in 0..blocks {
-        let to = &mut out[block * BLOCK..][..BLOCK];
+pub(super) unsafe fn pack_left(rows: FloatRows<'_>, out: &mut [u16]) {
+    let (height, k) = (rows.count, rows.width);
+    for (block, to) in out.chunks_exact_mut(BLOCK).enumerate().take(k.div_ceil(DEPTH)) {
         let width = DEPTH.min(k - block * DEPTH);
-        for i in 0..height {
+        for (i, to) in to.chunks_exact_mut(DEPTH).enumerate().take(height) {
             // SAFETY: `width` floats of row `i`; 32 numbers of the block.
             unsafe {
                 let x = if width == DEPTH {
@@ -105,10 +98,33 @@ pub(super) unsafe fn pack_left(rows: &[f32], k: usize, out: &mut [u16]) {
                 } else {
                     rows.first(i, block * DEPTH, width)
                 };
-                _mm512_storeu_si512(to.as_mut_ptr().add(i * DEPTH).cast(), x);
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), x);
             }
         }
         to[height * DEPTH..].fill(0);
+    }
+}
+
+/// [`super::pack_left_transposed`]; `out` is the whole operand.
+///
+/// # Safety
+/// The machine has AVX-512 and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn pack_left_transposed(rows: FloatRows<'_>, out: &mut [u16]) {
+    let (k, m) = (rows.count, rows.width);
+    let stride = left_stride(k);
+    for (first, out) in (0..m).step_by(2 * SIDE).zip(out.chunks_exact_mut(2 * stride)) {
+        for block in 0..k.div_ceil(DEPTH) {
+            // SAFETY: `pairs` reads inside the rows; both blocks lie inside `out`.
+            unsafe {
+                for (half, pairs) in pairs(rows, (k, m), block * DEPTH, first).into_iter().enumerate() {
+                    let to = out[half * stride + block * BLOCK..][..BLOCK].as_mut_ptr();
+                    for (i, row) in transpose(pairs).into_iter().enumerate() {
+                        _mm512_storeu_si512(to.add(i * DEPTH).cast(), row);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -121,7 +137,7 @@ pub(super) unsafe fn pack_right_transposed(rows: Readable<'_>, out: &mut [u16]) 
     // SAFETY: passed on.
     unsafe {
         match rows.0 {
-            Rows::Floats { data, width } => floats_transposed(Floats { data, width }, size, out),
+            Rows::Floats(rows) => floats_transposed(rows, size, out),
             Rows::Stored(rows) => stored_transposed(Stored(rows), size, out),
         }
     }
@@ -130,7 +146,7 @@ pub(super) unsafe fn pack_right_transposed(rows: Readable<'_>, out: &mut [u16]) 
 /// # Safety
 /// The machine has AVX-512 and AVX512-BF16; as [`transposed_blocks`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn floats_transposed(rows: Floats<'_>, size: (usize, usize), out: &mut [u16]) {
+unsafe fn floats_transposed(rows: FloatRows<'_>, size: (usize, usize), out: &mut [u16]) {
     // SAFETY: passed on.
     unsafe { transposed_blocks(rows, size, out) }
 }
@@ -217,7 +233,7 @@ pub(super) unsafe fn pack_right(rows: Readable<'_>, at: usize, k: usize, out: &m
     // SAFETY: passed on.
     unsafe {
         match rows.0 {
-            Rows::Floats { data, width } => floats_interleaved(Floats { data, width }, of, out),
+            Rows::Floats(rows) => floats_interleaved(rows, of, out),
             Rows::Stored(rows) => stored_interleaved(Stored(rows), of, out),
         }
     }
@@ -235,7 +251,7 @@ struct Part {
 /// # Safety
 /// The machine has AVX-512 and AVX512-BF16; as [`interleaved_blocks`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn floats_interleaved(rows: Floats<'_>, of: Part, out: &mut [u16]) {
+unsafe fn floats_interleaved(rows: FloatRows<'_>, of: Part, out: &mut [u16]) {
     // SAFETY: passed on.
     unsafe { interleaved_blocks(rows, of, out) }
 }
@@ -248,41 +264,64 @@ unsafe fn stored_interleaved(rows: Stored<'_>, of: Part, out: &mut [u16]) {
     unsafe { interleaved_blocks(rows, of, out) }
 }
 
-/// Two rows at a time, their numbers in turn: two blocks of 16 columns from 32.
+/// Two blocks of 16 columns of a right operand at a time.
 ///
 /// # Safety
 /// Inside a function compiled for the source, with the rows that `of` says and room for all of the operand in `out`.
 #[inline(always)]
 unsafe fn interleaved_blocks<S: Source>(rows: S, of: Part, out: &mut [u16]) {
     let blocks = of.k.div_ceil(DEPTH);
-    let low: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 32) as u16);
-    let high: [u16; 32] = std::array::from_fn(|i| (16 + i / 2 + i % 2 * 32) as u16);
-    // SAFETY: what is read is inside the rows: whole vectors only where there are 32 columns. The two blocks lie inside `out`,
-    // whose width is an even number of them.
-    unsafe {
-        let (low, high) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast()));
-        for block in 0..of.height.div_ceil(DEPTH) {
-            for col in (0..of.n).step_by(2 * SIDE) {
-                let width = (of.n - col).min(2 * SIDE);
-                let read = |row: usize| {
-                    if row >= of.height {
-                        _mm512_setzero_si512()
-                    } else if width == 2 * SIDE {
-                        rows.whole(row, col)
-                    } else {
-                        rows.first(row, col, width)
-                    }
-                };
+    for block in 0..of.height.div_ceil(DEPTH) {
+        for col in (0..of.n).step_by(2 * SIDE) {
+            // SAFETY: `pairs` reads inside the rows. The two blocks lie inside `out`, whose width is an even number of them.
+            unsafe {
                 let to = out.as_mut_ptr().add((col / SIDE * blocks + of.at / DEPTH + block) * BLOCK);
-                let next = to.add(blocks * BLOCK);
-                for pair in 0..DEPTH / 2 {
-                    let (even, odd) = (read(block * DEPTH + 2 * pair), read(block * DEPTH + 2 * pair + 1));
-                    let first = _mm512_permutex2var_epi16(even, low, odd);
-                    let second = _mm512_permutex2var_epi16(even, high, odd);
-                    _mm512_storeu_si512(to.add(pair * 2 * SIDE).cast(), first);
-                    _mm512_storeu_si512(next.add(pair * 2 * SIDE).cast(), second);
+                for (half, pairs) in
+                    pairs(rows, (of.height, of.n), block * DEPTH, col).into_iter().enumerate()
+                {
+                    for (pair, x) in pairs.into_iter().enumerate() {
+                        let to = to.add(half * blocks * BLOCK + pair * 2 * SIDE);
+                        _mm512_storeu_si512(to.cast(), x);
+                    }
                 }
             }
         }
+    }
+}
+
+/// The 32 rows from `row` on, two at a time with their numbers in turn: 16 columns from `col` on, and the 16 after them. What
+/// lies outside the `height` rows of `width` is zero.
+///
+/// # Safety
+/// Inside a function compiled for the source, which has so many rows; `col` is one of them.
+#[inline(always)]
+unsafe fn pairs<S: Source>(
+    rows: S,
+    (height, width): (usize, usize),
+    row: usize,
+    col: usize,
+) -> [[__m512i; SIDE]; 2] {
+    let low: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 32) as u16);
+    let high: [u16; 32] = std::array::from_fn(|i| (16 + i / 2 + i % 2 * 32) as u16);
+    let width = (width - col).min(2 * SIDE);
+    // SAFETY: what is read is inside the rows: whole vectors only where there are 32 columns.
+    unsafe {
+        let (low, high) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast()));
+        let read = |row: usize| {
+            if row >= height {
+                _mm512_setzero_si512()
+            } else if width == 2 * SIDE {
+                rows.whole(row, col)
+            } else {
+                rows.first(row, col, width)
+            }
+        };
+        let mut out = [[_mm512_setzero_si512(); SIDE]; 2];
+        for pair in 0..SIDE {
+            let (even, odd) = (read(row + 2 * pair), read(row + 2 * pair + 1));
+            out[0][pair] = _mm512_permutex2var_epi16(even, low, odd);
+            out[1][pair] = _mm512_permutex2var_epi16(even, high, odd);
+        }
+        out
     }
 }
