@@ -13,19 +13,21 @@
 
 mod backward;
 mod forest;
+mod softmax;
 mod tiles;
 
 pub use backward::{Saved, backward};
 
 use crate::Isa;
 use crate::gemm::Right;
-use crate::math::{exp_shifted, max, scale};
+use crate::math::scale;
 use crate::product::{Precision, Product};
 use crate::shared::{SharedMatrix, cut, with_scratch};
 use crate::view::View;
 use rayon::prelude::*;
+use softmax::add_scores;
 use std::ops::Range;
-use tiles::{key_tiles, left_room, masked_scores, tasks, tile_room};
+use tiles::{Queries, key_tiles, left_room, tasks, tile_room};
 
 /// Query rows in a tile.
 const TILE_QUERIES: usize = 64;
@@ -257,7 +259,12 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
             let (m, first) = (tile.len(), span.rows.start + tile.start);
             let positions = span.position() + tile.start..span.position() + tile.end;
             let group = shape.group(kv_head);
-            let queries = |head| View::rows(&x.q[first * width + head * hd..], width);
+            let queries = |head| Queries {
+                span,
+                head,
+                positions: positions.clone(),
+                rows: View::rows(&x.q[first * width + head * hd..], width),
+            };
             with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room + left, |mut scratch| {
                 let scores = cut(&mut scratch, m * TILE_KEYS);
                 let sums = cut(&mut scratch, group.len() * m * hd);
@@ -277,27 +284,18 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
                     for (at, head) in group.clone().enumerate() {
                         let own = at * m..(at + 1) * m;
                         let sums = &mut sums[own.start * hd..own.end * hd];
-                        masked_scores(
-                            shape,
-                            x.bias,
-                            (span, head),
-                            queries(head),
-                            &positions,
-                            &tile,
-                            &keys,
-                            (scores, scratch),
-                        );
+                        let queries = queries(head);
+                        let factor = queries.scores(shape, x.bias, &tile, &keys, (scores, scratch));
                         let rows = scores.chunks_exact_mut(n).zip(sums.chunks_exact_mut(hd));
-                        for ((row, sum), i) in rows.zip(own) {
-                            let new = largest[i].max(max(isa, row));
-                            if new == f32::NEG_INFINITY {
-                                row.fill(0.0); // nothing seen yet: no weight on this tile
-                                continue;
+                        for (i, (row, sum)) in rows.enumerate() {
+                            let (seen, own) = (queries.seen(shape, &tile, i), own.start + i);
+                            row[..seen.start].fill(0.0);
+                            row[seen.end..].fill(0.0);
+                            let [new, keep, weight] = add_scores(isa, &mut row[seen], factor, largest[own]);
+                            if keep != 1.0 {
+                                scale(isa, sum, keep);
                             }
-                            let keep = crate::math::exp(largest[i] - new);
-                            scale(isa, sum, keep);
-                            total[i] = total[i] * keep + exp_shifted(isa, row, new);
-                            largest[i] = new;
+                            (largest[own], total[own]) = (new, total[own] * keep + weight);
                         }
                         values.multiply(m, View::rows(scores, n), scratch, sums, true);
                     }

@@ -92,6 +92,27 @@ impl<'a> Right<'a> {
         self.product.isa()
     }
 
+    /// The first `cols` columns of `a [m, k] right`, into rows of `out.0` that are `out.1` apart.
+    pub(crate) fn multiply_part(
+        &self,
+        m: usize,
+        a: View<'_>,
+        room: &mut [f32],
+        (out, out_row): (&mut [f32], usize),
+        cols: usize,
+    ) {
+        assert!(cols <= self.n.min(out_row) && m * out_row <= out.len(), "{m} rows of {cols}");
+        match &self.packed {
+            None => gemm(self.product.isa(), (m, cols, self.k), [a, self.view], out, out_row, false),
+            Some(right) => {
+                let left = self.product.left(a, (m, self.k), room);
+                let (right, out) = ((*right, cols), (out.as_mut_ptr(), out_row));
+                // SAFETY: the assertion above, and `out` is borrowed exclusively.
+                unsafe { self.product.multiply(left, (0..m, 0..self.k), right, out, false) }
+            }
+        }
+    }
+
     /// `out [m, n] (+)= a [m, k] right`, `out` without gaps; `room` is for [`Product::left_len`] floats.
     pub(crate) fn multiply(&self, m: usize, a: View<'_>, room: &mut [f32], out: &mut [f32], add: bool) {
         assert!(m * self.n <= out.len(), "{m} rows of {}", self.n);

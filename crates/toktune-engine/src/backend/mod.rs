@@ -18,6 +18,7 @@ pub use sequences::Sequences;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use toktune_kernels::Precision;
 pub use toktune_kernels::attention::{ScoreBias, Shape as AttentionShape, Span};
 pub use toktune_kernels::cross_entropy::FrozenPart;
 pub use toktune_kernels::gated::Activation;
@@ -358,6 +359,8 @@ pub struct AttentionInputs<'a, X> {
     pub v: &'a X,
     /// Keys and values of past rows, which get no gradient.
     pub past: Option<(&'a X, &'a X)>,
+    /// In which precision its products may be taken: that of the products with its output projection.
+    pub precision: Precision,
 }
 
 /// What the backward pass of an attention takes beside its inputs.

@@ -191,7 +191,16 @@ impl<B: Backend> Attention<B> {
         [q, k, v]: [&'a B::Buffer; 3],
         place: Place<'a, B>,
     ) -> AttentionInputs<'a, B::Buffer> {
-        AttentionInputs { shape: &self.shape, sequences: place.sequences, q, k, v, past: place.past }
+        let precision = self.output.frozen.precision();
+        AttentionInputs {
+            shape: &self.shape,
+            sequences: place.sequences,
+            q,
+            k,
+            v,
+            past: place.past,
+            precision,
+        }
     }
 
     /// Queries or keys after their norm and rotation.

@@ -1,14 +1,15 @@
 //! The backward pass of attention.
 
-use super::tiles::{KeyTile, key_tiles, left_room, masked_scores, tasks, tile_room};
+use super::tiles::{KeyTile, Queries, key_tiles, left_room, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::Isa;
 use crate::gemm::Right;
-use crate::math::{exp, exp_shifted};
+use crate::math::{exp, exp2};
 use crate::product::Product;
 use crate::shared::{SharedMatrix, cut, pieces, with_scratch};
 use crate::view::View;
 use rayon::prelude::*;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Sequences times key/value heads from which a task has a whole sequence: enough for every thread to be busy.
@@ -31,10 +32,9 @@ pub struct Saved<'a> {
 /// P = exp(S - lse),  dP = dO Vᵀ,  dS = P (dP - rowsum(dO O)),  dQ = dS K,  dK = dSᵀ Q,  dV = Pᵀ dO
 /// ```
 ///
-/// Each entry has one thread and one order. Where there are sequences and heads enough for all threads, one task has all of
-/// a sequence for a key/value head, and each tile of `P` is computed once; else one pass over query tiles gives `dq` and
-/// one over key tiles `dk` and `dv`, at the price of computing each tile twice. The number of threads has no part in the
-/// choice. Keys of no sequence get zeros. Where sequences share rows, `forest.rs` has a way of its own.
+/// Each entry has one thread and one order, and each tile of `P` is computed once. Where there are sequences and heads enough
+/// for all threads, one task has all of a sequence for a key/value head; else, and where sequences share rows, the keys are cut
+/// as `forest.rs` says. The number of threads has no part in the choice. Keys of no sequence get zeros.
 ///
 /// Panics when the lengths do not fit.
 pub fn backward(
@@ -60,7 +60,10 @@ pub fn backward(
         *delta = crate::math::dot(&saved.out[slice.clone()], &saved.dout[slice]);
     });
     let pass = Backward { shape, x, saved, delta: &delta, product: x.product(isa) };
-    if spans.iter().any(|span| span.before.iter().any(|stretch| !stretch.is_past)) {
+    let whole: Vec<_> =
+        spans.iter().flat_map(|span| (0..shape.kv_heads).map(move |head| (span, head))).collect();
+    let shares = spans.iter().any(|span| span.before.iter().any(|stretch| !stretch.is_past));
+    if shares || whole.len() < WHOLE_SEQUENCES {
         return super::forest::backward(&pass, spans, [dq, dk, dv]);
     }
     let keys = x.k.len() / shape.kv_width().max(1);
@@ -71,18 +74,7 @@ pub fn backward(
     let dq = SharedMatrix::new(dq, rows, shape.q_width());
     let dk = SharedMatrix::new(dk, keys, shape.kv_width());
     let dv = SharedMatrix::new(dv, keys, shape.kv_width());
-    let whole: Vec<_> =
-        spans.iter().flat_map(|span| (0..shape.kv_heads).map(move |head| (span, head))).collect();
-    if whole.len() >= WHOLE_SEQUENCES {
-        whole.into_par_iter().for_each(|(span, head)| pass.sequence(span, head, &dq, (&dk, &dv)));
-        return;
-    }
-    tasks(spans, shape.kv_heads, TILE_QUERIES, |span| span.rows.len())
-        .into_par_iter()
-        .for_each(|(span, kv_head, tile)| pass.query_tile(span, kv_head, tile, &dq));
-    tasks(spans, shape.kv_heads, TILE_KEYS, |span| span.keys.len())
-        .into_par_iter()
-        .for_each(|(span, head, tile)| pass.key_tile(span, head, tile, (&dk, &dv)));
+    whole.into_par_iter().for_each(|(span, head)| pass.sequence(span, head, &dq, (&dk, &dv)));
 }
 
 /// What is worked out for a tile of queries and one of keys.
@@ -131,30 +123,44 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// `P` and `dS` of a tile of queries (rows `first..` at `positions`) and `tile`, into those of `to`, `[m, n]`. `keys` and
-    /// `values` are right operands of its keys and values.
+    /// Queries of a span from its row `from` on.
+    pub(super) fn queries<'b>(&'b self, span: &'b Span, head: usize, of: Range<usize>) -> Queries<'b> {
+        let past = span.position();
+        let rows = self.of_head(self.x.q, span.rows.start + of.start, head);
+        Queries { span, head, positions: past + of.start..past + of.end, rows }
+    }
+
+    /// The gradient of the output of queries.
+    fn dout(&self, of: &Queries<'_>) -> View<'_> {
+        self.of_head(self.saved.dout, of.span.rows.start + of.positions.start - of.span.position(), of.head)
+    }
+
+    /// `P` and `dS` of some queries and `tile`, into those of `to`, `[m, n]`. `keys` and `values` are right operands of its keys
+    /// and values.
     pub(super) fn tile(
         &self,
-        (span, head): (&Span, usize),
-        first: usize,
-        positions: &Range<usize>,
+        queries: &Queries<'_>,
         tile: &KeyTile<'_>,
         (keys, values): (&Right<'_>, &Right<'_>),
         to: &mut Square<'_>,
     ) {
-        let (isa, shape, n) = (self.product.isa(), self.shape, tile.len());
-        let (p, ds) = (&mut to.p[..positions.len() * n], &mut to.ds[..positions.len() * n]);
-        let q = self.of_head(self.x.q, first, head);
-        masked_scores(shape, self.x.bias, (span, head), q, positions, tile, keys, (p, to.left));
-        let dout = self.of_head(self.saved.dout, first, head);
-        values.multiply(positions.len(), dout, to.left, ds, false);
+        let (isa, shape, m, n) = (self.product.isa(), self.shape, queries.len(), tile.len());
+        let (p, ds) = (&mut to.p[..m * n], &mut to.ds[..m * n]);
+        let factor = queries.scores(shape, self.x.bias, tile, keys, (p, to.left));
+        values.multiply_part(m, self.dout(queries), to.left, (ds, n), queries.reach(shape, tile));
+        let first = queries.span.rows.start + queries.positions.start - queries.span.position();
         for (i, (p, ds)) in p.chunks_exact_mut(n).zip(ds.chunks_exact_mut(n)).enumerate() {
-            let row = (first + i) * shape.heads + head;
+            let (row, seen) = ((first + i) * shape.heads + queries.head, queries.seen(shape, tile, i));
+            for line in [&mut *p, &mut *ds] {
+                line[..seen.start].fill(0.0);
+                line[seen.end..].fill(0.0);
+            }
+            let (p, ds) = (&mut p[seen.clone()], &mut ds[seen]);
+            let (lse, delta) = (self.saved.lse[row], self.delta[row]);
             if let Some(cap) = shape.soft_cap {
-                capped_gradient(isa, p, ds, self.saved.lse[row], self.delta[row], shape.scale, cap);
+                capped_gradient(isa, p, ds, lse, delta, shape.scale, cap);
             } else {
-                exp_shifted(isa, p, self.saved.lse[row]);
-                score_gradient(isa, p, ds, self.delta[row], shape.scale);
+                score_gradient(isa, p, ds, factor, lse, delta, shape.scale);
             }
         }
     }
@@ -163,77 +169,6 @@ impl Backward<'_> {
     fn of_head<'b>(&self, rows: &'b [f32], first: usize, head: usize) -> View<'b> {
         let width = self.shape.q_width();
         View::rows(&rows[first * width + head * self.shape.head_dim..], width)
-    }
-
-    fn query_tile(&self, span: &Span, kv_head: usize, tile: Range<usize>, dq: &SharedMatrix<'_>) {
-        let (shape, hd) = (self.shape, self.shape.head_dim);
-        let group = shape.group(kv_head);
-        let (m, first) = (tile.len(), span.rows.start + tile.start);
-        let positions = span.position() + tile.start..span.position() + tile.end;
-        let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
-        with_scratch(square + group.len() * m * hd + 3 * room, |mut scratch| {
-            let mut square = Square::cut(&self.product, hd, &mut scratch);
-            let sums = cut(&mut scratch, group.len() * m * hd);
-            let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));
-            sums.fill(0.0);
-            for tile in key_tiles(shape, span, self.x, positions.clone()) {
-                let n = tile.len();
-                let transposed = |of| tile.transposed(of, shape, kv_head);
-                let keys = Right::new(self.product, transposed(tile.keys), (n, hd), m, room_1);
-                let values = Right::new(self.product, transposed(tile.values), (n, hd), m, room_2);
-                let key_rows = tile.rows_of(tile.keys, shape, kv_head);
-                let key_rows = Right::new(self.product, key_rows, (hd, n), m, room_3);
-                for (head, sum) in group.clone().zip(sums.chunks_exact_mut(m * hd)) {
-                    self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
-                    square.add_to_queries(&key_rows, (m, n), sum);
-                }
-            }
-            for (head, sum) in group.zip(sums.chunks_exact(m * hd)) {
-                for (i, sum) in sum.chunks_exact(hd).enumerate() {
-                    // SAFETY: this task alone has these rows of the heads of this group.
-                    unsafe { dq.row(first + i, head * hd, hd) }.copy_from_slice(sum);
-                }
-            }
-        });
-    }
-
-    fn key_tile(
-        &self,
-        span: &Span,
-        kv_head: usize,
-        tile: Range<usize>,
-        to: (&SharedMatrix<'_>, &SharedMatrix<'_>),
-    ) {
-        let (shape, hd) = (self.shape, self.shape.head_dim);
-        let (n, past) = (tile.len(), span.position());
-        let rows = span.keys.start + tile.start..span.keys.start + tile.end;
-        let (keys, values) = (self.x.k, self.x.v);
-        let tile = KeyTile { at: past + tile.start, rows, keys, values, is_past: false };
-        let (room, square) = (self.product.right_len(n, hd), Square::room(&self.product, hd));
-        with_scratch(square + 2 * n * hd + 2 * room, |mut scratch| {
-            let mut square = Square::cut(&self.product, hd, &mut scratch);
-            let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, n * hd));
-            let [room_1, room_2] = [(); 2].map(|()| cut(&mut scratch, room));
-            dk_sum.fill(0.0);
-            dv_sum.fill(0.0);
-            let transposed = |of| tile.transposed(of, shape, kv_head);
-            let keys = Right::new(self.product, transposed(tile.keys), (n, hd), TILE_QUERIES, room_1);
-            let values = Right::new(self.product, transposed(tile.values), (n, hd), TILE_QUERIES, room_2);
-            for queries in pieces(span.rows.len(), TILE_QUERIES) {
-                let positions = past + queries.start..past + queries.end;
-                let seen = shape.visible_from(&positions, span.total());
-                if seen.end <= tile.at || seen.start >= tile.positions().end {
-                    continue;
-                }
-                let (m, first) = (queries.len(), span.rows.start + queries.start);
-                for head in shape.group(kv_head) {
-                    self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
-                    self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
-                }
-            }
-            // SAFETY: this task alone has these rows of this key/value head.
-            unsafe { self.write_keys(&tile, kv_head, (dk_sum, dv_sum), to) };
-        });
     }
 
     /// All gradients of a sequence and key/value head.
@@ -263,19 +198,18 @@ impl Backward<'_> {
                 let key_rows = Right::new(self.product, key_rows, (hd, n), TILE_QUERIES, room_3);
                 dk_sum.fill(0.0);
                 dv_sum.fill(0.0);
-                for queries in pieces(length, TILE_QUERIES) {
-                    let positions = past + queries.start..past + queries.end;
-                    let seen = shape.visible_from(&positions, span.total());
+                for rows in pieces(length, TILE_QUERIES) {
+                    let seen = shape.visible_from(&(past + rows.start..past + rows.end), span.total());
                     if seen.end <= tile.at || seen.start >= tile.positions().end {
                         continue;
                     }
-                    let (m, first) = (queries.len(), span.rows.start + queries.start);
                     for (at, head) in group.clone().enumerate() {
-                        self.tile((span, head), first, &positions, &tile, (&keys, &values), &mut square);
-                        let sum = &mut dq_sums[(at * length + queries.start) * hd..][..m * hd];
-                        square.add_to_queries(&key_rows, (m, n), sum);
+                        let queries = self.queries(span, head, rows.clone());
+                        self.tile(&queries, &tile, (&keys, &values), &mut square);
+                        let sum = &mut dq_sums[(at * length + rows.start) * hd..][..rows.len() * hd];
+                        square.add_to_queries(&key_rows, (rows.len(), n), sum);
                         if !tile.is_past {
-                            self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
+                            self.add_to_keys(&queries, &tile, &mut square, (dk_sum, dv_sum));
                         }
                     }
                 }
@@ -293,18 +227,19 @@ impl Backward<'_> {
         });
     }
 
-    /// `dK += dSᵀ Q`, `dV += Pᵀ dO` for `m` queries from row `first` on and `n` keys.
+    /// `dK += dSᵀ Q`, `dV += Pᵀ dO` of some queries and the keys of `tile` that they reach.
     pub(super) fn add_to_keys(
         &self,
-        (head, first): (usize, usize),
-        (m, n): (usize, usize),
+        queries: &Queries<'_>,
+        tile: &KeyTile<'_>,
         square: &mut Square<'_>,
         (dk, dv): (&mut [f32], &mut [f32]),
     ) {
-        let hd = self.shape.head_dim;
-        for (rows, weights, sums) in [(self.x.q, &*square.ds, dk), (self.saved.dout, &*square.p, dv)] {
-            let rows = Right::new(self.product, self.of_head(rows, first, head), (hd, m), n, square.right);
-            rows.multiply(n, View::transposed(&weights[..m * n], n), square.left, sums, true);
+        let (hd, m, n) = (self.shape.head_dim, queries.len(), tile.len());
+        let reach = queries.reach(self.shape, tile);
+        for (rows, weights, sums) in [(queries.rows, &*square.ds, dk), (self.dout(queries), &*square.p, dv)] {
+            let rows = Right::new(self.product, rows, (hd, m), reach, square.right);
+            rows.multiply(reach, View::transposed(&weights[..m * n], n), square.left, sums, true);
         }
     }
 
@@ -335,19 +270,21 @@ crate::isa::multiversion! {
     /// scores before the cap, whose slope is `1 - (score / cap)²`.
     fn capped_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, scale: f32, cap: f32) {
         for (ds, p) in ds.iter_mut().zip(p) {
-            // a key that is not seen has no probability, whatever its slope
-            let score = p.max(-cap);
-            *p = exp(*p - lse);
+            let score = *p;
+            *p = exp(score - lse);
             *ds = *p * (*ds - delta) * scale * (1.0 - (score / cap) * (score / cap));
         }
     }
 }
 
 crate::isa::multiversion! {
-    /// `ds = p (ds - delta) scale`.
-    fn score_gradient(isa: Isa, p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
+    /// From scores `p`, which a factor is missing from, and the gradient `ds` of their probabilities: the probabilities
+    /// `e^(factor p - lse)` and the gradient of `q · k`, `p (ds - delta) scale`.
+    fn score_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], factor: f32, lse: f32, delta: f32, scale: f32) {
+        let (factor, lse) = (factor * LOG2_E, lse * LOG2_E);
         for (ds, p) in ds.iter_mut().zip(p) {
-            *ds = p * (*ds - delta) * scale;
+            *p = exp2(*p * factor - lse);
+            *ds = (*p * scale) * (*ds - delta);
         }
     }
 }

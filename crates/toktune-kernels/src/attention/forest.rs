@@ -1,4 +1,4 @@
-//! The backward pass of attention where sequences share rows.
+//! The backward pass of attention where sequences share rows, or are few.
 //!
 //! A node's keys get gradients from its own queries and from those of every node below it. The tiles of keys of a tree are cut
 //! into a few segments of about the same work; a task has one segment for one query head, computes each tile of
@@ -15,6 +15,9 @@ use std::ops::Range;
 
 /// Segments of a tree at most: each has gradients of all queries of its own.
 const SEGMENTS: usize = 4;
+
+/// Tasks that are enough for every thread to be busy.
+const TASKS: usize = 24;
 
 /// A tile of keys with the spans whose queries see it.
 struct Unit<'a> {
@@ -59,7 +62,13 @@ fn readers_and_trees(spans: &[Span]) -> (Vec<Vec<usize>>, Vec<Vec<usize>>) {
 }
 
 impl<'a> Tree<'a> {
-    fn new(shape: &Shape, x: &Inputs<'a>, all: &[Span], spans: Vec<usize>, readers: &[Vec<usize>]) -> Self {
+    fn new(
+        shape: &Shape,
+        x: &Inputs<'a>,
+        all: &[Span],
+        (spans, readers): (Vec<usize>, &[Vec<usize>]),
+        most: usize,
+    ) -> Self {
         let (mut starts, mut rows, mut units) = (Vec::with_capacity(spans.len()), 0, Vec::new());
         for &at in &spans {
             let span = &all[at];
@@ -79,7 +88,7 @@ impl<'a> Tree<'a> {
         let mut done = 0;
         for unit in units {
             let of_unit = work(&unit);
-            let next = done * SEGMENTS / whole.max(1);
+            let next = done * most / whole.max(1);
             if next >= segments.len() {
                 segments.push(Vec::new());
             }
@@ -101,7 +110,9 @@ impl<'a> Tree<'a> {
 pub(super) fn backward(pass: &Backward<'_>, spans: &[Span], [dq, dk, dv]: [&mut [f32]; 3]) {
     let (shape, x) = (pass.shape, pass.x);
     let (readers, trees) = readers_and_trees(spans);
-    let trees: Vec<Tree<'_>> = trees.into_iter().map(|of| Tree::new(shape, x, spans, of, &readers)).collect();
+    let segments = TASKS.div_ceil((trees.len() * shape.heads).max(1)).min(SEGMENTS);
+    let tree = |of| Tree::new(shape, x, spans, (of, &readers), segments);
+    let trees: Vec<Tree<'_>> = trees.into_iter().map(tree).collect();
     let (rows, keys) = (dq.len() / shape.q_width(), dk.len() / shape.kv_width());
     let parts = trees.iter().map(|tree| tree.segments.len()).max().unwrap_or(1);
     let mut of_queries = vec![0f32; parts * dq.len()];
@@ -186,13 +197,12 @@ impl Backward<'_> {
                 for &at in readers {
                     let (reader, start) = (&spans[at], tree.start_of(at));
                     for queries in self.queries_that_see(reader, tile) {
-                        let positions = reader.position() + queries.start..reader.position() + queries.end;
-                        let (m, first) = (queries.len(), reader.rows.start + queries.start);
-                        self.tile((reader, head), first, &positions, tile, (&keys, &values), &mut square);
-                        let own = &mut dq_sums[(start + queries.start) * hd..][..m * hd];
-                        square.add_to_queries(&key_rows, (m, n), own);
+                        let own = &mut dq_sums[(start + queries.start) * hd..][..queries.len() * hd];
+                        let queries = self.queries(reader, head, queries);
+                        self.tile(&queries, tile, (&keys, &values), &mut square);
+                        square.add_to_queries(&key_rows, (queries.len(), n), own);
                         if !tile.is_past {
-                            self.add_to_keys((head, first), (m, n), &mut square, (dk_sum, dv_sum));
+                            self.add_to_keys(&queries, tile, &mut square, (dk_sum, dv_sum));
                         }
                     }
                 }

@@ -268,6 +268,35 @@ fn backward_matches_directional_differences_past_the_tiles() {
     }
 }
 
+/// With bf16 each product's operands are rounded to 8 digits, and what comes out is as near to what they give unrounded.
+#[test]
+fn bf16_gives_f32_to_its_digits() {
+    each_isa(|isa| {
+        for (shape, spans, bias) in cases() {
+            let data = data(&shape, &spans);
+            let exact = inputs(&data, bias.as_ref());
+            let rounded = Inputs { precision: Precision::Bf16, ..exact };
+            let dout = random(exact.q.len(), 9);
+            let outputs = |x: &Inputs<'_>| {
+                let (mut out, mut lse) =
+                    (vec![f32::NAN; x.q.len()], vec![f32::NAN; x.q.len() / shape.head_dim]);
+                forward(isa, &shape, &spans, x, &mut out, &mut lse);
+                let [dq, dk, dv] = gradients(isa, &shape, &spans, x, &dout);
+                [out, lse, dq, dk, dv]
+            };
+            for (part, (found, expected)) in outputs(&rounded).iter().zip(outputs(&exact)).enumerate() {
+                let expected: Vec<f64> = expected.iter().map(|x| *x as f64).collect();
+                let distance =
+                    |x: &[f32]| x.iter().zip(&expected).map(|(x, e)| (*x as f64 - e).powi(2)).sum::<f64>();
+                let size: f64 = expected.iter().map(|e| e * e).sum();
+                assert!(distance(found) <= 1e-4 * size.max(10.0), "{isa} {shape:?} {spans:?} part {part}");
+                let is_exact = !isa.has_fast_bf16();
+                assert!(!is_exact || distance(found) == 0.0, "{isa}: f32 where bf16 is no faster");
+            }
+        }
+    });
+}
+
 fn gradients(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f32]) -> [Vec<f32>; 3] {
     let mut out = vec![f32::NAN; x.q.len()];
     let mut lse = vec![f32::NAN; x.q.len() / shape.head_dim];

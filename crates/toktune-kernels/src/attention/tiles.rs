@@ -114,34 +114,59 @@ pub(super) fn tasks(
         .collect()
 }
 
-/// `scores[i, j] = scale * q_i · k_j`, capped or with its bias, and negative infinity where row `i` does not see key `j`; `room`
-/// is [`left_room`].
-#[allow(clippy::too_many_arguments)]
-pub(super) fn masked_scores(
-    shape: &Shape,
-    bias: Option<&ScoreBias>,
-    (span, head): (&Span, usize),
-    q: View<'_>,
-    positions: &Range<usize>,
-    tile: &KeyTile<'_>,
-    keys: &Right<'_>,
-    (scores, room): (&mut [f32], &mut [f32]),
-) {
-    let (isa, n) = (keys.isa(), tile.len());
-    keys.multiply(positions.len(), q, room, scores, false);
-    for (row, at) in scores.chunks_exact_mut(n).zip(positions.clone()) {
-        scale(isa, row, shape.scale);
-        if let Some(cap) = shape.soft_cap {
-            cap_scores(isa, row, cap);
+/// A run of queries of one head of a sequence, at `positions` of it.
+pub(super) struct Queries<'a> {
+    pub(super) span: &'a Span,
+    pub(super) head: usize,
+    pub(super) positions: Range<usize>,
+    /// `[positions, head_dim]`.
+    pub(super) rows: View<'a>,
+}
+
+impl Queries<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// How many keys of `tile`, from its first on, one of the queries or more may see.
+    pub(super) fn reach(&self, shape: &Shape, tile: &KeyTile<'_>) -> usize {
+        let seen = shape.visible_from(&self.positions, self.span.total());
+        seen.end.saturating_sub(tile.at).min(tile.len())
+    }
+
+    /// The keys of `tile` that query `i` sees.
+    pub(super) fn seen(&self, shape: &Shape, tile: &KeyTile<'_>, i: usize) -> Range<usize> {
+        let seen = shape.visible(self.positions.start + i, self.span.total());
+        let first = seen.start.saturating_sub(tile.at).min(tile.len());
+        first..seen.end.saturating_sub(tile.at).clamp(first, tile.len())
+    }
+
+    /// `scores[i, j] = q_i · k_j` of [`Self::reach`] keys, `tile.len()` apart, capped or with their bias, and the factor that they
+    /// still have to be multiplied with. What a query does not see is anything. `room` is [`left_room`].
+    pub(super) fn scores(
+        &self,
+        shape: &Shape,
+        bias: Option<&ScoreBias>,
+        tile: &KeyTile<'_>,
+        keys: &Right<'_>,
+        (scores, room): (&mut [f32], &mut [f32]),
+    ) -> f32 {
+        let (isa, n, reach) = (keys.isa(), tile.len(), self.reach(shape, tile));
+        keys.multiply_part(self.len(), self.rows, room, (scores, n), reach);
+        if shape.soft_cap.is_none() && bias.is_none() {
+            return shape.scale;
         }
-        if let Some(bias) = bias {
-            axpy(isa, row, 1.0, bias.line(head, at, tile.at, n));
+        for (row, at) in scores.chunks_exact_mut(n).zip(self.positions.clone()) {
+            let row = &mut row[..reach];
+            scale(isa, row, shape.scale);
+            if let Some(cap) = shape.soft_cap {
+                cap_scores(isa, row, cap);
+            }
+            if let Some(bias) = bias {
+                axpy(isa, row, 1.0, bias.line(self.head, at, tile.at, reach));
+            }
         }
-        let seen = shape.visible(at, span.total());
-        let first = seen.start.saturating_sub(tile.at).min(n);
-        let last = seen.end.saturating_sub(tile.at).clamp(first, n);
-        row[..first].fill(f32::NEG_INFINITY);
-        row[last..].fill(f32::NEG_INFINITY);
+        1.0
     }
 }
 
