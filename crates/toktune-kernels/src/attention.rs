@@ -22,7 +22,7 @@ use crate::Isa;
 use crate::gemm::Right;
 use crate::math::scale;
 use crate::product::{Precision, Product};
-use crate::shared::{SharedMatrix, cut, with_scratch};
+use crate::shared::{SharedMatrix, cut};
 use crate::view::View;
 use rayon::prelude::*;
 use softmax::add_scores;
@@ -265,7 +265,7 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
                 positions: positions.clone(),
                 rows: View::rows(&x.q[first * width + head * hd..], width),
             };
-            with_scratch(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room + left, |mut scratch| {
+            product.task_with(m * TILE_KEYS + group.len() * m * (hd + 2) + 2 * room + left, |mut scratch| {
                 let scores = cut(&mut scratch, m * TILE_KEYS);
                 let sums = cut(&mut scratch, group.len() * m * hd);
                 let [largest, total] = [(); 2].map(|()| cut(&mut scratch, group.len() * m));

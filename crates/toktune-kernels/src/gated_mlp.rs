@@ -102,7 +102,7 @@ impl<M: Matrix> GatedMlp<'_, M> {
         let run = |left: Left<'_>| {
             matmul::tasks(rows, inner, product.cols_unit()).into_par_iter().for_each(|(tile, cols)| {
                 let (height, width) = (tile.len(), cols.len());
-                with_scratch(2 * height * width, |both| {
+                product.task_with(2 * height * width, |both| {
                     let (gate, up) = both.split_at_mut(height * width);
                     for (weight, out) in [(self.gate, &mut *gate), (self.up, &mut *up)] {
                         // SAFETY: the buffer is this tile's, `height` rows of `width`.

@@ -62,10 +62,10 @@ pub fn forward(isa: Isa, x: &[f32], w: &impl Matrix, precision: Precision, write
         let y = SharedMatrix::new(y, m, n);
         tasks(m, n, product.cols_unit()).into_par_iter().for_each(|(rows, cols)| {
             // SAFETY: the tasks are disjoint rectangles of `y`, each written by the one thread that has this task.
-            unsafe {
+            product.task(|| unsafe {
                 let out = y.rectangle(rows.start, cols.start, rows.len(), cols.len());
                 outputs(&product, left, rows, w, cols, (out, y.stride()), write == Write::Add);
-            }
+            });
         });
     });
 }
@@ -205,10 +205,10 @@ pub fn backward(isa: Isa, dy: &[f32], w: &impl Matrix, precision: Precision, wri
             .into_par_iter()
             .for_each(|(rows, cols)| {
                 // SAFETY: the tasks are disjoint rectangles of `dx`, each written by the one thread that has this task.
-                unsafe {
+                product.task(|| unsafe {
                     let out = dx.rectangle(rows.start, cols.start, rows.len(), cols.len());
                     inputs(&product, left, rows, w, cols, (out, dx.stride()), write == Write::Add);
-                }
+                });
             });
     });
 }

@@ -113,6 +113,21 @@ impl Product {
         }
     }
 
+    /// Runs a task of several products on one thread: what the instructions have to be told once is told once.
+    pub(crate) fn task<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.engine {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: there is this engine only where AMX is available.
+            Some(bf16::Engine::Amx) => unsafe { bf16::amx::session(work) },
+            _ => work(),
+        }
+    }
+
+    /// [`Self::task`] with a buffer of `len` floats of arbitrary content.
+    pub(crate) fn task_with<R>(&self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+        self.task(|| with_scratch(len, work))
+    }
+
     /// Whether right operands are packed from rows of bf16 as they are stored.
     pub(crate) fn packs_stored_bf16(&self) -> bool {
         self.engine.is_some()

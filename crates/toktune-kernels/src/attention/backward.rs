@@ -6,7 +6,7 @@ use crate::Isa;
 use crate::gemm::Right;
 use crate::math::{exp, exp2};
 use crate::product::Product;
-use crate::shared::{SharedMatrix, cut, pieces, with_scratch};
+use crate::shared::{SharedMatrix, cut, pieces};
 use crate::view::View;
 use rayon::prelude::*;
 use std::f32::consts::LOG2_E;
@@ -183,7 +183,7 @@ impl Backward<'_> {
         let (group, past, length) = (shape.group(kv_head), span.position(), span.rows.len());
         let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
         let sums = group.len() * length * hd;
-        with_scratch(square + 2 * TILE_KEYS * hd + 3 * room + sums, |mut scratch| {
+        self.product.task_with(square + 2 * TILE_KEYS * hd + 3 * room + sums, |mut scratch| {
             let mut square = Square::cut(&self.product, hd, &mut scratch);
             let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, TILE_KEYS * hd));
             let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));

@@ -9,7 +9,7 @@ use super::backward::{Backward, Square};
 use super::tiles::{KeyTile, key_tiles, own_key_tiles, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::gemm::Right;
-use crate::shared::{SharedMatrix, cut, pieces, with_scratch};
+use crate::shared::{SharedMatrix, cut, pieces};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -179,7 +179,7 @@ impl Backward<'_> {
         let (shape, hd) = (self.shape, self.shape.head_dim);
         let kv_head = head / (shape.heads / shape.kv_heads);
         let (room, square) = (tile_room(&self.product, hd), Square::room(&self.product, hd));
-        with_scratch(square + 2 * TILE_KEYS * hd + 3 * room + tree.rows * hd, |mut scratch| {
+        self.product.task_with(square + 2 * TILE_KEYS * hd + 3 * room + tree.rows * hd, |mut scratch| {
             let mut square = Square::cut(&self.product, hd, &mut scratch);
             let [dk_sum, dv_sum] = [(); 2].map(|()| cut(&mut scratch, TILE_KEYS * hd));
             let [room_1, room_2, room_3] = [(); 3].map(|()| cut(&mut scratch, room));

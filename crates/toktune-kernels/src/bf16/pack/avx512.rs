@@ -317,10 +317,11 @@ unsafe fn pairs<S: Source>(
             }
         };
         let mut out = [[_mm512_setzero_si512(); SIDE]; 2];
-        for pair in 0..SIDE {
+        let [first, second] = &mut out;
+        for (pair, (first, second)) in first.iter_mut().zip(second).enumerate() {
             let (even, odd) = (read(row + 2 * pair), read(row + 2 * pair + 1));
-            out[0][pair] = _mm512_permutex2var_epi16(even, low, odd);
-            out[1][pair] = _mm512_permutex2var_epi16(even, high, odd);
+            *first = _mm512_permutex2var_epi16(even, low, odd);
+            *second = _mm512_permutex2var_epi16(even, high, odd);
         }
         out
     }
