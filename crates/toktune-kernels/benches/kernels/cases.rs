@@ -63,8 +63,11 @@ pub const GROUPS: [Group; 6] = [
     ("rms_norm", norms),
 ];
 
+/// A group that does not depend on a model.
+type ShapeGroup = (&'static str, fn(Isa) -> Vec<Case>);
+
 /// Groups that do not depend on a model.
-pub const SHAPES: [(&str, fn(Isa) -> Vec<Case>); 1] = [("products by rows and shape, bf16 weights", shapes)];
+pub const SHAPES: [ShapeGroup; 1] = [("products by rows and shape, bf16 weights", shapes)];
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
