@@ -174,7 +174,6 @@ def headline_panel(axes, of, best, values_of, ratio_of):
         weight = "bold" if ours else "normal"
         axes.annotate(text, (middle, y), (4, 0), textcoords="offset points", va="center", fontsize=8.5, weight=weight)
     axes.set_yticks(range(len(bars_of)), [name for name, *_ in bars_of], fontsize=9)
-    axes.invert_yaxis()
     axes.set_xlim(0, 1.9 * axes.dataLim.x1 if axes.patches else 1)  # room for the words behind the longest bar
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
@@ -197,6 +196,7 @@ def headline(many, folder):
         headline_panel(memory, of, of.leanest_python(), lambda s: s.memories, lambda mine, best: f"{mine / best:.2f}×")
         speed.set_title(f"{text}\n\ntokens a second (more is better)", fontsize=9.5, loc="left")
         memory.set_title("peak memory, GB (less is better)", fontsize=9.5, loc="left")
+    grid[0][0].invert_yaxis()  # of all, since they share it
     for axes in grid[:, 1:].flat:
         axes.tick_params(axis="y", length=0)
     figure.tight_layout(rect=(0, 0.85 / size[1], 1, 1), w_pad=1.5)

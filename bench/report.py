@@ -142,7 +142,7 @@ def memory(of):
 def beside(comparison, side):
     """The last cells of a line: toktune's rate over this one's, this one's memory over toktune's, and the losses."""
     toktune, other = comparison.toktune, side.summary
-    if other is toktune or side.program == "toktune" or not (toktune.rates and other.rates):
+    if side.program == "toktune" or not (toktune.rates and other.rates):
         return ["", "", ""]
     difference = f"{comparison.loss_difference(side):.1e}" + (" (first step)" if side.program == FULL else "")
     return [f"**{toktune.rate / other.rate:.2f}x**", f"{other.memory / toktune.memory:.1f}x", difference]
