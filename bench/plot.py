@@ -23,10 +23,10 @@ WIDTH = 0.38
 
 # The first picture: models and jobs, with what stands above them.
 HEADLINE = {
-    ("opt-125m", "opt-125m"): "OPT-125M (random weights)\n8 rows of 128 tokens, nothing to skip",
-    ("gemma-2-2b", "gemma-2-2b"): "Gemma-2-2B (random weights)\n1 row of 256 tokens, nothing to skip",
-    ("smollm2-135m", "gsm8k"): "SmolLM2-135M\n8 rows of GSM8K, answers learnt",
-    ("gemma3-270m", "gsm8k"): "Gemma-3-270M\n8 rows of GSM8K, answers learnt",
+    ("opt-125m", "opt-125m"): "OPT-125M (random weights): 8 rows of 128 tokens, nothing to skip",
+    ("gemma-2-2b", "gemma-2-2b"): "Gemma-2-2B (random weights): 1 row of 256 tokens, nothing to skip",
+    ("smollm2-135m", "gsm8k"): "SmolLM2-135M: 8 rows of GSM8K, answers learnt",
+    ("gemma3-270m", "gsm8k"): "Gemma-3-270M: 8 rows of GSM8K, answers learnt",
 }
 FULL, BEST, LEAN = "#d5d8dd", "#6f7782", "#eba27d"
 LEARNING = {"toktune-bf16": TOKTUNE, "PEFT-bf16": "#6f7782", "PEFT-f32": "#2b6cd9"}
@@ -158,6 +158,15 @@ def headline_bars(of, best):
     yield "full matrix, torch", FULL, by_name.get(report.FULL), ""
 
 
+def times(mine, best):
+    ratio = mine / best
+    return f"{ratio:.{2 if ratio < 2 else 1}f}×"
+
+
+def share(mine, best):
+    return f"1/{best / mine:.1f}" if mine < best else times(mine, best)
+
+
 def headline_panel(axes, of, best, values_of, ratio_of):
     """One quantity of one job: a bar a program, beside toktune's its ratio to the best Python, whichever side of 1 it is on."""
     bars_of = list(headline_bars(of, best))
@@ -180,29 +189,29 @@ def headline_panel(axes, of, best, values_of, ratio_of):
 
 
 def headline(many, folder):
-    """Speed above, memory below, a column a job; each panel has its own scale from zero."""
+    """Speed on the left, memory on the right, a row a job; each panel has its own scale from zero."""
     found = {}
     for results in many:
         for of in (of for model in results["settings"]["models"] for of in report.comparisons(results, model)):
             if of.toktune.rates and of.pythons():
                 found.setdefault((of.model, of.job), of)
-    columns = [(text, found[key]) for key, text in HEADLINE.items() if key in found]
-    if not columns:
+    rows = [(text, found[key]) for key, text in HEADLINE.items() if key in found]
+    if not rows:
         return
-    size = (1.6 + 3.5 * len(columns), 5.9)
-    figure, grid = plt.subplots(2, len(columns), figsize=size, squeeze=False, sharey=True)
-    for (text, of), (speed, memory) in zip(columns, grid.T):
-        headline_panel(speed, of, of.fastest_python(), lambda s: s.rates, lambda mine, best: f"{mine / best:.1f}×")
-        headline_panel(memory, of, of.leanest_python(), lambda s: s.memories, lambda mine, best: f"{mine / best:.2f}×")
-        speed.set_title(f"{text}\n\ntokens a second (more is better)", fontsize=9.5, loc="left")
-        memory.set_title("peak memory, GB (less is better)", fontsize=9.5, loc="left")
+    size = (10, 1.85 * len(rows) + 1.4)
+    figure, grid = plt.subplots(len(rows), 2, figsize=size, squeeze=False, sharey=True)
+    for (text, of), (speed, memory) in zip(rows, grid):
+        headline_panel(speed, of, of.fastest_python(), lambda s: s.rates, times)
+        headline_panel(memory, of, of.leanest_python(), lambda s: s.memories, share)
+        speed.set_title(text, fontsize=10, loc="left", weight="bold")
+        memory.tick_params(axis="y", length=0)
     grid[0][0].invert_yaxis()  # of all, since they share it
-    for axes in grid[:, 1:].flat:
-        axes.tick_params(axis="y", length=0)
-    figure.tight_layout(rect=(0, 0.85 / size[1], 1, 1), w_pad=1.5)
+    grid[-1][0].set_xlabel("tokens a second (more is better)", fontsize=10)
+    grid[-1][1].set_xlabel("peak memory, GB (less is better)", fontsize=10)
+    figure.tight_layout(rect=(0, 1.05 / size[1], 1, 1), w_pad=1.5)
     machines = {results["machine"]["cpu"] for results in many}
-    note = "" if len(machines) == 1 else "measured on: " + ", ".join(sorted(machines))
-    save(figure, many[0], folder, "headline", f"bold: beside the best Python, for the quantity shown. {note}")
+    elsewhere = "" if len(machines) == 1 else "; measured on " + ", ".join(sorted(machines))
+    save(figure, many[0], folder, "headline", f"bold: toktune beside the best Python in what is shown{elsewhere}")
 
 
 def smooth(values):
