@@ -108,6 +108,7 @@ def train(model, args, warm_up=0):
     # the first step pays for allocations and page faults on both sides
     timed = slice(1, None) if args.steps > 1 else slice(None)
     found = {"losses": losses, "tokens_per_second": sum(tokens[timed]) / sum(seconds[timed]) if seconds else None}
+    found["step_seconds"] = seconds
     found["trained_parameters"] = sum(p.numel() for p in trained)
     if args.eval_data:
         found["eval_loss"] = evaluate(model, args.eval_data, args.batch)
