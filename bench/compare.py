@@ -1,4 +1,4 @@
-"""toktune and PEFT in turn on the same rows: tokens a second, peak memory, losses; a Markdown table and plots.
+"""toktune, PEFT and its company in turn on the same rows: tokens a second, peak memory, losses; a Markdown table and plots.
 
 Machines are shared and noisy, so the programs run in turn (A B A B ...), several times. See README.md.
 Needs only the standard library; --python is the interpreter that has torch, transformers, peft and matplotlib.
@@ -12,8 +12,8 @@ import sys
 
 import machine
 import report
-from jobs import JOBS
-from models import MODELS
+from jobs import JOBS, PEERS
+from models import MODELS, SHAPES
 from prepare import prepare, say
 from programs import PROGRAMS, Failed
 
@@ -41,8 +41,10 @@ def arguments():
     parser.add_argument("--python", default=sys.executable, help="the interpreter with the peer")
     parser.add_argument("--toktune", default=os.path.join(ROOT, "target", "release", "toktune"))
     parser.add_argument("--output", default=os.path.join(ROOT, "out", "bench"), help="a folder for results.json, results.md and the plots")
-    parser.add_argument("--jobs", type=names(JOBS), default=usual, help="out of " + ",".join(JOBS) + "; all but prefix-* unless named")
-    parser.add_argument("--models", type=names(MODELS), default=list(MODELS), help="out of " + ",".join(MODELS))
+    parser.add_argument("--jobs", type=names(JOBS), default=usual, help="out of " + ",".join(JOBS) + "; unless named all but prefix-* and the shapes")
+    parser.add_argument("--models", type=names(MODELS), default=list(MODELS), help="out of " + ",".join(MODELS) + "; jobs of a shape have their own")
+    parser.add_argument("--peers", type=names(PEERS), default=["plain"], help="out of " + ",".join(PEERS) + "; the shapes always have full")
+    parser.add_argument("--unsloth-python", help="the interpreter with Unsloth, which wants an older torch than PEFT")
     parser.add_argument("--steps", type=int, default=6, help="of a run; the first is not timed")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -73,16 +75,25 @@ def write(output, results):
         out.write(report.markdown(results))
 
 
+def measured(args):
+    """The models with the runs of each: the chosen ones, and the shapes whose jobs are."""
+    jobs = [JOBS[name] for name in args.jobs]
+    everywhere = [job for job in jobs if not job.shape]
+    chosen = [(MODELS[name], everywhere) for name in args.models] if everywhere or args.prepare_only else []
+    for model, own in chosen + [(SHAPES[job.shape], [job]) for job in jobs if job.shape]:
+        yield model, list(dict.fromkeys(run for job in own for run in job.runs(args.peers)))
+
+
 def main():
     args = arguments()
-    prepared = [prepare(args.cache, MODELS[name], args.python, args.gsm8k) for name in args.models]
+    prepared = [(prepare(args.cache, model, args.python, args.gsm8k), runs) for model, runs in measured(args)]
     if args.prepare_only:
         return
     os.makedirs(args.output, exist_ok=True)
-    asked = ("jobs", "models", "steps", "repeats", "lr", "threads")
-    results = {"machine": machine.describe(), "settings": {name: getattr(args, name) for name in asked}, "runs": []}
-    runs = list(dict.fromkeys(run for name in args.jobs for run in JOBS[name].runs))
-    for at in prepared:
+    asked = ("jobs", "peers", "steps", "repeats", "lr", "threads")
+    settings = {"models": [at.model.name for at, _ in prepared], **{name: getattr(args, name) for name in asked}}
+    results = {"machine": machine.describe(), "settings": settings, "runs": []}
+    for at, runs in prepared:
         for turn in range(args.repeats):
             say(f"{at.model.title}, turn {turn + 1} of {args.repeats}")
             for run in runs:

@@ -1,21 +1,31 @@
-"""What is compared: runs of one program on one set of rows, and the jobs that set two of them side by side."""
+"""What is compared: runs of one program on one set of rows, and the jobs that set several of them side by side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prepare import EXAMPLES, LENGTHS, LORA_RANK
+
+# What --peers chooses from, with the program of each (programs.py).
+PEERS = {
+    "plain": "PEFT",
+    "checkpointing": "PEFT-checkpointing",
+    "compile": "PEFT-compile",
+    "unsloth": "Unsloth",
+    "full": "full-matrix",
+}
 
 
 @dataclass(frozen=True)
 class Run:
     """One program on the rows of one kind. Two jobs that hold the same run share its measurements."""
 
-    program: str  # "toktune" or "PEFT"
-    precision: str  # toktune's --precision, or PEFT's torch type
+    program: str  # of programs.py
+    precision: str  # toktune's --precision, or the peer's torch type
     rows: str  # a kind of rows, see prepare.py
     source: str = "folder"  # what the model is read from: "folder" (bf16) or "gguf"
     batch: int = 8
     accumulation: int = 1  # batches of one optimizer step
     lora: bool = False  # LoRA beside the tokens, from the adapter that prepare.py makes
+    held_out: str = None  # a kind of rows whose loss is taken after the last step
 
     @property
     def key(self):
@@ -24,17 +34,42 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """A comparison: toktune's run beside PEFT's; without PEFT's, toktune's runs along the length of the rows."""
+    """A comparison: toktune's runs beside the peers'; without PEFT's, toktune's runs along the length of the rows."""
 
     title: str  # two short lines, for the plot; the second is the precisions
     about: str
-    toktune: tuple
+    toktune: tuple  # as it is by default first
     peft: Run = None
     only_named: bool = False  # takes so long that it is not run unless --jobs names it
+    peers: tuple = ()  # out of PEERS, run whatever --peers says
+    shape: str = None  # out of models.SHAPES, for a job that belongs to one of them; the others run on every model
 
-    @property
-    def runs(self):
-        return [run for run in (*self.toktune, self.peft) if run]
+    def beside(self, peers):
+        """The runs of PEFT's company: `peers`, out of PEERS, and the job's own."""
+        chosen = [name for name in PEERS if name in peers or name in self.peers] if self.peft else []
+        # LoRA is not trained beside the full matrix
+        return [replace(self.peft, program=PEERS[name]) for name in chosen if not (name == "full" and self.peft.lora)]
+
+    def runs(self, peers):
+        return [*self.toktune, *self.beside(peers)]
+
+
+def both_budgets(run):
+    """toktune by default, and with no more memory than it needs in any case."""
+    return (run, replace(run, program="toktune-min"))
+
+
+def shape_job(shape, about, batch):
+    """Random weights and rows in the shape of a model; every row depends on a trained token, every token is a label."""
+    return Job(
+        "nothing to skip\nauto | bf16",
+        f"random weights in the shape of {shape}, {about}, a trained token in front and every token a label",
+        both_budgets(Run("toktune", "auto", "random", batch=batch)),
+        Run("PEFT", "bfloat16", "random", batch=batch),
+        only_named=True,
+        peers=("full",),
+        shape=shape,
+    )
 
 
 def prefix_job(title, about, rows, lora=False):
@@ -52,7 +87,7 @@ JOBS = {
     "gsm8k": Job(
         "answers learnt\nauto | bf16",
         "three marker tokens in the answers, questions masked; `--precision auto` against bf16",
-        (Run("toktune", "auto", "gsm8k"),),
+        both_budgets(Run("toktune", "auto", "gsm8k")),
         Run("PEFT", "bfloat16", "gsm8k"),
     ),
     "gsm8k-f32": Job(
@@ -64,7 +99,7 @@ JOBS = {
     "worst": Job(
         "nothing to skip\nauto | bf16",
         "a trained token in front of every row and every token a label: nothing can be skipped",
-        (Run("toktune", "auto", "worst"),),
+        both_budgets(Run("toktune", "auto", "worst")),
         Run("PEFT", "bfloat16", "worst"),
     ),
     "worst-f32": Job(
@@ -101,6 +136,8 @@ JOBS = {
         "prefix-constant",
         lora=True,
     ),
+    "opt-125m": shape_job("opt-125m", "8 rows of 128 tokens a step", 8),
+    "gemma-2-2b": shape_job("gemma-2-2b", "one row of 256 tokens a step", 1),
     "long": Job(
         "one long row",
         "toktune alone, one row a step as in worst, by its length",

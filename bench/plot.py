@@ -1,9 +1,9 @@
-"""results.json as plots, by the peer's interpreter: comparison.png/.svg (PEFT beside toktune) and length.png/.svg.
+"""results.json as plots, by the peer's interpreter: comparison (PEFT beside toktune), length and headline, as .png and .svg.
 
-python bench/plot.py DIR
+python bench/plot.py DIR [MORE...]        the headline takes from the others what DIR has not
+python bench/plot.py --learning DIR       the results of learning_cost.py: learning.png and .svg
 """
 
-import json
 import os
 import statistics
 import sys
@@ -13,12 +13,24 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
 
-import report  # noqa: E402  (the folder of this file is on the path)
+import learning_report  # noqa: E402  (the folder of this file is on the path)
+import report  # noqa: E402
 from jobs import JOBS  # noqa: E402
 
 PEFT, TOKTUNE = "#a8adb5", "#d9622b"
 MODELS = (TOKTUNE, "#2b6cd9")
 WIDTH = 0.38
+
+# The first picture: models and jobs, with what stands above them.
+HEADLINE = {
+    ("opt-125m", "opt-125m"): "OPT-125M (random weights): 8 rows of 128 tokens, nothing to skip",
+    ("gemma-2-2b", "gemma-2-2b"): "Gemma-2-2B (random weights): 1 row of 256 tokens, nothing to skip",
+    ("smollm2-135m", "gsm8k"): "SmolLM2-135M: 8 rows of GSM8K, answers learnt",
+    ("gemma3-270m", "gsm8k"): "Gemma-3-270M: 8 rows of GSM8K, answers learnt",
+}
+FULL, BEST, LEAN = "#d5d8dd", "#6f7782", "#eba27d"
+LEARNING = {"toktune-bf16": TOKTUNE, "PEFT-bf16": "#6f7782", "PEFT-f32": "#2b6cd9"}
+SMOOTHED = 20  # steps whose mean a point of the learning plot is
 
 
 def number(x):
@@ -69,21 +81,26 @@ def tidy(axes):
     axes.set_axisbelow(True)
 
 
-def save(figure, results, folder, name):
+def save(figure, results, folder, name, remark=None):
     """With the machine underneath, since a picture travels without its text."""
-    note = "\n".join(report.setting(results))
+    note = "\n".join([*filter(None, [remark]), *report.setting(results)])
     figure.text(0.01, 0.005, note, fontsize=7.5, color="#555555", va="bottom")
     for kind in ("png", "svg"):
         figure.savefig(os.path.join(folder, f"{name}.{kind}"), dpi=150)
     plt.close(figure)
 
 
+def measured_with_peft(results, model):
+    return [of for of in report.comparisons(results, model) if any(side.program == "PEFT" for side in of.sides)]
+
+
 def comparison(results, folder):
-    """A line of two panels a model."""
-    models = [(name, list(report.pairs(results, name))) for name in results["settings"]["models"]]
-    jobs = max((len(pairs) for _, pairs in models), default=0)
-    if not jobs:
+    """A line of two panels a model: PEFT beside toktune as it is by default."""
+    models = [(name, measured_with_peft(results, name)) for name in results["settings"]["models"]]
+    models = [(name, pairs) for name, pairs in models if pairs]
+    if not models:
         return
+    jobs = max(len(pairs) for _, pairs in models)
     size = (max(4.2 + 2.9 * jobs, 10), 3.7 * len(models) + 1)
     figure, grid = plt.subplots(len(models), 2, figsize=size, squeeze=False)
     for (name, pairs), (speed, memory) in zip(models, grid):
@@ -130,12 +147,110 @@ def length(results, folder):
     save(figure, results, folder, "length")
 
 
+def headline_bars(of, best):
+    """Names, colours and sides of a panel, from the top; `best` is the best Python for what it shows."""
+    by_name = {side.program: side for side in of.sides}
+    python = "PEFT" if best is None else best.title.removeprefix("PEFT, ")
+    yield "toktune", TOKTUNE, by_name.get("toktune"), ""
+    yield "toktune, least memory", LEAN, by_name.get("toktune-min"), ""
+    yield "PEFT", PEFT, by_name.get("PEFT"), ""
+    yield "the best Python", BEST, best, f" ({python})"
+    yield "full matrix, torch", FULL, by_name.get(report.FULL), ""
+
+
+def times(mine, best):
+    ratio = mine / best
+    return f"{ratio:.{2 if ratio < 2 else 1}f}×"
+
+
+def share(mine, best):
+    return f"1/{best / mine:.1f}" if mine < best else times(mine, best)
+
+
+def headline_panel(axes, of, best, values_of, ratio_of):
+    """One quantity of one job: a bar a program, beside toktune's its ratio to the best Python, whichever side of 1 it is on."""
+    bars_of = list(headline_bars(of, best))
+    for y, (_, color, side, note) in enumerate(bars_of):
+        values = values_of(side.summary) if side else []
+        if not values:
+            text = "failed" if side and side.summary.failures else "not measured"
+            axes.annotate(text, (0, y), (4, 0), textcoords="offset points", va="center", fontsize=8, color="#777777")
+            continue
+        middle = statistics.median(values)
+        axes.barh(y, middle, 0.72, color=color)
+        ours = best and side.program in report.TOKTUNES
+        text = number(middle) + (f"  {ratio_of(middle, statistics.median(values_of(best.summary)))}" if ours else note)
+        weight = "bold" if ours else "normal"
+        axes.annotate(text, (middle, y), (4, 0), textcoords="offset points", va="center", fontsize=8.5, weight=weight)
+    axes.set_yticks(range(len(bars_of)), [name for name, *_ in bars_of], fontsize=9)
+    axes.set_xlim(0, 1.9 * axes.dataLim.x1 if axes.patches else 1)  # room for the words behind the longest bar
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def headline(many, folder):
+    """Speed on the left, memory on the right, a row a job; each panel has its own scale from zero."""
+    found = {}
+    for results in many:
+        for of in (of for model in results["settings"]["models"] for of in report.comparisons(results, model)):
+            if of.toktune.rates and of.pythons():
+                found.setdefault((of.model, of.job), of)
+    rows = [(text, found[key]) for key, text in HEADLINE.items() if key in found]
+    if not rows:
+        return
+    size = (10, 1.85 * len(rows) + 1.4)
+    figure, grid = plt.subplots(len(rows), 2, figsize=size, squeeze=False, sharey=True)
+    for (text, of), (speed, memory) in zip(rows, grid):
+        headline_panel(speed, of, of.fastest_python(), lambda s: s.rates, times)
+        headline_panel(memory, of, of.leanest_python(), lambda s: s.memories, share)
+        speed.set_title(text, fontsize=10, loc="left", weight="bold")
+        memory.tick_params(axis="y", length=0)
+    grid[0][0].invert_yaxis()  # of all, since they share it
+    grid[-1][0].set_xlabel("tokens a second (more is better)", fontsize=10)
+    grid[-1][1].set_xlabel("peak memory, GB (less is better)", fontsize=10)
+    figure.tight_layout(rect=(0, 1.05 / size[1], 1, 1), w_pad=1.5)
+    machines = {results["machine"]["cpu"] for results in many}
+    elsewhere = "" if len(machines) == 1 else "; measured on " + ", ".join(sorted(machines))
+    save(figure, many[0], folder, "headline", f"bold: toktune beside the best Python in what is shown{elsewhere}")
+
+
+def smooth(values):
+    return [statistics.mean(values[max(0, i - SMOOTHED + 1) : i + 1]) for i in range(len(values))]
+
+
+def learning(folder):
+    """What a side's loss is above that of toktune in f32, step by step: thin lines are seeds, the thick one is their mean."""
+    runs = learning_report.runs_of(folder)
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    for side, color in LEARNING.items():
+        series = [smooth(values) for values in learning_report.differences(runs, side).values()]
+        for values in series:
+            axes.plot(range(1, len(values) + 1), values, color=color, linewidth=0.7, alpha=0.5)
+        if series:
+            middle = [statistics.mean(step) for step in zip(*series)]
+            label = f"{learning_report.TITLES[side].replace('`', '')} ({len(series)} seed{'s' * (len(series) > 1)})"
+            axes.plot(range(1, len(middle) + 1), middle, color=color, linewidth=2, label=label)
+    axes.axhline(0, color="#333333", linewidth=1)
+    axes.set_title(f"loss above toktune's in f32, mean of the last {SMOOTHED} steps", fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    tidy(axes)
+    figure.tight_layout()
+    for kind in ("png", "svg"):
+        figure.savefig(os.path.join(folder, f"learning.{kind}"), dpi=150)
+    plt.close(figure)
+
+
 def main():
+    if sys.argv[1] == "--learning":
+        learning(sys.argv[2])
+        return
     folder = sys.argv[1]
-    with open(os.path.join(folder, "results.json")) as file:
-        results = json.load(file)
-    comparison(results, folder)
-    length(results, folder)
+    many = [report.load(of) for of in sys.argv[1:]]
+    comparison(many[0], folder)
+    length(many[0], folder)
+    headline(many, folder)
 
 
 if __name__ == "__main__":

