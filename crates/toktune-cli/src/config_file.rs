@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use std::any::TypeId;
 use std::ffi::OsString;
 use std::path::Path;
+use toktune::train::MemoryBudget;
 use toml::Value;
 
 const COMMAND: &str = "train";
@@ -109,6 +110,8 @@ enum Kind {
     Integer,
     Number,
     Truth,
+    /// A number of bytes, or a text: one with a unit, or a name.
+    Size,
     Text,
 }
 
@@ -122,6 +125,8 @@ impl Kind {
             Kind::Number
         } else if is_one_of(&[TypeId::of::<bool>()]) {
             Kind::Truth
+        } else if of == TypeId::of::<MemoryBudget>() {
+            Kind::Size
         } else {
             Kind::Text
         }
@@ -132,6 +137,7 @@ impl Kind {
             Kind::Integer => "integer",
             Kind::Number => "number",
             Kind::Truth => "truth value",
+            Kind::Size => "size",
             Kind::Text => "string",
         }
     }
@@ -141,16 +147,17 @@ impl Kind {
             Kind::Integer => "an integer",
             Kind::Number => "a number",
             Kind::Truth => "true or false",
+            Kind::Size => "a size, as a string or an integer",
             Kind::Text => "a string",
         }
     }
 
     fn text(self, value: &Value) -> Option<String> {
         match (self, value) {
-            (Kind::Integer | Kind::Number, Value::Integer(n)) => Some(n.to_string()),
+            (Kind::Integer | Kind::Number | Kind::Size, Value::Integer(n)) => Some(n.to_string()),
             (Kind::Number, Value::Float(x)) => Some(x.to_string()),
             (Kind::Truth, Value::Boolean(b)) => Some(b.to_string()),
-            (Kind::Text, Value::String(text)) => Some(text.clone()),
+            (Kind::Text | Kind::Size, Value::String(text)) => Some(text.clone()),
             _ => None,
         }
     }
@@ -215,6 +222,7 @@ mod tests {
                 Kind::Integer => (3.into(), "3".into()),
                 Kind::Number => (0.5.into(), "0.5".into()),
                 Kind::Truth => (true.into(), 1.into()),
+                Kind::Size => ("2GB".into(), true.into()),
                 Kind::Text => ("x".into(), 1.into()),
             };
             assert_eq!(

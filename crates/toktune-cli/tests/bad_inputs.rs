@@ -73,7 +73,10 @@ fn targets_and_settings() {
         (&["--log-every", "0"], &["--log-every"]),
         (&["--eval-every", "2"], &["--eval-data"]),
         (&["--num-epochs", "1", "--max-steps", "2"], &["--num-epochs", "cannot be used with", "--max-steps"]),
-        (&["--memory-budget", "2 apples"], &["--memory-budget", "expected a size as 900MB or 2GB"]),
+        (
+            &["--memory-budget", "2 apples"],
+            &["--memory-budget", "expected free, min, or a size as 900MB or 2GB"],
+        ),
         (&["--cache-limit", "2GB"], &["--cache-constants"]),
         (
             &["--cache-constants", "nowhere"],

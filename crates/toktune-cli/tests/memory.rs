@@ -84,8 +84,10 @@ fn a_run_takes_what_the_header_expects() {
     let budget = ["--memory-budget", "1MB"];
     for (what, more) in [
         ("rows", vec![]),
+        ("rows, little kept", vec!["--memory-budget", "min"]),
         ("rows, nothing kept", budget.to_vec()),
         ("LoRA", lora.to_vec()),
+        ("LoRA, little kept", [&lora[..], &["--memory-budget", "min"]].concat()),
         ("LoRA, nothing kept", [&lora[..], &budget].concat()),
         ("LoRA, everything kept", [&lora[..], &["--memory-budget", "4GB"]].concat()),
     ] {

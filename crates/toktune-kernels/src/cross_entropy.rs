@@ -6,6 +6,10 @@
 //! dh_r = Σ_v p_rv w_v - w_{t_r},          dw_v  = Σ_r (p_rv - [v = t_r]) h_r   for the trained rows v
 //! ```
 //!
+//! Where a row is nearly certain of its target, `p_rt` is 1 to all digits of an `f32`, and `p_rt - 1` and the loss would be what
+//! rounding leaves. So the target is kept apart from the sum `o_r` of the others: `1 - p_rt` is their share of the whole, and the
+//! loss `ln(1 + o_r / e^(h_r · w_{t_r}))`.
+//!
 //! A [`Head`] may add a bias to each logit and cap them; the gradients then carry the slope of the cap.
 //!
 //! The softmax-weighted sum of rows `Σ_v p_rv w_v` has the form of an attention over the vocabulary, so it is taken
@@ -100,23 +104,23 @@ pub fn cross_entropy(
     let (rows, d) = of.check(table);
     assert_eq!(losses.len(), rows, "a loss for every row");
     assert!(gradients.hidden.as_ref().is_none_or(|dh| dh.len() == rows * d), "a gradient for every row");
-    let mut lse = Vec::with_capacity(rows);
+    let mut seen = Vec::with_capacity(rows);
     for chunk in pieces(rows, CHUNK_ROWS) {
         let own = chunk.start * d..chunk.end * d;
         let targets = &targets[chunk.clone()];
         let pass = Pass { h: &hidden[own.clone()], head, targets, precision, frozen_only: false };
         let mut dh = gradients.hidden.as_deref_mut().map(|dh| &mut dh[own]);
-        let seen = pass.run(dh.as_deref_mut());
+        let of_chunk = pass.run(dh.as_deref_mut());
         if let Some(dh) = dh.filter(|_| !of.weights.is_empty()) {
             let rows = dh.chunks_exact_mut(d.max(1)).zip(&of.weights[chunk.clone()]);
             rows.for_each(|(dh, weight)| scale(head.isa, dh, *weight));
         }
-        losses[chunk].iter_mut().zip(&seen).for_each(|(loss, seen)| *loss = seen.lse() - seen.target);
-        lse.extend(seen.iter().map(Seen::lse));
+        losses[chunk].iter_mut().zip(&of_chunk).for_each(|(loss, seen)| *loss = seen.loss());
+        seen.extend(of_chunk);
     }
     if let Some(sums) = gradients.trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(of, head, &lse, sums);
+        trained_pass(of, head, &seen, sums);
     }
 }
 
@@ -124,8 +128,8 @@ pub fn cross_entropy(
 /// that does not change either it can be kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FrozenPart {
-    /// The logarithm of the softmax's denominator over the frozen entries; negative infinity without any.
-    pub lse: f32,
+    /// The logarithm of the softmax's denominator over the frozen entries but the target; negative infinity without any.
+    pub others: f32,
     /// The logit of the target; negative infinity when the target is a trained entry.
     pub target: f32,
 }
@@ -144,7 +148,7 @@ pub fn frozen_parts(
         let (h, targets) = (&hidden[chunk.start * d..chunk.end * d], &targets[chunk]);
         Pass { h, head, targets, precision, frozen_only: true }.run(None)
     });
-    chunks.map(|seen| FrozenPart { lse: seen.lse(), target: seen.target }).collect()
+    chunks.map(|seen| FrozenPart { others: seen.others_lse(), target: seen.target }).collect()
 }
 
 /// The losses of rows whose frozen parts are known, and the gradient of the trained rows (added to `trained [k, d]`).
@@ -160,12 +164,11 @@ pub fn with_trained_entries(
     let (rows, d) = of.check(table);
     assert_eq!((losses.len(), frozen.len()), (rows, rows), "a loss and a frozen part for every row");
     let entries = trained_entries(table);
-    let mut lse = vec![0f32; rows];
-    let tiles = lse.par_chunks_mut(TILE_ROWS).zip(losses.par_chunks_mut(TILE_ROWS)).enumerate();
-    tiles.for_each(|(tile, (lse, losses))| {
+    let mut seen: Vec<Seen> = frozen.iter().map(Seen::of).collect();
+    let tiles = seen.par_chunks_mut(TILE_ROWS).zip(losses.par_chunks_mut(TILE_ROWS)).enumerate();
+    tiles.for_each(|(tile, (seen, losses))| {
         let first = tile * TILE_ROWS;
-        let (m, h) = (lse.len(), &hidden[first * d..]);
-        let mut seen: Vec<Seen> = frozen[first..first + m].iter().map(Seen::of).collect();
+        let (m, h) = (seen.len(), &hidden[first * d..]);
         for trained in entries.chunks(TRAINED_ROWS) {
             let n = trained.len();
             let values = &table.values()[trained[0].0 * d..][..n * d];
@@ -173,25 +176,21 @@ pub fn with_trained_entries(
                 let operands = [View::rows(h, d), View::transposed(values, d)];
                 gemm(head.isa, (m, n, d), operands, logits, n, false);
                 for ((logits, seen), target) in
-                    logits.chunks_exact_mut(n).zip(&mut seen).zip(&targets[first..])
+                    logits.chunks_exact_mut(n).zip(seen.iter_mut()).zip(&targets[first..])
                 {
                     for (logit, t) in logits.iter_mut().zip(trained) {
                         *logit = head.finish_one(t.1, *logit);
                     }
-                    if let Some(at) = trained.iter().position(|t| t.1 == *target as usize) {
-                        seen.target = logits[at];
-                    }
-                    seen.add(head.isa, logits);
+                    let target = trained.iter().position(|t| t.1 == *target as usize);
+                    seen.add(head.isa, logits, target);
                 }
             });
         }
-        for ((lse, loss), seen) in lse.iter_mut().zip(losses).zip(&seen) {
-            (*lse, *loss) = (seen.lse(), seen.lse() - seen.target);
-        }
+        losses.iter_mut().zip(seen).for_each(|(loss, seen)| *loss = seen.loss());
     });
     if let Some(sums) = trained {
         assert_eq!(sums.len(), table.values().len(), "a gradient for every trained row");
-        trained_pass(of, head, &lse, sums);
+        trained_pass(of, head, &seen, sums);
     }
 }
 
@@ -247,27 +246,55 @@ struct Pass<'a> {
 struct Seen {
     /// The largest logit.
     largest: f32,
-    /// The sum of `e^(logit - largest)`.
-    total: f32,
+    /// The sum of `e^(logit - largest)` over all entries but the target.
+    others: f32,
     /// The logit of the target.
     target: f32,
 }
 
 impl Seen {
-    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, total: 0.0, target: f32::NEG_INFINITY };
+    const NOTHING: Self = Self { largest: f32::NEG_INFINITY, others: 0.0, target: f32::NEG_INFINITY };
 
     fn of(frozen: &FrozenPart) -> Self {
-        let total = if frozen.lse == f32::NEG_INFINITY { 0.0 } else { 1.0 };
-        Self { largest: frozen.lse, total, target: frozen.target }
+        let largest = frozen.others.max(frozen.target);
+        let others = if frozen.others == f32::NEG_INFINITY { 0.0 } else { exp(frozen.others - largest) };
+        Self { largest, others, target: frozen.target }
+    }
+
+    /// `e^(logit - largest)` of the target; 0 before it was seen.
+    fn own(&self) -> f32 {
+        if self.target == f32::NEG_INFINITY { 0.0 } else { exp(self.target - self.largest) }
+    }
+
+    /// The denominator over `e^largest`.
+    fn total(&self) -> f32 {
+        self.others + self.own()
     }
 
     /// The logarithm of the denominator.
     fn lse(&self) -> f32 {
-        self.largest + self.total.ln()
+        self.largest + self.total().ln()
     }
 
-    /// Turns logits into `e^(logit - largest)`, counts them, and returns what sums from before are to be scaled by.
-    fn add(&mut self, isa: Isa, logits: &mut [f32]) -> f32 {
+    /// The same without the target.
+    fn others_lse(&self) -> f32 {
+        self.largest + self.others.ln()
+    }
+
+    /// What the softmax leaves to others than the target, without the digits that `1 - p` would lose.
+    fn missed(&self) -> f32 {
+        self.others / self.total()
+    }
+
+    /// The loss, `ln(1 + others / own)` where the target is the likeliest, which keeps the digits that a difference would lose.
+    fn loss(&self) -> f32 {
+        let own = self.own();
+        if own >= self.others { (self.others / own).ln_1p() } else { self.lse() - self.target }
+    }
+
+    /// Turns logits into `e^(logit - largest)`, counts them, and returns what sums from before are to be scaled by. The
+    /// `target`, if it is one of them, is taken note of and becomes 0.
+    fn add(&mut self, isa: Isa, logits: &mut [f32], target: Option<usize>) -> f32 {
         let new = self.largest.max(max(isa, logits));
         if new == f32::NEG_INFINITY {
             // nothing but entries that are left out; NaN goes on below
@@ -276,8 +303,11 @@ impl Seen {
                 return 1.0;
             }
         }
+        if let Some(at) = target {
+            self.target = std::mem::replace(&mut logits[at], f32::NEG_INFINITY);
+        }
         let keep = exp(self.largest - new);
-        self.total = self.total * keep + exp_shifted(isa, logits, new);
+        self.others = self.others * keep + exp_shifted(isa, logits, new);
         self.largest = new;
         keep
     }
@@ -317,8 +347,8 @@ impl Pass<'_> {
             dh.par_chunks_mut(d.max(1)).zip(&seen).zip(self.targets).for_each(|((dh, seen), &target)| {
                 with_scratch(d, |target_row| {
                     self.head.table.decode(isa, target as usize..target as usize + 1, 0..d, target_row);
-                    scale(isa, dh, 1.0 / seen.total);
-                    axpy(isa, dh, -self.head.slope(seen.target), target_row);
+                    scale(isa, dh, 1.0 / seen.total());
+                    axpy(isa, dh, -seen.missed() * self.head.slope(seen.target), target_row);
                 });
             });
         }
@@ -334,22 +364,21 @@ impl Pass<'_> {
         }
     }
 
-    /// Turns the logits of some entries into `e^(logit - largest)`, and brings what was summed before to the new largest.
+    /// Turns the logits of some entries into `e^(logit - largest)`, those of targets into 0, and brings what was summed before to the new largest.
     fn see(&self, entries: &Range<usize>, logits: &mut [f32], seen: &mut [Seen], dh: Option<&mut [f32]>) {
         let (isa, n, d) = (self.head.isa, entries.len(), self.head.table.cols().max(1));
         let row = |logits: &mut [f32], seen: &mut Seen, target: u32, dh: Option<&mut [f32]>| {
-            if entries.contains(&(target as usize)) {
-                seen.target = logits[target as usize - entries.start];
-            }
+            let target = target as usize;
+            let target = entries.contains(&target).then(|| target - entries.start);
             let Some(dh) = dh else {
-                seen.add(isa, logits);
+                seen.add(isa, logits, target);
                 return;
             };
             let keep = match self.head.soft_cap {
-                None => seen.add(isa, logits),
+                None => seen.add(isa, logits, target),
                 Some(cap) => with_scratch(n, |before| {
                     before.copy_from_slice(logits);
-                    let keep = seen.add(isa, logits);
+                    let keep = seen.add(isa, logits, target);
                     head::scale_by_slopes(isa, logits, before, cap);
                     keep
                 }),
@@ -382,7 +411,7 @@ impl Pass<'_> {
 }
 
 /// Adds the gradient of the trained rows: their logits are taken again, `rows x k` in tiles.
-fn trained_pass(of: Labelled<'_>, head: &Head<'_>, lse: &[f32], sums: &mut [f32]) {
+fn trained_pass(of: Labelled<'_>, head: &Head<'_>, seen: &[Seen], sums: &mut [f32]) {
     let (table, d, Labelled { hidden, targets, .. }) = (head.table, head.table.cols(), of);
     let trained = trained_entries(table);
     let tiles = pieces(targets.len(), TILE_ROWS);
@@ -397,10 +426,11 @@ fn trained_pass(of: Labelled<'_>, head: &Head<'_>, lse: &[f32], sums: &mut [f32]
                     let operands = [View::rows(h, d), View::transposed(values, d)];
                     gemm(head.isa, (m, n, d), operands, p, n, false);
                     for (p, r) in p.chunks_exact_mut(n).zip(tile.clone()) {
+                        let (lse, missed) = (seen[r].lse(), seen[r].missed());
                         for (p, t) in p.iter_mut().zip(trained) {
                             let logit = head.finish_one(t.1, *p);
-                            let is_target = if t.1 == targets[r] as usize { 1.0 } else { 0.0 };
-                            *p = (exp(logit - lse[r]) - is_target) * head.slope(logit);
+                            let is_target = t.1 == targets[r] as usize;
+                            *p = if is_target { -missed } else { exp(logit - lse) } * head.slope(logit);
                         }
                         if !of.weights.is_empty() {
                             scale(head.isa, p, of.weight(r));

@@ -17,8 +17,8 @@ use toktune::models::AutoModelForCausalLM;
 use toktune::peft::PeftError;
 use toktune::peft::{ADAPTER_FILE, PeftModel, RowInit, SaveEmbeddingLayers, get_peft_model};
 use toktune::train::{
-    CacheConstants, CacheLocation, Evaluation, LOG_FILE, LrScheduler, StepLog, TrainOutput, Trainer,
-    TrainerCallback, TrainingArguments, evaluate,
+    CacheConstants, CacheLocation, Evaluation, LOG_FILE, LrScheduler, MemoryBudget, StepLog, TrainOutput,
+    Trainer, TrainerCallback, TrainingArguments, evaluate,
 };
 
 const TOKENS: [u32; 4] = [57, 3, 90, 21];
@@ -151,8 +151,10 @@ fn constants_from_earlier_epochs_and_kept_activations_do_not_change_a_bit() {
         (model.layers().to_vec(), log)
     };
     let plain = run(&|_| ());
-    for budget in [1, 1 << 40] {
-        assert!(run(&|a| a.memory_budget = Some(budget)) == plain, "a budget of {budget}");
+    let budgets =
+        [MemoryBudget::Free, MemoryBudget::Min, MemoryBudget::Bytes(1), MemoryBudget::Bytes(1 << 40)];
+    for budget in budgets {
+        assert!(run(&|a| a.memory_budget = budget) == plain, "{budget:?}");
     }
     let folder = tempfile::tempdir().expect("a folder");
     for location in [CacheLocation::Memory, CacheLocation::Folder(folder.path().into())] {

@@ -1,13 +1,13 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, LanguageArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler, save_embedding_layers, size};
+use super::values::{Init, LogFormat, lr_scheduler, memory_budget, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::config::{LoraConfig, TargetModules};
 use toktune::data::Collator;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{CacheConstants, CacheLocation, LrScheduler, TrainingArguments};
+use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, TrainingArguments};
 
 /// Flags of `train`; also the keys of its configuration file.
 #[derive(Debug, Args)]
@@ -279,10 +279,10 @@ pub struct RunArgs {
         hide_possible_values = true
     )]
     pub save_embedding_layers: SaveEmbeddingLayers,
-    /// Keep activations up to this much memory of the process, as 900MB or 2GB, and compute the rest again; results do
-    /// not depend on it [default: two fifths of what the weights take, beside what is needed in any case]
-    #[arg(long, value_name = "SIZE", value_parser = size())]
-    pub memory_budget: Option<u64>,
+    /// Keep activations as far as half of the free memory goes (free), up to two fifths of what the weights take (min), or
+    /// up to so much memory of the process, as 900MB or 2GB, and compute the rest again; results do not depend on it
+    #[arg(long, default_value = "free", value_name = "free|min|SIZE", value_parser = memory_budget())]
+    pub memory_budget: MemoryBudget,
     /// Compute rows that examples begin with alike once a batch, and bring such examples together when they are shuffled
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", hide_possible_values = true)]
     pub share_prefixes: bool,

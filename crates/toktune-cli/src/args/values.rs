@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toktune::data::{LossOn, SampleBy};
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::LrScheduler;
+use toktune::train::{LrScheduler, MemoryBudget};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -131,21 +131,35 @@ pub fn sample_by() -> impl TypedValueParser<Value = SampleBy> {
     named(SampleBy::NAMES)
 }
 
-/// A number of bytes: digits, with a fraction if need be, and a decimal unit.
+/// A number of bytes.
 pub fn size() -> impl TypedValueParser<Value = u64> {
-    clap::builder::StringValueParser::new().try_map(|text| {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-            "" | "B" => 1.0,
-            "KB" | "K" => 1e3,
-            "MB" | "M" => 1e6,
-            "GB" | "G" => 1e9,
-            "TB" | "T" => 1e12,
-            _ => return Err("expected a size as 900MB or 2GB"),
-        };
-        match digits.parse::<f64>() {
-            Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit) as u64),
-            _ => Err("expected a size as 900MB or 2GB"),
+    clap::builder::StringValueParser::new()
+        .try_map(|text| bytes_of(&text).ok_or("expected a size as 900MB or 2GB"))
+}
+
+/// Digits, with a fraction if need be, and a decimal unit.
+fn bytes_of(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" | "K" => 1e3,
+        "MB" | "M" => 1e6,
+        "GB" | "G" => 1e9,
+        "TB" | "T" => 1e12,
+        _ => return None,
+    };
+    let number = digits.parse::<f64>().ok()?;
+    (number > 0.0 && number.is_finite()).then_some((number * unit) as u64)
+}
+
+/// How much of a step is kept.
+pub fn memory_budget() -> impl TypedValueParser<Value = MemoryBudget> {
+    clap::builder::StringValueParser::new().try_map(|text| match text.as_str() {
+        "free" => Ok(MemoryBudget::Free),
+        "min" => Ok(MemoryBudget::Min),
+        size => {
+            let bytes = bytes_of(size).map(MemoryBudget::Bytes);
+            bytes.ok_or("expected free, min, or a size as 900MB or 2GB")
         }
     })
 }
@@ -162,6 +176,16 @@ mod tests {
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         for wrong in ["gpu", "cuda:x", "cpu:1", ""] {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_number_and_a_unit() {
+        for (text, bytes) in [("900MB", 900_000_000), ("1.5k", 1500), ("7", 7), ("2tb", 2_000_000_000_000)] {
+            assert_eq!(bytes_of(text), Some(bytes), "{text}");
+        }
+        for wrong in ["", "MB", "0", "-1GB", "nan", "inf", "1 GB", "1e400", "2XB", "Free"] {
+            assert_eq!(bytes_of(wrong), None, "{wrong}");
         }
     }
 }

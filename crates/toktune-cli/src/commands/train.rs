@@ -21,7 +21,7 @@ use toktune::data::{Collator, TokenUse};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::{PeftModel, RowInit};
 use toktune::text::AutoTokenizer;
-use toktune::train::{TrainOutput, Trainer, TrainingArguments};
+use toktune::train::{MemoryRoom, TrainOutput, Trainer, TrainingArguments};
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {
@@ -99,7 +99,9 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let total = trainer.schedule().total_steps;
     let mut progress = Progress::new(json, args.run.log_every, total, tokenizer);
     let memory = trainer.memory_estimate()?;
-    if let Some(budget) = args.run.memory_budget.filter(|&budget| memory > budget) {
+    if let MemoryRoom::Process(budget) = trainer.memory_room()
+        && memory > budget
+    {
         report::warning(&format!(
             "--memory-budget: about {} are needed when nothing is kept, more than {}; smaller batches need less",
             report::bytes(memory),
@@ -240,6 +242,7 @@ fn header(
         lr_scheduler: schedule.kind.name(),
         steps: schedule.total_steps,
         expected_memory_bytes: trainer.memory_estimate()?,
+        memory_room: trainer.memory_room(),
         batch_size: *per_device_train_batch_size,
         gradient_accumulation_steps: *gradient_accumulation_steps,
         output: args.output.display().to_string(),

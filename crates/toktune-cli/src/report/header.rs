@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use toktune::config::PeftConfig;
 use toktune::data::ModelKind;
-use toktune::train::Trainer;
+use toktune::train::{MemoryRoom, Trainer};
 
 /// A chosen token and what training will see of it.
 #[derive(Clone, Debug, Serialize)]
@@ -151,6 +151,8 @@ pub struct Header {
     pub gradient_accumulation_steps: usize,
     /// Memory that the steps are expected to need.
     pub expected_memory_bytes: u64,
+    /// What they may take.
+    pub memory_room: MemoryRoom,
     /// Where the adapter goes.
     pub output: String,
 }
@@ -226,7 +228,8 @@ impl Header {
                 plural(machine.threads, "thread")
             ),
         ));
-        rows.push(("memory", format!("about {} expected", bytes(self.expected_memory_bytes))));
+        let expected = bytes(self.expected_memory_bytes);
+        rows.push(("memory", format!("about {expected} expected{}", room_text(self.memory_room))));
         rows.push(("output", self.output.clone()));
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
@@ -247,6 +250,19 @@ impl Header {
     pub fn lines(&self) -> Vec<String> {
         let name = |name: String| if name.is_empty() { "tokens".to_string() } else { name };
         self.rows().into_iter().map(|(key, value)| format!("{}: {value}", name(key))).collect()
+    }
+}
+
+/// What a run may take of memory, behind what is expected.
+fn room_text(room: MemoryRoom) -> String {
+    match room {
+        MemoryRoom::Process(most) => format!(", of {} that may be taken", bytes(most)),
+        MemoryRoom::HalfOfFree(most) => format!("; {} may be taken (half of what is free)", bytes(most)),
+        MemoryRoom::BesideWeights(most) => {
+            format!("; {} may be taken (what the weights leave of what is free)", bytes(most))
+        }
+        MemoryRoom::Min => ", with little kept".into(),
+        _ => "; what is free is not known".into(),
     }
 }
 

@@ -90,7 +90,7 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
                 (Some(cached), Some(key)) => cached.cache.get(key)?.unwrap_or_default(),
                 _ => Default::default(),
             };
-            let line = |line: &[f32]| FrozenPart { lse: line[d], target: line[d + 1] };
+            let line = |line: &[f32]| FrozenPart { others: line[d], target: line[d + 1] };
             return Ok(Constant {
                 hidden: kept.chunks_exact(d + 2).flat_map(|line| &line[..d]).copied().collect(),
                 frozen: kept.chunks_exact(d + 2).map(line).collect(),
@@ -106,7 +106,7 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         {
             let lines = of.labels.iter().zip(&constant.frozen);
             let floats = lines
-                .flat_map(|(label, frozen)| row(label).iter().copied().chain([frozen.lse, frozen.target]));
+                .flat_map(|(label, frozen)| row(label).iter().copied().chain([frozen.others, frozen.target]));
             cached.cache.insert(key, floats.collect());
         }
         Ok(constant)

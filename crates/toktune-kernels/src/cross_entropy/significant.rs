@@ -11,7 +11,8 @@ use crate::shared::with_scratch;
 use crate::weight::Matrix;
 use rayon::prelude::*;
 
-/// The least share of the softmax that counts. The first gradient of trained rows of Gemma-3-270M has a cosine of 0.9997 with
+/// The least share of the softmax beside the target that counts: a row that is nearly certain of its target has its gradient from
+/// what is left. The first gradient of trained rows of Gemma-3-270M has a cosine of 0.9997 with
 /// the exact one at this bound, of 0.9993 at twice as much; at 2⁻¹² and without the mean it is 0.76.
 const LEAST: f32 = 1.0 / 32768.0;
 
@@ -33,13 +34,13 @@ struct Share {
 /// Adds `Σ_v p_rv w_v` over the entries of `panel` to each row of `dh [rows, d]`, those that do not count as their mean, if few
 /// do; `false` where many do, with `dh` as it was.
 ///
-/// `weights [rows, entries]` are the softmax before its division by the denominator. That of the entries seen so far stands
-/// for it: it is no larger, so that every entry counts that would count in the end.
+/// `weights [rows, entries]` are the softmax before its division by the denominator, 0 for the targets. The sum of the entries seen
+/// so far stands for that of all: it is no larger, so that every entry counts that would count in the end.
 pub(super) fn add_if_few(panel: &Panel<'_>, weights: &[f32], seen: &[Seen], dh: &mut [f32]) -> bool {
     let (isa, n, d) = (panel.head.isa, panel.rows(), panel.cols().max(1));
     let mut shares = vec![Share::default(); seen.len()];
     let rows = shares.par_iter_mut().zip(seen).zip(weights.par_chunks(n)).with_min_len(TASK_ROWS);
-    rows.for_each(|((own, seen), weights)| *own = share(isa, weights, LEAST * seen.total));
+    rows.for_each(|((own, seen), weights)| *own = share(isa, weights, least(seen)));
     if shares.iter().map(|own| own.count as usize).sum::<usize>() > weights.len() / ONE_IN {
         return false;
     }
@@ -52,7 +53,7 @@ pub(super) fn add_if_few(panel: &Panel<'_>, weights: &[f32], seen: &[Seen], dh: 
         }
         with_scratch(d, |row| {
             for (entry, weight) in weights.iter().enumerate() {
-                if counts_beside(*weight, LEAST * seen.total) {
+                if counts_beside(*weight, least(seen)) {
                     panel.decode(isa, entry..entry + 1, 0..d, row);
                     axpy(isa, dh, *weight, row);
                 }
@@ -75,6 +76,11 @@ fn mean(panel: &Panel<'_>) -> Vec<f32> {
         }
     });
     mean
+}
+
+/// The least weight of a row that counts; what is 0 never does.
+fn least(seen: &Seen) -> f32 {
+    (LEAST * seen.others).max(f32::MIN_POSITIVE)
 }
 
 /// Whether `weight` counts; what is not a number does, so that it is not lost.
@@ -122,7 +128,7 @@ mod tests {
             &[],
             &[],
         );
-        let seen = vec![Seen { largest: 3.0, total: 2.0, target: 0.0 }; rows];
+        let seen = vec![Seen { largest: 3.0, others: 2.0, target: 0.0 }; rows];
         let least = 2.0 * LEAST;
         // some just count, the others just do not, some of them with the other sign; a row without any
         let mut weights: Vec<f32> =

@@ -226,3 +226,94 @@ fn weights_count_rows_as_often() {
     assert_close(&weighted.2, &wide(&repeated.2), 1e-6, "trained rows");
     assert_close(&weighted.3, &wide(&repeated.3), 1e-6, "trained rows with known parts");
 }
+
+/// Losses and gradients of one row in f64, the target apart from the others: `(loss, dh, a gradient for each entry of the table)`.
+fn apart(h: &[f32], w: &[f32], target: usize, soft_cap: Option<f32>) -> (f64, Vec<f64>, Vec<Vec<f64>>) {
+    let d = h.len();
+    let product = |row: &[f32]| h.iter().zip(row).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+    let capped = |x: f64| soft_cap.map_or(x, |cap| cap as f64 * (x / cap as f64).tanh());
+    let logits: Vec<f64> = w.chunks(d).map(|row| capped(product(row))).collect();
+    let relative: Vec<f64> = logits.iter().map(|l| (l - logits[target]).exp()).collect();
+    let others: f64 = relative.iter().enumerate().filter(|(v, _)| *v != target).map(|(_, e)| e).sum();
+    let dlogit = |v: usize| {
+        let slope = soft_cap.map_or(1.0, |cap| 1.0 - (logits[v] / cap as f64).powi(2));
+        slope * if v == target { -others } else { relative[v] } / (1.0 + others)
+    };
+    let mut dh = vec![0.0; d];
+    let of_entries = (0..logits.len()).map(|v| {
+        dh.iter_mut().zip(&w[v * d..]).for_each(|(dh, w)| *dh += dlogit(v) * *w as f64);
+        h.iter().map(|h| dlogit(v) * *h as f64).collect()
+    });
+    let of_entries = of_entries.collect();
+    (others.ln_1p(), dh, of_entries)
+}
+
+/// Where the target has nearly all of the softmax, `p - 1` and the loss are what the others have.
+#[test]
+fn rows_that_are_certain_of_their_target_keep_their_digits() {
+    // what a row is certain of stands in the first two columns, what it would say else in the third
+    let (d, vocabulary) = (8, PANEL_ROWS + 100);
+    let (targets, rivals) = ([21, PANEL_ROWS + 4], [40, 700, 705]);
+    let mut case = Case::new(vocabulary, 0, d);
+    for v in 0..vocabulary {
+        let row = &mut case.shown[v * d..][..d];
+        row.iter_mut().for_each(|x| *x *= 0.5);
+        row[..2].copy_from_slice(&targets.map(|target| if target == v { 1.0 } else { 0.0 }));
+        row[2] = if rivals.contains(&v) { 1.0 } else { 0.0 };
+    }
+    case.data = encode(WeightType::F32, &case.shown).expect("plain");
+    for &(row, at) in &case.overrides {
+        case.values[at * d..][..d].copy_from_slice(&case.shown[row * d..][..d]);
+    }
+    each_isa(|isa| {
+        for (precision, bound) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
+            for soft_cap in [None, Some(100.0)] {
+                for (which, margin) in [0, 1].into_iter().flat_map(|which| MARGINS.map(|m| (which, m))) {
+                    let mut hidden: Vec<f32> = random(d, 11).iter().map(|x| 0.5 * x).collect();
+                    hidden[..3].copy_from_slice(&[0.0, 0.0, 12.0]);
+                    hidden[which] = 12.0 + margin;
+                    check_certain(&case, (&hidden, targets[which]), (isa, precision, soft_cap), bound);
+                }
+            }
+        }
+    });
+}
+
+/// How far the target's logit is ahead of its rivals': they have from a millionth to a billionth of a thousandth.
+const MARGINS: [f32; 4] = [14.0, 18.0, 23.0, 27.0];
+
+fn check_certain(
+    case: &Case,
+    (hidden, target): (&[f32], usize),
+    (isa, precision, soft_cap): (Isa, Precision, Option<f32>),
+    bound: f64,
+) {
+    let what = format!("{isa} {precision:?} {soft_cap:?} target {target} {:?}", &hidden[..2]);
+    let within = |got: &[f32], expected: &[f64], of: &str| {
+        let largest = expected.iter().fold(0f64, |most, x| most.max(x.abs()));
+        let off = got.iter().zip(expected).fold(0f64, |most, (x, y)| most.max((*x as f64 - y).abs()));
+        assert!(off <= bound * largest, "{what}: {of}: {off:e} of {largest:e} off");
+    };
+    let table = case.table(&case.values);
+    let head = Head { isa, table: &table, bias: &[], soft_cap };
+    let (loss, of_hidden, of_entries) = apart(hidden, &case.shown, target, soft_cap);
+    assert!((1e-13..1e-4).contains(&loss), "{what}: {loss:e}");
+    let mut of_trained = vec![0.0; case.values.len()];
+    for &(row, at) in &case.overrides {
+        of_trained[at * case.d..][..case.d].copy_from_slice(&of_entries[row]);
+    }
+    let targets = [target as u32];
+    let of = labelled(hidden, &targets);
+    let (mut losses, mut dh) = ([f32::NAN], vec![f32::NAN; case.d]);
+    let mut dw = vec![0.0; case.values.len()];
+    let wanted = Gradients { hidden: Some(&mut dh), trained: Some(&mut dw) };
+    cross_entropy(of, &head, &mut losses, wanted, precision);
+    within(&losses, &[loss], "loss");
+    within(&dh, &of_hidden, "hidden");
+    within(&dw, &of_trained, "trained");
+    let frozen = frozen_parts(hidden, &head, of.targets, precision);
+    dw.fill(0.0);
+    with_trained_entries(of, &head, &frozen, &mut losses, Some(&mut dw));
+    within(&losses, &[loss], "loss in two parts");
+    within(&dw, &of_trained, "trained in two parts");
+}

@@ -1,5 +1,6 @@
 //! The settings of a run, with transformers' names.
 
+use super::budget::MemoryBudget;
 use super::log::LOG_FILE;
 use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
@@ -48,9 +49,8 @@ pub struct TrainingArguments {
     pub resume_anyway: bool,
     /// Whether whole embeddings are stored with the adapter; the rows alone need none of it.
     pub save_embedding_layers: SaveEmbeddingLayers,
-    /// Memory of the process, in bytes, up to which activations are kept for the backward pass instead of being computed
-    /// again; `None` keeps two fifths of what the weights take. Results do not depend on it.
-    pub memory_budget: Option<u64>,
+    /// What of a step's activations is kept for the backward pass instead of being computed again. Results do not depend on it.
+    pub memory_budget: MemoryBudget,
     /// Keep what does not depend on the trained rows from one epoch to the next. Results do not depend on it.
     pub cache_constants: Option<CacheConstants>,
     /// Rows that examples begin with alike are computed once a batch, and such examples are brought together when they are
@@ -87,7 +87,7 @@ impl TrainingArguments {
             resume: false,
             resume_anyway: false,
             save_embedding_layers: SaveEmbeddingLayers::No,
-            memory_budget: None,
+            memory_budget: MemoryBudget::default(),
             cache_constants: None,
             share_prefixes: true,
         }

@@ -3,13 +3,14 @@
 //! The estimate counts what is known to be large: the mapped weights, what the process holds before training, what the
 //! pass over a batch keeps, its working buffers, and what the optimizer has for every trained number.
 
+use super::budget::MemoryRoom;
 use crate::data::RaggedBatch;
 use crate::engine::trained::Trained;
 use crate::models::PretrainedModel;
 
-/// Without a budget, activations are kept up to this share of the weights' bytes: it saves a part of the recomputation,
-/// and is little beside what is there anyway.
-const DEFAULT_SHARE: f64 = 0.4;
+/// Activations are kept up to this share of the weights' bytes at the least, unless a number says otherwise: it saves a part of
+/// the recomputation, and is little beside what is there anyway.
+const LEAST_SHARE: f64 = 0.4;
 
 /// Floats of the optimizer for each trained number: two moments, the number before the last update, and two gradients.
 const FLOATS_OF_OPTIMIZER: usize = 5;
@@ -20,12 +21,12 @@ pub(super) struct MemoryPlanner<'a> {
     model: &'a PretrainedModel,
     /// What the process holds beside mapped weights.
     held: u64,
-    budget: Option<u64>,
+    room: MemoryRoom,
 }
 
 impl<'a> MemoryPlanner<'a> {
-    pub(super) fn new(model: &'a PretrainedModel, held: u64, budget: Option<u64>) -> Self {
-        Self { model, held, budget }
+    pub(super) fn new(model: &'a PretrainedModel, held: u64, room: MemoryRoom) -> Self {
+        Self { model, held, room }
     }
 
     /// Bytes of the weights, all of which a step reads.
@@ -44,18 +45,20 @@ impl<'a> MemoryPlanner<'a> {
 
     /// Bytes of activations that a step may keep, beside `least`.
     fn kept(&self, least: u64) -> u64 {
-        match self.budget {
-            Some(budget) => budget.saturating_sub(least),
-            None => (self.weights() as f64 * DEFAULT_SHARE) as u64,
+        let in_any_case = (self.weights() as f64 * LEAST_SHARE) as u64;
+        match self.room {
+            MemoryRoom::Process(bytes) => bytes.saturating_sub(least),
+            MemoryRoom::HalfOfFree(bytes) | MemoryRoom::BesideWeights(bytes) => {
+                let of_step = least.saturating_sub(self.weights() + self.held);
+                bytes.saturating_sub(of_step).max(in_any_case)
+            }
+            MemoryRoom::Min | MemoryRoom::Unknown => in_any_case,
         }
     }
 
     /// Bytes of activations that a step over `batch` may keep.
     pub(super) fn kept_bytes(&self, trained: &Trained<'_>, batch: &RaggedBatch) -> u64 {
-        match self.budget {
-            None => self.kept(0),
-            Some(_) => self.kept(self.footprint(trained, batch).0),
-        }
+        self.kept(self.footprint(trained, batch).0)
     }
 
     /// Peak memory of a step over `batch`.

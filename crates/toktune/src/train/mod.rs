@@ -4,10 +4,12 @@
 //! [`TrainerCallback`] is told what happens.
 
 mod arguments;
+mod budget;
 mod callback;
 mod card;
 mod checkpoint;
 mod evaluate;
+mod free_memory;
 mod growth;
 mod lock;
 mod log;
@@ -22,6 +24,7 @@ mod workers;
 
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
 pub use arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
+pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};

@@ -1,6 +1,7 @@
 //! A run: what it is made of, how it stands, and what it leaves in its folder.
 
 use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
+use super::budget::MemoryRoom;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
 use super::evaluate::{Evaluation, evaluate_until};
@@ -24,6 +25,9 @@ use toktune_engine::EngineError;
 /// Batches that an estimate of a run's memory looks at, at most.
 const ESTIMATED_BATCHES: u64 = 10_000;
 
+/// Processes of a run on one machine.
+const PROCESSES: u64 = 1;
+
 /// Without a word on constants, those that several examples begin with are kept in so much memory at most.
 const SHARED_CONSTANTS: u64 = 512 << 20;
 
@@ -44,6 +48,8 @@ pub struct Trainer {
     pub(super) sizes: Sizes,
     /// Memory of the process before the run.
     held_bytes: u64,
+    /// What its steps may take.
+    room: MemoryRoom,
     /// Every parameter before the last update, which gave a finite loss.
     pub(super) last_good: Option<Vec<Vec<f32>>>,
     /// What examples begin with alike.
@@ -99,6 +105,7 @@ impl Trainer {
         };
         Ok(Self {
             held_bytes: held_bytes(),
+            room: MemoryRoom::of(arguments.memory_budget, model.base().checkpoint().total_bytes(), PROCESSES),
             sizes: Sizes::of(&model, typical),
             model,
             arguments,
@@ -231,7 +238,12 @@ impl Trainer {
 
     /// Estimates the memory of this run's steps.
     pub(super) fn planner(&self) -> MemoryPlanner<'_> {
-        MemoryPlanner::new(self.model.base(), self.held_bytes, self.arguments.memory_budget)
+        MemoryPlanner::new(self.model.base(), self.held_bytes, self.room)
+    }
+
+    /// What the steps of this run may take of memory, as it was when the run was prepared.
+    pub fn memory_room(&self) -> MemoryRoom {
+        self.room
     }
 
     /// Peak memory, in bytes, that the steps of this run are expected to need: that of its largest batch.

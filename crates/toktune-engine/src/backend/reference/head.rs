@@ -27,6 +27,23 @@ pub(super) fn logits(hidden: &[f64], head: &Head<'_, Reference>) -> Vec<f64> {
     (0..entries(&head.table)).map(of).collect()
 }
 
+/// What a row makes of its target.
+struct OfTarget {
+    loss: f64,
+    /// What the softmax leaves to the others: `1 - p`, without the digits that a difference would lose.
+    missed: f64,
+}
+
+impl OfTarget {
+    fn new(logits: &[f64], target: usize) -> Self {
+        let others = lse(logits.iter().enumerate().filter(|(entry, _)| *entry != target).map(|(_, l)| *l));
+        let gap = others - logits[target];
+        // ln(1 + e^gap), whichever of the two is the larger
+        let loss = gap.max(0.0) + (-gap.abs()).exp().ln_1p();
+        Self { loss, missed: (gap - loss).exp() }
+    }
+}
+
 fn lse(logits: impl Iterator<Item = f64> + Clone) -> f64 {
     let top = logits.clone().fold(f64::NEG_INFINITY, f64::max);
     if top == f64::NEG_INFINITY { top } else { top + logits.map(|l| (l - top).exp()).sum::<f64>().ln() }
@@ -47,12 +64,13 @@ pub(super) fn cross_entropy(
     for (i, (hidden, &target)) in hidden.chunks_exact(d).zip(labels.targets).enumerate() {
         let logits = logits(hidden, head);
         let lse = lse(logits.iter().copied());
-        losses.push((lse - logits[target as usize]) as f32);
+        let of_target = OfTarget::new(&logits, target as usize);
+        losses.push(of_target.loss as f32);
         let weight = labels.weights.get(i).map_or(1.0, |weight| f64::from(*weight));
         for (entry, logit) in logits.iter().enumerate() {
             let slope = head.soft_cap.map_or(1.0, |cap| 1.0 - (logit / f64::from(cap)).powi(2));
-            let is_target = if entry == target as usize { 1.0 } else { 0.0 };
-            let dlogit = weight * ((logit - lse).exp() - is_target) * slope;
+            let is_target = entry == target as usize;
+            let dlogit = weight * slope * if is_target { -of_target.missed } else { (logit - lse).exp() };
             if let Some(dhidden) = &mut dhidden {
                 let w = row(&head.table, entry);
                 dhidden[i * d..(i + 1) * d].iter_mut().zip(w).for_each(|(dh, w)| *dh += dlogit * w);
@@ -69,10 +87,11 @@ pub(super) fn cross_entropy(
 pub(super) fn frozen_parts(hidden: &[f64], head: &Head<'_, Reference>, targets: &[u32]) -> Vec<FrozenPart> {
     let is_trained = |entry: usize| head.table.overrides.iter().any(|over| over.0 == entry);
     let of = |(hidden, &target): (&[f64], &u32)| {
-        let logits = logits(hidden, head);
-        let frozen = logits.iter().enumerate().filter(|(entry, _)| !is_trained(*entry)).map(|(_, l)| *l);
-        let target = if is_trained(target as usize) { f64::NEG_INFINITY } else { logits[target as usize] };
-        FrozenPart { lse: lse(frozen) as f32, target: target as f32 }
+        let (logits, target) = (logits(hidden, head), target as usize);
+        let is_other = |entry: usize| entry != target && !is_trained(entry);
+        let others = logits.iter().enumerate().filter(|(entry, _)| is_other(*entry)).map(|(_, l)| *l);
+        let own = if is_trained(target) { f64::NEG_INFINITY } else { logits[target] };
+        FrozenPart { others: lse(others) as f32, target: own as f32 }
     };
     hidden.chunks_exact(head.table.base.cols).zip(targets).map(of).collect()
 }
