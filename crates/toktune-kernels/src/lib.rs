@@ -36,6 +36,7 @@ pub mod matmul;
 pub mod norm;
 mod pack;
 mod product;
+mod quantised;
 pub mod rotary;
 pub mod rows;
 mod shared;
@@ -48,5 +49,5 @@ mod weight_type;
 
 pub use isa::{Isa, IsaError};
 pub use product::Precision;
-pub use weight::{Matrix, RowOrder, Scales, TokenTable, Weight, WeightError};
+pub use weight::{Matrix, RowOrder, Scales, StoredRow, TokenTable, Weight, WeightError};
 pub use weight_type::WeightType;
