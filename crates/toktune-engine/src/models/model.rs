@@ -454,9 +454,11 @@ impl PretrainedModel {
         self.runner.set_tokens(&self.embedding, self.head.as_ref());
     }
 
-    /// Takes products with frozen weights as `mode` says.
+    /// Takes products with frozen weights as `mode` says. With [`PrecisionMode::Auto`], a generated token meets quantised weights
+    /// with its activations rounded to 8 bits.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
         self.mode = Some(mode);
+        self.runner.round_generation(mode == PrecisionMode::Auto);
         let isa = self.isa;
         let precision = |of: &FrozenMatrix| mode.of(isa, of.dtype());
         self.runner.change_weights(&mut |_, weight| {

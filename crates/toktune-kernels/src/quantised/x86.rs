@@ -27,6 +27,14 @@ trait Dot {
     unsafe fn signed(sizes: __m256i, weights: __m256i, x: __m256i) -> __m256i;
 }
 
+/// What is known of a chunk of runs: made once for all rows of the weight, for it is larger than what a short one needs of it.
+struct Factors<const TALL: usize> {
+    scales: [f32; 2 * CHUNK],
+    minima: [f32; CHUNK],
+    /// The scales times the factors of each row of activations.
+    products: [[f32; 2 * CHUNK]; TALL],
+}
+
 /// Runs a product with at most `TALL` rows of activations at a time.
 ///
 /// # Safety
@@ -34,16 +42,18 @@ trait Dot {
 /// FMA among them.
 #[inline(always)]
 unsafe fn all<F: Unpack, D: Dot, const TALL: usize>(of: &Streamed<'_>) {
+    let mut factors =
+        Factors { scales: [0.0; 2 * CHUNK], minima: [0.0; CHUNK], products: [[0.0; 2 * CHUNK]; TALL] };
     for (col, weights) in of.rows.iter().enumerate() {
         let mut row = 0;
         while row < of.x.m() {
             // SAFETY: passed on, for rows that there are.
             unsafe {
                 row += match of.x.m() - row {
-                    8.. if TALL >= 8 => entries::<F, D, 8>(of, row, col, weights),
-                    4.. => entries::<F, D, 4>(of, row, col, weights),
-                    2.. => entries::<F, D, 2>(of, row, col, weights),
-                    _ => entries::<F, D, 1>(of, row, col, weights),
+                    8.. if TALL >= 8 => entries::<F, D, 8, TALL>(of, (row, col), weights, &mut factors),
+                    4.. => entries::<F, D, 4, TALL>(of, (row, col), weights, &mut factors),
+                    2.. => entries::<F, D, 2, TALL>(of, (row, col), weights, &mut factors),
+                    _ => entries::<F, D, 1, TALL>(of, (row, col), weights, &mut factors),
                 };
             }
         }
@@ -55,20 +65,19 @@ unsafe fn all<F: Unpack, D: Dot, const TALL: usize>(of: &Streamed<'_>) {
 /// # Safety
 /// As [`all`], for rows from `row` on that there are.
 #[inline(always)]
-unsafe fn entries<F: Unpack, D: Dot, const R: usize>(
+unsafe fn entries<F: Unpack, D: Dot, const R: usize, const TALL: usize>(
     of: &Streamed<'_>,
-    row: usize,
-    col: usize,
+    (row, col): (usize, usize),
     weights: &[u8],
+    factors: &mut Factors<TALL>,
 ) -> usize {
-    let (mut scales, mut minima) = ([0f32; 2 * CHUNK], [0f32; CHUNK]);
-    let mut products = [[0f32; 2 * CHUNK]; R];
+    let Factors { scales, minima, products } = factors;
     // SAFETY: a row has as many whole blocks as the activations have runs, and the factors are padded.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         for (chunk, blocks) in weights.chunks(CHUNK / F::RUNS * F::BYTES).enumerate() {
             let (first, runs) = (chunk * CHUNK, blocks.len() / F::BYTES * F::RUNS);
-            F::factors(blocks, &mut scales, &mut minima);
+            F::factors(blocks, scales, minima);
             let padded = runs.next_multiple_of(PADDED);
             minima[runs..padded].fill(0.0);
             let mut x = [std::ptr::null(); R];
@@ -76,7 +85,7 @@ unsafe fn entries<F: Unpack, D: Dot, const R: usize>(
                 *x = of.x.numbers(row + i).as_ptr().add(first * RUN);
                 let (factors, of_runs) = of.x.factors(row + i);
                 let (factors, of_runs) = (&factors[first..][..padded], &of_runs[first..][..padded]);
-                multiply::<F>(&scales, factors, &mut products[i]);
+                multiply::<F>(scales, factors, &mut products[i]);
                 if !F::SIGNED {
                     for at in (0..padded).step_by(PADDED) {
                         let minima = _mm256_loadu_ps(minima.as_ptr().add(at));
@@ -87,11 +96,11 @@ unsafe fn entries<F: Unpack, D: Dot, const R: usize>(
             let blocks = blocks.as_ptr();
             for run in (0..runs - runs % 2).step_by(2) {
                 let numbers = F::two(blocks, run);
-                run_of::<F, D, R>(numbers[0], (x, run), &products, &mut sums, 0);
-                run_of::<F, D, R>(numbers[1], (x, run + 1), &products, &mut sums, 1);
+                run_of::<F, D, R>(numbers[0], (x, run), products, &mut sums, 0);
+                run_of::<F, D, R>(numbers[1], (x, run + 1), products, &mut sums, 1);
             }
             if runs % 2 == 1 {
-                run_of::<F, D, R>(F::one(blocks, runs - 1), (x, runs - 1), &products, &mut sums, 0);
+                run_of::<F, D, R>(F::one(blocks, runs - 1), (x, runs - 1), products, &mut sums, 0);
             }
         }
         let mut totals = [0.0; R];
@@ -126,7 +135,7 @@ fn multiply<F: Unpack>(scales: &[f32; 2 * CHUNK], factors: &[f32], products: &mu
 unsafe fn run_of<F: Unpack, D: Dot, const R: usize>(
     numbers: __m256i,
     (x, run): ([*const i8; R], usize),
-    products: &[[f32; 2 * CHUNK]; R],
+    products: &[[f32; 2 * CHUNK]],
     sums: &mut [[__m256; 2]; R],
     which: usize,
 ) {
@@ -136,7 +145,7 @@ unsafe fn run_of<F: Unpack, D: Dot, const R: usize>(
         for (i, sums) in sums.iter_mut().enumerate() {
             let x = _mm256_loadu_si256(x[i].add(run * RUN).cast());
             let dot = if F::SIGNED { D::signed(sizes, numbers, x) } else { D::unsigned(numbers, x) };
-            let scale = products[i].as_ptr().add(run * F::SCALES);
+            let scale = products.get_unchecked(i).as_ptr().add(run * F::SCALES);
             let scale = if F::SCALES == 1 {
                 _mm256_broadcast_ss(&*scale)
             } else {

@@ -111,26 +111,35 @@ unpack_large_blocks! {
     Q5K: block, run => {
         let [low, high] = both_halves(_mm256_loadu_si256(block.add(48 + 16 * run).cast()));
         let fifth = _mm256_loadu_si256(block.add(16).cast());
-        // shifted as 16-bit numbers: what comes from the byte beside is masked away
-        let bit = |run: usize| {
-            let count = _mm_cvtsi32_si128((run as i32 - 4).abs());
-            let shifted = if run < 4 { _mm256_sll_epi16(fifth, count) } else { _mm256_srl_epi16(fifth, count) };
-            _mm256_and_si256(shifted, _mm256_set1_epi8(16))
-        };
-        [_mm256_or_si256(low, bit(run)), _mm256_or_si256(high, bit(run + 1))]
+        [_mm256_or_si256(low, fifth_bit(fifth, run)), _mm256_or_si256(high, fifth_bit(fifth, run + 1))]
     };
     Q6K: block, run => {
-        // runs 0 and 1 of a half are the low halves of 64 bytes, 2 and 3 the high ones
-        let (half, run) = (run / 4, run % 4);
-        let of = |side: usize| {
-            let low = _mm256_loadu_si256(block.add(64 * half + 32 * side).cast());
-            let low = _mm256_srl_epi16(low, _mm_cvtsi32_si128(2 * run as i32));
-            let high = _mm256_loadu_si256(block.add(128 + 32 * half).cast());
-            let high = _mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * (run + side) as i32));
-            let high = _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(3)), 4);
-            let both = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), high);
-            _mm256_sub_epi8(both, _mm256_set1_epi8(32))
-        };
-        [of(0), of(1)]
+        // of each half, runs 0 and 1 are the low halves of 64 bytes, 2 and 3 the high ones
+        let (low, high) = (block.add(64 * (run / 4)), block.add(128 + 32 * (run / 4)));
+        [six_bits(low, high, run % 4, run % 4), six_bits(low.add(32), high, run % 4, run % 4 + 1)]
     };
+}
+
+/// 16 where bit `run` of a byte is set.
+#[inline(always)]
+unsafe fn fifth_bit(bits: __m256i, run: usize) -> __m256i {
+    // SAFETY: as above. Shifted as 16-bit numbers: what comes from the byte beside is masked away.
+    unsafe {
+        let count = _mm_cvtsi32_si128((run as i32 - 4).abs());
+        let shifted = if run < 4 { _mm256_sll_epi16(bits, count) } else { _mm256_srl_epi16(bits, count) };
+        _mm256_and_si256(shifted, _mm256_set1_epi8(16))
+    }
+}
+
+/// Four bits of each of 32 bytes, the high ones where `side` is 2, and above them bits `2 * run` and the next; less 32.
+#[inline(always)]
+unsafe fn six_bits(low: *const u8, high: *const u8, side: usize, run: usize) -> __m256i {
+    // SAFETY: as above.
+    unsafe {
+        let low = _mm256_srl_epi16(_mm256_loadu_si256(low.cast()), _mm_cvtsi32_si128(2 * side as i32));
+        let high = _mm256_srl_epi16(_mm256_loadu_si256(high.cast()), _mm_cvtsi32_si128(2 * run as i32));
+        let high = _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(3)), 4);
+        let both = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), high);
+        _mm256_sub_epi8(both, _mm256_set1_epi8(32))
+    }
 }
