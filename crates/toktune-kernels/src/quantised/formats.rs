@@ -1,7 +1,7 @@
 //! What the blocks of each type say: the factors of their runs, and their numbers.
 
 use super::{CHUNK, RUN};
-use crate::blocks::{bytes_at, half, half_at, nibbles, scales_and_minima, with_fifth_bits};
+use crate::blocks::{bytes_at, half_at, nibbles, scales_and_minima, with_fifth_bits};
 
 /// A type whose weights are `scale * number + minimum`, with one scale and one minimum for a run of 32.
 pub(super) trait Format {
@@ -15,23 +15,53 @@ pub(super) trait Format {
     const SIGNED: bool = false;
 
     /// The scales and minima of the runs of at most [`CHUNK`] runs of whole blocks.
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]);
+    ///
+    /// # Safety
+    /// As [`Halves::convert`].
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]);
 
     /// The numbers of a run of a block.
     fn numbers(block: &[u8], run: usize) -> [i8; RUN];
 }
 
-/// The half-precision numbers at byte `at` of each block: first gathered, then converted, which is what can be vectorised.
+/// Converts half-precision numbers.
+pub(super) trait Halves {
+    /// Eight at a time.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn convert(bits: [u16; 8]) -> [f32; 8];
+}
+
+/// The half-precision numbers in front of each block; the rest of the last eight is zero.
 #[inline(always)]
-fn halves<const BYTES: usize>(blocks: &[u8], at: usize, out: &mut [f32]) {
-    let mut bits = [0; CHUNK];
-    let blocks = blocks.as_chunks::<BYTES>().0;
-    for (bits, block) in bits.iter_mut().zip(blocks) {
-        *bits = u16::from_le_bytes(*bytes_at(block, at));
+unsafe fn first<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32]) {
+    let eights = blocks.as_chunks::<BYTES>().0.chunks(8);
+    for (blocks, out) in eights.zip(out.as_chunks_mut::<8>().0) {
+        let mut bits = [0; 8];
+        for (bits, block) in bits.iter_mut().zip(blocks) {
+            *bits = u16::from_le_bytes(*bytes_at(block, 0));
+        }
+        // SAFETY: the caller's promise.
+        *out = unsafe { H::convert(bits) };
     }
-    let padded = blocks.len().next_multiple_of(8).min(CHUNK);
-    for (out, bits) in out[..padded].iter_mut().zip(&bits[..padded]) {
-        *out = half(*bits);
+}
+
+/// As `first`, with the second numbers of each block, which are read together with the first.
+#[inline(always)]
+unsafe fn first_two<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32], second: &mut [f32]) {
+    let eights = blocks.as_chunks::<BYTES>().0.chunks(8);
+    let out = out.as_chunks_mut::<8>().0.iter_mut().zip(second.as_chunks_mut::<8>().0);
+    for (blocks, (first, second)) in eights.zip(out) {
+        let mut bits = [0; 8];
+        for (bits, block) in bits.iter_mut().zip(blocks) {
+            *bits = u32::from_le_bytes(*bytes_at(block, 0));
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            *first = H::convert(bits.map(|bits| bits as u16));
+            *second = H::convert(bits.map(|bits| (bits >> 16) as u16));
+        }
     }
 }
 
@@ -52,8 +82,9 @@ impl Format for Q8_0 {
     const SIGNED: bool = true;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], _: &mut [f32; CHUNK]) {
-        halves::<34>(blocks, 0, scales);
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], _: &mut [f32; CHUNK]) {
+        // SAFETY: the caller's promise.
+        unsafe { first::<34, H>(blocks, scales) };
     }
 
     #[inline(always)]
@@ -70,8 +101,9 @@ impl Format for Q4_0 {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
-        halves::<18>(blocks, 0, scales);
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+        // SAFETY: the caller's promise.
+        unsafe { first::<18, H>(blocks, scales) };
         less(8.0, scales, minima);
     }
 
@@ -89,9 +121,9 @@ impl Format for Q4_1 {
     const BYTES: usize = 20;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
-        halves::<20>(blocks, 0, scales);
-        halves::<20>(blocks, 2, minima);
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+        // SAFETY: the caller's promise.
+        unsafe { first_two::<20, H>(blocks, scales, minima) };
     }
 
     #[inline(always)]
@@ -108,8 +140,9 @@ impl Format for Q5_0 {
     const BYTES: usize = 22;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
-        halves::<22>(blocks, 0, scales);
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+        // SAFETY: the caller's promise.
+        unsafe { first::<22, H>(blocks, scales) };
         less(16.0, scales, minima);
     }
 
@@ -127,9 +160,9 @@ impl Format for Q5_1 {
     const BYTES: usize = 24;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
-        halves::<24>(blocks, 0, scales);
-        halves::<24>(blocks, 2, minima);
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+        // SAFETY: the caller's promise.
+        unsafe { first_two::<24, H>(blocks, scales, minima) };
     }
 
     #[inline(always)]
@@ -140,11 +173,7 @@ impl Format for Q5_1 {
 
 /// The factors of blocks that begin as those of Q4_K and Q5_K do.
 #[inline(always)]
-fn k_factors<const BYTES: usize>(
-    blocks: &[u8],
-    scales: &mut [f32; 2 * CHUNK],
-    minima: &mut [f32; CHUNK],
-) {
+fn k_factors<const BYTES: usize>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
     let to = scales.as_chunks_mut::<8>().0.iter_mut().zip(minima.as_chunks_mut::<8>().0);
     for (block, (scales, minima)) in blocks.as_chunks::<BYTES>().0.iter().zip(to) {
         let (d, d_min) = (half_at(block, 0), half_at(block, 2));
@@ -170,7 +199,7 @@ impl Format for Q4K {
     const BYTES: usize = 144;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         k_factors::<144>(blocks, scales, minima);
     }
 
@@ -188,7 +217,7 @@ impl Format for Q5K {
     const BYTES: usize = 176;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         k_factors::<176>(blocks, scales, minima);
     }
 
@@ -209,7 +238,7 @@ impl Format for Q6K {
     const SIGNED: bool = true;
 
     #[inline(always)]
-    fn factors(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], _: &mut [f32; CHUNK]) {
+    unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], _: &mut [f32; CHUNK]) {
         let to = scales.as_chunks_mut::<16>().0;
         for (block, scales) in blocks.as_chunks::<210>().0.iter().zip(to) {
             let d = half_at(block, 208);

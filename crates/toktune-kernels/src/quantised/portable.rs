@@ -1,7 +1,17 @@
 //! The plain loops: what every instruction set can run, and what the others are held against.
 
-use super::formats::Format;
+use super::formats::{Format, Halves};
 use super::{CHUNK, RUN, Streamed, with_format};
+use crate::blocks::half;
+
+struct Plain;
+
+impl Halves for Plain {
+    #[inline(always)]
+    unsafe fn convert(bits: [u16; 8]) -> [f32; 8] {
+        bits.map(half)
+    }
+}
 
 /// # Safety
 /// As [`super::stream`], with lengths that were checked.
@@ -21,14 +31,19 @@ fn entry<F: Format>(of: &Streamed<'_>, row: usize, weights: &[u8]) -> f32 {
     let (mut scales, mut minima) = ([0.0; 2 * CHUNK], [0.0; CHUNK]);
     let mut sum = 0.0;
     for (chunk, blocks) in weights.chunks(CHUNK / F::RUNS * F::BYTES).enumerate() {
-        F::factors(blocks, &mut scales, &mut minima);
+        // SAFETY: any machine can run the plain conversion.
+        unsafe { F::factors::<Plain>(blocks, &mut scales, &mut minima) };
         for (block, bytes) in blocks.chunks_exact(F::BYTES).enumerate() {
             for run in 0..F::RUNS {
                 let at = block * F::RUNS + run;
                 let all = chunk * CHUNK + at;
                 let dots = dots::<F>(&F::numbers(bytes, run), &numbers[all * RUN..][..RUN]);
                 let scales = &scales[at * F::SCALES..][..F::SCALES];
-                sum += dots.iter().zip(scales).map(|(dot, scale)| *dot as f32 * (scale * factors[all])).sum::<f32>();
+                sum += dots
+                    .iter()
+                    .zip(scales)
+                    .map(|(dot, scale)| *dot as f32 * (scale * factors[all]))
+                    .sum::<f32>();
                 sum += if F::SIGNED { 0.0 } else { minima[at] * sums[all] };
             }
         }

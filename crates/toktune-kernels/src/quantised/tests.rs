@@ -156,9 +156,8 @@ fn nothing_saturates() {
                 let mut data = blocks(dtype, (n, k), 3);
                 let sane = data.clone();
                 data.fill(byte);
-                for (block, sane) in data
-                    .chunks_exact_mut(dtype.block_bytes())
-                    .zip(sane.chunks_exact(dtype.block_bytes()))
+                for (block, sane) in
+                    data.chunks_exact_mut(dtype.block_bytes()).zip(sane.chunks_exact(dtype.block_bytes()))
                 {
                     for at in halves(dtype) {
                         block[*at..at + 2].copy_from_slice(&sane[*at..at + 2]);
@@ -279,7 +278,14 @@ fn nothing_gives_nothing() {
         let w = weight(WeightType::Q8_0, &[], (0, 32));
         assert!(product(isa, &random(64, 1), &w).is_empty());
         let mut y = [f32::NAN; 6];
-        stream_in_integers(isa, &[], &weight(WeightType::Q8_0, &[], (3, 0)), Precision::F32, Write::Over, &mut y);
+        stream_in_integers(
+            isa,
+            &[],
+            &weight(WeightType::Q8_0, &[], (3, 0)),
+            Precision::F32,
+            Write::Over,
+            &mut y,
+        );
         assert_eq!(y, [0.0; 6]);
     });
 }

@@ -7,6 +7,7 @@ mod vnni;
 pub(super) use avx2::stream as stream_avx2;
 pub(super) use vnni::stream as stream_vnni;
 
+use super::formats::Halves;
 use super::rounded::PADDED;
 use super::{CHUNK, RUN, Streamed};
 use std::arch::x86_64::*;
@@ -27,6 +28,22 @@ trait Dot {
     unsafe fn signed(sizes: __m256i, weights: __m256i, x: __m256i) -> __m256i;
 }
 
+/// The machine's own conversion, which every machine with AVX2 has.
+struct F16c;
+
+impl Halves for F16c {
+    #[inline(always)]
+    unsafe fn convert(bits: [u16; 8]) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        // SAFETY: the caller's promise; eight numbers each.
+        unsafe {
+            let bits = _mm_loadu_si128(bits.as_ptr().cast());
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(bits));
+        }
+        out
+    }
+}
+
 /// What is known of a chunk of runs: made once for all rows of the weight, for it is larger than what a short one needs of it.
 struct Factors<const TALL: usize> {
     scales: [f32; 2 * CHUNK],
@@ -38,8 +55,8 @@ struct Factors<const TALL: usize> {
 /// Runs a product with at most `TALL` rows of activations at a time.
 ///
 /// # Safety
-/// As [`super::stream`], with lengths that were checked, inside a function compiled for the instructions of `D`, AVX2 and
-/// FMA among them.
+/// As [`super::stream`], with lengths that were checked, inside a function compiled for the instructions of `D`, AVX2,
+/// FMA and F16C among them.
 #[inline(always)]
 unsafe fn all<F: Unpack, D: Dot, const TALL: usize>(of: &Streamed<'_>) {
     let mut factors =
@@ -77,7 +94,7 @@ unsafe fn entries<F: Unpack, D: Dot, const R: usize, const TALL: usize>(
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         for (chunk, blocks) in weights.chunks(CHUNK / F::RUNS * F::BYTES).enumerate() {
             let (first, runs) = (chunk * CHUNK, blocks.len() / F::BYTES * F::RUNS);
-            F::factors(blocks, scales, minima);
+            F::factors::<F16c>(blocks, scales, minima);
             let padded = runs.next_multiple_of(PADDED);
             minima[runs..padded].fill(0.0);
             let mut x = [std::ptr::null(); R];
