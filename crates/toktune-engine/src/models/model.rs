@@ -1,6 +1,8 @@
 //! A pretrained model: embedding, stack of blocks (two of them in an encoder-decoder), head, each to be run on its own.
 
 mod replace;
+#[cfg(test)]
+mod rounded_generation;
 
 pub use replace::ReplaceError;
 
