@@ -33,36 +33,42 @@ pub(super) trait Halves {
     unsafe fn convert(bits: [u16; 8]) -> [f32; 8];
 }
 
-/// The half-precision numbers in front of each block; the rest of the last eight is zero.
+/// The first `N` bytes of each block, by eights; the last eight is filled up with the last block.
+///
+/// Eight at once and nothing by a loop: what is written a number at a time and read as a vector has to wait for the writing.
+#[inline(always)]
+fn fronts<const BYTES: usize, const N: usize>(blocks: &[u8], mut give: impl FnMut(usize, [[u8; N]; 8])) {
+    let (eights, rest) = blocks.as_chunks::<BYTES>().0.as_chunks::<8>();
+    for (i, eight) in eights.iter().enumerate() {
+        give(i, eight.each_ref().map(|block| *bytes_at(block, 0)));
+    }
+    if !rest.is_empty() {
+        give(eights.len(), std::array::from_fn(|i| *bytes_at(&rest[i.min(rest.len() - 1)], 0)));
+    }
+}
+
+/// The half-precision numbers in front of each block.
 #[inline(always)]
 unsafe fn first<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32]) {
-    let eights = blocks.as_chunks::<BYTES>().0.chunks(8);
-    for (blocks, out) in eights.zip(out.as_chunks_mut::<8>().0) {
-        let mut bits = [0; 8];
-        for (bits, block) in bits.iter_mut().zip(blocks) {
-            *bits = u16::from_le_bytes(*bytes_at(block, 0));
-        }
+    let out = out.as_chunks_mut::<8>().0;
+    fronts::<BYTES, 2>(blocks, |i, eight| {
         // SAFETY: the caller's promise.
-        *out = unsafe { H::convert(bits) };
-    }
+        out[i] = unsafe { H::convert(eight.map(u16::from_le_bytes)) };
+    });
 }
 
 /// As `first`, with the second numbers of each block, which are read together with the first.
 #[inline(always)]
 unsafe fn first_two<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32], second: &mut [f32]) {
-    let eights = blocks.as_chunks::<BYTES>().0.chunks(8);
-    let out = out.as_chunks_mut::<8>().0.iter_mut().zip(second.as_chunks_mut::<8>().0);
-    for (blocks, (first, second)) in eights.zip(out) {
-        let mut bits = [0; 8];
-        for (bits, block) in bits.iter_mut().zip(blocks) {
-            *bits = u32::from_le_bytes(*bytes_at(block, 0));
-        }
+    let (out, second) = (out.as_chunks_mut::<8>().0, second.as_chunks_mut::<8>().0);
+    fronts::<BYTES, 4>(blocks, |i, eight| {
+        let bits = eight.map(u32::from_le_bytes);
         // SAFETY: the caller's promise.
         unsafe {
-            *first = H::convert(bits.map(|bits| bits as u16));
-            *second = H::convert(bits.map(|bits| (bits >> 16) as u16));
+            out[i] = H::convert(bits.map(|bits| bits as u16));
+            second[i] = H::convert(bits.map(|bits| (bits >> 16) as u16));
         }
-    }
+    });
 }
 
 /// Minima of numbers that are to be less `by`.
