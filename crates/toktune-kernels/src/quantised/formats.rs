@@ -33,42 +33,25 @@ pub(super) trait Halves {
     unsafe fn convert(bits: [u16; 8]) -> [f32; 8];
 }
 
-/// The first `N` bytes of each block, by eights; the last eight is filled up with the last block.
+/// The half-precision numbers at byte `at` of each block; the last eight is filled up with the last block's.
 ///
 /// Eight at once and nothing by a loop: what is written a number at a time and read as a vector has to wait for the writing.
+/// Two numbers are not read together either, since what takes them apart again is not kept in registers.
 #[inline(always)]
-fn fronts<const BYTES: usize, const N: usize>(blocks: &[u8], mut give: impl FnMut(usize, [[u8; N]; 8])) {
+unsafe fn halves<const BYTES: usize, H: Halves>(blocks: &[u8], at: usize, out: &mut [f32]) {
     let (eights, rest) = blocks.as_chunks::<BYTES>().0.as_chunks::<8>();
-    for (i, eight) in eights.iter().enumerate() {
-        give(i, eight.each_ref().map(|block| *bytes_at(block, 0)));
-    }
-    if !rest.is_empty() {
-        give(eights.len(), std::array::from_fn(|i| *bytes_at(&rest[i.min(rest.len() - 1)], 0)));
-    }
-}
-
-/// The half-precision numbers in front of each block.
-#[inline(always)]
-unsafe fn first<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32]) {
-    let out = out.as_chunks_mut::<8>().0;
-    fronts::<BYTES, 2>(blocks, |i, eight| {
+    let mut out = out.as_chunks_mut::<8>().0.iter_mut();
+    let bits = |block: &[u8; BYTES]| u16::from_le_bytes(*bytes_at(block, at));
+    for (eight, out) in eights.iter().zip(&mut out) {
         // SAFETY: the caller's promise.
-        out[i] = unsafe { H::convert(eight.map(u16::from_le_bytes)) };
-    });
-}
-
-/// As `first`, with the second numbers of each block, which are read together with the first.
-#[inline(always)]
-unsafe fn first_two<const BYTES: usize, H: Halves>(blocks: &[u8], out: &mut [f32], second: &mut [f32]) {
-    let (out, second) = (out.as_chunks_mut::<8>().0, second.as_chunks_mut::<8>().0);
-    fronts::<BYTES, 4>(blocks, |i, eight| {
-        let bits = eight.map(u32::from_le_bytes);
-        // SAFETY: the caller's promise.
-        unsafe {
-            out[i] = H::convert(bits.map(|bits| bits as u16));
-            second[i] = H::convert(bits.map(|bits| (bits >> 16) as u16));
-        }
-    });
+        *out = unsafe { H::convert(eight.each_ref().map(bits)) };
+    }
+    if let Some(last) = rest.last()
+        && let Some(out) = out.next()
+    {
+        // SAFETY: as above.
+        *out = unsafe { H::convert(std::array::from_fn(|i| bits(rest.get(i).unwrap_or(last)))) };
+    }
 }
 
 /// Minima of numbers that are to be less `by`.
@@ -90,7 +73,7 @@ impl Format for Q8_0 {
     #[inline(always)]
     unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], _: &mut [f32; CHUNK]) {
         // SAFETY: the caller's promise.
-        unsafe { first::<34, H>(blocks, scales) };
+        unsafe { halves::<34, H>(blocks, 0, scales) };
     }
 
     #[inline(always)]
@@ -109,7 +92,7 @@ impl Format for Q4_0 {
     #[inline(always)]
     unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         // SAFETY: the caller's promise.
-        unsafe { first::<18, H>(blocks, scales) };
+        unsafe { halves::<18, H>(blocks, 0, scales) };
         less(8.0, scales, minima);
     }
 
@@ -129,7 +112,10 @@ impl Format for Q4_1 {
     #[inline(always)]
     unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         // SAFETY: the caller's promise.
-        unsafe { first_two::<20, H>(blocks, scales, minima) };
+        unsafe {
+            halves::<20, H>(blocks, 0, scales);
+            halves::<20, H>(blocks, 2, minima);
+        }
     }
 
     #[inline(always)]
@@ -148,7 +134,7 @@ impl Format for Q5_0 {
     #[inline(always)]
     unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         // SAFETY: the caller's promise.
-        unsafe { first::<22, H>(blocks, scales) };
+        unsafe { halves::<22, H>(blocks, 0, scales) };
         less(16.0, scales, minima);
     }
 
@@ -168,7 +154,10 @@ impl Format for Q5_1 {
     #[inline(always)]
     unsafe fn factors<H: Halves>(blocks: &[u8], scales: &mut [f32; 2 * CHUNK], minima: &mut [f32; CHUNK]) {
         // SAFETY: the caller's promise.
-        unsafe { first_two::<24, H>(blocks, scales, minima) };
+        unsafe {
+            halves::<24, H>(blocks, 0, scales);
+            halves::<24, H>(blocks, 2, minima);
+        }
     }
 
     #[inline(always)]

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use rayon::prelude::*;
 
-    fn sum(of: u64) -> u64 {
+    fn sum(of: usize) -> usize {
         (0..of).into_par_iter().with_max_len(1).sum()
     }
 
@@ -76,7 +76,9 @@ mod tests {
             for _ in 0..6 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        pool.install(|| awake(|| assert_eq!((0..5).map(|_| sum(40)).sum::<u64>(), 5 * 780)));
+                        pool.install(|| {
+                            awake(|| assert_eq!((0..5).map(|_| sum(40)).sum::<usize>(), 5 * 780))
+                        });
                     }
                 });
             }
