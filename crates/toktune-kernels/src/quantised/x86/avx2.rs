@@ -25,5 +25,5 @@ impl Dot for Pairs {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::quantised) unsafe fn stream(of: &Streamed<'_>) {
     // SAFETY: passed on. Eight rows would have more sums than there are registers.
-    with_format!(of.dtype, F => unsafe { all::<F, Pairs, 4>(of) });
+    unsafe { with_format!(of.dtype, F => all::<F, Pairs, 4>(of)) }
 }

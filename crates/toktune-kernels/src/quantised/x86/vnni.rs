@@ -25,5 +25,5 @@ impl Dot for Fours {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(in crate::quantised) unsafe fn stream(of: &Streamed<'_>) {
     // SAFETY: passed on.
-    with_format!(of.dtype, F => unsafe { all::<F, Fours, 8>(of) });
+    unsafe { with_format!(of.dtype, F => all::<F, Fours, 8>(of)) }
 }
