@@ -93,6 +93,8 @@ pub struct Model<B: Backend> {
     pub(super) backend: B,
     /// The same device, with products that are fastest for few rows.
     pub(super) decoding: B,
+    /// As `decoding`, for text that is generated.
+    pub(super) generating: B,
     pub(super) spec: ModelSpec,
     pub(super) sentence: SentenceSpec,
     pub(super) embedding: Tokens<B>,
@@ -142,6 +144,7 @@ impl<B: Backend> Model<B> {
         }
         Ok(Self {
             decoding: backend.decoding(),
+            generating: backend.decoding(),
             embedding: Tokens::new(&backend, embedding),
             head: head.map(|head| Tokens::new(&backend, head)),
             head_bias: (!head_bias.is_empty()).then(|| backend.place(head_bias)),
@@ -158,6 +161,11 @@ impl<B: Backend> Model<B> {
     pub(super) fn set_tokens(&mut self, embedding: &TokenMatrix, head: Option<&TokenMatrix>) {
         self.embedding = Tokens::new(&self.backend, embedding);
         self.head = head.map(|head| Tokens::new(&self.backend, head));
+    }
+
+    /// Whether text is generated with activations that are rounded to 8 bits where they meet quantised weights.
+    pub(super) fn round_generation(&mut self, rounds: bool) {
+        self.generating = if rounds { self.backend.generating() } else { self.backend.decoding() };
     }
 
     /// The stacks: the encoder's first.

@@ -59,9 +59,15 @@ pub fn decode(isa: Isa, dtype: WeightType, data: &[u8], out: &mut [f32]) {
 ///
 /// Not `half`'s conversion: that one asks at every call which instructions the machine has.
 #[inline(always)]
-fn half_at(block: &[u8], at: usize) -> f32 {
+pub(crate) fn half_at(block: &[u8], at: usize) -> f32 {
+    half(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The half-precision number with these bits.
+#[inline(always)]
+pub(crate) fn half(bits: u16) -> f32 {
     const SCALE: f32 = f32::from_bits((127 + 112) << 23); // 2^112: between the exponent biases, 127 and 15
-    let bits = u16::from_le_bytes([block[at], block[at + 1]]) as u32;
+    let bits = bits as u32;
     let magnitude = f32::from_bits((bits & 0x7FFF) << 13) * SCALE;
     let special = if bits & 0x7C00 == 0x7C00 { 0xFF << 23 } else { 0 }; // infinities and NaNs
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
@@ -69,7 +75,7 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 
 /// The `N` bytes of a block from byte `at`.
 #[inline(always)]
-fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+pub(crate) fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     let Some(bytes) = block[at..].first_chunk() else { unreachable!("blocks have a fixed size") };
     bytes
 }
@@ -82,7 +88,7 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 /// Eight bytes are taken apart at a time, in one register: a loop over 16 bytes is unrolled before it can be
 /// vectorised.
 #[inline(always)]
-fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
+pub(crate) fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
     let (low, high) = (u64::from_le_bytes(*bytes_at(bytes, 0)), u64::from_le_bytes(*bytes_at(bytes, 8)));
     let mut out = [0; 32];
     for (out, bytes) in out.as_chunks_mut::<8>().0.iter_mut().zip([low, high, low >> 4, high >> 4]) {
@@ -96,7 +102,7 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
 /// Eight bits at a time are spread over eight bytes by a multiplication: byte `j` keeps bit `j` alone, and
 /// adding 127 moves it, wherever in the byte it is, to the top.
 #[inline(always)]
-fn with_fifth_bits(bytes: &[u8; 16], fifth: &[u8; 4]) -> [u8; 32] {
+pub(crate) fn with_fifth_bits(bytes: &[u8; 16], fifth: &[u8; 4]) -> [u8; 32] {
     let mut out = nibbles(bytes);
     for (out, bits) in out.as_chunks_mut::<8>().0.iter_mut().zip(fifth) {
         let alone = (*bits as u64 * ONES) & 0x8040_2010_0804_0201;
@@ -221,7 +227,7 @@ multiversion! {
 /// each in the low bits of bytes 0 to 7, the last four in the halves of bytes 8 to 11 with their top two bits
 /// above the first.
 #[inline(always)]
-fn scales_and_minima(block: &[u8], at: usize) -> ([u8; 8], [u8; 8]) {
+pub(crate) fn scales_and_minima(block: &[u8], at: usize) -> ([u8; 8], [u8; 8]) {
     let packed = bytes_at::<12>(block, at);
     let (mut scales, mut minima) = ([0; 8], [0; 8]);
     for i in 0..4 {

@@ -130,6 +130,12 @@ impl Isa {
         false
     }
 
+    /// Whether it may use AVX512-VNNI, which the machine has.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512_vnni(self) -> bool {
+        self.0 >= Level::Avx512 && is_x86_feature_detected!("avx512vnni")
+    }
+
     /// Which copy of a kernel runs.
     #[inline(always)]
     pub(crate) fn level(self) -> Level {

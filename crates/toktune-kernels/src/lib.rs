@@ -37,6 +37,7 @@ pub mod norm;
 mod operand;
 mod pack;
 mod product;
+mod quantised;
 pub mod rotary;
 pub mod rows;
 mod shared;
@@ -49,5 +50,5 @@ mod weight_type;
 
 pub use isa::{Isa, IsaError};
 pub use product::Precision;
-pub use weight::{Matrix, RowOrder, Scales, TokenTable, Weight, WeightError};
+pub use weight::{Matrix, RowOrder, Scales, StoredRow, TokenTable, Weight, WeightError};
 pub use weight_type::WeightType;

@@ -5,7 +5,7 @@
 
 mod few_rows;
 
-pub use few_rows::{FEW_ROWS, stream};
+pub use few_rows::{FEW_ROWS, stream, stream_in_integers};
 
 use crate::Isa;
 use crate::operand::Rows;

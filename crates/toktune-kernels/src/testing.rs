@@ -1,6 +1,8 @@
 //! Helpers for this crate's tests: seeded data, every instruction set in turn, and one comparison of slices.
 
 use crate::Isa;
+use crate::weight_type::WeightType;
+use half::f16;
 
 /// Runs `check` with each instruction set this machine has, and says on stderr which it lacks.
 pub(crate) fn each_isa(check: impl Fn(Isa)) {
@@ -24,6 +26,40 @@ pub(crate) fn random(n: usize, seed: u64) -> Vec<f32> {
             bits as f32 / (1u32 << 23) as f32 - 1.0
         })
         .collect()
+}
+
+/// Where a block of this type has half-precision numbers.
+pub(crate) fn halves(dtype: WeightType) -> &'static [usize] {
+    match dtype {
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::Q2K => &[80, 82],
+        WeightType::Q3K => &[108],
+        WeightType::Q6K => &[208],
+        WeightType::Tq1_0 => &[52],
+        WeightType::Tq2_0 => &[64],
+        WeightType::Iq1M | WeightType::Mxfp4 => &[],
+        _ => &[0],
+    }
+}
+
+/// `count` blocks of random bytes, with factors of a sane size.
+pub(crate) fn random_blocks(dtype: WeightType, count: usize, seed: u64) -> Vec<u8> {
+    let size = dtype.block_bytes();
+    let mut data: Vec<u8> =
+        random(count * size, seed).iter().map(|x| (x * 128.0).floor() as i8 as u8).collect();
+    let factors = random(2 * count, seed + 1);
+    for (block, factors) in data.chunks_exact_mut(size).zip(factors.chunks_exact(2)) {
+        for (at, factor) in halves(dtype).iter().zip(factors) {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(factor / 16.0).to_le_bytes());
+        }
+        match dtype {
+            // the top half of the last number is that of the factor: below one
+            WeightType::Iq1M => block[55] = block[55] & 0x8F | 0x20,
+            WeightType::Mxfp4 => block[0] = 100 + block[0] % 28,
+            _ => {}
+        }
+    }
+    data
 }
 
 /// Fails where `got` is further from `expected` than `tolerance`, relative to the largest expected entry (at least 1).

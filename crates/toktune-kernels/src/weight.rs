@@ -157,10 +157,19 @@ pub trait Matrix: Sync {
     /// Panics when the ranges are outside the matrix, off the column unit, or `panel` has another size.
     fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
 
-    /// The bytes of row `row`, little-endian, where it is stored in bf16 and shown as it is stored; `None` for any other.
-    fn bf16_row(&self, _row: usize) -> Option<&[u8]> {
+    /// Row `row` as it is stored, where it is shown as that; `None` for a row that was put over it, or has scales of its own.
+    fn stored_row(&self, _row: usize) -> Option<StoredRow<'_>> {
         None
     }
+}
+
+/// A row as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRow<'a> {
+    /// The stored type.
+    pub dtype: WeightType,
+    /// Its bytes, little-endian.
+    pub bytes: &'a [u8],
 }
 
 /// What the weights of an 8-bit type are multiplied with: one number for each block of rows and columns.
@@ -305,9 +314,10 @@ impl Matrix for Weight<'_> {
         }
     }
 
-    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
-        let is_plain = self.dtype == WeightType::BF16 && self.scales.is_none();
-        is_plain.then(|| &self.data[2 * self.order.stored(row) * self.cols..][..2 * self.cols])
+    fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {
+        let len = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
+        let bytes = &self.data[self.order.stored(row) * len..][..len];
+        self.scales.is_none().then_some(StoredRow { dtype: self.dtype, bytes })
     }
 }
 

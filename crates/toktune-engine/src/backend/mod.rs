@@ -67,6 +67,17 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// many.
     fn decoding(&self) -> Self;
 
+    /// As [`Backend::decoding`], and products of few rows with quantised weights may round what they multiply them with to 8
+    /// bits: for text that is generated, never for losses.
+    fn generating(&self) -> Self {
+        self.decoding()
+    }
+
+    /// Calls `work`, a sequence of many small operations, with the device's threads awake all the while.
+    fn awake<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     /// Gives memory back that was kept for buffers to come.
     fn release(&self);
 

@@ -1,6 +1,8 @@
 //! A pretrained model: embedding, stack of blocks (two of them in an encoder-decoder), head, each to be run on its own.
 
 mod replace;
+#[cfg(test)]
+mod rounded_generation;
 
 pub use replace::ReplaceError;
 
@@ -454,9 +456,11 @@ impl PretrainedModel {
         self.runner.set_tokens(&self.embedding, self.head.as_ref());
     }
 
-    /// Takes products with frozen weights as `mode` says.
+    /// Takes products with frozen weights as `mode` says. With [`PrecisionMode::Auto`], a generated token meets quantised weights
+    /// with its activations rounded to 8 bits.
     pub fn set_precision(&mut self, mode: PrecisionMode) {
         self.mode = Some(mode);
+        self.runner.round_generation(mode == PrecisionMode::Auto);
         let isa = self.isa;
         let precision = |of: &FrozenMatrix| mode.of(isa, of.dtype());
         self.runner.change_weights(&mut |_, weight| {

@@ -6,7 +6,8 @@ use toktune_kernels::{Isa, Precision, WeightType};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrecisionMode {
     /// bf16 where the instruction set in use multiplies it (AMX, AVX512-BF16) and the weight has 16 bits or fewer, else
-    /// `f32`; 8-bit floats with scales in `f32`, in which transformers dequantises them.
+    /// `f32`; 8-bit floats with scales in `f32`, in which transformers dequantises them. Text is generated from quantised
+    /// weights in integers, with activations rounded to 8 bits; losses and gradients never are.
     #[default]
     Auto,
     /// `f32`, for parity with another implementation.

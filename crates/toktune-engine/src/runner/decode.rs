@@ -218,7 +218,7 @@ impl<B: Backend> Decoding<'_, B> {
         let x = stack.embed(&rows, &table, self.model.embedding.rows)?;
         let [_, updates] = self.model.split_updates(&self.placed);
         let memory = self.memory.as_ref().map(|(memory, _)| memory);
-        let run = Run { past: &self.past, memory, updates, ..Run::new(&self.model.decoding) };
+        let run = Run { past: &self.past, memory, updates, ..Run::new(&self.model.generating) };
         let trace = stack.run(&rows, x, &run, Wanted::KeyValues);
         let backend = &self.model.backend;
         for (past, new) in self.past.iter_mut().zip(&trace.key_values) {
@@ -236,6 +236,20 @@ impl<B: Backend> Decoding<'_, B> {
             self.uncounted[sequence] += tokens.iter().filter(|id| Some(**id) == padding).count();
         }
         Ok(trace.hidden)
+    }
+
+    /// Runs rows as `run` does; the logits of each sequence's last one, in their order.
+    fn logits(&mut self, next: &[(usize, &[u32])]) -> Result<Vec<f32>> {
+        let hidden = self.run(next)?;
+        let (model, backend) = (self.model, &self.model.generating);
+        let ends = next.iter().scan(0u32, |end, (_, tokens)| {
+            *end += tokens.len() as u32;
+            Some(*end - 1)
+        });
+        // only the last row of each meets the norm and the head
+        let last = backend.gather(&hidden, &ends.collect::<Vec<_>>(), model.spec.stack.hidden_size);
+        let head = model.head(self.output.map(|at| &self.placed.rows[at]));
+        Ok(backend.read(&backend.logits(&model.final_rows(last), &head)))
     }
 }
 
@@ -256,21 +270,16 @@ impl<B: Backend> Session for Decoding<'_, B> {
         if sorted.windows(2).any(|w| w[0].0 == w[1].0) {
             return Err(EngineError::SequenceTwice);
         }
-        let hidden = self.run(&sorted)?;
-        let (model, backend) = (self.model, &self.model.decoding);
-        let ends = sorted.iter().scan(0u32, |end, (_, tokens)| {
-            *end += tokens.len() as u32;
-            Some(*end - 1)
-        });
-        // only the last row of each meets the norm and the head
-        let last = backend.gather(&hidden, &ends.collect::<Vec<_>>(), model.spec.stack.hidden_size);
-        let head = model.head(self.output.map(|at| &self.placed.rows[at]));
-        let logits = backend.read(&backend.logits(&model.final_rows(last), &head));
+        let model = self.model;
+        let logits = model.backend.awake(|| self.logits(&sorted))?;
         let mut of_sequences = vec![Vec::new(); next.len()];
         for (at, line) in order.into_iter().zip(logits.chunks_exact(model.head_tokens().rows.max(1))) {
             of_sequences[at] = line.to_vec();
         }
-        model.backend.release();
+        if next.iter().any(|(_, tokens)| tokens.len() > 1) {
+            // buffers for a prompt are larger than those for a token
+            model.backend.release();
+        }
         Ok(of_sequences)
     }
 

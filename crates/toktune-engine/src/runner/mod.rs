@@ -127,6 +127,10 @@ pub trait Runner: Debug + Send + Sync {
 
     /// Takes the token matrices anew, after they have changed.
     fn set_tokens(&mut self, embedding: &TokenMatrix, head: Option<&TokenMatrix>);
+
+    /// Whether a [`Session`] rounds activations to 8 bits where a few rows of them meet quantised weights, which is not so at
+    /// first: faster, and nothing else that the model computes changes.
+    fn round_generation(&mut self, rounds: bool);
 }
 
 fn layer<B: Backend>(linear: &super::layers::Linear<B>) -> LinearLayer<'_> {
@@ -199,5 +203,9 @@ impl<B: Backend> Runner for Model<B> {
 
     fn set_tokens(&mut self, embedding: &TokenMatrix, head: Option<&TokenMatrix>) {
         Model::set_tokens(self, embedding, head);
+    }
+
+    fn round_generation(&mut self, rounds: bool) {
+        Model::round_generation(self, rounds);
     }
 }

@@ -97,13 +97,13 @@ impl Stored {
     fn new(dtype: WeightType, rows: usize, cols: usize) -> Rc<Self> {
         let small: Vec<f32> = floats(1 << 16).iter().map(|x| x * 0.05).collect();
         let pattern = toktune_kernels::weight::encode(dtype, &small).unwrap_or_else(|| {
-            // any bits are a block, but its scales (two at the most, in front) should be ordinary numbers
+            // any bits are a block, but its factors (at most two in front, or one behind) should be ordinary numbers
             let mut bytes: Vec<u8> = small.iter().map(|x| x.to_bits() as u8).collect();
             bytes.truncate(bytes.len() / dtype.block_bytes() * dtype.block_bytes());
             for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
-                block[..2].copy_from_slice(&[0x00, 0x10]);
-                if dtype == WeightType::Q4K {
-                    block[2..4].copy_from_slice(&[0x00, 0x10]);
+                let factors = if dtype == WeightType::Q6K { 208..210 } else { 0..4 };
+                for factor in block[factors].chunks_exact_mut(2) {
+                    factor.copy_from_slice(&[0x00, 0x10]);
                 }
             }
             bytes
@@ -169,22 +169,24 @@ fn products(isa: Isa, of: &Model) -> Vec<Case> {
 
 /// The products of a token that is generated, of a small model and of a larger one, whose weight no cache holds.
 fn few_rows(isa: Isa, of: &Model) -> Vec<Case> {
-    use WeightType::{BF16, F32, Q4K, Q8_0};
+    use WeightType::{BF16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
     let mut cases = Vec::new();
-    let weights = [
-        (BF16, of.inner, of.d),
-        (BF16, 9216, 2304),
-        (F32, 9216, 2304),
-        (Q8_0, 9216, 2304),
-        (Q4K, 9216, 2304),
-    ];
-    for (dtype, n, k) in weights {
+    let small = [BF16, Q8_0, Q4_1].map(|dtype| (dtype, of.inner, of.d));
+    let large = [BF16, F32, Q8_0, Q4_0, Q4_1, Q4K, Q5K, Q6K].map(|dtype| (dtype, 9216, 2304));
+    for (dtype, n, k) in small.into_iter().chain(large) {
         let weight = Stored::new(dtype, n, k);
+        for rows in if dtype.block_len() > 1 { &[1, 4, 8][..] } else { &[] } {
+            let (w, x, mut y) = (weight.clone(), floats(rows * k), vec![0.0; rows * n]);
+            let name = format!("[{n}, {k}] {dtype}, integers, {rows} rows");
+            cases.push(case(name, Work::Read(weight.data.len() as f64), move || {
+                matmul::stream_in_integers(isa, &x, &w.weight(), Precision::F32, Write::Over, &mut y);
+            }));
+        }
         for precision in PRECISIONS {
             for rows in [1, 4, 8] {
                 let (w, x, mut y) = (weight.clone(), floats(rows * k), vec![0.0; rows * n]);
                 let name = format!("[{n}, {k}] {dtype}, {precision:?}, {rows} rows");
-                cases.push(case(name, Work::Bytes(weight.data.len() as f64), move || {
+                cases.push(case(name, Work::Read(weight.data.len() as f64), move || {
                     matmul::stream(isa, &x, &w.weight(), precision, Write::Over, &mut y);
                 }));
             }

@@ -14,6 +14,8 @@ pub enum Work {
     Operations(f64, Precision),
     /// Bytes read and written.
     Bytes(f64),
+    /// Bytes read, and next to nothing written.
+    Read(f64),
 }
 
 /// A kernel call to be timed.
@@ -44,7 +46,7 @@ impl Case {
         }
         let seconds = start.elapsed().as_secs_f64() / f64::from(calls);
         let peak = (before + self.peak(isa, memory)) / 2.0;
-        let (Work::Operations(amount, _) | Work::Bytes(amount)) = self.work;
+        let (Work::Operations(amount, _) | Work::Bytes(amount) | Work::Read(amount)) = self.work;
         let rate = amount / seconds / 1e9;
         Found { seconds, rate, share: rate / peak }
     }
@@ -54,13 +56,14 @@ impl Case {
         match self.work {
             Work::Operations(_, precision) => peak::gflops(isa, precision, true),
             Work::Bytes(_) => memory.gigabytes(),
+            Work::Read(_) => memory.gigabytes_read(),
         }
     }
 
     fn unit(&self) -> &'static str {
         match self.work {
             Work::Operations(..) => "GFLOP/s",
-            Work::Bytes(_) => "GB/s",
+            Work::Bytes(_) | Work::Read(_) => "GB/s",
         }
     }
 }
@@ -124,10 +127,11 @@ pub fn print_machine(isa: Isa, rounds: usize) {
         print("bf16", Precision::Bf16);
     }
     let mut memory = Memory::new();
-    println!("| memory |                 | {:10.1} GB/s |", repeat(&mut || memory.gigabytes()));
+    println!("| copied |                 | {:10.1} GB/s |", repeat(&mut || memory.gigabytes()));
+    println!("| read   |                 | {:10.1} GB/s |", repeat(&mut || memory.gigabytes_read()));
     println!(
         "\nOf peak: of all threads' multiply-adds in registers, in the precision of the products{}; for norms,\n\
-         of copying memory (more than 100 % when the rows fit a cache). It is measured again before and after every\n\
+         of copying memory, and for products of few rows of reading it (more than 100 % when a cache holds it). It is measured again before and after every\n\
          timing. Operations are those that the result needs from what is given: what a kernel computes twice counts\n\
          once, and what it computes and masks away not at all.",
         if isa.has_fast_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }

@@ -76,6 +76,16 @@ impl Memory {
         let bytes = 2 * size_of_val(&self.to[..]);
         bytes as f64 / start.elapsed().as_secs_f64() / 1e9
     }
+
+    /// GB/s of reading alone, with all threads: no cache holds what is read.
+    pub fn gigabytes_read(&mut self) -> f64 {
+        const CHUNK: usize = 64 << 10;
+        let start = Instant::now();
+        let sum = |chunk: &[f32]| chunk.iter().fold(0u32, |sum, x| sum.wrapping_add(x.to_bits()));
+        let sums = self.from.par_chunks(CHUNK).map(sum).reduce(|| 0, u32::wrapping_add);
+        black_box(sums);
+        size_of_val(&self.from[..]) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
 }
 
 /// A factor and a summand that keep the sums near 1.

@@ -1,47 +1,13 @@
 //! The block decoders against a reference that finds the bits of one weight at a time.
 
 use super::*;
-use crate::testing::{assert_close, each_isa, random};
+use crate::testing::{assert_close, each_isa, random_blocks};
 use crate::weight::{Matrix, RowOrder, Weight};
 use half::f16;
 
 /// The types of blocks: all but the plain ones.
 fn block_types() -> impl Iterator<Item = WeightType> {
     WeightType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1)
-}
-
-/// Where a block of this type has half-precision numbers.
-fn halves(dtype: WeightType) -> &'static [usize] {
-    match dtype {
-        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
-        WeightType::Q2K => &[80, 82],
-        WeightType::Q3K => &[108],
-        WeightType::Q6K => &[208],
-        WeightType::Tq1_0 => &[52],
-        WeightType::Tq2_0 => &[64],
-        WeightType::Iq1M | WeightType::Mxfp4 => &[],
-        _ => &[0],
-    }
-}
-
-/// `count` blocks of random bytes, with factors of a sane size.
-fn random_blocks(dtype: WeightType, count: usize, seed: u64) -> Vec<u8> {
-    let size = dtype.block_bytes();
-    let mut data: Vec<u8> =
-        random(count * size, seed).iter().map(|x| (x * 128.0).floor() as i8 as u8).collect();
-    let factors = random(2 * count, seed + 1);
-    for (block, factors) in data.chunks_exact_mut(size).zip(factors.chunks_exact(2)) {
-        for (at, factor) in halves(dtype).iter().zip(factors) {
-            block[*at..at + 2].copy_from_slice(&f16::from_f32(factor / 16.0).to_le_bytes());
-        }
-        match dtype {
-            // the top half of the last number is that of the factor: below one
-            WeightType::Iq1M => block[55] = block[55] & 0x8F | 0x20,
-            WeightType::Mxfp4 => block[0] = 100 + block[0] % 28,
-            _ => {}
-        }
-    }
-    data
 }
 
 /// Bits `start..start + count` of the bytes from `at`, counted from the lowest bit of the first byte.

@@ -4,9 +4,11 @@ use super::{Write, height};
 use crate::Isa;
 use crate::bf16::{self, Streamed};
 use crate::product::Precision;
+use crate::quantised::{self, Rounded};
 use crate::shared::{SharedMatrix, pieces, with_scratch};
 use crate::tile::{self, Dots, WeightRows};
 use crate::weight::Matrix;
+use crate::weight_type::WeightType;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,6 +21,9 @@ const TASK: usize = 128 * 1024;
 /// Weights that are decoded at a time: they stay in the first-level cache.
 const DECODED: usize = 4096;
 
+/// Weights that one task of a product in integers reads.
+const TASK_IN_INTEGERS: usize = 48 * 1024;
+
 /// [`super::forward`] for at most [`FEW_ROWS`] rows, with sums in another order.
 ///
 /// Rows of the weight that are stored in bf16 are read where they lie; others are decoded a few at a time. In
@@ -27,28 +32,39 @@ const DECODED: usize = 4096;
 ///
 /// Panics when the lengths do not fit the weight.
 pub fn stream(isa: Isa, x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
-    let (n, k) = (w.rows(), w.cols());
-    let m = height((x.len(), k), (y.len(), n));
-    if m == 0 || n == 0 {
-        return;
+    if let Some(pass) = Pass::new(isa, (x, w), write, y) {
+        pass.with_bf16(precision, |of| pass.run(TASK, of));
     }
-    let pass = Pass { isa, x, w, m, add: write == Write::Add, y: SharedMatrix::new(y, m, n) };
-    let run = |rounded: Option<&[u16]>| {
-        pieces(n, (TASK / k.max(1)).clamp(16, 512))
-            .into_par_iter()
-            .for_each(|cols| pass.columns(cols, rounded));
-    };
-    if precision == Precision::F32 || !isa.has_avx512_bf16() {
-        return run(None);
+}
+
+/// [`stream`] with `x` rounded to 8 bits, in runs of 32, where it meets rows of a weight that are stored as Q8_0, Q4_0, Q4_1,
+/// Q5_0, Q5_1, Q4_K, Q5_K or Q6_K: these products are sums of integers. Every other row is multiplied as [`stream`] does.
+///
+/// Panics when the lengths do not fit the weight.
+pub fn stream_in_integers(
+    isa: Isa,
+    x: &[f32],
+    w: &impl Matrix,
+    precision: Precision,
+    write: Write,
+    y: &mut [f32],
+) {
+    let Some(pass) = Pass::new(isa, (x, w), write, y) else { return };
+    // rows over a table are no blocks, and the first row may be one of them
+    let is_quantised = |row| w.stored_row(row).is_some_and(|row| quantised::supports(row.dtype));
+    if w.cols() == 0 || !(0..w.rows()).any(is_quantised) {
+        return pass.with_bf16(precision, |of| pass.run(TASK, of));
     }
-    let width = k.next_multiple_of(bf16::DEPTH);
-    with_scratch(m * width / 2, |rounded| {
-        let rounded = bf16::as_bf16(rounded);
-        rounded.chunks_exact_mut(width.max(1)).zip(x.chunks_exact(k.max(1))).for_each(|(to, x)| {
-            bf16::round_into(isa, x, to);
-        });
-        run(Some(rounded));
-    });
+    Rounded::with(isa, x, w.cols(), |x| pass.run(TASK_IN_INTEGERS, Operands { bf16: None, bytes: Some(x) }));
+}
+
+/// The left operand in other forms than `f32`, where it has them.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    /// In bf16, each row padded to whole vectors.
+    bf16: Option<&'a [u16]>,
+    /// In 8 bits.
+    bytes: Option<Rounded<'a>>,
 }
 
 /// What the tasks of a product share.
@@ -61,26 +77,80 @@ struct Pass<'a, M> {
     y: SharedMatrix<'a>,
 }
 
-impl<M: Matrix> Pass<'_, M> {
-    /// Some columns of the result; with `rounded` rows, those of a bf16 weight as products of bf16.
-    fn columns(&self, cols: Range<usize>, rounded: Option<&[u16]>) {
+/// How a row of a weight is multiplied.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Decoded,
+    Bf16,
+    Integers(WeightType),
+}
+
+impl<'a, M: Matrix> Pass<'a, M> {
+    /// Nothing for a result without entries.
+    fn new(isa: Isa, (x, w): (&'a [f32], &'a M), write: Write, y: &'a mut [f32]) -> Option<Self> {
+        let (n, k) = (w.rows(), w.cols());
+        let m = height((x.len(), k), (y.len(), n));
+        let add = write == Write::Add;
+        (m > 0 && n > 0).then(|| Self { isa, x, w, m, add, y: SharedMatrix::new(y, m, n) })
+    }
+
+    /// Calls `work` with the left operand in bf16, where products are to be taken in it.
+    fn with_bf16(&self, precision: Precision, work: impl FnOnce(Operands<'_>)) {
+        let (isa, k) = (self.isa, self.w.cols());
+        if precision == Precision::F32 || !isa.has_avx512_bf16() {
+            return work(Operands { bf16: None, bytes: None });
+        }
+        let width = k.next_multiple_of(bf16::DEPTH);
+        with_scratch(self.m * width / 2, |rounded| {
+            let rounded = bf16::as_bf16(rounded);
+            rounded.chunks_exact_mut(width.max(1)).zip(self.x.chunks_exact(k.max(1))).for_each(|(to, x)| {
+                bf16::round_into(isa, x, to);
+            });
+            work(Operands { bf16: Some(rounded), bytes: None });
+        });
+    }
+
+    /// All columns, in tasks that read so many weights.
+    fn run(&self, task: usize, of: Operands<'_>) {
+        pieces(self.w.rows(), (task / self.w.cols().max(1)).clamp(16, 512))
+            .into_par_iter()
+            .for_each(|cols| self.columns(cols, of));
+    }
+
+    /// Some columns of the result.
+    fn columns(&self, cols: Range<usize>, of: Operands<'_>) {
         let k = self.w.cols();
-        let stored: Vec<Option<&[u8]>> = cols.clone().map(|col| self.w.bf16_row(col)).collect();
+        let stored: Vec<(Way, &[u8])> = cols
+            .clone()
+            .map(|col| match self.w.stored_row(col) {
+                Some(row) if row.dtype == WeightType::BF16 => (Way::Bf16, row.bytes),
+                Some(row) if of.bytes.is_some() && quantised::supports(row.dtype) => {
+                    (Way::Integers(row.dtype), row.bytes)
+                }
+                _ => (Way::Decoded, &[][..]),
+            })
+            .collect();
         let mut first = cols.start;
-        for run in stored.chunk_by(|a, b| a.is_some() == b.is_some()) {
+        for run in stored.chunk_by(|a, b| a.0 == b.0) {
             let own = first..first + run.len();
             first = own.end;
-            let rows: Vec<&[u8]> = run.iter().copied().flatten().collect();
-            match rounded {
-                _ if rows.is_empty() => self.decoded(own),
-                None => self.dots(own, WeightRows::Bf16(&rows)),
-                Some(x) => {
+            let rows = || run.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>();
+            match (run[0].0, of) {
+                (Way::Bf16, Operands { bf16: Some(x), .. }) => {
                     let (out, out_row) = self.out(&own);
-                    let of = Streamed { x, m: self.m, k, rows: &rows, out, out_row, add: self.add };
+                    let of = Streamed { x, m: self.m, k, rows: &rows(), out, out_row, add: self.add };
                     // SAFETY: the machine has AVX512-BF16, or there were no rounded rows; `own` columns of `y` are this
                     // task's alone.
                     unsafe { bf16::stream(&of) };
                 }
+                (Way::Bf16, _) => self.dots(own, WeightRows::Bf16(&rows())),
+                (Way::Integers(dtype), Operands { bytes: Some(x), .. }) => {
+                    let (out, out_row) = self.out(&own);
+                    let of = quantised::Streamed { x, dtype, rows: &rows(), out, out_row, add: self.add };
+                    // SAFETY: `x` has `m` rows; `own` columns of `y` are this task's alone.
+                    unsafe { quantised::stream(self.isa, &of) };
+                }
+                _ => self.decoded(own),
             }
         }
     }

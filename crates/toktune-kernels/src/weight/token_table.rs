@@ -1,6 +1,6 @@
 //! A token matrix with rows appended to it and trained rows over both.
 
-use super::{Matrix, Weight};
+use super::{Matrix, StoredRow, Weight};
 use crate::Isa;
 use std::ops::Range;
 
@@ -80,8 +80,9 @@ impl Matrix for TokenTable<'_> {
                 .copy_from_slice(&self.values[at * width..][..width][cols.clone()]);
         }
     }
-    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
+
+    fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {
         let is_frozen = row < self.base.rows() && self.overrides.binary_search_by_key(&row, |o| o.0).is_err();
-        if is_frozen { self.base.bf16_row(row) } else { None }
+        if is_frozen { self.base.stored_row(row) } else { None }
     }
 }

@@ -35,16 +35,26 @@ impl Sampler {
     /// There are no logits, or one is a NaN or positively infinite.
     pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         // a negative infinity is a token that a model rules out
-        if let Some(at) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
+        let is_bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+        if logits.iter().fold(false, |any, x| any | is_bad(x))
+            && let Some(at) = logits.iter().position(is_bad)
+        {
             return Err(EngineError::NotFinite {
                 what: format!("the logit of token {at} is {}", logits[at]),
             }
             .into());
         }
-        let mut candidates: Vec<Candidate> =
-            logits.iter().enumerate().map(|(id, &x)| (id as u32, x)).collect();
-        self.penalise(&mut candidates);
-        let chosen = if self.config.do_sample { self.draw(candidates) } else { likeliest(&candidates) };
+        let chosen = if !self.config.do_sample && self.config.repetition_penalty == 1.0 {
+            likeliest(logits)
+        } else {
+            let mut candidates: Vec<Candidate> =
+                logits.iter().enumerate().map(|(id, &x)| (id as u32, x)).collect();
+            self.penalise(&mut candidates);
+            match self.config.do_sample {
+                true => self.draw(candidates),
+                false => likeliest(&candidates.into_iter().map(|(_, x)| x).collect::<Vec<_>>()),
+            }
+        };
         let chosen =
             chosen.ok_or_else(|| EngineError::NotFinite { what: "no token has a finite logit".into() })?;
         self.seen.insert(chosen);
@@ -82,15 +92,17 @@ impl Sampler {
     }
 }
 
-/// The first of the largest.
-fn likeliest(candidates: &[Candidate]) -> Option<u32> {
-    let mut best: Option<Candidate> = None;
-    for &(id, x) in candidates {
-        if x > best.map_or(f32::NEG_INFINITY, |(_, best)| best) {
-            best = Some((id, x));
-        }
-    }
-    best.map(|(id, _)| id)
+/// The first of the largest; none where all are ruled out.
+fn likeliest(logits: &[f32]) -> Option<u32> {
+    // two passes without a branch an entry, which can be vectorised
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (lanes, rest) = logits.as_chunks::<16>();
+    let largest = lanes
+        .iter()
+        .fold([f32::NEG_INFINITY; 16], |largest, lane| std::array::from_fn(|i| larger(largest[i], lane[i])));
+    let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, x| larger(largest, *x));
+    let first = logits.iter().position(|x| *x == largest)?;
+    (largest > f32::NEG_INFINITY).then_some(first as u32)
 }
 
 /// Larger logits first, smaller ids first among equals: an order that does not depend on the sort.

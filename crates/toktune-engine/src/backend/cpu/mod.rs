@@ -1,5 +1,6 @@
 //! The CPU: buffers that are used again, and the kernels.
 
+mod awake;
 mod pool;
 
 pub use pool::Buffer;
@@ -14,7 +15,7 @@ use toktune_kernels::layer_norm::LayerNorm;
 use toktune_kernels::matmul;
 use toktune_kernels::norm::RmsNorm;
 use toktune_kernels::{
-    Isa, Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
+    Isa, Matrix, Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
 };
 use toktune_weights::FrozenMatrix;
 
@@ -23,8 +24,18 @@ use toktune_weights::FrozenMatrix;
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
-    /// Products of few rows stream through the weights.
-    few_rows: bool,
+    few_rows: FewRows,
+}
+
+/// How products of few rows are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FewRows {
+    /// As those of many.
+    AsMany,
+    /// They stream through the weights.
+    Streamed,
+    /// And where the weights are quantised, the rows are rounded to 8 bits.
+    InIntegers,
 }
 
 /// Rows of `y` that one task of a scatter adds to.
@@ -33,12 +44,20 @@ const TASK_ROWS: usize = 64;
 impl Cpu {
     /// The CPU, computing with `isa`.
     pub fn new(isa: Isa) -> Self {
-        Self { isa, pool: Pool::default(), few_rows: false }
+        Self { isa, pool: Pool::default(), few_rows: FewRows::AsMany }
     }
 
     /// Whether a product of so many rows streams through the weight.
     fn streams(&self, rows: usize) -> bool {
-        self.few_rows && rows <= matmul::FEW_ROWS
+        self.few_rows != FewRows::AsMany && rows <= matmul::FEW_ROWS
+    }
+
+    /// A product that streams through the weight.
+    fn stream(&self, x: &[f32], w: &impl Matrix, precision: Precision, write: Write, y: &mut [f32]) {
+        match self.few_rows {
+            FewRows::InIntegers => matmul::stream_in_integers(self.isa, x, w, precision, write, y),
+            _ => matmul::stream(self.isa, x, w, precision, write, y),
+        }
     }
 
     fn table<'a>(&self, of: &Table<'a, Self>) -> TokenTable<'a> {
@@ -143,7 +162,15 @@ impl Backend for Cpu {
     }
 
     fn decoding(&self) -> Self {
-        Self { few_rows: true, ..self.clone() }
+        Self { few_rows: FewRows::Streamed, ..self.clone() }
+    }
+
+    fn generating(&self) -> Self {
+        Self { few_rows: FewRows::InIntegers, ..self.clone() }
+    }
+
+    fn awake<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        awake::awake(work)
     }
 
     fn release(&self) {
@@ -159,7 +186,7 @@ impl Backend for Cpu {
         let (view, precision) = (w.matrix.view(), w.matrix.precision());
         time(Part::Products, flops(&w.matrix, x.len() / inputs.max(1)), || match w.stored {
             StoredAs::Rows if self.streams(x.len() / inputs.max(1)) => {
-                matmul::stream(self.isa, x, &view, precision, write, y)
+                self.stream(x, &view, precision, write, y)
             }
             StoredAs::Rows => matmul::forward(self.isa, x, &view, precision, write, y),
             StoredAs::Columns => matmul::backward(self.isa, x, &view, precision, write, y),
@@ -204,10 +231,10 @@ impl Backend for Cpu {
             let precision = mlp.gate.precision();
             let [mut g, mut u, mut product] = [(); 3].map(|()| self.take(rows * mlp.gate.rows()));
             time(Part::Products, 3 * flops(mlp.down, rows), || {
-                matmul::stream(self.isa, x, &gate, precision, Write::Over, &mut g);
-                matmul::stream(self.isa, x, &up, precision, Write::Over, &mut u);
+                self.stream(x, &gate, precision, Write::Over, &mut g);
+                self.stream(x, &up, precision, Write::Over, &mut u);
                 gated::gated_forward(self.isa, mlp.activation, &g, &u, &mut product);
-                matmul::stream(self.isa, &product, &down, precision, write, y);
+                self.stream(&product, &down, precision, write, y);
             });
             return None;
         }
@@ -403,7 +430,7 @@ impl Backend for Cpu {
 
     fn embed(&self, ids: &[u32], table: &Table<'_, Self>, scale: f32) -> Buffer {
         let table = self.table(table);
-        let mut x = self.take(ids.len() * toktune_kernels::Matrix::cols(&table));
+        let mut x = self.take(ids.len() * Matrix::cols(&table));
         time(Part::Embedding, 0, || embedding::gather(self.isa, ids, &table, scale, &mut x));
         x
     }
@@ -429,7 +456,7 @@ impl Backend for Cpu {
     ) -> Vec<f32> {
         let mut losses = vec![0f32; labels.targets.len()];
         self.head(head, |head, precision| {
-            let rows = toktune_kernels::Matrix::rows(head.table);
+            let rows = Matrix::rows(head.table);
             let flops = 2 * hidden.len() * rows * if dhidden.is_some() { 2 } else { 1 };
             let wanted =
                 Gradients { hidden: dhidden.map(|dh| &mut dh[..]), trained: dtrained.map(|dt| &mut dt[..]) };
@@ -443,7 +470,7 @@ impl Backend for Cpu {
 
     fn frozen_parts(&self, hidden: &Buffer, head: &Head<'_, Self>, targets: &[u32]) -> Vec<FrozenPart> {
         self.head(head, |head, precision| {
-            let flops = 2 * hidden.len() * toktune_kernels::Matrix::rows(head.table);
+            let flops = 2 * hidden.len() * Matrix::rows(head.table);
             time(Part::Head, flops, || cross_entropy::frozen_parts(hidden, head, targets, precision))
         })
     }
@@ -468,13 +495,12 @@ impl Backend for Cpu {
     }
 
     fn logits(&self, hidden: &Buffer, head: &Head<'_, Self>) -> Buffer {
-        use toktune_kernels::Matrix;
         self.head(head, |head, precision| {
             let (entries, d) = (head.table.rows(), head.table.cols());
             let rows = hidden.len() / d.max(1);
             let mut logits = self.take(rows * entries);
             if self.streams(rows) {
-                matmul::stream(self.isa, hidden, head.table, precision, Write::Over, &mut logits);
+                self.stream(hidden, head.table, precision, Write::Over, &mut logits);
             } else {
                 matmul::forward(self.isa, hidden, head.table, precision, Write::Over, &mut logits);
             }
