@@ -28,7 +28,7 @@ use crate::matmul::{self, Write};
 use crate::product::Precision;
 use crate::shared::{pieces, with_scratch};
 use crate::view::View;
-use crate::weight::{Matrix, TokenTable};
+use crate::weight::{Matrix, StoredRow, TokenTable};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -226,8 +226,8 @@ impl Matrix for Panel<'_> {
         self.head.table.decode(isa, first + rows.start..first + rows.end, cols, panel);
     }
 
-    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
-        self.head.table.bf16_row(self.entries.start + row)
+    fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {
+        self.head.table.stored_row(self.entries.start + row)
     }
 }
 

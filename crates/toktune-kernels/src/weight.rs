@@ -161,6 +161,11 @@ pub trait Matrix: Sync {
     fn stored_row(&self, _row: usize) -> Option<StoredRow<'_>> {
         None
     }
+
+    /// The bytes of [`Self::stored_row`] where that is bf16.
+    fn bf16_row(&self, row: usize) -> Option<&[u8]> {
+        self.stored_row(row).filter(|row| row.dtype == WeightType::BF16).map(|row| row.bytes)
+    }
 }
 
 /// A row as it lies in memory.
