@@ -370,7 +370,7 @@ pub struct AttentionInputs<'a, X> {
     pub v: &'a X,
     /// Keys and values of past rows, which get no gradient.
     pub past: Option<(&'a X, &'a X)>,
-    /// In which precision its products may be taken: that of the products with its output projection.
+    /// In which precision its products may be taken.
     pub precision: Precision,
 }
 

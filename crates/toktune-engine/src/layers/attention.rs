@@ -8,6 +8,7 @@ use crate::backend::{
     AttentionInputs, AttentionShape, Backend, Direction, Heads, Rotation, Saved, Sequences, Write,
 };
 use crate::spec::QkvLayout;
+use toktune_kernels::Precision;
 
 /// Frozen weights of an attention.
 #[derive(Debug)]
@@ -186,12 +187,19 @@ impl<B: Backend> Attention<B> {
         Attended { raw, q, k, out, lse }
     }
 
+    /// In which precision its products are taken: that of the output projection's. Scores that are not brought down by the root
+    /// of the head's width (T5's) are so large that operands of 8 digits would be felt in the softmax: those stay `f32`.
+    fn precision(&self) -> Precision {
+        let is_scaled = self.shape.scale * (self.shape.head_dim as f32).sqrt() < 1.01;
+        if is_scaled { self.output.frozen.precision() } else { Precision::F32 }
+    }
+
     fn inputs<'a>(
         &'a self,
         [q, k, v]: [&'a B::Buffer; 3],
         place: Place<'a, B>,
     ) -> AttentionInputs<'a, B::Buffer> {
-        let precision = self.output.frozen.precision();
+        let precision = self.precision();
         AttentionInputs {
             shape: &self.shape,
             sequences: place.sequences,
