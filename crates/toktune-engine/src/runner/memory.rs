@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::batch::RaggedBatch;
-use crate::layers::piece_rows;
+use crate::layers::{Keep, piece_rows};
 use crate::model::Model;
 use crate::plan::{Plan, everything};
 use crate::spec::RelativeSpec;
@@ -16,7 +16,7 @@ use toktune_kernels::gated_mlp::CHUNK_ROWS;
 pub struct Footprint {
     /// Where nothing is kept but the blocks' inputs.
     pub least: u64,
-    /// What more there is to keep.
+    /// What more is taken where everything is kept.
     pub activations: u64,
 }
 
@@ -28,10 +28,12 @@ impl<B: Backend> Model<B> {
     pub(super) fn footprint_of(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint {
         let plans = self.plans(batch, trained);
         let updated = !trained.updates.is_empty();
-        let (mut traces, mut most) = (0, 0);
+        let (mut traces, mut most, mut most_beside_kept) = (0, 0, 0);
         for (stack, plan) in &plans {
             traces += trace_floats(stack, plan);
-            most = most.max(working_floats(stack, plan, updated));
+            most = most.max(working_floats(stack, plan, updated, 0));
+            let kept = kept_of_work(stack, plan, updated);
+            most_beside_kept = most_beside_kept.max(working_floats(stack, plan, updated, kept));
         }
         // what is trained lies on the device with its gradients, and the gradients on the host
         let of_update = |update: &crate::trained::LowRank<'_>| update.a.len() + update.b.len();
@@ -41,7 +43,9 @@ impl<B: Backend> Model<B> {
             let costs: Vec<_> = stack.blocks().iter().map(|block| block.kept_floats()).collect();
             everything(&costs, plan.depending.rows())
         };
-        Footprint { least: bytes(floats), activations: plans.iter().map(kept).sum() }
+        let activations: u64 = plans.iter().map(kept).sum();
+        let counted_twice = bytes(most - most_beside_kept);
+        Footprint { least: bytes(floats), activations: activations.saturating_sub(counted_twice) }
     }
 }
 
@@ -56,8 +60,19 @@ fn trace_floats<B: Backend>(stack: &Stack<B>, plan: &Plan) -> usize {
     stack.blocks().len() * (plan.depending.rows() * d + plan.constant_rows() * 2 * kv)
 }
 
-/// Floats at work at once, in one block or at the head.
-fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> usize {
+/// Floats of a block's work that are there already where everything is kept, and are not computed into buffers of their own.
+fn kept_of_work<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> usize {
+    let spec = stack.spec();
+    // inner rows are read where they are kept if they meet the updates in one piece; elsewhere tiles of them are computed anew
+    let has_experts = spec.layers.iter().any(|layer| layer.experts.is_some());
+    let in_place = updated && !has_experts && plan.depending.rows() <= piece_rows(spec.mlp.inner);
+    let costs = stack.blocks().first().map(|block| block.kept_floats());
+    let is_read = |&&(level, _): &&(Keep, usize)| in_place || level < Keep::Everything;
+    plan.depending.rows() * costs.iter().flatten().filter(is_read).map(|(_, floats)| floats).sum::<usize>()
+}
+
+/// Floats at work at once, in one block, which has `kept` of them already, or at the head.
+fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool, kept: usize) -> usize {
     let spec = stack.spec();
     let (d, inner, of) = (spec.hidden_size, spec.mlp.inner, &spec.attention);
     let (q, kv) = (of.heads * of.head_dim, of.kv_heads * of.head_dim);
@@ -85,5 +100,5 @@ fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> u
         _ => 0,
     };
     let head = labelled * 4 * d + toktune_kernels::cross_entropy::scratch_floats(labelled);
-    (block + mlp.max(scores)).max(head)
+    (block + mlp.max(scores)).saturating_sub(kept).max(head)
 }
