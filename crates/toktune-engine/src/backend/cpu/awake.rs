@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 thread_local! {
     /// Whether this thread is inside [`awake`]: what it waits for there must not wait for others.
@@ -38,11 +39,19 @@ pub(super) fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-/// Runs what there is to run until `done`. A thread that leads work of its own returns at once: it would wait here for another
-/// leader, who might wait for it.
+/// How long a thread that finds nothing to do stays awake: many products, and not so long that anybody would notice who waits for
+/// what lies below on its stack.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// Runs what there is to run until `done`, or until there has been nothing for [`PATIENCE`]. It must come to an end by itself: a
+/// thread may be called to this while it waits inside other work, on which `done` may depend. A thread that leads work of
+/// its own returns at once.
 fn wait_for(done: &AtomicBool) {
-    while !LEADS.get() && !done.load(Ordering::Acquire) {
-        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+    let mut busy = Instant::now();
+    while !LEADS.get() && !done.load(Ordering::Acquire) && busy.elapsed() < PATIENCE {
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            busy = Instant::now();
+        } else {
             std::hint::spin_loop();
         }
     }
@@ -75,7 +84,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
-                    for _ in 0..200 {
+                    for _ in 0..400 {
                         pool.install(|| {
                             awake(|| assert_eq!((0..5).map(|_| sum(40)).sum::<usize>(), 5 * 780))
                         });
