@@ -281,9 +281,9 @@ crate::isa::multiversion! {
     /// From scores `p`, which a factor is missing from, and the gradient `ds` of their probabilities: the probabilities
     /// `e^(factor p - lse)` and the gradient of `q · k`, `p (ds - delta) scale`.
     fn score_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], factor: f32, lse: f32, delta: f32, scale: f32) {
-        let (factor, lse) = (factor * LOG2_E, lse * LOG2_E);
         for (ds, p) in ds.iter_mut().zip(p) {
-            *p = exp2(*p * factor - lse);
+            // the difference first: large numbers nearly cancel in it
+            *p = exp2((*p * factor - lse) * LOG2_E);
             *ds = (*p * scale) * (*ds - delta);
         }
     }

@@ -26,18 +26,17 @@ crate::isa::multiversion! {
             scores.fill(0.0);
             return [new, 1.0, 0.0];
         }
-        let (factor, shift) = (factor * LOG2_E, new * LOG2_E);
         let mut lanes = [0f32; 16];
         let mut chunks = scores.chunks_exact_mut(16);
         for chunk in &mut chunks {
             for i in 0..16 {
-                chunk[i] = exp2(chunk[i] * factor - shift);
+                chunk[i] = exp2((chunk[i] * factor - new) * LOG2_E);
                 lanes[i] += chunk[i];
             }
         }
         let mut sum = sum_of_lanes(lanes);
         for score in chunks.into_remainder() {
-            *score = exp2(*score * factor - shift);
+            *score = exp2((*score * factor - new) * LOG2_E);
             sum += *score;
         }
         [new, if new == largest { 1.0 } else { exp(largest - new) }, sum]
