@@ -26,24 +26,6 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * scale }
 }
 
-/// `2^x` for `x <= 127`, with a relative error below 2 ULP; `x < -126` gives 0, NaN stays NaN.
-///
-/// As [`exp`], in fewer steps: the rest after the integer is exact, and a polynomial of degree 6 with the least relative error
-/// on `[-1/2, 1/2]` gives its power.
-#[inline(always)]
-pub(crate) fn exp2(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // as in `exp`
-    let clamped = if x < -126.0 { -126.0 } else { x };
-    let shifted = clamped + MAGIC;
-    let r = clamped - (shifted - MAGIC);
-    let mut p = 1.534_581_2e-4;
-    for c in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, 6.931_472e-1, 1.0] {
-        p = p * r + c;
-    }
-    let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
-    if x < -126.0 { 0.0 } else { power }
-}
-
 /// `tanh x`, by the rational function that Eigen uses: within a few ULP everywhere.
 #[inline(always)]
 pub(crate) fn tanh(x: f32) -> f32 {
@@ -220,19 +202,6 @@ mod tests {
         assert_eq!(exp(-1000.0), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(1000.0).is_finite() && exp(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn exp2_matches_f64_within_two_ulp() {
-        let mut worst = 0f64;
-        for i in 0..200_000 {
-            let x = -126.0 + 253.0 * i as f32 / 200_000.0;
-            let exact = (x as f64).exp2();
-            worst = worst.max((exp2(x) as f64 - exact).abs() / exact);
-        }
-        assert!(worst < 2.0 * f32::EPSILON as f64, "relative error {worst}");
-        assert_eq!((exp2(f32::NEG_INFINITY), exp2(-127.0), exp2(0.0), exp2(10.0)), (0.0, 0.0, 1.0, 1024.0));
-        assert!(exp2(f32::NAN).is_nan());
     }
 
     #[test]

@@ -4,12 +4,11 @@ use super::tiles::{KeyTile, Queries, key_tiles, left_room, tile_room};
 use super::{Inputs, Shape, Span, TILE_KEYS, TILE_QUERIES};
 use crate::Isa;
 use crate::gemm::Right;
-use crate::math::{exp, exp2};
+use crate::math::exp;
 use crate::product::Product;
 use crate::shared::{SharedMatrix, cut, pieces};
 use crate::view::View;
 use rayon::prelude::*;
-use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Sequences times key/value heads from which a task has a whole sequence: enough for every thread to be busy.
@@ -282,9 +281,8 @@ crate::isa::multiversion! {
     /// `e^(factor p - lse)` and the gradient of `q · k`, `p (ds - delta) scale`.
     fn score_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], factor: f32, lse: f32, delta: f32, scale: f32) {
         for (ds, p) in ds.iter_mut().zip(p) {
-            // the difference first: large numbers nearly cancel in it
-            *p = exp2((*p * factor - lse) * LOG2_E);
-            *ds = (*p * scale) * (*ds - delta);
+            *p = exp(*p * factor - lse);
+            *ds = *p * (*ds - delta) * scale;
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The softmax of scores that come a tile at a time (Milakov and Gimelshein, 2018): what a row has seen so far is a largest score
 //! and the sum of `e^(score - largest)`.
 
-use crate::math::{exp, exp2, max_of_lanes, sum_of_lanes};
-use std::f32::consts::LOG2_E;
+use crate::math::{exp, max_of_lanes, sum_of_lanes};
 
 crate::isa::multiversion! {
     /// Turns scores, which `factor` is missing from, into `e^(score - largest)`, `largest` being that of these and of those before
@@ -30,13 +29,13 @@ crate::isa::multiversion! {
         let mut chunks = scores.chunks_exact_mut(16);
         for chunk in &mut chunks {
             for i in 0..16 {
-                chunk[i] = exp2((chunk[i] * factor - new) * LOG2_E);
+                chunk[i] = exp(chunk[i] * factor - new);
                 lanes[i] += chunk[i];
             }
         }
         let mut sum = sum_of_lanes(lanes);
         for score in chunks.into_remainder() {
-            *score = exp2((*score * factor - new) * LOG2_E);
+            *score = exp(*score * factor - new);
             sum += *score;
         }
         [new, if new == largest { 1.0 } else { exp(largest - new) }, sum]
