@@ -282,7 +282,7 @@ crate::isa::multiversion! {
     fn score_gradient(isa: Isa, p: &mut [f32], ds: &mut [f32], factor: f32, lse: f32, delta: f32, scale: f32) {
         for (ds, p) in ds.iter_mut().zip(p) {
             *p = exp(*p * factor - lse);
-            *ds = *p * (*ds - delta) * scale;
+            *ds = *p * scale * (*ds - delta);
         }
     }
 }
