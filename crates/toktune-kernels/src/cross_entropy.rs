@@ -29,6 +29,7 @@ use crate::product::Precision;
 use crate::shared::{pieces, with_scratch};
 use crate::view::View;
 use crate::weight::{Matrix, StoredRow, TokenTable};
+use crate::weight_type::WeightType;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -224,6 +225,10 @@ impl Matrix for Panel<'_> {
     fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]) {
         let first = self.entries.start;
         self.head.table.decode(isa, first + rows.start..first + rows.end, cols, panel);
+    }
+
+    fn stored_type(&self) -> Option<WeightType> {
+        self.head.table.stored_type()
     }
 
     fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {

@@ -157,6 +157,11 @@ pub trait Matrix: Sync {
     /// Panics when the ranges are outside the matrix, off the column unit, or `panel` has another size.
     fn decode(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, panel: &mut [f32]);
 
+    /// The type of the rows that [`Self::stored_row`] gives; `None` where it gives none.
+    fn stored_type(&self) -> Option<WeightType> {
+        None
+    }
+
     /// Row `row` as it is stored, where it is shown as that; `None` for a row that was put over it, or has scales of its own.
     fn stored_row(&self, _row: usize) -> Option<StoredRow<'_>> {
         None
@@ -317,6 +322,10 @@ impl Matrix for Weight<'_> {
                 scales.apply(row, self.cols, cols.start, out);
             }
         }
+    }
+
+    fn stored_type(&self) -> Option<WeightType> {
+        self.scales.is_none().then_some(self.dtype)
     }
 
     fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {

@@ -111,30 +111,29 @@ unsafe fn store<const N: usize>(of: &Operands, sums: [[__m512; N]; ROWS], row: u
     }
 }
 
-/// Columns of a block of a product of few rows, and its rows at most: 16 sums, 4 vectors of the weight and one of the left
-/// operand.
-const STREAMED: (usize, usize) = (4, 4);
+/// Rows of a block of a product of few rows at most. Its columns are two, which share what is loaded of the left operand, and for
+/// one row, which has nothing to share, one: memory is read fastest in the order in which it lies.
+const STREAMED: usize = 4;
 
 /// # Safety
 /// As [`super::stream`], with lengths that were checked.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn stream(of: &Streamed<'_>) {
-    let (wide, tall) = STREAMED;
     let mut col = 0;
     while col < of.rows.len() {
-        let width = if of.rows.len() - col >= wide { wide } else { 1 };
-        for row in (0..of.m).step_by(tall) {
+        let width = if of.m > 1 && of.rows.len() - col > 1 { 2 } else { 1 };
+        for row in (0..of.m).step_by(STREAMED) {
             // SAFETY: the block is inside the result.
             unsafe {
-                match (width > 1, of.m - row) {
-                    (true, 1) => streamed::<1, { STREAMED.0 }>(of, row, col),
-                    (true, 2) => streamed::<2, { STREAMED.0 }>(of, row, col),
-                    (true, 3) => streamed::<3, { STREAMED.0 }>(of, row, col),
-                    (true, _) => streamed::<{ STREAMED.1 }, { STREAMED.0 }>(of, row, col),
-                    (false, 1) => streamed::<1, 1>(of, row, col),
-                    (false, 2) => streamed::<2, 1>(of, row, col),
-                    (false, 3) => streamed::<3, 1>(of, row, col),
-                    (false, _) => streamed::<{ STREAMED.1 }, 1>(of, row, col),
+                match (width, of.m - row) {
+                    (1, 1) => streamed::<1, 1>(of, row, col),
+                    (1, 2) => streamed::<2, 1>(of, row, col),
+                    (1, 3) => streamed::<3, 1>(of, row, col),
+                    (1, _) => streamed::<STREAMED, 1>(of, row, col),
+                    (_, 1) => streamed::<1, 2>(of, row, col),
+                    (_, 2) => streamed::<2, 2>(of, row, col),
+                    (_, 3) => streamed::<3, 2>(of, row, col),
+                    (..) => streamed::<STREAMED, 2>(of, row, col),
                 }
             }
         }

@@ -16,7 +16,7 @@ use std::ops::Range;
 pub const FEW_ROWS: usize = 8;
 
 /// Weights that one task reads: some microseconds of it.
-const TASK: usize = 128 * 1024;
+const TASK: usize = 32 * 1024;
 
 /// Weights that are decoded at a time: they stay in the first-level cache.
 const DECODED: usize = 4096;
@@ -50,9 +50,7 @@ pub fn stream_in_integers(
     y: &mut [f32],
 ) {
     let Some(pass) = Pass::new(isa, (x, w), write, y) else { return };
-    // rows over a table are no blocks, and the first row may be one of them
-    let is_quantised = |row| w.stored_row(row).is_some_and(|row| quantised::supports(row.dtype));
-    if w.cols() == 0 || !(0..w.rows()).any(is_quantised) {
+    if w.cols() == 0 || !w.stored_type().is_some_and(quantised::supports) {
         return pass.with_bf16(precision, |of| pass.run(TASK, of));
     }
     Rounded::with(isa, x, w.cols(), |x| pass.run(TASK_IN_INTEGERS, Operands { bf16: None, bytes: Some(x) }));
@@ -77,10 +75,9 @@ struct Pass<'a, M> {
     y: SharedMatrix<'a>,
 }
 
-/// How a row of a weight is multiplied.
-#[derive(Clone, Copy, PartialEq)]
+/// How a row of a weight that is read as it is stored is multiplied.
+#[derive(Clone, Copy)]
 enum Way {
-    Decoded,
     Bf16,
     Integers(WeightType),
 }
@@ -112,46 +109,50 @@ impl<'a, M: Matrix> Pass<'a, M> {
 
     /// All columns, in tasks that read so many weights.
     fn run(&self, task: usize, of: Operands<'_>) {
-        pieces(self.w.rows(), (task / self.w.cols().max(1)).clamp(16, 512))
-            .into_par_iter()
-            .for_each(|cols| self.columns(cols, of));
+        let (n, most) = (self.w.rows(), (task / self.w.cols().max(1)).clamp(16, 512));
+        // as many for each thread: a product is a few tasks, and the last thread to finish decides
+        let count = n.div_ceil(most).next_multiple_of(rayon::current_num_threads());
+        pieces(n, n.div_ceil(count)).into_par_iter().for_each(|cols| self.columns(cols, of));
     }
 
     /// Some columns of the result.
     fn columns(&self, cols: Range<usize>, of: Operands<'_>) {
-        let k = self.w.cols();
-        let stored: Vec<(Way, &[u8])> = cols
-            .clone()
-            .map(|col| match self.w.stored_row(col) {
-                Some(row) if row.dtype == WeightType::BF16 => (Way::Bf16, row.bytes),
-                Some(row) if of.bytes.is_some() && quantised::supports(row.dtype) => {
-                    (Way::Integers(row.dtype), row.bytes)
-                }
-                _ => (Way::Decoded, &[][..]),
-            })
-            .collect();
+        let way = match self.w.stored_type() {
+            Some(WeightType::BF16) => Way::Bf16,
+            Some(dtype) if of.bytes.is_some() && quantised::supports(dtype) => Way::Integers(dtype),
+            _ => return self.decoded(cols),
+        };
+        let stored: Vec<Option<&[u8]>> =
+            cols.clone().map(|col| self.w.stored_row(col).map(|row| row.bytes)).collect();
         let mut first = cols.start;
-        for run in stored.chunk_by(|a, b| a.0 == b.0) {
+        // trained rows may lie over some
+        for run in stored.chunk_by(|a, b| a.is_some() == b.is_some()) {
             let own = first..first + run.len();
             first = own.end;
-            let rows = || run.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>();
-            match (run[0].0, of) {
-                (Way::Bf16, Operands { bf16: Some(x), .. }) => {
-                    let (out, out_row) = self.out(&own);
-                    let of = Streamed { x, m: self.m, k, rows: &rows(), out, out_row, add: self.add };
-                    // SAFETY: the machine has AVX512-BF16, or there were no rounded rows; `own` columns of `y` are this
-                    // task's alone.
-                    unsafe { bf16::stream(&of) };
-                }
-                (Way::Bf16, _) => self.dots(own, WeightRows::Bf16(&rows())),
-                (Way::Integers(dtype), Operands { bytes: Some(x), .. }) => {
-                    let (out, out_row) = self.out(&own);
-                    let of = quantised::Streamed { x, dtype, rows: &rows(), out, out_row, add: self.add };
-                    // SAFETY: `x` has `m` rows; `own` columns of `y` are this task's alone.
-                    unsafe { quantised::stream(self.isa, &of) };
-                }
-                _ => self.decoded(own),
+            match run.iter().copied().collect::<Option<Vec<&[u8]>>>() {
+                Some(rows) => self.streamed(own, way, &rows, of),
+                None => self.decoded(own),
             }
+        }
+    }
+
+    /// Columns whose weights are read as they are stored.
+    fn streamed(&self, cols: Range<usize>, way: Way, rows: &[&[u8]], of: Operands<'_>) {
+        match (way, of) {
+            (Way::Bf16, Operands { bf16: Some(x), .. }) => {
+                let (out, out_row) = self.out(&cols);
+                let of = Streamed { x, m: self.m, k: self.w.cols(), rows, out, out_row, add: self.add };
+                // SAFETY: the machine has AVX512-BF16, or there were no rounded rows; these columns of `y` are this task's
+                // alone.
+                unsafe { bf16::stream(&of) };
+            }
+            (Way::Integers(dtype), Operands { bytes: Some(x), .. }) => {
+                let (out, out_row) = self.out(&cols);
+                let of = quantised::Streamed { x, dtype, rows, out, out_row, add: self.add };
+                // SAFETY: `x` has `m` rows; these columns of `y` are this task's alone.
+                unsafe { quantised::stream(self.isa, &of) };
+            }
+            _ => self.dots(cols, WeightRows::Bf16(rows)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Matrix, StoredRow, Weight};
 use crate::Isa;
+use crate::weight_type::WeightType;
 use std::ops::Range;
 
 /// A token matrix as the method sees it: the frozen rows, rows appended by a resize, and trained rows over both.
@@ -79,6 +80,10 @@ impl Matrix for TokenTable<'_> {
             panel[(row - rows.start) * cols.len()..][..cols.len()]
                 .copy_from_slice(&self.values[at * width..][..width][cols.clone()]);
         }
+    }
+
+    fn stored_type(&self) -> Option<WeightType> {
+        self.base.stored_type()
     }
 
     fn stored_row(&self, row: usize) -> Option<StoredRow<'_>> {

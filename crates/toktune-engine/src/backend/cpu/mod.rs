@@ -231,8 +231,10 @@ impl Backend for Cpu {
             let precision = mlp.gate.precision();
             let [mut g, mut u, mut product] = [(); 3].map(|()| self.take(rows * mlp.gate.rows()));
             time(Part::Products, 3 * flops(mlp.down, rows), || {
-                self.stream(x, &gate, precision, Write::Over, &mut g);
-                self.stream(x, &up, precision, Write::Over, &mut u);
+                rayon::join(
+                    || self.stream(x, &gate, precision, Write::Over, &mut g),
+                    || self.stream(x, &up, precision, Write::Over, &mut u),
+                );
                 gated::gated_forward(self.isa, mlp.activation, &g, &u, &mut product);
                 self.stream(&product, &down, precision, write, y);
             });
