@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::objective::Distillation;
 use super::prefixes::Segment;
 use super::spec::ModelKind;
 
@@ -24,6 +25,8 @@ pub struct RaggedBatch {
     /// What the encoder of an encoder-decoder model reads: sequence `i` is what the decoder's sequence `i` goes on
     /// from.
     pub encoder: Option<RaggedRows>,
+    /// What the labelled rows are to be like instead of predicting their targets.
+    pub distillation: Option<Distillation>,
 }
 
 /// Sequences laid end to end that predict nothing themselves.

@@ -36,6 +36,11 @@ pub enum EngineError {
         /// The class that loads the model.
         expected: &'static str,
     },
+    /// A divergence from a teacher is wanted of a model whose logits are not products of states and rows.
+    #[error(
+        "this model's logits are capped (`final_logit_softcapping`), and the divergence (kl) is not known for those: use mse or ce"
+    )]
+    SoftCappedDivergence,
     /// A sequence has more rows than a model has learnt positions for.
     #[error("a sequence needs row {position} of the learnt positions, of which there are {rows}")]
     PositionOutOfRange {

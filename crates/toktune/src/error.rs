@@ -40,6 +40,14 @@ pub enum Error {
     /// A run is to be saved that has not begun.
     #[error("the run has not begun: there is nothing to save yet")]
     NotBegun,
+    /// A teacher belongs to other examples.
+    #[error("the teacher has read {found} examples, and there are {expected} to train on")]
+    OtherTeacher {
+        /// How many it has read.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
     /// A step gave a parameter no gradient.
     #[error("there is no gradient of {name}")]
     NoGradient {

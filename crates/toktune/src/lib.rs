@@ -27,6 +27,7 @@
 //! | [`text`] | tokenizers, added tokens, chat templates; a crate of its own |
 //! | [`export`] | a plain model folder with what was trained written in |
 //! | [`data`] | rows of training data from any file, ragged batches |
+//! | [`distill`] | tokens that are to act as the pieces of their words did |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
 //! | [`runtime`] | the instruction set and the threads |
@@ -37,6 +38,7 @@
 
 pub mod config;
 pub mod data;
+pub mod distill;
 mod error;
 pub mod export;
 pub mod generate;

@@ -2,10 +2,12 @@
 //!
 //! The structs here are the only list of flags: the configuration file of `train` is read by the same table.
 
+mod distill;
 mod shared;
 mod train;
 mod values;
 
+pub use distill::DistillArgs;
 pub use shared::{DataArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
 pub use train::{ChoiceArgs, TrainArgs};
 pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
@@ -39,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Train the rows of chosen tokens and save them as an adapter
     Train(Box<TrainArgs>),
+    /// Make words single tokens that the model reads as it read their pieces
+    Distill(Box<DistillArgs>),
     /// Loss and perplexity on data, overall and at the trained tokens
     Eval(EvalArgs),
     /// Show rows of data as the model will see them

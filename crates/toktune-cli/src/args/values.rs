@@ -5,6 +5,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::str::FromStr;
 use toktune::data::{LossOn, SampleBy};
+use toktune::engine::objective::DistillationWeights;
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
 use toktune::train::{LrScheduler, MemoryBudget};
@@ -131,6 +132,32 @@ pub fn sample_by() -> impl TypedValueParser<Value = SampleBy> {
     named(SampleBy::NAMES)
 }
 
+/// What of a distillation counts how much: `mse`, `kl` and `ce`, each with a factor before it if need be, joined by `+`.
+pub fn distillation_weights() -> impl TypedValueParser<Value = DistillationWeights> {
+    clap::builder::StringValueParser::new()
+        .try_map(|text| weights_of(&text).ok_or("expected mse, kl, ce or a sum of them, as mse+0.5ce"))
+}
+
+fn weights_of(text: &str) -> Option<DistillationWeights> {
+    let mut weights = DistillationWeights { mse: 0.0, kl: 0.0, ce: 0.0 };
+    for part in text.split('+') {
+        let name = part.trim().trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let factor = part.trim().strip_suffix(name)?;
+        let factor: f32 = if factor.is_empty() { 1.0 } else { factor.parse().ok()? };
+        let weight = match name {
+            "mse" => &mut weights.mse,
+            "kl" => &mut weights.kl,
+            "ce" => &mut weights.ce,
+            _ => return None,
+        };
+        if *weight != 0.0 || factor <= 0.0 || !factor.is_finite() {
+            return None;
+        }
+        *weight = factor;
+    }
+    Some(weights)
+}
+
 /// A number of bytes.
 pub fn size() -> impl TypedValueParser<Value = u64> {
     clap::builder::StringValueParser::new()
@@ -176,6 +203,17 @@ mod tests {
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         for wrong in ["gpu", "cuda:x", "cpu:1", ""] {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_distillation_is_a_sum_of_parts() {
+        let of = |mse, kl, ce| Some(DistillationWeights { mse, kl, ce });
+        assert_eq!(weights_of("mse"), of(1.0, 0.0, 0.0));
+        assert_eq!(weights_of("2mse + .5ce"), of(2.0, 0.0, 0.5));
+        assert_eq!(weights_of("kl+ce"), of(0.0, 1.0, 1.0));
+        for wrong in ["", "mae", "mse+mse", "0kl", "-1kl", "1.2.3ce", "mse+", "1e999ce"] {
+            assert_eq!(weights_of(wrong), None, "{wrong}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod distill;
 mod eval;
 mod generate;
 mod inspect;
@@ -17,6 +18,7 @@ use crate::typed::Typed;
 pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
     match command {
         Command::Train(args) => train::run(&args, typed),
+        Command::Distill(args) => distill::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -3,9 +3,11 @@
 //! An [`Objective`] is written on the host over what it reads of the rows ([`LastRows`]): losses against the vocabulary, or
 //! a vector a sequence. The plan of a batch follows from what it reads. It knows neither devices nor blocks.
 
+mod distillation;
 mod next_tokens;
 mod pairs;
 
+pub use distillation::{Distillation, DistillationWeights, TeacherRows};
 pub use next_tokens::{MaskedTokens, NextTokens};
 pub use pairs::Pairs;
 
@@ -74,6 +76,14 @@ impl Losses {
 pub trait LastRows {
     /// The losses of all labels against the vocabulary; their weighted sum is differentiated.
     fn vocabulary(&mut self) -> Vec<Loss>;
+
+    /// The labelled rows that depend on what is trained: their labels, whose values are 0, and their states after the final norm,
+    /// `[labels, d]`.
+    fn states(&mut self) -> (Vec<Loss>, Vec<f32>);
+
+    /// Takes gradients of those states, and differentiates `vocabulary` times the losses of the same labels against the
+    /// vocabulary, which are given without that factor; with a factor of 0 they are not computed and nothing is given.
+    fn pull_states(&mut self, gradients: &[f32], vocabulary: f32) -> Vec<f32>;
 
     /// A vector for each sequence, pooled as the model's files say.
     fn vectors(&mut self) -> Vec<Vec<f64>>;

@@ -53,7 +53,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The rows of `tokens` after the last block of a stack, with nothing before them.
-    fn whole_rows(
+    pub(super) fn whole_rows(
         &self,
         stack: &Stack<B>,
         (tokens, cross): (TokenRows<'_>, Option<Sequences>),

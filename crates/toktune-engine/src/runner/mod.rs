@@ -4,6 +4,7 @@ mod decode;
 mod memory;
 mod readout;
 mod step;
+mod teacher;
 
 pub use memory::Footprint;
 pub use step::{StepOptions, StepOutput, Wanted};
@@ -14,6 +15,7 @@ use super::trained::Trained;
 use crate::backend::{Backend, StoredAs};
 use crate::batch::RaggedBatch;
 use crate::error::Result;
+use crate::objective::TeacherRows;
 use crate::spec::TokenMatrix;
 use std::fmt::Debug;
 use toktune_weights::FrozenMatrix;
@@ -76,6 +78,13 @@ pub trait Runner: Debug + Send + Sync {
         wanted: Wanted,
         options: StepOptions<'_>,
     ) -> Result<StepOutput>;
+
+    /// What a model gives for the labelled rows of a batch, for another to be brought near to: their states, and where a
+    /// `divergence` is wanted the losses and their gradients too.
+    ///
+    /// # Errors
+    /// The model is no decoder; an id is past the vocabulary; its logits are capped, where a divergence is wanted.
+    fn teach(&self, batch: &RaggedBatch, trained: &Trained<'_>, divergence: bool) -> Result<TeacherRows>;
 
     /// What a step over a batch takes of memory, beside the weights.
     fn footprint(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint;
@@ -152,6 +161,10 @@ impl<B: Backend> Runner for Model<B> {
         options: StepOptions<'_>,
     ) -> Result<StepOutput> {
         self.take_step(batch, trained, wanted, options)
+    }
+
+    fn teach(&self, batch: &RaggedBatch, trained: &Trained<'_>, divergence: bool) -> Result<TeacherRows> {
+        self.teacher_rows(batch, trained, divergence)
     }
 
     fn footprint(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint {

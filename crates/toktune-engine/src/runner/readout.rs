@@ -119,9 +119,7 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         if part.entries.is_empty() {
             return Vec::new();
         }
-        let labelled =
-            backend.gather(&self.forward.depending, &part.labelled(), model.spec.stack.hidden_size);
-        let last = model.final_rows(backend.part(&labelled, 0..backend.len(&labelled)));
+        let (labelled, last) = self.labelled_states();
         let head = model.head(self.output);
         let (targets, weights) = (part.targets(), part.weights());
         let mut dlast = self.pull.then(|| backend.take(backend.len(&last)));
@@ -133,6 +131,19 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
             self.upstream = Some(self.spread(part, dlabelled));
         }
         plan.labels.iter().map(|label| loss(label, losses[label.entry])).collect()
+    }
+
+    fn backend(&self) -> &B {
+        &self.model.backend
+    }
+
+    /// The depending rows that have labels, after the last block and after the final norm.
+    fn labelled_states(&self) -> (B::Buffer, B::Buffer) {
+        let (model, backend) = (self.model, self.backend());
+        let rows = self.plan.depending.labelled();
+        let labelled = backend.gather(&self.forward.depending, &rows, model.spec.stack.hidden_size);
+        let last = model.final_rows(backend.part(&labelled, 0..backend.len(&labelled)));
+        (labelled, last)
     }
 
     /// The gradient of all depending rows from that of the labelled ones.
@@ -188,6 +199,47 @@ impl<B: Backend> LastRows for Readout<'_, '_, '_, B> {
             }
         };
         losses.extend(self.depending_losses());
+        losses
+    }
+
+    fn states(&mut self) -> (Vec<Loss>, Vec<f32>) {
+        let states = self.backend().read(&self.labelled_states().1);
+        let d = self.model.spec.stack.embedding.width;
+        let labels = &self.plan.labels;
+        let of = |label: &Label| states[label.entry * d..][..d].to_vec();
+        (labels.iter().map(|label| loss(label, 0.0)).collect(), labels.iter().flat_map(of).collect())
+    }
+
+    fn pull_states(&mut self, gradients: &[f32], vocabulary: f32) -> Vec<f32> {
+        let (model, plan) = (self.model, self.plan);
+        let (backend, part) = (&model.backend, &plan.depending);
+        if part.entries.is_empty() {
+            return Vec::new();
+        }
+        let d = model.spec.stack.embedding.width;
+        let (labelled, last) = self.labelled_states();
+        let mut dlast = vec![0f32; part.entries.len() * d];
+        for (label, gradient) in plan.labels.iter().zip(gradients.chunks_exact(d)) {
+            let own = &mut dlast[label.entry * d..][..d];
+            own.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        }
+        let mut losses = Vec::new();
+        if vocabulary != 0.0 {
+            let (head, targets) = (model.head(self.output), part.targets());
+            let weights: Vec<f32> = part.entries.iter().map(|entry| vocabulary * entry.weight).collect();
+            let of = Labels { targets: &targets, weights: &weights };
+            let mut of_vocabulary = self.pull.then(|| backend.take(backend.len(&last)));
+            let values =
+                backend.cross_entropy(&last, &head, of, of_vocabulary.as_mut(), self.dtrained.as_deref_mut());
+            losses = plan.labels.iter().map(|label| values[label.entry]).collect();
+            if let Some(of_vocabulary) = of_vocabulary {
+                dlast.iter_mut().zip(backend.read(&of_vocabulary)).for_each(|(sum, g)| *sum += g);
+            }
+        }
+        if self.pull {
+            let dlabelled = model.pull_final_rows(&labelled, backend.place(dlast));
+            self.upstream = Some(self.spread(part, dlabelled));
+        }
         losses
     }
 

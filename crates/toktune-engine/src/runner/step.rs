@@ -15,7 +15,7 @@ use crate::layers::{Kept, KeyValues, Memory, Rows, Update};
 use crate::model::{Model, Placed, Sums};
 use crate::objective::{self, Losses, Objective, Reads};
 use crate::plan::{Crossing, Known, NodeKey, Part, Plan, Rules, levels};
-use crate::spec::TrainedRows;
+use crate::spec::{ModelKind, TrainedRows};
 use crate::stack::{self, Run, Stack};
 use crate::trained::Trained;
 
@@ -124,7 +124,7 @@ impl<B: Backend> Model<B> {
             trained,
             placed: self.place(trained)?,
             sums: Sums::zeros(&self.backend, trained),
-            objective: objective::of(self.spec.kind),
+            objective: objective_of(batch, self.spec.kind),
             backward: wanted != Wanted::Losses,
             shortcuts: wanted != Wanted::GradientsWithoutShortcuts,
             // what may be kept is shared by the stacks
@@ -153,6 +153,14 @@ impl<B: Backend> Model<B> {
             }
             _ => vec![(&self.stack, planner.stack_plan(batch, None, &()))],
         }
+    }
+}
+
+/// What a batch is for.
+fn objective_of(batch: &RaggedBatch, kind: ModelKind) -> &dyn Objective {
+    match &batch.distillation {
+        Some(distillation) => distillation,
+        None => objective::of(kind),
     }
 }
 
@@ -196,7 +204,7 @@ impl<B: Backend> Planner<'_, '_, B> {
     /// The rows of the stack that are computed; `memory` says whose encoder rows depend.
     fn stack_plan(&self, batch: &RaggedBatch, memory: Option<&[bool]>, known: &impl Known) -> Plan {
         let wanted = vec![true; batch.sequences().len()];
-        let reads = objective::of(self.model.spec.kind).reads();
+        let reads = objective_of(batch, self.model.spec.kind).reads();
         let wanted = (reads == Reads::WholeSequences).then_some(&wanted[..]);
         let rules = Rules { memory, wanted, ..self.rules(&self.model.stack, self.trained.input_rows()) };
         // where entries are left out by chance, and where nothing is left out of the work, no two sequences have the same rows
@@ -213,7 +221,7 @@ struct Step<'a, 't, B: Backend> {
     trained: &'a Trained<'t>,
     placed: Placed<'t, B>,
     sums: Sums<B>,
-    objective: &'static dyn Objective,
+    objective: &'a dyn Objective,
     backward: bool,
     shortcuts: bool,
     kept_bytes: u64,

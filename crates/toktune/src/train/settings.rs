@@ -5,6 +5,8 @@ use super::callback::ChangedSetting;
 use super::schedule::{LrScheduler, Schedule};
 use crate::config::PeftConfig;
 use crate::data::{Collator, Dataset};
+use crate::distill::Teacher;
+use crate::engine::objective::DistillationWeights;
 use crate::error::Result;
 use crate::peft::PeftModel;
 use crate::text::AutoTokenizer;
@@ -25,6 +27,7 @@ pub(super) struct RunParts<'r> {
     pub(super) lora_schedule: &'r Schedule,
     /// Whether rows that begin alike are brought together.
     pub(super) shares_prefixes: bool,
+    pub(super) teacher: Option<&'r Teacher>,
 }
 
 impl Settings {
@@ -40,6 +43,9 @@ impl Settings {
         put("shuffle", arguments.shuffle.to_string());
         if run.shares_prefixes {
             put("share_prefixes", "true".to_owned());
+        }
+        if let Some(DistillationWeights { mse, kl, ce }) = run.teacher.map(Teacher::weights) {
+            put("distillation", format!("mse {mse}, kl {kl}, ce {ce}"));
         }
         put("batch_size", arguments.per_device_train_batch_size.to_string());
         put("gradient_accumulation_steps", arguments.gradient_accumulation_steps.to_string());

@@ -13,6 +13,7 @@ use super::schedule::Schedule;
 use super::settings::{RunParts, Settings};
 use super::workers::{Alone, Workers};
 use crate::data::{Dataset, Sampler};
+use crate::distill::Teacher;
 use crate::engine::constants::{CacheConstants, CacheLocation, ConstantCache};
 use crate::engine::prefixes::Prefixes;
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct Trainer {
     /// What examples begin with alike.
     prefixes: Arc<Prefixes>,
     pub(super) workers: Box<dyn Workers>,
+    /// What the examples' rows are to be like, where they do not predict tokens.
+    pub(super) teacher: Option<Teacher>,
     /// What moves on, once the run has begun.
     pub(super) run: Option<Run>,
 }
@@ -116,6 +119,7 @@ impl Trainer {
             last_good: None,
             prefixes,
             workers: Box::new(Alone),
+            teacher: None,
             run: None,
         })
     }
@@ -140,6 +144,20 @@ impl Trainer {
     pub fn with_workers(mut self, workers: Box<dyn Workers>) -> Self {
         self.workers = workers;
         self
+    }
+
+    /// Has the rows of the examples come near to what a teacher gave for them, one example after the other, instead of
+    /// predicting tokens.
+    ///
+    /// # Errors
+    /// The teacher has read another number of examples.
+    pub fn with_teacher(mut self, teacher: Teacher) -> Result<Self> {
+        let (found, expected) = (teacher.len(), self.train.len());
+        if found != expected {
+            return Err(Error::OtherTeacher { found, expected });
+        }
+        self.teacher = Some(teacher);
+        Ok(self)
     }
 
     /// The learning rate of LoRA's updates over the run.
@@ -233,6 +251,7 @@ impl Trainer {
         if !self.prefixes.is_empty() {
             batch.segments = indices.iter().map(|&at| self.prefixes.of_sequence(at)).collect();
         }
+        batch.distillation = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
         Ok(batch)
     }
 
@@ -305,6 +324,7 @@ impl Trainer {
             schedule: &self.schedule,
             lora_schedule: &self.lora_schedule(),
             shares_prefixes: !self.prefixes.is_empty(),
+            teacher: self.teacher.as_ref(),
         })
     }
 

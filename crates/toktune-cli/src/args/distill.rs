@@ -1,0 +1,144 @@
+//! The flags of `distill`.
+
+use super::shared::MachineArgs;
+use super::values::{LogFormat, distillation_weights, lr_scheduler, sample_by};
+use clap::Args;
+use std::path::PathBuf;
+use toktune::data::SampleBy;
+use toktune::distill::SnippetOptions;
+use toktune::engine::objective::DistillationWeights;
+use toktune::train::{LrScheduler, TrainingArguments};
+
+/// The defaults that the help shows.
+fn defaults() -> SnippetOptions {
+    SnippetOptions::default()
+}
+
+/// Flags of `distill`.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    override_usage = "toktune distill --model MODEL --words FILE {--corpus FILE...|--generate N} --output DIR [OPTIONS]",
+    after_help = "Each word becomes one token whose row is trained until the model reads it as it reads the word's pieces: \
+        the frozen model on the pieces is the teacher.\n\n\
+        Examples:\n  \
+        toktune distill --model smollm2.gguf --words words.txt --corpus articles.jsonl --output out\n  \
+        toktune distill --model models/llama --words words.txt --generate 32 --output out"
+)]
+pub struct DistillArgs {
+    /// The model: a folder, a .gguf file or an id of the Hub
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// The words: one a line, JSON lines with `token`, or TOML
+    #[arg(long, value_name = "FILE")]
+    pub words: PathBuf,
+    /// Texts with the words: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
+    /// set of the Hub, `-` for the standard input
+    #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "generate", conflicts_with = "generate")]
+    pub corpus: Vec<String>,
+    /// Have the model write N texts about each word itself
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub generate: Option<u32>,
+    /// A new folder for the adapter, the log and the measurements
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// What is to be alike: the last hidden states (mse), the distributions over the tokens (kl), the loss of the tokens that follow
+    /// (ce), or a sum, as mse+0.5ce
+    #[arg(long, default_value = "mse", value_name = "LOSS", value_parser = distillation_weights())]
+    pub loss: DistillationWeights,
+    #[command(flatten)]
+    pub snippets: SnippetArgs,
+    #[command(flatten)]
+    pub steps: DistillStepArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Text for people, or JSON objects, one a line
+    #[arg(
+        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
+    /// Write a line every N steps [default: 1, none on a terminal, where there is a progress bar]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub log_every: Option<u64>,
+}
+
+/// Which texts around the words are taken.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Snippets")]
+pub struct SnippetArgs {
+    /// Snippets a word to train on, at most
+    #[arg(long, default_value_t = defaults().per_word, value_name = "N")]
+    pub snippets_per_word: usize,
+    /// A word with fewer keeps the row that it starts from
+    #[arg(long, default_value_t = defaults().least, value_name = "N")]
+    pub min_snippets: usize,
+    /// Tokens behind the word
+    #[arg(long, default_value_t = defaults().tokens_after, value_name = "N")]
+    pub tokens_after: usize,
+    /// The key of the text in rows that call it otherwise
+    #[arg(long, value_name = "KEY")]
+    pub text_key: Option<String>,
+    /// What a row of a plain text file is
+    #[arg(
+        long, default_value = "paragraph", value_name = "line|paragraph|document", value_parser = sample_by(),
+        hide_possible_values = true
+    )]
+    pub sample_by: SampleBy,
+}
+
+/// How the rows are trained.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training")]
+pub struct DistillStepArgs {
+    /// Snippets of a step
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch_size: usize,
+    /// Passes over the snippets; may be a fraction
+    #[arg(long, default_value_t = 2.0, value_name = "X", conflicts_with = "max_steps")]
+    pub num_epochs: f64,
+    /// Steps, in place of epochs
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+    /// The learning rate [default: 0.03 x the root mean square of the embedding's entries]
+    #[arg(long, value_name = "X", alias = "lr")]
+    pub learning_rate: Option<f64>,
+    /// What becomes of the learning rate after the warm-up
+    #[arg(
+        long, default_value = "cosine", value_name = "constant|linear|cosine",
+        value_parser = lr_scheduler(), hide_possible_values = true
+    )]
+    pub lr_scheduler: LrScheduler,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub warmup_steps: u64,
+    /// Of the choice of snippets and their order
+    #[arg(long, default_value_t = defaults().seed, value_name = "N")]
+    pub seed: u64,
+}
+
+impl DistillArgs {
+    /// The library's settings of the run.
+    pub fn training_arguments(&self) -> TrainingArguments {
+        let steps = &self.steps;
+        let mut to = TrainingArguments::new(&self.output);
+        to.per_device_train_batch_size = steps.batch_size;
+        to.num_train_epochs = steps.num_epochs;
+        to.max_steps = steps.max_steps;
+        to.learning_rate = steps.learning_rate;
+        to.lr_scheduler_type = steps.lr_scheduler;
+        to.warmup_steps = steps.warmup_steps;
+        to.seed = steps.seed;
+        to
+    }
+
+    /// And of the choice of snippets.
+    pub fn snippet_options(&self) -> SnippetOptions {
+        let mut options = SnippetOptions::default();
+        options.per_word = self.snippets.snippets_per_word;
+        options.least = self.snippets.min_snippets;
+        options.tokens_after = self.snippets.tokens_after;
+        options.seed = self.steps.seed;
+        options
+    }
+}

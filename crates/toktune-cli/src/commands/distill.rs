@@ -1,0 +1,315 @@
+//! `toktune distill`.
+
+use crate::args::{DistillArgs, LogFormat};
+use crate::data::Sources;
+use crate::failure::{Failure, Outcome};
+use crate::load;
+use crate::report::{self, Progress};
+use crate::signals::Signals;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
+use std::time::Instant;
+use toktune::Recipe;
+use toktune::data::{DataError, DataOptions, Dataset, RowKeys};
+use toktune::distill::{
+    DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure, start_from_pieces,
+};
+use toktune::models::{ModelKind, PretrainedModel};
+use toktune::peft::{PeftModel, RowInit};
+use toktune::text::{AutoTokenizer, ListedToken, TextError, WordUse};
+use toktune::train::{TrainOutput, Trainer};
+use toktune::weights::{WeightsError, write_atomically};
+
+/// What is written into the output folder beside the adapter.
+const MEASUREMENTS: &str = "distillation.json";
+
+/// Tokens that a text of the model's own goes on for, at most.
+const WRITTEN_TOKENS: usize = 64;
+
+/// Where the texts are.
+enum Corpus {
+    Files(Sources, DataOptions),
+    Written(Vec<String>),
+}
+
+impl Corpus {
+    /// Calls `take` with every text.
+    fn each(&self, take: &mut dyn FnMut(&str) -> Result<(), DataError>) -> Outcome {
+        match self {
+            Corpus::Files(sources, options) => Ok(toktune::data::texts(&sources.list, options, take)?),
+            Corpus::Written(texts) => Ok(texts.iter().try_for_each(|text| take(text))?),
+        }
+    }
+}
+
+/// What a run began with.
+struct Prepared {
+    words: Vec<DistilledWord>,
+    snippets: Snippets,
+    before: AutoTokenizer,
+    with_words: AutoTokenizer,
+}
+
+/// Distils.
+pub fn run(args: &DistillArgs) -> Outcome {
+    let start = Instant::now();
+    let arguments = args.training_arguments();
+    arguments.check()?;
+    arguments.check_output()?;
+    let mut machine = load::machine(&args.machine)?;
+    let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
+    if base.kind() != ModelKind::Causal {
+        return Err(Failure::Failed(format!(
+            "{}: expected a causal language model, found {}",
+            args.model,
+            base.kind()
+        )));
+    }
+    let before =
+        tokenizer.map_err(|reason| Failure::Failed(format!("distilling needs a tokenizer: {reason}")))?;
+    machine.set_precision(&mut base);
+    let signals = Signals::listen();
+    let Prepared { words, snippets, before, with_words } = prepare(args, &base, before, &signals)?;
+    tell_words(args, &words, &snippets.words);
+    if snippets.train.is_empty() {
+        return Err(Failure::Failed(format!(
+            "no word has {} snippets to train on (--min-snippets)",
+            args.snippets.min_snippets
+        )));
+    }
+    let stop = |_| signals.asked();
+    let Some(teacher) = Teacher::read(&base, &snippets.train, args.loss, &mut { stop })? else {
+        return Err(Failure::Stopped(signals.status().unwrap_or(1)));
+    };
+    let model = student(args, base, &words, (&before, &with_words))?;
+    let ids = model.token_indices();
+    let untrained = measure(model.base(), model.active(), &snippets.held_out, &ids)?;
+    let options = DataOptions::for_model(model.base(), Some(&with_words));
+    let data = Dataset::from_rows(snippets.train.iter().map(|of| of.row()), None, &options)?;
+    toktune::runtime::release_freed_memory();
+    let mut trainer =
+        Trainer::new(model, arguments, data)?.with_teacher(teacher)?.with_tokenizer(with_words.clone());
+    let total = trainer.schedule().total_steps;
+    let json = args.log_format == LogFormat::Json;
+    let mut progress = Progress::new(json, args.log_every, total, Some(&with_words));
+    progress.listen(signals.clone());
+    let result = trainer.train(&mut progress);
+    progress.finish();
+    let output = result?;
+    if let (true, Some(status)) = (output.stopped, signals.status()) {
+        return Err(Failure::Stopped(status));
+    }
+    let model = &trainer.model;
+    let trained = measure(model.base(), model.active(), &snippets.held_out, &ids)?;
+    close(args, &progress, &output, &words, &snippets, [untrained, trained], start)
+}
+
+/// Finds the words, makes them tokens, and chooses the texts around them.
+fn prepare(
+    args: &DistillArgs,
+    base: &PretrainedModel,
+    before: AutoTokenizer,
+    signals: &Signals,
+) -> Outcome<Prepared> {
+    let names: Vec<String> = ListedToken::read(&args.words)?
+        .into_iter()
+        .map(|listed| listed.token.content.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    let corpus = corpus(args, base, &before, (&names, signals))?;
+    let mut with_words = before.clone();
+    let words = add_words(&names, &corpus, &before, &mut with_words)?;
+    if words.is_empty() {
+        return Err(Failure::Failed(format!("{}: no word to distil", args.words.display())));
+    }
+    let mut finder = Snippets::find(&words, args.snippet_options());
+    corpus.each(&mut |text| {
+        finder.read(text);
+        Ok(())
+    })?;
+    let snippets = finder.finish(&before, &with_words)?;
+    Ok(Prepared { words, snippets, before, with_words })
+}
+
+fn corpus(
+    args: &DistillArgs,
+    base: &PretrainedModel,
+    tokenizer: &AutoTokenizer,
+    (names, signals): (&[String], &Signals),
+) -> Outcome<Corpus> {
+    let Some(count) = args.generate else {
+        let mut options = DataOptions::new(base.vocabulary());
+        options.keys = RowKeys { text: args.snippets.text_key.clone(), ..RowKeys::default() };
+        options.sample_by = args.snippets.sample_by;
+        return Ok(Corpus::Files(Sources::find(&args.corpus, false)?, options));
+    };
+    let spaced = |name: &String| DistilledWord { id: 0, text: format!(" {name}") };
+    let words: Vec<DistilledWord> = names.iter().map(spaced).collect();
+    let (mut texts, mut tenths) = (Vec::new(), 0);
+    let length = (count as usize, WRITTEN_TOKENS);
+    generated_texts(base, tokenizer, &words, length, &mut |text, share| {
+        texts.push(text.to_owned());
+        let now = (share * 10.0) as u32;
+        if now > tenths {
+            tenths = now;
+            report::note(&format!("{} written, {}0 %", report::plural(texts.len(), "text"), now));
+        }
+        signals.asked()
+    })?;
+    match signals.status() {
+        Some(status) => Err(Failure::Stopped(status)),
+        None => Ok(Corpus::Written(texts)),
+    }
+}
+
+/// Makes each word that comes up a token, and says which do not, or are one already.
+fn add_words(
+    names: &[String],
+    corpus: &Corpus,
+    before: &AutoTokenizer,
+    with_words: &mut AutoTokenizer,
+) -> Outcome<Vec<DistilledWord>> {
+    let mut uses: Vec<WordUse> = Vec::new();
+    for word in names.iter().map(|name| WordUse::new(name)) {
+        if !uses.iter().any(|earlier| earlier.is_same_word(&word)) {
+            uses.push(word);
+        }
+    }
+    corpus.each(&mut |text| Ok(uses.iter_mut().try_for_each(|word| word.read(before, text))?))?;
+    let mut words = Vec::new();
+    for word in &uses {
+        let name = word.word();
+        match with_words.add_word(word) {
+            Ok(found) => match (found.added, found.ids.as_slice()) {
+                (Some(text), [id]) => words.push(DistilledWord { id: *id, text }),
+                (_, ids) => report::note(&format!(
+                    "{name}: one token already (id {}), left out",
+                    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+                )),
+            },
+            Err(TextError::Word { reason, .. }) => report::warning(&format!("{name}: {reason}; left out")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(words)
+}
+
+/// The model with a row for each word, which starts from the word's pieces.
+fn student(
+    args: &DistillArgs,
+    mut base: PretrainedModel,
+    words: &[DistilledWord],
+    (before, with_words): (&AutoTokenizer, &AutoTokenizer),
+) -> Outcome<PeftModel> {
+    base.resize_token_embeddings(with_words.required_rows());
+    let mut recipe = Recipe::for_added(words.iter().map(|word| word.id).collect::<Vec<_>>());
+    recipe.init = Some(RowInit::Base);
+    recipe.seed = args.steps.seed;
+    let mut model = recipe.apply(base)?;
+    model.set_base_name(&load::base_name(&args.model));
+    start_from_pieces(&mut model, words, before)?;
+    Ok(model)
+}
+
+/// Says what was found of the words.
+fn tell_words(args: &DistillArgs, words: &[DistilledWord], found: &[FoundWord]) {
+    for (word, found) in words.iter().zip(found).filter(|(_, found)| found.train == 0) {
+        report::warning(&format!(
+            "'{}': {} in the texts and {} of them of use, fewer than {} (--min-snippets): it keeps the row that it starts from",
+            word.text,
+            report::plural(found.places, "place"),
+            found.places.saturating_sub(found.left_out),
+            args.snippets.min_snippets
+        ));
+    }
+}
+
+fn likeness(of: &Likeness) -> Value {
+    json!({"kl": of.kl, "loss": of.loss, "teacher_loss": of.teacher_loss, "leak": of.leak, "rows": of.rows})
+}
+
+/// Tells what the run came to, and keeps it beside the adapter.
+fn close(
+    args: &DistillArgs,
+    progress: &Progress<'_>,
+    output: &TrainOutput,
+    words: &[DistilledWord],
+    snippets: &Snippets,
+    [untrained, trained]: [Likeness; 2],
+    start: Instant,
+) -> Outcome {
+    let of_words = words.iter().zip(&snippets.words).map(|(word, found)| {
+        json!({"token": word.text, "id": word.id, "places": found.places, "train": found.train, "held_out": found.held_out})
+    });
+    let all = json!({
+        "event": "end",
+        "steps": output.global_step,
+        "seconds": start.elapsed().as_secs_f64(),
+        "before": likeness(&untrained),
+        "after": likeness(&trained),
+        "loss_gap_closed": trained.gap_closed(&untrained),
+        "kl_closed": trained.kl_closed(&untrained),
+        "words": of_words.collect::<Vec<_>>(),
+        "output": args.output,
+    });
+    let text = format!("{all:#}\n");
+    let path = args.output.join(MEASUREMENTS);
+    let write = |file: &mut File| file.write_all(text.as_bytes()).map_err(WeightsError::io(&path));
+    write_atomically(&path, write).map_err(toktune::Error::from)?;
+    if progress.is_json() {
+        progress.json(&all);
+        return Ok(());
+    }
+    let style = report::stdout_style();
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+    let line = |name: &str, value: String| (name.to_owned(), value);
+    let mut lines = vec![String::new()];
+    if trained.rows > 0 {
+        let rows = [
+            line(
+                "loss of what follows",
+                format!(
+                    "{:.3} before, {:.3} after; {:.3} with the pieces ({} of the gap closed)",
+                    untrained.loss,
+                    trained.loss,
+                    trained.teacher_loss,
+                    percent(trained.gap_closed(&untrained))
+                ),
+            ),
+            line(
+                "divergence",
+                format!(
+                    "{:.4} before, {:.4} after ({} gone)",
+                    untrained.kl,
+                    trained.kl,
+                    percent(trained.kl_closed(&untrained))
+                ),
+            ),
+            line(
+                "where none belongs",
+                format!("{} probability before, {} after", percent(untrained.leak), percent(trained.leak)),
+            ),
+        ];
+        lines.push(style.bold(&format!("held out ({})", report::plural(snippets.held_out.len(), "snippet"))));
+        lines.extend(report::pairs(&rows, style));
+        lines.push(String::new());
+    }
+    let folder = args.output.display();
+    let rows = [
+        line(
+            "time",
+            format!(
+                "{} in {:.1} s, everything in {:.1} s",
+                report::plural(output.steps as usize, "step"),
+                output.seconds,
+                start.elapsed().as_secs_f64()
+            ),
+        ),
+        line("adapter", folder.to_string()),
+        line("try it", format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model)),
+    ];
+    lines.extend(report::pairs(&rows, style));
+    progress.lines(&lines);
+    Ok(())
+}

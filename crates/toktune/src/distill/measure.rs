@@ -1,0 +1,152 @@
+//! How near a token has come to the pieces of its word, on texts that were not trained on.
+
+use super::Snippet;
+use crate::engine::runner::TokenRows;
+use crate::engine::trained::Trained;
+use crate::error::Result;
+use crate::models::PretrainedModel;
+use crate::peft::ActiveRows;
+use rayon::prelude::*;
+use serde::Serialize;
+
+/// Rows behind a word that are looked at.
+const FOLLOWING: usize = 30;
+
+/// How the student's predictions compare with the teacher's, each a mean over rows, in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Likeness {
+    /// How far the student's distribution over the tokens is from the teacher's: `KL(teacher || student)`.
+    pub kl: f64,
+    /// The student's loss at the tokens that follow the words.
+    pub loss: f64,
+    /// The teacher's.
+    pub teacher_loss: f64,
+    /// The probability that the student gives to the new tokens together, where none of them stands.
+    pub leak: f64,
+    /// How many rows were looked at.
+    pub rows: usize,
+}
+
+impl Likeness {
+    /// The share of the gap between the teacher's loss and that of `start` that is closed: 0 as at the start, 1 as the teacher.
+    pub fn gap_closed(&self, start: &Self) -> f64 {
+        let gap = start.loss - start.teacher_loss;
+        if gap == 0.0 { 0.0 } else { (start.loss - self.loss) / gap }
+    }
+
+    /// The share of the divergence of `start` that is gone.
+    pub fn kl_closed(&self, start: &Self) -> f64 {
+        if start.kl == 0.0 { 0.0 } else { 1.0 - self.kl / start.kl }
+    }
+
+    fn add(&mut self, of: &Self) {
+        self.kl += of.kl;
+        self.loss += of.loss;
+        self.teacher_loss += of.teacher_loss;
+        self.leak += of.leak;
+        self.rows += 1;
+    }
+}
+
+///
+/// Compares the student over `base` with `rows` with the frozen `base`, whose new tokens are left out of what it predicts. `new` are
+/// the new tokens.
+///
+/// # Errors
+/// As [`crate::engine::runner::Runner::logits`].
+pub fn measure(
+    base: &PretrainedModel,
+    rows: ActiveRows<'_>,
+    snippets: &[Snippet],
+    new: &[u32],
+) -> Result<Likeness> {
+    let mut sum = Likeness::default();
+    let student = rows.trained();
+    for snippet in snippets {
+        let of = |ids: &[u32], trained: &Trained<'_>| -> Result<Vec<f32>> {
+            let tokens = TokenRows { ids, starts: &[0, ids.len()] };
+            Ok(base.runner().logits(tokens, None, trained)?.swap_remove(0))
+        };
+        let (seen, known) = (of(&snippet.student, &student)?, of(&snippet.teacher, &Trained::default())?);
+        let vocabulary = seen.len() / snippet.student.len().max(1);
+        let rows: Vec<Likeness> = snippet.matches[..snippet.matches.len().min(FOLLOWING)]
+            .par_iter()
+            .map(|of| {
+                let row = |x: &'_ [f32], at: usize| x[at * vocabulary..][..vocabulary].to_vec();
+                compare(&row(&seen, of.student), &row(&known, of.teacher), of.next, new)
+            })
+            .collect();
+        rows.iter().for_each(|of| sum.add(of));
+    }
+    let count = sum.rows.max(1) as f64;
+    Ok(Likeness {
+        kl: sum.kl / count,
+        loss: sum.loss / count,
+        teacher_loss: sum.teacher_loss / count,
+        leak: sum.leak / count,
+        rows: sum.rows,
+    })
+}
+
+/// The logarithm of the sum of exponentials of the logits, those of `without` left out.
+fn log_sum(logits: &[f32], without: &[u32]) -> f64 {
+    let is_in = |id: usize| !without.contains(&(id as u32));
+    let counted = || logits.iter().enumerate().filter(|(id, _)| is_in(*id)).map(|(_, x)| f64::from(*x));
+    let largest = counted().fold(f64::NEG_INFINITY, f64::max);
+    largest + counted().map(|x| (x - largest).exp()).sum::<f64>().ln()
+}
+
+/// One row of the student's and the teacher's logits.
+fn compare(student: &[f32], teacher: &[f32], next: u32, new: &[u32]) -> Likeness {
+    let (of_student, of_teacher) = (log_sum(student, &[]), log_sum(teacher, new));
+    let mut kl = 0.0;
+    for (id, (s, t)) in student.iter().zip(teacher).enumerate() {
+        if !new.contains(&(id as u32)) {
+            let log = f64::from(*t) - of_teacher;
+            kl += log.exp() * (log - (f64::from(*s) - of_student));
+        }
+    }
+    let of = |logits: &[f32], sum: f64, id: u32| logits.get(id as usize).map_or(0.0, |x| f64::from(*x) - sum);
+    Likeness {
+        kl,
+        loss: -of(student, of_student, next),
+        teacher_loss: -of(teacher, of_teacher, next),
+        leak: new.iter().map(|id| of(student, of_student, *id).exp()).sum(),
+        rows: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_student_like_its_teacher_is_at_no_distance() {
+        let logits = [0.3, -1.0, 2.0, 0.0];
+        let mut with_new = logits;
+        with_new[3] = f32::NEG_INFINITY;
+        let of = compare(&with_new, &logits, 2, &[3]);
+        assert!(of.kl.abs() < 1e-12 && of.leak == 0.0, "{of:?}");
+        assert!((of.loss - of.teacher_loss).abs() < 1e-12, "{of:?}");
+    }
+
+    #[test]
+    fn what_leaks_is_missed_elsewhere() {
+        // a new token as likely as the two others together
+        let student = [0.0, 0.0, 2f32.ln()];
+        let of = compare(&student, &[0.0, 0.0, 9.0], 0, &[2]);
+        let ln2 = std::f64::consts::LN_2;
+        assert!((of.leak - 0.5).abs() < 1e-7 && (of.kl - ln2).abs() < 1e-7, "{of:?}");
+        assert!((of.loss - 2.0 * ln2).abs() < 1e-7 && (of.teacher_loss - ln2).abs() < 1e-12, "{of:?}");
+    }
+
+    #[test]
+    fn gaps_are_shares_of_the_start() {
+        let of = |kl, loss| Likeness { kl, loss, teacher_loss: 2.0, leak: 0.0, rows: 1 };
+        let (start, end) = (of(0.4, 3.0), of(0.1, 2.25));
+        assert_eq!((end.gap_closed(&start), end.kl_closed(&start)), (0.75, 0.75));
+        assert_eq!((start.gap_closed(&start), start.kl_closed(&start)), (0.0, 0.0));
+        assert_eq!(of(0.0, 2.0).gap_closed(&of(0.0, 2.0)), 0.0);
+    }
+}
