@@ -7,7 +7,8 @@
 //! The divergence of the teacher's distribution from the student's needs none of the teacher's logits. With `g` the gradient
 //! of the teacher's cross-entropy in its state `h` (the expected row of the head, less the target's), `s` the student's state and both
 //! losses against the same target, `KL = (h - s) · g + loss(s) - loss(h)`, and its gradient in `s` is the student's own less
-//! `g`. That holds where logits are products of states and rows: not under a soft cap.
+//! `g`. That holds where logits are products of states and rows, not under a soft cap, and where the teacher knows nothing of the
+//! tokens that are trained: it is run before they get rows.
 
 use super::{LastRows, Loss, Losses, Objective, Reads};
 use std::collections::HashMap;

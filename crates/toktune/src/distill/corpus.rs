@@ -51,7 +51,8 @@ pub fn generated_texts(
         let of: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let generator = Generator::new(model, ActiveRows::default(), config.clone())?;
         let mut going = generator.generate_batch(&of)?;
-        let mut written: Vec<Vec<u32>> = vec![Vec::new(); some.len()];
+        // decoded with what they go on from: some tokenizers take the space off the first token of a text
+        let mut written = prompts.clone();
         loop {
             let next = going.advance()?;
             if next.is_empty() {
@@ -59,9 +60,9 @@ pub fn generated_texts(
             }
             next.into_iter().for_each(|(at, token)| written[at].push(token));
         }
-        for (i, (beginning, ids)) in some.iter().zip(written).enumerate() {
+        for (i, ids) in written.iter().enumerate() {
             let share = (chunk * TOGETHER + i + 1) as f64 / texts.len() as f64;
-            if take(&format!("{beginning}{}", tokenizer.decode(&ids, true)?), share).is_break() {
+            if take(&tokenizer.decode(ids, true)?, share).is_break() {
                 return Ok(());
             }
         }

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn rows_that_end_alike_belong_together() {
-        let before = byte_level();
+        let before = byte_level().build().expect("a tokenizer");
         let mut with_words = before.clone();
         let id = with_words.add_tokens(&[" word"]).expect("added")[0];
         let new = HashSet::from([id]);
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_behind_its_word_and_needs_one() {
-        let before = byte_level();
+        let before = byte_level().build().expect("a tokenizer");
         let mut with_words = before.clone();
         let new: HashSet<u32> = with_words.add_tokens(&[" word"]).expect("added").into_iter().collect();
         let found = |text, after| align(text, &before, &with_words, &new, after).expect("encoded");
