@@ -24,6 +24,8 @@ pub enum Failure {
     Failed(String),
     /// A signal stopped a run, which is saved; the exit status that says so.
     Stopped(u8),
+    /// A proof that was required has failed.
+    Unproven(String),
     /// The reader of the standard output went away.
     BrokenPipe,
 }

@@ -5,7 +5,7 @@
 //! `--log-format json`. Notes, warnings, the progress bar and errors go to the standard error, so that the
 //! output can be piped.
 //!
-//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 130 and 143 stopped by
+//! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 3 a required proof failed, 130 and 143 stopped by
 //! Ctrl-C or TERM with the run saved.
 
 mod args;
@@ -18,6 +18,7 @@ mod failure;
 mod fields;
 mod load;
 mod machine;
+mod proof;
 mod report;
 mod signals;
 mod typed;
@@ -47,6 +48,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Failure::Usage(message)) => {
             report::error(&message);
             ExitCode::from(2)
+        }
+        Err(Failure::Unproven(message)) => {
+            report::error(&message);
+            ExitCode::from(3)
         }
         Err(Failure::Failed(message)) => {
             report::error(&message);

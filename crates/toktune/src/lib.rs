@@ -28,6 +28,7 @@
 //! | [`export`] | a plain model folder with what was trained written in |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`distill`] | tokens that are to act as the pieces of their words did |
+//! | [`emission`] | whether trained tokens are written where they belong |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
 //! | [`runtime`] | the instruction set and the threads |
@@ -39,6 +40,7 @@
 pub mod config;
 pub mod data;
 pub mod distill;
+pub mod emission;
 mod error;
 pub mod export;
 pub mod generate;

@@ -8,7 +8,7 @@ mod train;
 mod values;
 
 pub use distill::DistillArgs;
-pub use shared::{DataArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
+pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
 pub use train::{ChoiceArgs, TrainArgs};
 pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
 
@@ -25,7 +25,7 @@ use std::path::PathBuf;
         Adapters are those of HuggingFace PEFT (Trainable Tokens), read and written.",
     after_help = "Results go to the standard output; notes, warnings, the progress bar and errors to the \
         standard error.\n\
-        Exit status: 0 done, 1 failed, 2 unusable arguments. NO_COLOR turns colours off; TOKTUNE_ISA narrows \
+        Exit status: 0 done, 1 failed, 2 unusable arguments, 3 a required proof failed. NO_COLOR turns colours off; TOKTUNE_ISA narrows \
         the instruction set; HF_HOME, HF_ENDPOINT and HF_TOKEN are those of the Hub.",
     subcommand_required = true,
     arg_required_else_help = true
@@ -101,6 +101,8 @@ pub struct EvalArgs {
     /// Sequences computed at a time
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub batch_size: usize,
+    #[command(flatten)]
+    pub emission: EmissionArgs,
     #[command(flatten)]
     pub options: DataArgs,
     #[command(flatten)]

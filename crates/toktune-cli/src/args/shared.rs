@@ -81,6 +81,18 @@ pub struct MachineArgs {
     pub threads: Option<usize>,
 }
 
+/// Whether trained tokens are tried.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Proof of emission (decoders)")]
+pub struct EmissionArgs {
+    /// Held-out rows that the model goes on with, to see whether it writes the trained tokens [default: 30 in train, 0 in eval]
+    #[arg(long, value_name = "N")]
+    pub emission_prompts: Option<usize>,
+    /// End with status 3 unless each trained token is written in at least this share of the held-out rows that have it
+    #[arg(long, value_name = "SHARE")]
+    pub require_emission: Option<f64>,
+}
+
 /// How results are written.
 #[derive(Debug, Args)]
 pub struct OutputArgs {

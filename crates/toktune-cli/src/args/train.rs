@@ -1,6 +1,6 @@
 //! The flags of `train`.
 
-use super::shared::{DataArgs, LanguageArgs, MachineArgs};
+use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
 use super::values::{Init, LogFormat, lr_scheduler, memory_budget, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub struct TrainArgs {
     pub masks: MaskArgs,
     #[command(flatten)]
     pub run: RunArgs,
+    #[command(flatten)]
+    pub emission: EmissionArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
 }

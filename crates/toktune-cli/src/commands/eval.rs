@@ -5,11 +5,14 @@ use crate::choose::existing;
 use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Loaded, set_languages};
+use crate::proof::{Proof, causes};
 use crate::report;
 use serde_json::json;
 use std::io::Write;
 use toktune::data::Collator;
+use toktune::emission::Emission;
 use toktune::peft::ActiveRows;
+use toktune::text::AutoTokenizer;
 use toktune::train::{Evaluation, evaluate};
 use toktune::{EngineError, Error};
 
@@ -40,6 +43,17 @@ pub fn run(args: &EvalArgs) -> Outcome {
     let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };
     let result = pass(model.active())?;
     let tokenizer = tokenizer.as_ref().ok();
+    let proof = Proof::of(&args.emission, 0, (model.base().kind(), Some(&data)), &tokens)?;
+    let mut on = || std::ops::ControlFlow::Continue(());
+    let mut try_rows = |rows: ActiveRows<'_>| match &proof {
+        Some(proof) => proof.run(model.base(), rows, tokenizer, &mut on),
+        None => Ok(None),
+    };
+    let tried_base = if args.compare_base { try_rows(ActiveRows::default())? } else { None };
+    let tried = try_rows(model.active())?;
+    let causes = tried
+        .as_ref()
+        .map_or(Vec::new(), |tried| causes(tried, model.base(), &model.active(), tokenizer, &|_| None));
     if args.output.log_format == LogFormat::Json {
         let of = |evaluation: &Evaluation| report::evaluation_json(evaluation, tokenizer);
         let mut object = json!({
@@ -55,7 +69,14 @@ pub fn run(args: &EvalArgs) -> Outcome {
         if let Some(base) = &base {
             object["base"] = of(base);
         }
-        return Ok(report::json_line(&object)?);
+        if let Some(tried) = &tried {
+            object["emission"] = report::emission_json(tried, &causes, tokenizer);
+        }
+        if let Some(tried) = &tried_base {
+            object["base"]["emission"] = report::emission_json(tried, &[], tokenizer);
+        }
+        report::json_line(&object)?;
+        return required(proof.as_ref(), tried.as_ref(), tokenizer);
     }
     let heading = if args.model.adapter.is_some() { "adapter" } else { "model" };
     let mut shown = vec![(heading, &result)];
@@ -67,5 +88,20 @@ pub fn run(args: &EvalArgs) -> Outcome {
     for line in report::evaluation_table(&shown, tokenizer, report::stdout_style()) {
         writeln!(out, "{line}")?;
     }
-    Ok(())
+    if let Some(tried) = &tried {
+        writeln!(out, "\nwritten by the model itself ({})", report::plural(tried.prompts, "prompt"))?;
+        let shown: Vec<_> = tried_base.iter().map(|base| ("base", base)).chain([(heading, tried)]).collect();
+        for line in report::emission_table(&shown, &causes, tokenizer, report::stdout_style()) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    required(proof.as_ref(), tried.as_ref(), tokenizer)
+}
+
+/// Fails where a share was required that was not reached.
+fn required(proof: Option<&Proof>, tried: Option<&Emission>, tokenizer: Option<&AutoTokenizer>) -> Outcome {
+    match (proof, tried) {
+        (Some(proof), Some(tried)) => proof.check(tried, tokenizer),
+        _ => Ok(()),
+    }
 }

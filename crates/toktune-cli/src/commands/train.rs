@@ -9,6 +9,7 @@ use crate::data::{self, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Tokenizer};
 use crate::machine::Machine;
+use crate::proof::{self, Proof};
 use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use crate::signals::Signals;
 use crate::typed::Typed;
@@ -18,6 +19,7 @@ use std::path::Path;
 use toktune::Recipe;
 use toktune::config::{TargetModules, check_tokens};
 use toktune::data::{Collator, TokenUse};
+use toktune::emission::{Cause, Emission};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::{PeftModel, RowInit};
 use toktune::text::AutoTokenizer;
@@ -109,11 +111,18 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         ));
     }
     progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer)?);
+    let proof = Proof::of(&args.emission, 30, (kind, trainer.eval_data()), &trainer.model.token_indices())?;
+    let signals = Signals::listen();
+    progress.listen(signals.clone());
+    // a run that is resumed has begun with other rows than it has now
+    let is_fresh = !(args.run.resume || args.run.resume_anyway);
+    let before = match proof.as_ref().filter(|_| is_fresh) {
+        Some(proof) => try_tokens(proof, &trainer, tokenizer, &signals)?,
+        None => None,
+    };
     if args.run.profile {
         toktune::profile::start();
     }
-    let signals = Signals::listen();
-    progress.listen(signals.clone());
     let result = trainer.train(&mut progress);
     progress.finish();
     let output = result?;
@@ -121,11 +130,41 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         stopped(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));
     }
-    close(args, (kind, opened), &progress, &output, tokenizer);
+    let after = match &proof {
+        Some(proof) => try_tokens(proof, &trainer, tokenizer, &signals)?,
+        None => None,
+    };
+    let told = after.as_ref().map(|after| {
+        let labels = |id: u32| uses.iter().find(|of| of.id == id).map(|of| of.labels);
+        let causes = proof::causes(after, trainer.model.base(), &trainer.model.active(), tokenizer, &labels);
+        Tried { before: before.as_ref(), after, causes }
+    });
+    close(args, (kind, opened), &progress, (&output, told.as_ref()), tokenizer);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
     }
-    Ok(())
+    match (&proof, &after) {
+        (Some(proof), Some(after)) => proof.check(after, tokenizer),
+        (Some(_), None) => Err(Failure::Stopped(signals.status().unwrap_or(1))),
+        (None, _) => Ok(()),
+    }
+}
+
+/// How the tokens did.
+struct Tried<'a> {
+    before: Option<&'a Emission>,
+    after: &'a Emission,
+    causes: Vec<Option<Cause>>,
+}
+
+/// Tries the tokens as they are now; nothing when a signal ends it.
+fn try_tokens(
+    proof: &Proof,
+    trainer: &Trainer,
+    tokenizer: Option<&AutoTokenizer>,
+    signals: &Signals,
+) -> Outcome<Option<Emission>> {
+    proof.run(trainer.model.base(), trainer.model.active(), tokenizer, &mut || signals.asked())
 }
 
 /// Goes on from an adapter: its tokens, its rows and, where it has one, its tokenizer.
@@ -289,15 +328,22 @@ fn close(
     args: &TrainArgs,
     (kind, opened): (ModelKind, Opened),
     progress: &Progress<'_>,
-    output: &TrainOutput,
+    (output, tried): (&TrainOutput, Option<&Tried<'_>>),
     tokenizer: Option<&AutoTokenizer>,
 ) {
     let speed = output.tokens as f64 / output.seconds.max(f64::MIN_POSITIVE);
     let memory = toktune::train::peak_memory_bytes();
     let evaluation = |of: &Option<_>| of.as_ref().map(|e| report::evaluation_json(e, tokenizer));
     if progress.is_json() {
+        let emission = tried.map(|tried| {
+            json!({
+                "before": tried.before.map(|before| report::emission_json(before, &[], tokenizer)),
+                "after": report::emission_json(tried.after, &tried.causes, tokenizer),
+            })
+        });
         return progress.json(&json!({
             "event": "end",
+            "emission": emission,
             "steps": output.global_step,
             "seconds": output.seconds,
             "tokens": output.tokens,
@@ -315,6 +361,15 @@ fn close(
     if let (Some(before), Some(after)) = (&output.before, &output.after) {
         lines.push(style.bold("held out"));
         lines.extend(report::evaluation_table(&[("before", before), ("after", after)], tokenizer, style));
+        lines.push(String::new());
+    }
+    if let Some(Tried { before, after, causes }) = tried {
+        lines.push(
+            style.bold(&format!("written by the model itself ({})", report::plural(after.prompts, "prompt"))),
+        );
+        let shown: Vec<_> =
+            before.iter().map(|before| ("before", *before)).chain([("after", *after)]).collect();
+        lines.extend(report::emission_table(&shown, causes, tokenizer, style));
         lines.push(String::new());
     }
     let mut rows = Vec::new();

@@ -1,6 +1,7 @@
 //! Everything that is written for people, and the JSON lines for programs.
 
 mod chats;
+mod emission;
 mod evaluation;
 mod format;
 mod header;
@@ -12,6 +13,7 @@ mod style;
 mod table;
 
 pub use chats::chats;
+pub use emission::{emission_json, emission_table};
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural, spelling};
 pub use header::{Header, LoraLine, TokenLine};

@@ -1,10 +1,10 @@
 //! A model that runs, whatever device it lies on: what stands above the engine is free of generics.
 
 mod decode;
+mod labelled;
 mod memory;
 mod readout;
 mod step;
-mod teacher;
 
 pub use memory::Footprint;
 pub use step::{StepOptions, StepOutput, Wanted};
@@ -86,6 +86,18 @@ pub trait Runner: Debug + Send + Sync {
     /// The model is no decoder; an id is past the vocabulary; its logits are capped, where a divergence is wanted.
     fn teach(&self, batch: &RaggedBatch, trained: &Trained<'_>, divergence: bool) -> Result<TeacherRows>;
 
+    /// Gives `take` the logits of each labelled row of a batch, `[vocabulary]`, with the label's number in their order. They are
+    /// computed for some rows at a time.
+    ///
+    /// # Errors
+    /// The model is no decoder; an id is past the vocabulary.
+    fn each_logits(
+        &self,
+        batch: &RaggedBatch,
+        trained: &Trained<'_>,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()>;
+
     /// What a step over a batch takes of memory, beside the weights.
     fn footprint(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint;
 
@@ -165,6 +177,15 @@ impl<B: Backend> Runner for Model<B> {
 
     fn teach(&self, batch: &RaggedBatch, trained: &Trained<'_>, divergence: bool) -> Result<TeacherRows> {
         self.teacher_rows(batch, trained, divergence)
+    }
+
+    fn each_logits(
+        &self,
+        batch: &RaggedBatch,
+        trained: &Trained<'_>,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.label_logits(batch, trained, take)
     }
 
     fn footprint(&self, batch: &RaggedBatch, trained: &Trained<'_>) -> Footprint {

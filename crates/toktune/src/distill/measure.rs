@@ -1,10 +1,10 @@
 //! How near a token has come to the pieces of its word, on texts that were not trained on.
 
-use super::Snippet;
-use crate::engine::runner::TokenRows;
+use super::{Match, Snippet};
+use crate::data::RaggedBatch;
 use crate::engine::trained::Trained;
 use crate::error::Result;
-use crate::models::PretrainedModel;
+use crate::models::{ModelKind, PretrainedModel};
 use crate::peft::ActiveRows;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -54,7 +54,7 @@ impl Likeness {
 /// the new tokens.
 ///
 /// # Errors
-/// As [`crate::engine::runner::Runner::logits`].
+/// As [`crate::engine::runner::Runner::each_logits`].
 pub fn measure(
     base: &PretrainedModel,
     rows: ActiveRows<'_>,
@@ -64,18 +64,21 @@ pub fn measure(
     let mut sum = Likeness::default();
     let student = rows.trained();
     for snippet in snippets {
-        let of = |ids: &[u32], trained: &Trained<'_>| -> Result<Vec<f32>> {
-            let tokens = TokenRows { ids, starts: &[0, ids.len()] };
-            Ok(base.runner().logits(tokens, None, trained)?.swap_remove(0))
+        let matches = &snippet.matches[..snippet.matches.len().min(FOLLOWING)];
+        let of = |ids: &[u32], row: fn(&Match) -> usize, trained: &Trained<'_>| -> Result<Vec<Vec<f32>>> {
+            let mut targets = vec![None; ids.len()];
+            matches.iter().for_each(|of| targets[row(of)] = Some(of.next));
+            let mut batch = RaggedBatch::new(ModelKind::Causal);
+            batch.push(ids.iter().copied(), targets, &[]);
+            let mut rows = Vec::with_capacity(matches.len());
+            base.runner().each_logits(&batch, trained, &mut |_, logits| rows.push(logits.to_vec()))?;
+            Ok(rows)
         };
-        let (seen, known) = (of(&snippet.student, &student)?, of(&snippet.teacher, &Trained::default())?);
-        let vocabulary = seen.len() / snippet.student.len().max(1);
-        let rows: Vec<Likeness> = snippet.matches[..snippet.matches.len().min(FOLLOWING)]
-            .par_iter()
-            .map(|of| {
-                let row = |x: &'_ [f32], at: usize| x[at * vocabulary..][..vocabulary].to_vec();
-                compare(&row(&seen, of.student), &row(&known, of.teacher), of.next, new)
-            })
+        let seen = of(&snippet.student, |of| of.student, &student)?;
+        let known = of(&snippet.teacher, |of| of.teacher, &Trained::default())?;
+        let rows: Vec<Likeness> = (matches, &seen, &known)
+            .into_par_iter()
+            .map(|(of, seen, known)| compare(seen, known, of.next, new))
             .collect();
         rows.iter().for_each(|of| sum.add(of));
     }
