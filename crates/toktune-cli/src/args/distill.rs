@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toktune::data::SampleBy;
 use toktune::distill::SnippetOptions;
 use toktune::engine::objective::DistillationWeights;
-use toktune::train::{LrScheduler, TrainingArguments};
+use toktune::train::{LrScheduler, RELATIVE_DISTILLATION_RATE, TrainingArguments};
 
 /// The defaults that the help shows.
 fn defaults() -> SnippetOptions {
@@ -126,6 +126,7 @@ impl DistillArgs {
         to.num_train_epochs = steps.num_epochs;
         to.max_steps = steps.max_steps;
         to.learning_rate = steps.learning_rate;
+        to.relative_learning_rate = RELATIVE_DISTILLATION_RATE;
         to.lr_scheduler_type = steps.lr_scheduler;
         to.warmup_steps = steps.warmup_steps;
         to.seed = steps.seed;

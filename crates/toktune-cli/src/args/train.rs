@@ -182,7 +182,7 @@ pub struct StepArgs {
     /// Steps, in place of epochs
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
-    /// The learning rate [default: 0.03 x the root mean square of the embedding's entries]
+    /// The learning rate [default: 0.1 x the root mean square of the embedding's entries]
     #[arg(long, value_name = "X", alias = "lr")]
     pub learning_rate: Option<f64>,
     /// The learning rate of LoRA's updates [default: 0.0002]

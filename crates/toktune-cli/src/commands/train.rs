@@ -278,6 +278,7 @@ fn header(
         lora: LoraLine::of(trainer),
         learning_rate: schedule.learning_rate,
         learning_rate_is_relative: arguments.learning_rate.is_none(),
+        relative_learning_rate: arguments.relative_learning_rate,
         lr_scheduler: schedule.kind.name(),
         steps: schedule.total_steps,
         expected_memory_bytes: trainer.memory_estimate()?,

@@ -141,6 +141,8 @@ pub struct Header {
     pub learning_rate: f64,
     /// Whether it follows from the embedding.
     pub learning_rate_is_relative: bool,
+    /// The share of the embedding's root mean square that the rate is then.
+    pub relative_learning_rate: f64,
     /// The schedule's name.
     pub lr_scheduler: &'static str,
     /// Steps of the run.
@@ -164,7 +166,10 @@ impl Header {
     fn rows(&self) -> Vec<(String, String)> {
         let share = 100.0 * self.trainable_parameters as f64 / self.parameters as f64;
         let machine = &self.machine;
-        let relative = if self.learning_rate_is_relative { " (0.03 x the embedding's RMS)" } else { "" };
+        let relative = match self.learning_rate_is_relative {
+            true => format!(" ({} x the embedding's RMS)", self.relative_learning_rate),
+            false => String::new(),
+        };
         let batch = match self.gradient_accumulation_steps {
             1 => plural(self.batch_size, "row"),
             n => format!("{} x {n}", plural(self.batch_size, "row")),

@@ -23,7 +23,9 @@ mod trainer;
 mod workers;
 
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
-pub use arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
+pub use arguments::{
+    LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE, TrainingArguments,
+};
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};

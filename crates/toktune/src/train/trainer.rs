@@ -1,6 +1,6 @@
 //! A run: what it is made of, how it stands, and what it leaves in its folder.
 
-use super::arguments::{LORA_LEARNING_RATE, RELATIVE_LEARNING_RATE, TrainingArguments};
+use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
 use super::budget::MemoryRoom;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
@@ -85,7 +85,7 @@ impl Trainer {
         model.trained_adapter()?;
         train.check_for(model.base())?;
         let typical = f64::from(model.base().embedding().statistics().1);
-        let learning_rate = arguments.learning_rate.unwrap_or(RELATIVE_LEARNING_RATE * typical);
+        let learning_rate = arguments.learning_rate.unwrap_or(arguments.relative_learning_rate * typical);
         if !learning_rate.is_finite() {
             let what = format!("the root mean square of {}", model.base().embedding().name());
             return Err(EngineError::NotFinite { what }.into());
