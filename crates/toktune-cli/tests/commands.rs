@@ -102,7 +102,15 @@ fn what_a_chat_template_makes_of_rows_is_said() {
 #[test]
 fn a_merged_model_needs_no_adapter() {
     let work = trained();
-    work.call(&["merge", "--model", "model", "--adapter", "out", "--output", "merged"]).ok();
+    let told = work.call(&["merge", "--model", "model", "--adapter", "out", "--output", "merged"]).ok();
+    for part in [
+        "opened again: ",
+        "as trained, rounded by at most 0;",
+        "every other byte of ",
+        "logits differ by at most 0",
+    ] {
+        assert!(told.out.contains(part), "{part}: {}", told.out);
+    }
     let eval = |more: &[&str]| {
         let usual = ["eval", "--data", "train.jsonl", "--log-format", "json"];
         work.call(&[&usual[..], more].concat()).ok().json()[0]["loss"].as_f64().expect("a loss")

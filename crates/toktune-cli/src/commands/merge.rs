@@ -6,12 +6,15 @@ use crate::load;
 use crate::report;
 use std::io::Write;
 use toktune::Device;
-use toktune::export::{MergeOptions, merge_to_folder};
+use toktune::export::{MergeOptions, MergeProof, merge_to_folder, prove_merge};
+use toktune::models::PrecisionMode;
 
 /// Writes the merged model, with its tokenizer beside it.
 pub fn run(args: &MergeArgs) -> Outcome {
     toktune::runtime::instruction_set()?;
     let (mut base, tokenizer) = load::model(&args.model, &Device::Cpu)?;
+    // what rounding changes is compared in full precision
+    base.set_precision(PrecisionMode::F32);
     load::resize(&mut base, args.resize)?;
     let (model, tokenizer) = load::with_adapter(base, tokenizer, &args.adapter)?;
     let mut options = MergeOptions::default();
@@ -21,11 +24,42 @@ pub fn run(args: &MergeArgs) -> Outcome {
         Ok(tokenizer) => tokenizer.save_pretrained(&args.output)?,
         Err(reason) => report::warning(&format!("no tokenizer was written: {reason}")),
     }
+    let proof = prove_merge(&model, &args.output)?;
     let size: u64 = std::fs::read_dir(&args.output)
         .map(|entries| entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
         .unwrap_or(0);
     let tokens = report::plural(model.token_indices().len(), "token");
     let mut out = std::io::stdout().lock();
     writeln!(out, "{tokens} merged into {} ({})", args.output.display(), report::bytes(size))?;
+    writeln!(out, "{}", told(&proof))?;
+    if let (others @ 1.., places) = proof.changed {
+        let advice = match model.base().checkpoint().as_gguf() {
+            Some(_) => "what rounding the file's weights does (--dtype f32 keeps them)",
+            None => "what rounding the trained rows to the model's type does",
+        };
+        report::warning(&format!(
+            "another token is the likeliest in {others} of {places} places of a random text: {advice}"
+        ));
+    }
     Ok(())
+}
+
+/// What was found when the folder was opened again.
+fn told(proof: &MergeProof) -> String {
+    let mut parts = vec![format!(
+        "opened again: {} as trained, rounded by at most {}",
+        report::plural(proof.rows, "row"),
+        report::number(proof.rounding.into())
+    )];
+    if proof.unchanged_tensors > 0 {
+        parts.push(format!(
+            "every other byte of {} ({}) as it was",
+            report::plural(proof.unchanged_tensors, "tensor"),
+            report::bytes(proof.unchanged_bytes)
+        ));
+    }
+    if let Some(logits) = proof.logits {
+        parts.push(format!("logits differ by at most {}", report::number(logits.into())));
+    }
+    parts.join("; ")
 }

@@ -8,8 +8,11 @@ mod config;
 mod from_gguf;
 mod from_pytorch;
 mod from_safetensors;
+mod proof;
 #[cfg(test)]
 mod tests;
+
+pub use proof::{MergeProof, prove_merge};
 
 use crate::engine::backend::StoredAs;
 use crate::models::{TokenMatrix, TrainedRows};

@@ -4,6 +4,7 @@ mod copies;
 mod families;
 mod lora;
 mod multimodal;
+mod proofs;
 
 use super::*;
 use crate::config::{TargetModules, TrainableTokensConfig};

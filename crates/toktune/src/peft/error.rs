@@ -317,6 +317,14 @@ pub enum PeftError {
         /// The folder.
         path: PathBuf,
     },
+    /// A merged folder is not what it should be.
+    #[error("{path}: {what}")]
+    MergeDiffers {
+        /// The folder.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
     /// A base model of the caller's own failed.
     #[error("the base model: {0}")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),
