@@ -86,6 +86,13 @@ impl AutoTokenizer {
             .collect()
     }
 
+    /// A token that was added, as it was; `None` of one that the vocabulary has itself.
+    pub fn new_token(&self, id: u32) -> Option<NewToken> {
+        let token = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id)?;
+        let (content, special, single_word) = (token.content.clone(), token.special, token.single_word);
+        Some(NewToken { content, special, single_word })
+    }
+
     /// What a token to add is called: itself where the vocabulary has it, else the text that it spells.
     pub(super) fn content_of(&self, written: &str) -> String {
         match self.token_to_id(written) {

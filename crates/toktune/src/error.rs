@@ -1,5 +1,6 @@
 //! The library's error type: one variant a fault, or one for each part that has its own, saying what was found and expected.
 
+use crate::combine::CombineError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 #[cfg(feature = "hub")]
@@ -48,6 +49,9 @@ pub enum Error {
         /// How many there are.
         expected: usize,
     },
+    /// Adapters cannot be combined.
+    #[error(transparent)]
+    Combine(#[from] CombineError),
     /// A step gave a parameter no gradient.
     #[error("there is no gradient of {name}")]
     NoGradient {

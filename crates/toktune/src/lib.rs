@@ -37,6 +37,7 @@
 //! The library never prints and does not panic on input: every fault is an [`Error`] that names what was found and what
 //! was expected. How the engine works is told in `docs/engine.md` of the repository.
 
+mod combine;
 pub mod config;
 pub mod data;
 pub mod distill;
@@ -52,6 +53,7 @@ mod recipe;
 pub mod runtime;
 pub mod train;
 
+pub use combine::{CombineError, Combined, OnConflict, combine_adapters};
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
 pub use data::{DataOptions, Dataset};
 pub use error::{Error, Result};

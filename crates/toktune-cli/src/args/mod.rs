@@ -10,7 +10,7 @@ mod values;
 pub use distill::DistillArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
 pub use train::{ChoiceArgs, TrainArgs};
-pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
+pub use values::{ConflictChoice, DeviceChoice, Init, LogFormat, MergeType, Precision};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Write a plain model folder with the trained rows in it
     Merge(MergeArgs),
+    /// Make one adapter of several
+    Combine(CombineArgs),
     /// Say what is in a model, an adapter or a data file
     Inspect(InspectArgs),
     /// Show which tokens a text is, or which special, added and reserved ones there are
@@ -215,6 +217,33 @@ pub struct MergeArgs {
     /// when the file has such matrices, else bf16]
     #[arg(long, value_enum, value_name = "f32|f16|bf16", hide_possible_values = true)]
     pub dtype: Option<MergeType>,
+}
+
+/// Flags of `combine`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Tokens are put together by what they are called: those that two adapters added under one id get ids of their \
+        own.\n\nExample:\n  toktune combine think tools --output both"
+)]
+pub struct CombineArgs {
+    /// Adapters of trained rows, of one model
+    #[arg(required = true, num_args = 2.., value_name = "DIR")]
+    pub adapters: Vec<PathBuf>,
+    /// A new folder for the adapter
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// What becomes of tokens that several have with different rows
+    #[arg(
+        long, value_enum, default_value_t = ConflictChoice::Error, value_name = "error|first|mean",
+        hide_possible_values = true
+    )]
+    pub on_conflict: ConflictChoice,
+    /// Text for people, or a JSON object
+    #[arg(
+        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
 }
 
 /// Flags of `inspect`.

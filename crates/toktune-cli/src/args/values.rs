@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::str::FromStr;
+use toktune::OnConflict;
 use toktune::data::{LossOn, SampleBy};
 use toktune::engine::objective::DistillationWeights;
 use toktune::export::MergedType;
@@ -47,6 +48,27 @@ impl From<MergeType> for MergedType {
             MergeType::F32 => MergedType::F32,
             MergeType::F16 => MergedType::F16,
             MergeType::Bf16 => MergedType::Bf16,
+        }
+    }
+}
+
+/// What becomes of tokens that several adapters have with different rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConflictChoice {
+    /// Nothing is written.
+    Error,
+    /// The first one's row.
+    First,
+    /// The mean of all.
+    Mean,
+}
+
+impl From<ConflictChoice> for OnConflict {
+    fn from(choice: ConflictChoice) -> Self {
+        match choice {
+            ConflictChoice::Error => OnConflict::Error,
+            ConflictChoice::First => OnConflict::First,
+            ConflictChoice::Mean => OnConflict::Mean,
         }
     }
 }

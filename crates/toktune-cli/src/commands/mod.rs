@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod combine;
 mod distill;
 mod eval;
 mod generate;
@@ -18,6 +19,7 @@ use crate::typed::Typed;
 pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
     match command {
         Command::Train(args) => train::run(&args, typed),
+        Command::Combine(args) => combine::run(&args),
         Command::Distill(args) => distill::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Preview(args) => preview::run(&args),
