@@ -8,7 +8,7 @@ mod train;
 mod values;
 
 pub use distill::DistillArgs;
-pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
+pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
 pub use train::{ChoiceArgs, TrainArgs};
 pub use values::{ConflictChoice, DeviceChoice, Init, LogFormat, MergeType, Precision};
 
@@ -49,6 +49,8 @@ pub enum Command {
     Preview(PreviewArgs),
     /// Continue a prompt or a conversation
     Generate(GenerateArgs),
+    /// Talk to a model, with or without an adapter
+    Chat(ChatArgs),
     /// Write a plain model folder with the trained rows in it
     Merge(MergeArgs),
     /// Make one adapter of several
@@ -167,27 +169,8 @@ pub struct GenerateArgs {
     /// A JSON file with a conversation: a list of messages, or an object with `messages` (and `tools`)
     #[arg(long, value_name = "FILE")]
     pub messages: Option<PathBuf>,
-    /// The most tokens to generate
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    pub max_new_tokens: usize,
-    /// Draw tokens by their probability instead of taking the likeliest
-    #[arg(long)]
-    pub do_sample: bool,
-    /// Divides the logits before drawing; turns sampling on
-    #[arg(long, value_name = "X")]
-    pub temperature: Option<f32>,
-    /// Draw among the likeliest tokens with this probability together; turns sampling on
-    #[arg(long, value_name = "X")]
-    pub top_p: Option<f32>,
-    /// Draw among this many of the likeliest tokens, 0 for all; turns sampling on
-    #[arg(long, value_name = "N")]
-    pub top_k: Option<usize>,
-    /// Above 1, tokens that are there already become less likely
-    #[arg(long, value_name = "X")]
-    pub repetition_penalty: Option<f32>,
-    /// The same seed draws the same tokens
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Show special tokens, trained ones among them, in the text
     #[arg(long)]
     pub show_special_tokens: bool,
@@ -195,6 +178,35 @@ pub struct GenerateArgs {
     pub machine: MachineArgs,
     #[command(flatten)]
     pub languages: LanguageArgs,
+}
+
+/// Flags of `chat`.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Every line is a message; /reset forgets the conversation, /quit (or the end of the input) ends it. Without sampling flags \
+        the likeliest token is taken every time.\n\n\
+        Examples:\n  \
+        toktune chat --adapter out --show-special-tokens\n  \
+        toktune chat --model models/llama --system 'Answer briefly.' --temperature 0.7"
+)]
+pub struct ChatArgs {
+    /// The model: a folder, a .gguf file or an id of the Hub [default: the one that the adapter was trained on]
+    #[arg(long, value_name = "DIR|FILE|ID", required_unless_present = "adapter")]
+    pub model: Option<String>,
+    /// An adapter's folder; its tokenizer is used when it has one
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// What the conversation begins with
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Show special tokens, and on a terminal them and the trained ones in colour
+    #[arg(long)]
+    pub show_special_tokens: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// Flags of `merge`.

@@ -51,6 +51,32 @@ pub struct DataArgs {
     pub data_cache: Option<PathBuf>,
 }
 
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// The most tokens to generate
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// Draw tokens by their probability instead of taking the likeliest
+    #[arg(long)]
+    pub do_sample: bool,
+    /// Divides the logits before drawing; turns sampling on
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Draw among the likeliest tokens with this probability together; turns sampling on
+    #[arg(long, value_name = "X")]
+    pub top_p: Option<f32>,
+    /// Draw among this many of the likeliest tokens, 0 for all; turns sampling on
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Above 1, tokens that are there already become less likely
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+    /// The same seed draws the same tokens
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
 /// Languages of translation models.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Translation (NLLB, mBART, M2M100)")]

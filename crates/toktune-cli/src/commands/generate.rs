@@ -1,6 +1,6 @@
 //! `toktune generate`.
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, SamplingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::load::{self, Loaded, set_languages};
 use crate::report;
@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
 use toktune::generate::{FinishReason, GenerationConfig, Generator};
-use toktune::models::ModelKind;
+use toktune::models::{ModelKind, PretrainedModel};
 use toktune::text::{AutoTokenizer, ChatOptions};
 
 /// Streams the generated text to the standard output.
@@ -20,7 +20,7 @@ pub fn run(args: &GenerateArgs) -> Outcome {
     set_languages(&mut tokenizer, &args.languages)?;
     let tokenizer =
         tokenizer.map_err(|reason| Failure::Failed(format!("generating needs a tokenizer: {reason}")))?;
-    let config = config(args, &model, &tokenizer)?;
+    let config = config(&args.sampling, model.base(), &tokenizer)?;
     let prompt = prompt(args, &tokenizer, model.base().kind() == ModelKind::Seq2Seq)?;
     let generator = Generator::new(model.base(), model.active(), config)?;
     let mut tokens = generator.generate(&prompt)?;
@@ -64,8 +64,12 @@ pub fn run(args: &GenerateArgs) -> Outcome {
 
 /// The model's own settings with the flags over them. Greedy whatever the model's folder says, unless a flag
 /// asks for sampling: what was trained shows best without chance.
-fn config(args: &GenerateArgs, model: &Loaded, tokenizer: &AutoTokenizer) -> Outcome<GenerationConfig> {
-    let mut config = GenerationConfig::of_model(model.base())?;
+pub(super) fn config(
+    args: &SamplingArgs,
+    model: &PretrainedModel,
+    tokenizer: &AutoTokenizer,
+) -> Outcome<GenerationConfig> {
+    let mut config = GenerationConfig::of_model(model)?;
     let sampling = args.temperature.is_some() || args.top_p.is_some() || args.top_k.is_some();
     config.do_sample = args.do_sample || sampling;
     config.max_new_tokens = args.max_new_tokens;

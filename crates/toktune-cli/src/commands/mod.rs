@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod chat;
 mod combine;
 mod distill;
 mod eval;
@@ -19,6 +20,7 @@ use crate::typed::Typed;
 pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
     match command {
         Command::Train(args) => train::run(&args, typed),
+        Command::Chat(args) => chat::run(&args),
         Command::Combine(args) => combine::run(&args),
         Command::Distill(args) => distill::run(&args),
         Command::Eval(args) => eval::run(&args),
