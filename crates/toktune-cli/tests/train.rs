@@ -211,3 +211,15 @@ fn a_reader_that_goes_away_ends_the_output_and_not_the_run() {
     drop(child.stdout.take());
     assert!(child.wait().expect("an end").success());
 }
+
+#[test]
+fn tensorboard_gets_a_file_of_its_own() {
+    let work = Work::new();
+    let flags = ["--add-token", "<calc>", "--eval-data", "train.jsonl", "--tensorboard"];
+    work.train(&[&flags[..], &["--max-steps", "3", "--save-every", "3"]].concat()).ok();
+    let files = |work: &Work| std::fs::read_dir(work.path("out/runs")).expect("a folder").count();
+    assert_eq!(files(&work), 1);
+    // a run that goes on writes another one
+    work.train(&[&flags[..], &["--max-steps", "5", "--resume"]].concat()).ok();
+    assert_eq!(files(&work), 2);
+}

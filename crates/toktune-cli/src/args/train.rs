@@ -295,6 +295,9 @@ pub struct RunArgs {
     /// At most so much of it, as 900MB or 2GB
     #[arg(long, default_value = "1GB", value_name = "SIZE", value_parser = size(), requires = "cache_constants")]
     pub cache_limit: u64,
+    /// Also write the numbers of the run for TensorBoard, into runs/ of the output folder
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Tell at the end where the time went
     #[arg(long)]
     pub profile: bool,

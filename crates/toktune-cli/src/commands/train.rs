@@ -23,7 +23,7 @@ use toktune::emission::{Cause, Emission};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::{PeftModel, RowInit};
 use toktune::text::AutoTokenizer;
-use toktune::train::{MemoryRoom, TrainOutput, Trainer, TrainingArguments};
+use toktune::train::{MemoryRoom, TensorBoard, TrainOutput, Trainer, TrainingArguments};
 
 /// A model ready to train, with what belongs to it.
 struct Prepared {
@@ -123,8 +123,12 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     if args.run.profile {
         toktune::profile::start();
     }
-    let result = trainer.train(&mut progress);
+    let mut board = args.run.tensorboard.then(|| TensorBoard::new(&args.output));
+    let result = trainer.train(&mut (Some(&mut progress), board.as_mut()));
     progress.finish();
+    if let Some(fault) = board.as_ref().and_then(TensorBoard::fault) {
+        report::warning(&format!("--tensorboard: {fault}; no more of the run was written there"));
+    }
     let output = result?;
     if let (true, Some(status)) = (output.stopped, signals.status()) {
         stopped(&progress, &output, total, typed);

@@ -65,3 +65,80 @@ pub trait TrainerCallback {
 
 /// A callback that does nothing.
 impl TrainerCallback for () {}
+
+/// Two callbacks, told one after the other. The run ends, or is saved, where one of them wants it.
+impl<A: TrainerCallback, B: TrainerCallback> TrainerCallback for (A, B) {
+    fn on_train_begin(&mut self, model: &PeftModel, step: u64) {
+        self.0.on_train_begin(model, step);
+        self.1.on_train_begin(model, step);
+    }
+
+    fn on_step_end(&mut self, model: &PeftModel, log: &StepLog) -> ControlFlow<()> {
+        either(self.0.on_step_end(model, log), self.1.on_step_end(model, log))
+    }
+
+    fn should_save(&mut self) -> bool {
+        let wants = [self.0.should_save(), self.1.should_save()];
+        wants.contains(&true)
+    }
+
+    fn on_prediction_step(&mut self) -> ControlFlow<()> {
+        either(self.0.on_prediction_step(), self.1.on_prediction_step())
+    }
+
+    fn on_evaluate(&mut self, model: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
+        let first = self.0.on_evaluate(model, step, evaluation);
+        either(first, self.1.on_evaluate(model, step, evaluation))
+    }
+
+    fn on_save(&mut self, folder: &Path) {
+        self.0.on_save(folder);
+        self.1.on_save(folder);
+    }
+
+    fn on_warning(&mut self, warning: &TrainerWarning) {
+        self.0.on_warning(warning);
+        self.1.on_warning(warning);
+    }
+}
+
+fn either(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+    if a.is_break() { a } else { b }
+}
+
+/// One that is lent is told as its owner would be; one that is not there is not.
+impl<C: TrainerCallback + ?Sized> TrainerCallback for Option<&mut C> {
+    fn on_train_begin(&mut self, model: &PeftModel, step: u64) {
+        if let Some(callback) = self {
+            callback.on_train_begin(model, step);
+        }
+    }
+
+    fn on_step_end(&mut self, model: &PeftModel, log: &StepLog) -> ControlFlow<()> {
+        self.as_mut().map_or(ControlFlow::Continue(()), |callback| callback.on_step_end(model, log))
+    }
+
+    fn should_save(&mut self) -> bool {
+        self.as_mut().is_some_and(|callback| callback.should_save())
+    }
+
+    fn on_prediction_step(&mut self) -> ControlFlow<()> {
+        self.as_mut().map_or(ControlFlow::Continue(()), |callback| callback.on_prediction_step())
+    }
+
+    fn on_evaluate(&mut self, model: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
+        self.as_mut().map_or(ControlFlow::Continue(()), |of| of.on_evaluate(model, step, evaluation))
+    }
+
+    fn on_save(&mut self, folder: &Path) {
+        if let Some(callback) = self {
+            callback.on_save(folder);
+        }
+    }
+
+    fn on_warning(&mut self, warning: &TrainerWarning) {
+        if let Some(callback) = self {
+            callback.on_warning(warning);
+        }
+    }
+}

@@ -19,6 +19,7 @@ mod run;
 mod schedule;
 mod settings;
 mod step;
+mod tensorboard;
 mod trainer;
 mod workers;
 
@@ -33,5 +34,6 @@ pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use run::TrainOutput;
 pub use schedule::{LrScheduler, Schedule};
+pub use tensorboard::{RUNS, TensorBoard};
 pub use trainer::Trainer;
 pub use workers::{Alone, StepSums, Workers};
