@@ -1,8 +1,9 @@
 //! Why a command ends early, and which of the exit statuses that is.
 
-use crate::fields::{in_flags, in_lora_flags};
+use crate::fields::{in_flags, in_forms, in_lora_flags};
 use toktune::config::ConfigError;
 use toktune::data::DataError;
+use toktune::export::ExportError;
 use toktune::hub::HubError;
 use toktune::peft::PeftError;
 use toktune::text::TextError;
@@ -40,7 +41,16 @@ macro_rules! through_the_library {
     )*};
 }
 
-through_the_library!(WeightsError, TextError, EngineError, ConfigError, PeftError, DataError, HubError);
+through_the_library!(
+    WeightsError,
+    TextError,
+    EngineError,
+    ConfigError,
+    PeftError,
+    ExportError,
+    DataError,
+    HubError
+);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -79,9 +89,11 @@ impl From<Error> for Failure {
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. }
             | Error::Weights(WeightsError::OutputInUse { .. })
+            | Error::Export(ExportError::OutputExists { .. })
             | Error::Peft(PeftError::MergeOntoSource { .. }) => {
                 Failure::Usage(in_flags(&format!("--output: {error}")))
             }
+            Error::Export(_) => Failure::Usage(in_forms(&error.to_string())),
             Error::Config(ConfigError::DuplicateToken { .. } | ConfigError::NoTokens)
             | Error::Engine(EngineError::TokenOutOfRange { .. } | EngineError::Isa(_))
             | Error::Threads { .. } => Failure::Usage(error.to_string()),

@@ -1,7 +1,7 @@
 //! The library speaks of fields, the command line of flags: the table between them.
 
 /// Fields of the library's settings as its messages write them, each with its flag.
-const FIELDS: [(&str, &str); 8] = [
+const FIELDS: [(&str, &str); 9] = [
     ("`batch_size`", "--batch-size"),
     ("`loss_on`", "--loss-on"),
     ("`max_length`", "--max-length"),
@@ -9,6 +9,7 @@ const FIELDS: [(&str, &str); 8] = [
     ("`resize_token_embeddings`", "--resize"),
     ("`resume`", "--resume"),
     ("`resume_anyway`", "--resume-anyway"),
+    ("`save_embedding_layers`", "--save-embedding-layers"),
     ("`target_modules`", "--target-modules"),
 ];
 
@@ -20,6 +21,11 @@ pub fn in_flags(message: &str) -> String {
 /// The same for a message about what LoRA is put on: the field that says so has the name of the tokens' own.
 pub fn in_lora_flags(message: &str) -> String {
     in_flags(&message.replace("`target_modules`", "--lora-target-modules"))
+}
+
+/// The same for a message about a form of `export`: functions of the library are values of a flag here.
+pub fn in_forms(message: &str) -> String {
+    in_flags(&message.replace("`export_gguf`", "--to gguf"))
 }
 
 #[cfg(test)]

@@ -129,6 +129,14 @@ pub fn with_adapter(
     Ok((model, own.map_or(tokenizer, Ok)))
 }
 
+/// Bytes of a file, or of the files in a folder.
+pub fn size_on_disk(path: &Path) -> u64 {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum(),
+        Err(_) => path.metadata().map_or(0, |metadata| metadata.len()),
+    }
+}
+
 /// A model with or without an adapter.
 pub enum Loaded {
     /// As it is.

@@ -1,4 +1,4 @@
-//! The GGUF block formats: decoding runs of whole blocks to `f32`.
+//! The GGUF block formats: decoding runs of whole blocks to `f32`, and rounding to the usual ones.
 //!
 //! A block holds 32 or 256 small integers and what turns them into weights: one or two half-precision
 //! factors, and in the K formats a small integer factor for each 16 or 32 of them; in the formats of `codebook`
@@ -14,9 +14,12 @@ use crate::weight_type::WeightType;
 
 mod codebook;
 mod grids;
+mod rounding;
 mod ternary;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use rounding::round;
 
 /// Decodes `data`, a run of whole blocks of `dtype`, into `out`.
 ///

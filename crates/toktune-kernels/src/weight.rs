@@ -374,15 +374,16 @@ fn decode_f16(data: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Rounds `f32` rows into `dtype` (`F32`, `F16` or `BF16`), to nearest even, for writing trained rows into a checkpoint.
+/// Rounds `f32` rows into `dtype`, for writing trained rows into a checkpoint: `F32`, `F16` and `BF16` to nearest even, `Q8_0`,
+/// `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q4_K`, `Q5_K` and `Q6_K` as ggml's reference does, from finite numbers.
 ///
-/// Returns `None` for the other types, which are not written.
+/// Returns `None` for the other types, which are not written, and for rows that end inside a block.
 pub fn encode(dtype: WeightType, rows: &[f32]) -> Option<Vec<u8>> {
     match dtype {
         WeightType::F32 => Some(rows.iter().flat_map(|x| x.to_le_bytes()).collect()),
         WeightType::F16 => Some(rows.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect()),
         WeightType::BF16 => Some(rows.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
-        _ => None,
+        _ => blocks::round(dtype, rows),
     }
 }
 

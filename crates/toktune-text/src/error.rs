@@ -10,6 +10,18 @@ pub type Result<T, E = TextError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
+    /// A tokenizer is to go into a GGUF file that has another one.
+    #[error(
+        "the tokenizer is not the file's with more tokens: id {id} is {found:?}, in the file it is {expected:?}"
+    )]
+    OtherTokenizer {
+        /// The first id that differs.
+        id: u32,
+        /// The tokenizer's spelling.
+        found: String,
+        /// The file's spelling.
+        expected: String,
+    },
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -34,7 +34,7 @@ pub const ENCODING: &str = env!("TOKTUNE_TEXT_ENCODING");
 pub use adding::NewToken;
 pub use chat::{ChatOptions, ChatTemplate, PreparedChat, RenderedChat, printed};
 pub use error::{Result, TextError};
-pub use gguf::GgufTokenizer;
+pub use gguf::{GgufTokenizer, PatchedTokens, patch_gguf_tokens};
 pub use spelling::TokenKind;
 pub use stream::DecodeStream;
 pub use token_list::ListedToken;

@@ -57,6 +57,18 @@ pub enum WeightsError {
     /// Something could not be put into its file format.
     #[error("cannot serialise: {0}")]
     Serialise(String),
+    /// Rows or entries to be written into a copy of a file do not fit what is there.
+    #[error("{path}: '{what}': {found}; expected {expected}")]
+    Patch {
+        /// The file that is copied.
+        path: PathBuf,
+        /// The tensor or key.
+        what: String,
+        /// What was to be written.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
     /// A range of bytes does not lie in the memory that it is said to be of.
     #[error("matrix '{tensor}' is said to lie at bytes {start}..{end} of {available}")]
     MatrixRange {

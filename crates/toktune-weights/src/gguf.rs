@@ -12,14 +12,18 @@ use std::sync::Arc;
 use toktune_kernels::WeightType;
 
 mod metadata;
+mod patch;
 mod reader;
 mod split;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use metadata::{Array, FromValue, Metadata, Value};
+pub use patch::{ArrayPatch, Entry, GgufPatch, RowPatch};
 use split::Split;
 pub(super) use split::one_model;
+pub use writer::write_gguf_into;
 
 /// The alignment of tensors where the metadata give none.
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -86,10 +90,7 @@ impl Gguf {
         let (tensors, pairs) = (reader.u64()?, reader.u64()?);
         let metadata = Metadata::read(&mut reader, path.clone(), pairs)?;
         let listed = read_tensors(&mut reader, tensors)?;
-        let alignment = metadata.get::<u64>("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
-        if !alignment.is_power_of_two() {
-            return Err(WeightsError::GgufAlignment { path: path.to_path_buf(), found: alignment });
-        }
+        let alignment = alignment(&path, &metadata)?;
         // A file without tensors may end before the data would begin.
         let begin = reader.position().checked_next_multiple_of(alignment);
         let begin =
@@ -97,6 +98,11 @@ impl Gguf {
         let data = bytes.slice(begin..bytes.len()).unwrap_or_else(|| Bytes::owned(Vec::new()));
         let table = place(path, listed, &data, alignment)?;
         Ok(Self { version, metadata, table })
+    }
+
+    /// Tensors begin at multiples of it.
+    fn alignment(&self) -> Result<u64> {
+        alignment(self.table.path(), &self.metadata)
     }
 
     /// The version of the format.
@@ -116,6 +122,14 @@ impl Gguf {
     /// The same, to put other tensors in it.
     pub(super) fn table_mut(&mut self) -> &mut TensorTable {
         &mut self.table
+    }
+}
+
+fn alignment(path: &Path, metadata: &Metadata) -> Result<u64> {
+    let alignment = metadata.get::<u64>("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
+    match alignment.is_power_of_two() {
+        true => Ok(alignment),
+        false => Err(WeightsError::GgufAlignment { path: path.to_path_buf(), found: alignment }),
     }
 }
 
@@ -221,58 +235,70 @@ fn place(path: Arc<Path>, mut listed: Vec<Listed>, data: &Bytes, alignment: u64)
 /// about.
 #[derive(Clone, Copy)]
 struct Kind {
+    id: u32,
     name: &'static str,
     block_len: u64,
     block_bytes: u64,
 }
 
+/// Number, name, weights in a block and bytes of a block of every type.
+#[rustfmt::skip]
+const KINDS: [(u32, &str, u64, u64); 40] = [
+    (0, "F32", 1, 4),
+    (1, "F16", 1, 2),
+    (2, "Q4_0", 32, 18),
+    (3, "Q4_1", 32, 20),
+    (6, "Q5_0", 32, 22),
+    (7, "Q5_1", 32, 24),
+    (8, "Q8_0", 32, 34),
+    (9, "Q8_1", 32, 36),
+    (10, "Q2_K", 256, 84),
+    (11, "Q3_K", 256, 110),
+    (12, "Q4_K", 256, 144),
+    (13, "Q5_K", 256, 176),
+    (14, "Q6_K", 256, 210),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (20, "IQ4_NL", 32, 18),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (23, "IQ4_XS", 256, 136),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (30, "BF16", 1, 2),
+    // taken out of GGML again
+    (31, "Q4_0_4_4", 32, 18),
+    (32, "Q4_0_4_8", 32, 18),
+    (33, "Q4_0_8_8", 32, 18),
+    (36, "IQ4_NL_4_4", 32, 18),
+    (37, "IQ4_NL_4_8", 32, 18),
+    (38, "IQ4_NL_8_8", 32, 18),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
+    (41, "Q1_0", 128, 18),
+];
+
 impl Kind {
-    #[rustfmt::skip]
     fn from_id(id: u32) -> Option<Kind> {
-        let (name, block_len, block_bytes) = match id {
-            0 => ("F32", 1, 4),
-            1 => ("F16", 1, 2),
-            2 => ("Q4_0", 32, 18),
-            3 => ("Q4_1", 32, 20),
-            6 => ("Q5_0", 32, 22),
-            7 => ("Q5_1", 32, 24),
-            8 => ("Q8_0", 32, 34),
-            9 => ("Q8_1", 32, 36),
-            10 => ("Q2_K", 256, 84),
-            11 => ("Q3_K", 256, 110),
-            12 => ("Q4_K", 256, 144),
-            13 => ("Q5_K", 256, 176),
-            14 => ("Q6_K", 256, 210),
-            15 => ("Q8_K", 256, 292),
-            16 => ("IQ2_XXS", 256, 66),
-            17 => ("IQ2_XS", 256, 74),
-            18 => ("IQ3_XXS", 256, 98),
-            19 => ("IQ1_S", 256, 50),
-            20 => ("IQ4_NL", 32, 18),
-            21 => ("IQ3_S", 256, 110),
-            22 => ("IQ2_S", 256, 82),
-            23 => ("IQ4_XS", 256, 136),
-            24 => ("I8", 1, 1),
-            25 => ("I16", 1, 2),
-            26 => ("I32", 1, 4),
-            27 => ("I64", 1, 8),
-            28 => ("F64", 1, 8),
-            29 => ("IQ1_M", 256, 56),
-            30 => ("BF16", 1, 2),
-            // taken out of GGML again
-            31 => ("Q4_0_4_4", 32, 18),
-            32 => ("Q4_0_4_8", 32, 18),
-            33 => ("Q4_0_8_8", 32, 18),
-            36 => ("IQ4_NL_4_4", 32, 18),
-            37 => ("IQ4_NL_4_8", 32, 18),
-            38 => ("IQ4_NL_8_8", 32, 18),
-            34 => ("TQ1_0", 256, 54),
-            35 => ("TQ2_0", 256, 66),
-            39 => ("MXFP4", 32, 17),
-            40 => ("NVFP4", 64, 36),
-            41 => ("Q1_0", 128, 18),
-            _ => return None,
-        };
-        Some(Kind { name, block_len, block_bytes })
+        Self::find(|kind| kind.id == id)
+    }
+
+    fn named(name: &str) -> Option<Kind> {
+        Self::find(|kind| kind.name == name)
+    }
+
+    fn find(is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
+        let mut kinds =
+            KINDS.iter().map(|&(id, name, block_len, block_bytes)| Kind { id, name, block_len, block_bytes });
+        kinds.find(is_wanted)
     }
 }

@@ -29,7 +29,9 @@ pub use self::safetensors::Safetensors;
 pub use atomic::{write_atomically, write_folder_atomically};
 pub use checkpoint::{Checkpoint, INDEX, SINGLE};
 pub use error::{Result, WeightsError};
-pub use gguf::{Array, FromValue, Gguf, Metadata, Value};
+pub use gguf::{
+    Array, ArrayPatch, Entry, FromValue, Gguf, GgufPatch, Metadata, RowPatch, Value, write_gguf_into,
+};
 pub use mapped::{Bytes, Owner};
 pub use matrix::FrozenMatrix;
 pub use nearest::{did_you_mean, nearest};

@@ -55,20 +55,14 @@ pub fn write_safetensors_into<E: From<WeightsError>>(
     tensors: &[TensorHeader],
     mut data: impl FnMut(usize, &mut TensorOut<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = TensorOut { path, file: BufWriter::with_capacity(BUFFER, file), written: 0 };
+    let mut out = TensorOut::new(path, file);
     let header = header(metadata, tensors);
     out.put(&(header.len() as u64).to_le_bytes())?;
     out.put(header.as_bytes())?;
     for (index, tensor) in tensors.iter().enumerate() {
-        let before = out.written;
-        data(index, &mut out)?;
-        let written = out.written - before;
-        if written != tensor.bytes {
-            let what = format!("'{}' has {written} bytes, announced were {}", tensor.name, tensor.bytes);
-            return Err(WeightsError::Serialise(what).into());
-        }
+        out.tensor(tensor, |out| data(index, out))?;
     }
-    Ok(out.file.flush().map_err(WeightsError::io(path))?)
+    Ok(out.finish()?)
 }
 
 /// The header, filled up with spaces so that the data begin at a multiple of 8, as the reference writer does.
@@ -114,7 +108,39 @@ pub struct TensorOut<'a> {
     written: u64,
 }
 
-impl TensorOut<'_> {
+impl<'a> TensorOut<'a> {
+    /// Into an open and empty file, which `path` is called in messages.
+    pub(super) fn new(path: &'a Path, file: &'a mut File) -> Self {
+        Self { path, file: BufWriter::with_capacity(BUFFER, file), written: 0 }
+    }
+
+    /// Writes a tensor by `data`, and makes sure that it has as many bytes as were announced.
+    pub(super) fn tensor<E: From<WeightsError>>(
+        &mut self,
+        header: &TensorHeader,
+        data: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.written;
+        data(self)?;
+        let written = self.written - before;
+        if written != header.bytes {
+            let what = format!("'{}' has {written} bytes, announced were {}", header.name, header.bytes);
+            return Err(WeightsError::Serialise(what).into());
+        }
+        Ok(())
+    }
+
+    /// Writes zeros up to the next multiple of `alignment`.
+    pub(super) fn align(&mut self, alignment: u64) -> Result<()> {
+        let missing = self.written.next_multiple_of(alignment) - self.written;
+        self.put(&vec![0; missing as usize])
+    }
+
+    /// Hands what is gathered to the system.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.file.flush().map_err(WeightsError::io(self.path))
+    }
+
     /// Writes the next bytes.
     ///
     /// # Errors

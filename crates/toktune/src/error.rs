@@ -3,6 +3,7 @@
 use crate::combine::CombineError;
 use crate::config::ConfigError;
 use crate::data::DataError;
+use crate::export::ExportError;
 #[cfg(feature = "hub")]
 use crate::hub::HubError;
 use crate::peft::PeftError;
@@ -176,6 +177,9 @@ pub enum Error {
     /// An adapter is at fault.
     #[error(transparent)]
     Peft(PeftError),
+    /// An adapter cannot be written in a form.
+    #[error(transparent)]
+    Export(ExportError),
     /// Training data is at fault.
     #[error(transparent)]
     Data(DataError),
@@ -222,6 +226,15 @@ impl From<PeftError> for Error {
             #[cfg(feature = "hub")]
             PeftError::Hub(error) => error.into(),
             error => Self::Peft(error),
+        }
+    }
+}
+
+impl From<ExportError> for Error {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Peft(error) => error.into(),
+            error => Self::Export(error),
         }
     }
 }

@@ -25,7 +25,7 @@
 //! | [`models`] | what a model is, and one small file a family; with [`engine`] in a crate of its own |
 //! | [`weights`] | frozen weights: mapped safetensors, GGUF and torch files; a crate of its own |
 //! | [`text`] | tokenizers, added tokens, chat templates; a crate of its own |
-//! | [`export`] | a plain model folder with what was trained written in |
+//! | [`export`] | what was trained for other programs: in a plain model folder, as LoRA, in PEFT's files |
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`distill`] | tokens that are to act as the pieces of their words did |
 //! | [`emission`] | whether trained tokens are written where they belong |

@@ -10,10 +10,12 @@ mod values;
 pub use distill::DistillArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
 pub use train::{ChoiceArgs, TrainArgs};
-pub use values::{ConflictChoice, DeviceChoice, Init, LogFormat, MergeType, Precision};
+pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use toktune::peft::SaveEmbeddingLayers;
+use values::save_embedding_layers;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -55,6 +57,8 @@ pub enum Command {
     Merge(MergeArgs),
     /// Make one adapter of several
     Combine(CombineArgs),
+    /// Write the adapter in a form that other programs load
+    Export(ExportArgs),
     /// Say what is in a model, an adapter or a data file
     Inspect(InspectArgs),
     /// Show which tokens a text is, or which special, added and reserved ones there are
@@ -256,6 +260,45 @@ pub struct CombineArgs {
         hide_possible_values = true
     )]
     pub log_format: LogFormat,
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "Forms:\n  \
+        peft         PEFT's own files: the rows in f32 and the tokenizer, no matrix of the base\n  \
+        lora-onehot  the rows as LoRA in PEFT's files, exact: for servers that load LoRA alone\n  \
+        gguf         a copy of the .gguf file with the rows in it, and the added tokens in its lists: for llama.cpp\n  \
+        gguf-lora    a LoRA adapter for the .gguf file, of a model that is not tied: for llama.cpp\n\n\
+        Examples:\n  \
+        toktune export --model models/llama --adapter out --to lora-onehot --output served\n  \
+        toktune export --model smollm2.gguf --adapter out --to gguf --output smollm2-calc.gguf\n  \
+        toktune export --model models/llama --adapter out/checkpoint-200 --output small")]
+pub struct ExportArgs {
+    /// The model that the adapter was trained on: a folder, a .gguf file or an id of the Hub
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub model: String,
+    /// The adapter's folder, or a checkpoint's
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Give the model at least this many rows, for an adapter with added tokens and no tokenizer
+    #[arg(long, value_name = "ROWS")]
+    pub resize: Option<usize>,
+    /// The form
+    #[arg(
+        long, value_enum, default_value_t = ExportForm::Peft, value_name = "peft|lora-onehot|gguf|gguf-lora",
+        hide_possible_values = true
+    )]
+    pub to: ExportForm,
+    /// A new folder or file
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// For peft: store whole embeddings too: never (the rows and the tokenizer are enough), always, or when the model was
+    /// resized
+    #[arg(
+        long, default_value = "no", value_name = "auto|yes|no", value_parser = save_embedding_layers(),
+        hide_possible_values = true
+    )]
+    pub save_embedding_layers: SaveEmbeddingLayers,
 }
 
 /// Flags of `inspect`.

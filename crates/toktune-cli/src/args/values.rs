@@ -73,6 +73,19 @@ impl From<ConflictChoice> for OnConflict {
     }
 }
 
+/// A form in which an adapter is written for other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportForm {
+    /// PEFT's files for trainable tokens.
+    Peft,
+    /// PEFT's files for LoRA.
+    LoraOnehot,
+    /// A copy of a GGUF file.
+    Gguf,
+    /// A GGUF file of LoRA.
+    GgufLora,
+}
+
 /// What rows start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Init {

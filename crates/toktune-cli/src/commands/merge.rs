@@ -25,9 +25,7 @@ pub fn run(args: &MergeArgs) -> Outcome {
         Err(reason) => report::warning(&format!("no tokenizer was written: {reason}")),
     }
     let proof = prove_merge(&model, &args.output)?;
-    let size: u64 = std::fs::read_dir(&args.output)
-        .map(|entries| entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
-        .unwrap_or(0);
+    let size = load::size_on_disk(&args.output);
     let tokens = report::plural(model.token_indices().len(), "token");
     let mut out = std::io::stdout().lock();
     writeln!(out, "{tokens} merged into {} ({})", args.output.display(), report::bytes(size))?;

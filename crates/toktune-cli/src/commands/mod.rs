@@ -4,6 +4,7 @@ mod chat;
 mod combine;
 mod distill;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod inspect_adapter;
@@ -27,6 +28,7 @@ pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
         Command::Preview(args) => preview::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokens(args) => tokens::run(&args),
     }

@@ -123,6 +123,11 @@ impl HubModel {
 
     /// As `model.gguf` in a folder; matrices with rows of whole blocks in `kind`.
     pub fn gguf(&self, kind: GgmlDType) -> TempDir {
+        self.gguf_with(|_| kind)
+    }
+
+    /// The same with the kind of each matrix told by its name in the file.
+    pub fn gguf_with(&self, kind: impl Fn(&str) -> GgmlDType) -> TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let file = converter::convert(self, kind).build();
         fs::write(folder.path().join("model.gguf"), file).expect("written");

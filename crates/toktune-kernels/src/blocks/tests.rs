@@ -251,3 +251,72 @@ fn a_part_of_a_block_is_refused() {
 fn an_output_of_another_length_is_refused() {
     decode(Isa::best(), WeightType::Q4_0, &[0; 18], &mut [0.0; 31]);
 }
+
+/// The types that are written, in the order of the file of `tools/fixtures/make_gguf_blocks.py`.
+const ROUNDED: [WeightType; 8] = [
+    WeightType::Q4_0,
+    WeightType::Q4_1,
+    WeightType::Q5_0,
+    WeightType::Q5_1,
+    WeightType::Q8_0,
+    WeightType::Q4K,
+    WeightType::Q5K,
+    WeightType::Q6K,
+];
+
+/// Numbers, and what ggml's reference functions round them to.
+fn rounded() -> (Vec<f32>, Vec<(WeightType, Vec<u8>)>) {
+    let mut file = &include_bytes!("rounded.bin")[..];
+    let mut take = |count: usize| {
+        let (taken, rest) = file.split_at(count);
+        file = rest;
+        taken.to_vec()
+    };
+    let values: Vec<f32> = take(2560 * 4).as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+    let types = ROUNDED.map(|dtype| (dtype, take(dtype.bytes(1, 2560).expect("whole blocks"))));
+    assert!(file.is_empty());
+    (values, types.to_vec())
+}
+
+#[test]
+fn blocks_are_rounded_as_ggml_rounds_them_to_the_last_bit() {
+    let (values, types) = rounded();
+    for (dtype, expected) in types {
+        let found = round(dtype, &values).expect("a type that is written");
+        let (size, len) = (dtype.block_bytes(), dtype.block_len());
+        for (at, (found, expected)) in found.chunks(size).zip(expected.chunks(size)).enumerate() {
+            assert_eq!(found, expected, "{dtype}: block {at} of {:?}", &values[at * len..(at + 1) * len]);
+        }
+        assert_eq!(found.len(), expected.len());
+        // a block depends on its own weights alone
+        let last = round(dtype, &values[values.len() - len..]).expect("a block");
+        assert_eq!(last, expected[expected.len() - size..]);
+    }
+}
+
+#[test]
+fn what_is_rounded_is_near() {
+    let (values, types) = rounded();
+    for (dtype, expected) in types {
+        let mut decoded = vec![0f32; values.len()];
+        decode(Isa::best(), dtype, &expected, &mut decoded);
+        for (row, (x, y)) in values.chunks(256).zip(decoded.chunks(256)).enumerate() {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let lost = norm(&mut x.iter().zip(y).map(|(x, y)| x - y));
+            let share = lost / norm(&mut x.iter().copied()).max(1e-30);
+            // numbers of 1e-7 have no half-precision scale
+            assert!(row == 4 || share < 0.12, "{dtype}: row {row} loses {share}");
+        }
+    }
+}
+
+#[test]
+fn other_types_and_parts_of_blocks_are_not_written() {
+    for dtype in WeightType::ALL.into_iter().filter(|dtype| !ROUNDED.contains(dtype)) {
+        assert_eq!(round(dtype, &[0.0; 256]), None, "{dtype}");
+    }
+    for dtype in ROUNDED {
+        assert_eq!(round(dtype, &[0.0; 300]), None, "{dtype}");
+        assert_eq!(round(dtype, &[]), Some(Vec::new()), "{dtype}");
+    }
+}

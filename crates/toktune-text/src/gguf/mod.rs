@@ -7,10 +7,12 @@
 
 mod merges;
 mod metadata;
+mod patch;
 mod pre;
 #[cfg(test)]
 mod tests;
 
+pub use patch::{PatchedTokens, patch_gguf_tokens};
 pub(crate) use pre::QWEN2;
 
 use std::collections::HashMap;
@@ -43,6 +45,8 @@ mod kind {
     pub const CONTROL: i32 = 3;
     /// A token that is matched whole, and shown.
     pub const USER_DEFINED: i32 = 4;
+    /// A row without a token.
+    pub const UNUSED: i32 = 5;
     /// The highest type there is.
     pub const LAST: i32 = 6;
 }

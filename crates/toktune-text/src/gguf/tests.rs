@@ -1,3 +1,5 @@
+mod patches;
+
 use super::*;
 use crate::testing::{byte_level, sentence_piece};
 

@@ -47,7 +47,7 @@ macro_rules! value_types {
         }
 
         impl Value {
-            fn read(reader: &mut Reader<'_>, id: u32) -> Result<Value> {
+            pub(super) fn read(reader: &mut Reader<'_>, id: u32) -> Result<Value> {
                 Ok(match id {
                     $($id => Value::$name(<$ty>::from_le_bytes(reader.chunk()?)),)*
                     7 => {
@@ -58,6 +58,19 @@ macro_rules! value_types {
                     9 => Value::Array(Array::read(reader, 0)?),
                     found => return Err(unknown_type(reader, found)),
                 })
+            }
+
+            /// Its type's number and its bytes, as they stand in a file.
+            pub(super) fn put(&self, out: &mut Vec<u8>) {
+                match self {
+                    $(Value::$name(x) => put_typed($id, &x.to_le_bytes(), out),)*
+                    Value::Bool(x) => put_typed(7, &[u8::from(*x)], out),
+                    Value::String(text) => put_typed(8, &text_bytes(text), out),
+                    Value::Array(array) => {
+                        put_typed(9, &[], out);
+                        array.put(out);
+                    }
+                }
             }
 
             /// What the value is, in words: `u32`, `an array of 5 strings`.
@@ -101,6 +114,29 @@ macro_rules! value_types {
                 })
             }
 
+            /// The type's number of its entries, how many there are, and their bytes.
+            fn put(&self, out: &mut Vec<u8>) {
+                let count = &(self.len() as u64).to_le_bytes();
+                match self {
+                    $(Array::$name(values) => {
+                        put_typed($id, count, out);
+                        values.iter().for_each(|x| out.extend(x.to_le_bytes()));
+                    })*
+                    Array::Bool(values) => {
+                        put_typed(7, count, out);
+                        out.extend(values.iter().map(|x| u8::from(*x)));
+                    }
+                    Array::String(values) => {
+                        put_typed(8, count, out);
+                        values.iter().for_each(|text| out.extend(text_bytes(text)));
+                    }
+                    Array::Array(values) => {
+                        put_typed(9, count, out);
+                        values.iter().for_each(|array| array.put(out));
+                    }
+                }
+            }
+
             /// Number of entries.
             pub fn len(&self) -> usize {
                 match self {
@@ -129,6 +165,16 @@ value_types!(
     U8 u8 0, I8 i8 1, U16 u16 2, I16 i16 3, U32 u32 4, I32 i32 5, F32 f32 6,
     U64 u64 10, I64 i64 11, F64 f64 12
 );
+
+fn put_typed(id: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend(id.to_le_bytes());
+    out.extend(bytes);
+}
+
+/// A length and the bytes: how GGUF writes text.
+pub(super) fn text_bytes(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
 
 impl Array {
     /// Whether there are no entries.

@@ -1,5 +1,7 @@
 //! GGUF files, sound and unsound, built from bytes.
 
+mod patches;
+
 use super::*;
 use crate::testing::{GgufBytes, Random, array, text};
 

@@ -1,17 +1,38 @@
-//! Writing a model with its adapters in it: a plain HuggingFace folder that needs none.
+//! Writing what was trained for other programs: a plain model with the adapters in it, or the adapter in forms that they load.
 //!
-//! Nothing is held in memory but a panel of rows: tensors go from the mapped source to the file. The folder
+//! | file | owns |
+//! | --- | --- |
+//! | `from_safetensors`, `from_pytorch`, `from_gguf`, `config`, `companions` | [`merge_to_folder`]: a HuggingFace folder that needs no adapter |
+//! | `peft_folder` | [`export_peft`]: the adapter itself, as small as it can be |
+//! | `gguf_file` | [`export_gguf`]: rows inside a copy of a GGUF file |
+//! | `lora_onehot`, `gguf_lora` | [`export_lora_onehot`], [`export_gguf_lora`]: rows as LoRA, for PEFT's files and for llama.cpp |
+//! | `low_rank`, `factor`, `base_rows` | the updates of both, and what they are differences to |
+//!
+//! Nothing is held in memory but a panel of rows: tensors go from the mapped source to the file. A folder
 //! is filled under a temporary name beside its own and renamed, so that it is there whole or not at all.
 
+mod base_rows;
 mod companions;
 mod config;
+mod error;
+mod factor;
 mod from_gguf;
 mod from_pytorch;
 mod from_safetensors;
+mod gguf_file;
+mod gguf_lora;
+mod lora_onehot;
+mod low_rank;
+mod peft_folder;
 mod proof;
 #[cfg(test)]
 mod tests;
 
+pub use error::ExportError;
+pub use gguf_file::{PatchedGguf, export_gguf};
+pub use gguf_lora::{GgufLora, export_gguf_lora};
+pub use lora_onehot::{OneHotLora, export_lora_onehot};
+pub use peft_folder::{PeftFolder, export_peft};
 pub use proof::{MergeProof, prove_merge};
 
 use crate::engine::backend::StoredAs;

@@ -2,8 +2,12 @@
 
 mod copies;
 mod families;
+mod gguf_file;
+mod gguf_lora;
 mod lora;
+mod lora_onehot;
 mod multimodal;
+mod peft_folder;
 mod proofs;
 
 use super::*;

@@ -18,8 +18,8 @@ const INTERLEAVED: [&str; 3] = ["llama", "granite", "smollm3"];
 /// Those with a norm behind the attention that has the name others give to the one before the MLP.
 const NORMS_BEHIND: [&str; 3] = ["gemma2", "gemma3", "olmo2"];
 
-/// The file; matrices with rows of whole blocks in `kind`.
-pub(super) fn convert(model: &HubModel, kind: GgmlDType) -> GgufBytes {
+/// The file; matrices with rows of whole blocks in the `kind` of their name.
+pub(super) fn convert(model: &HubModel, kind: impl Fn(&str) -> GgmlDType) -> GgufBytes {
     let architecture = match model.config["model_type"].as_str().expect("a type") {
         "mistral" => "llama",
         "gemma3_text" => "gemma3",
@@ -38,12 +38,22 @@ pub(super) fn convert(model: &HubModel, kind: GgmlDType) -> GgufBytes {
         (stored_name(architecture, &name), shape, values)
     });
     for (name, shape, values) in tensors.chain(extra) {
+        let kind = kind(&name);
         let quantised = shape.len() == 2 && shape[1].is_multiple_of(kind.block_size());
         let kind = if quantised { kind } else { GgmlDType::F32 };
         let id = match kind {
             GgmlDType::F32 => 0,
             GgmlDType::F16 => 1,
+            GgmlDType::Q4_0 => 2,
+            GgmlDType::Q4_1 => 3,
+            GgmlDType::Q5_0 => 6,
+            GgmlDType::Q5_1 => 7,
             GgmlDType::Q8_0 => 8,
+            GgmlDType::Q2K => 10,
+            GgmlDType::Q4K => 12,
+            GgmlDType::Q5K => 13,
+            GgmlDType::Q6K => 14,
+            GgmlDType::BF16 => 30,
             other => unreachable!("not used here: {other:?}"),
         };
         let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).expect("a tensor");

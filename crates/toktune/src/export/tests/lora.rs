@@ -6,12 +6,12 @@ use toktune_engine::EngineError;
 
 const TARGETS: [&str; 3] = ["k_proj", "o_proj", "down_proj"];
 
-/// LoRA on some layers, all values of it far from a fresh adapter's, and two tokens.
-fn with_updates(base: PretrainedModel) -> PeftModel {
+/// LoRA on some layers, all values of it far from a fresh adapter's, and tokens.
+pub(super) fn with_updates(base: PretrainedModel, tokens: Vec<u32>) -> PeftModel {
     let config = LoraConfig {
         r: 3,
         target_modules: Some(TargetModules::Names(TARGETS.map(String::from).to_vec())),
-        trainable_token_indices: Some(TrainableTokenIndices::Tokens(vec![64, 3])),
+        trainable_token_indices: Some(TrainableTokenIndices::Tokens(tokens)),
         ..LoraConfig::default()
     };
     let mut model = get_peft_model(base, config).expect("an adapter");
@@ -33,7 +33,7 @@ fn updates_are_merged_and_everything_else_is_byte_identical() {
         for dtype in [WeightType::F32, WeightType::BF16] {
             let file = safetensors_file(&tensors(&fixture(name)), dtype);
             let source = source(name, &[(crate::weights::SINGLE, file)]);
-            let model = with_updates(load(source.path()));
+            let model = with_updates(load(source.path()), vec![64, 3]);
             let (_top, folder) = merge(&model, MergeOptions::default());
             let (before, after) =
                 (model.base().checkpoint(), Checkpoint::open(&folder).expect("a checkpoint"));
@@ -51,7 +51,7 @@ fn updates_are_merged_and_everything_else_is_byte_identical() {
 #[test]
 fn shards_and_index_stay_when_updates_are_merged() {
     let source = sharded("llama_untied");
-    let model = with_updates(load(source.path()));
+    let model = with_updates(load(source.path()), vec![64, 3]);
     let (_top, folder) = merge(&model, MergeOptions::default());
     let index = |folder: &Path| fs::read(folder.join(crate::weights::INDEX)).expect("an index");
     assert_eq!(index(source.path()), index(&folder));
@@ -62,7 +62,7 @@ fn shards_and_index_stay_when_updates_are_merged() {
 fn a_gguf_file_gets_its_updates_too() {
     for kind in [GgmlDType::F32, GgmlDType::Q8_0] {
         let source = HubModel::read("llama_untied").gguf(kind);
-        let model = with_updates(load(source.path()));
+        let model = with_updates(load(source.path()), vec![64, 3]);
         let (_top, folder) = merge(&model, MergeOptions { gguf_type: Some(MergedType::F32) });
         assert_close(&logits(&load(&folder), None), &logits(model.base(), Some(&model)), 1e-5);
     }
@@ -71,7 +71,7 @@ fn a_gguf_file_gets_its_updates_too() {
 #[test]
 fn what_was_merged_in_memory_is_written() {
     let source = sharded("llama_tied");
-    let mut model = with_updates(load(source.path()));
+    let mut model = with_updates(load(source.path()), vec![64, 3]);
     let (_top, expected) = merge(&model, MergeOptions::default());
     let unmerged = logits(model.base(), Some(&model));
     model.merge_adapter(None, true).expect("merged");
@@ -86,7 +86,7 @@ fn what_was_merged_in_memory_is_written() {
 #[test]
 fn updates_that_are_not_finite_are_refused() {
     let source = sharded("llama_tied");
-    let mut model = with_updates(load(source.path()));
+    let mut model = with_updates(load(source.path()), vec![64, 3]);
     model.lora_layers_mut()[0].b[4] = f32::INFINITY;
     let top = tempfile::tempdir().expect("a folder");
     let error =
