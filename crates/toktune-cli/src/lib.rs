@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod report;
 mod signals;
+mod starts;
 mod typed;
 
 use failure::Failure;

@@ -7,8 +7,8 @@ mod train;
 mod values;
 
 pub use shared::{DataArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs};
-pub use train::{ChoiceArgs, TrainArgs};
-pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision};
+pub use train::{ChoiceArgs, TokenArgs, TrainArgs};
+pub use values::{DeviceChoice, Init, LogFormat, MergeType, Precision, Start};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
