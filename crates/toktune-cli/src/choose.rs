@@ -23,6 +23,12 @@ pub struct Chosen {
     pub added: HashSet<u32>,
     /// Whether the tokenizer is another one now, and so belongs to the adapter.
     pub changed_tokenizer: bool,
+    /// The tokenizer as it was before tokens were added, where some were asked for.
+    pub before: Option<AutoTokenizer>,
+    /// Those that were added for `--word`.
+    pub words: HashSet<u32>,
+    /// What a list says that tokens start from.
+    pub listed_inits: HashMap<u32, String>,
 }
 
 /// What is looked at for tokens that the data decide.
@@ -43,10 +49,13 @@ pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer, texts: T
     let mut origins: Vec<(u32, String)> =
         args.token_ids.iter().map(|id| (*id, format!("--token-ids {id}"))).collect();
     for token in &args.token {
-        let id = existing(with("--token", tokenizer)?, token)?;
+        let id = existing("--token", with("--token", tokenizer)?, token)?;
         origins.push((id, format!("--token '{token}'")));
     }
     let new = to_add(args)?;
+    if !new.is_empty() || !args.word.is_empty() {
+        chosen.before = tokenizer.as_ref().ok().cloned();
+    }
     if !new.is_empty() {
         let tokenizer = with(new[0].0, tokenizer)?;
         add(args, &new, tokenizer, &mut chosen, &mut origins)?;
@@ -80,7 +89,7 @@ fn to_add(args: &ChoiceArgs) -> Outcome<Vec<(&'static str, ListedToken)>> {
         }
         new.extend(tokens.iter().map(|token| {
             let token = NewToken { special, ..NewToken::new(token) };
-            (flag, ListedToken { token, description: None })
+            (flag, ListedToken::new(token))
         }));
     }
     if let Some(path) = &args.tokens {
@@ -109,6 +118,9 @@ fn add(
         origins.push((id, format!("{flag} '{content}'")));
         if let Some(text) = &listed.description {
             tokenizer.describe(id, text);
+        }
+        if let Some(init) = &listed.init {
+            chosen.listed_inits.insert(id, init.clone());
         }
         let is_known = before[at].is_some()
             || !matches!(tokenizer.kind(id), Some(TokenKind::Added | TokenKind::Special));
@@ -198,6 +210,7 @@ fn words(
         for id in found.ids {
             if found.added.is_some() {
                 chosen.added.insert(id);
+                chosen.words.insert(id);
                 chosen.changed_tokenizer = true;
             }
             match origins.iter().find(|(other, _)| *other == id) {
@@ -258,8 +271,8 @@ fn with<'t>(flag: &str, tokenizer: &'t mut Tokenizer) -> Outcome<&'t mut AutoTok
     tokenizer.as_mut().map_err(|reason| Failure::Failed(format!("{flag} needs a tokenizer: {reason}")))
 }
 
-/// The id of a token that must be there: in the vocabulary's spelling, or as the text that it is.
-pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
+/// The id of a token that `flag` names and that must be there: in the vocabulary's spelling, or as the text that it is.
+pub fn existing(flag: &str, tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     if let Some(id) = tokenizer.token_to_id(token) {
         return Ok(id);
     }
@@ -271,7 +284,7 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
     if let ([id], [name]) = (pieces.as_slice(), spelled.as_slice())
         && tokenizer.piece_text(*id).as_deref() == Some(token)
     {
-        report::note(&format!("--token '{token}': the vocabulary spells it '{name}' (id {id})"));
+        report::note(&format!("{flag} '{token}': the vocabulary spells it '{name}' (id {id})"));
         return Ok(*id);
     }
     let near = tokenizer.nearest_tokens(token, NEAREST);
@@ -280,17 +293,28 @@ pub fn existing(tokenizer: &AutoTokenizer, token: &str) -> Outcome<u32> {
         false => format!("; the nearest are '{}'", near.join("', '")),
     };
     usage(match (pieces.as_slice(), spelled.as_slice()) {
-        ([id], [name]) => format!(
-            "--token '{token}': the tokenizer has no token of this spelling, but it encodes to one token, \
-             '{name}'; use --token '{name}' or --token-ids {id}{near}"
-        ),
-        ([], _) => format!("--token '{token}': the tokenizer has no such token{near}"),
-        _ => format!(
-            "--token '{token}': the tokenizer has no such token: it encodes to {} tokens ('{}'){near}; use \
-             --add-token '{token}' to make it one",
-            pieces.len(),
-            spelled.join("' '")
-        ),
+        ([id], [name]) => {
+            let advice = match flag {
+                "--token" => format!("use --token '{name}' or --token-ids {id}"),
+                _ => format!("its id is {id}"),
+            };
+            format!(
+                "{flag} '{token}': the tokenizer has no token of this spelling, but it encodes to one token, \
+                 '{name}'; {advice}{near}"
+            )
+        }
+        ([], _) => format!("{flag} '{token}': the tokenizer has no such token{near}"),
+        _ => {
+            let advice = match flag {
+                "--token" => format!("; use --add-token '{token}' to make it one"),
+                _ => String::new(),
+            };
+            format!(
+                "{flag} '{token}': the tokenizer has no such token: it encodes to {} tokens ('{}'){near}{advice}",
+                pieces.len(),
+                spelled.join("' '")
+            )
+        }
     })
 }
 

@@ -21,6 +21,7 @@ mod machine;
 mod proof;
 mod report;
 mod signals;
+mod starts;
 mod typed;
 
 use failure::Failure;

@@ -71,9 +71,11 @@ fn rows_start_as_asked() {
     let (default, base) = (first(&[], "a"), first(&["--init", "base"], "b"));
     let (mean, random) = (first(&["--init", "mean"], "c"), first(&["--init", "random"], "d"));
     assert_eq!(rows(&default).0, rows(&base).0, "a known token starts as it is");
-    assert_eq!(rows(&default).1, rows(&mean).1, "an added token starts from the mean");
     assert_ne!(rows(&default).1, rows(&base).1);
-    assert_eq!(rows(&mean).0, rows(&mean).1, "an explicit start is for all");
+    assert_ne!(rows(&mean).0, rows(&mean).1, "tokens never start alike");
+    let alike = first(&["--init", "mean", "--init-spread", "0"], "g");
+    assert_eq!(rows(&alike).0, rows(&alike).1, "an explicit start is for all");
+    assert_eq!(rows(&alike).1, rows(&default).1);
     assert_ne!(rows(&random).0, rows(&random).1);
     assert_eq!(random, first(&["--init", "random"], "e"));
     assert_ne!(random, first(&["--init", "random", "--seed", "7"], "f"));

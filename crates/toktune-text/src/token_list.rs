@@ -15,25 +15,35 @@ pub struct ListedToken {
     pub token: NewToken,
     /// What it means, in words.
     pub description: Option<String>,
+    /// What its row starts from, as it is written: who makes rows reads it.
+    pub init: Option<String>,
+}
+
+impl ListedToken {
+    /// A token of which nothing else is said.
+    pub fn new(token: NewToken) -> Self {
+        ListedToken { token, description: None, init: None }
+    }
 }
 
 /// What a token's object may hold.
-const FIELDS: [&str; 3] = ["token", "special", "description"];
-const ENTRY: &str = r#"a string or {"token", "special", "description"}"#;
+const FIELDS: [&str; 4] = ["token", "special", "description", "init"];
+const ENTRY: &str = r#"a string or {"token", "special", "description", "init"}"#;
 
 /// A token as JSON and TOML have it: in a list, or under its name.
 fn entry(place: &str, name: Option<&str>, value: Value) -> Result<ListedToken, String> {
     let fields = match (value, name) {
         (Value::String(token), None) => {
-            return Ok(ListedToken { token: NewToken::new(token), description: None });
+            return Ok(ListedToken::new(NewToken::new(token)));
         }
         (Value::String(text), Some(name)) => {
-            return Ok(ListedToken { token: NewToken::new(name), description: Some(text) });
+            let described = ListedToken { description: Some(text), ..ListedToken::new(NewToken::new(name)) };
+            return Ok(described);
         }
         (Value::Object(fields), _) => fields,
         (_, None) => return Err(format!("{place}: expected {ENTRY}")),
         (_, Some(name)) => {
-            let expected = "a description, or a table of `special` and `description`";
+            let expected = "a description, or a table of `special`, `description` and `init`";
             return Err(format!("{place}, `{name}`: expected {expected}"));
         }
     };
@@ -41,7 +51,7 @@ fn entry(place: &str, name: Option<&str>, value: Value) -> Result<ListedToken, S
     // the place of a token in a list says little beside its name
     let place = named.as_ref().map_or_else(|| place.to_owned(), |token| format!("{place}, `{token}`"));
     let known = if name.is_some() { &FIELDS[1..] } else { &FIELDS };
-    let (mut special, mut description) = (false, None);
+    let (mut special, mut description, mut init) = (false, None, None);
     for (key, value) in fields {
         let expected = match (key.as_str(), value) {
             (key, _) if !known.contains(&key) => {
@@ -61,13 +71,17 @@ fn entry(place: &str, name: Option<&str>, value: Value) -> Result<ListedToken, S
                 description = Some(text);
                 continue;
             }
-            ("description", Value::Null) | ("token", Value::String(_)) => continue,
+            ("init", Value::String(text)) => {
+                init = Some(text);
+                continue;
+            }
+            ("description" | "init", Value::Null) | ("token", Value::String(_)) => continue,
             _ => "a string",
         };
         return Err(format!("{place}: expected {expected} in `{key}`"));
     }
     let Some(token) = named else { return Err(format!("{place}: no `token`; expected {ENTRY}")) };
-    Ok(ListedToken { token: NewToken { special, ..NewToken::new(token) }, description })
+    Ok(ListedToken { token: NewToken { special, ..NewToken::new(token) }, description, init })
 }
 
 /// The tokens of a TOML file, in its order.
@@ -95,8 +109,8 @@ fn toml_entries(text: &str) -> Result<Vec<ListedToken>, String> {
 }
 
 impl ListedToken {
-    /// Reads a list by the ending of its name: `.jsonl` has `{"token", "special", "description"}` or a string in each line,
-    /// `.toml` a table `tokens` of descriptions by token or a list of such objects, and any other file a token a line.
+    /// Reads a list by the ending of its name: `.jsonl` has `{"token", "special", "description", "init"}` or a string in each
+    /// line, `.toml` a table `tokens` of descriptions by token or a list of such objects, and any other file a token a line.
     ///
     /// # Errors
     /// A file that cannot be read or is not of its form; a blank token; one that stands twice.
@@ -119,9 +133,7 @@ impl ListedToken {
                 .collect::<Result<_, _>>()
                 .map_err(wrong)?,
             "toml" => toml_entries(text).map_err(wrong)?,
-            _ => lines()
-                .map(|(line, _)| ListedToken { token: NewToken::new(line), description: None })
-                .collect(),
+            _ => lines().map(|(line, _)| ListedToken::new(NewToken::new(line))).collect(),
         };
         let mut seen = std::collections::HashSet::new();
         for (entry, number) in listed.iter().zip(1..) {
@@ -153,7 +165,7 @@ mod tests {
 
     fn listed(token: &str, special: bool, description: Option<&str>) -> ListedToken {
         let token = NewToken { special, ..NewToken::new(token) };
-        ListedToken { token, description: description.map(str::to_owned) }
+        ListedToken { description: description.map(str::to_owned), ..ListedToken::new(token) }
     }
 
     #[test]
@@ -166,6 +178,10 @@ mod tests {
         let table = "[tokens]\n\"<b>\" = {special = true, description = \"what\"}\n\"<a>\" = \"how\"\n";
         let expected = [listed("<b>", true, Some("what")), listed("<a>", false, Some("how"))];
         assert_eq!(read("list.toml", table).unwrap(), expected);
+        let started = ListedToken { init: Some("like:x".to_owned()), ..listed("<c>", false, None) };
+        let lines = "{\"token\": \"<c>\", \"init\": \"like:x\", \"description\": null}";
+        assert_eq!(read("list.jsonl", lines).unwrap(), [started.clone()]);
+        assert_eq!(read("list.toml", "[tokens]\n'<c>' = {init = 'like:x'}").unwrap(), [started]);
         let list = "tokens = ['<a>', {token = '<b>', description = 'what'}]";
         let expected = [listed("<a>", false, None), listed("<b>", false, Some("what"))];
         assert_eq!(read("list.toml", list).unwrap(), expected);
@@ -198,6 +214,7 @@ mod tests {
                 "{\"token\": \"a\", \"description\": 1}",
                 "line 1, `a`: expected a string in `description`",
             ),
+            ("list.jsonl", "{\"token\": \"a\", \"init\": 1}", "line 1, `a`: expected a string in `init`"),
             ("list.jsonl", "{\"special\": true}", "line 1: no `token`"),
         ] {
             let error = read(name, text).unwrap_err().to_string();

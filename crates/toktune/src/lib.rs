@@ -60,7 +60,7 @@ pub use error::{Error, Result};
 pub use generate::{GenerationConfig, Generator};
 pub use models::{AutoModelForCausalLM, Device, PretrainedModel};
 pub use peft::{AutoPeftModel, PeftModel, SaveEmbeddingLayers, get_peft_model};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, SPREAD};
 pub use text::AutoTokenizer;
 pub use toktune_engine as engine;
 pub use toktune_engine::EngineError;

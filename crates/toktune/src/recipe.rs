@@ -1,9 +1,9 @@
 //! What to train of a model, as the command line decides it: start rows, head rows of untied models, LoRA beside tokens,
 //! precision.
 //!
-//! [`get_peft_model`] does what PEFT's does and no more. A [`Recipe`] adds what a run for new tokens needs besides: rows that
-//! were added for them start from the mean of all others, and where the head is a matrix of its own its rows are trained too,
-//! or the tokens could never be generated.
+//! [`get_peft_model`] does what PEFT's does and no more. A [`Recipe`] adds what a run for new tokens needs besides: each row starts
+//! from something of its own, tokens never start alike, and where the head is a matrix of its own its rows are trained too, or
+//! added tokens could never be generated.
 
 use crate::config::{
     LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig, check_tokens,
@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::models::{PrecisionMode, PretrainedModel};
 use crate::peft::PeftError;
 use crate::peft::{PeftModel, RowInit, get_peft_model};
+use std::collections::{BTreeMap, HashSet};
 
 /// What to train of a model.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,11 @@ pub struct Recipe {
     pub target_modules: Option<TargetModules>,
     /// What the rows start from; where nothing is said, those of added tokens from the mean and the others as they are.
     pub init: Option<RowInit>,
+    /// What the rows of single tokens start from, whatever `init` says.
+    pub inits: BTreeMap<u32, RowInit>,
+    /// How far rows that would start alike are moved apart, as a share of the root mean square of their matrix's entries: normal
+    /// numbers of this size are added to each of them. 0 leaves them alike; where nothing is said it is [`SPREAD`].
+    pub spread: Option<f64>,
     /// LoRA beside the rows.
     pub lora: Option<LoraConfig>,
     /// How products with frozen weights are taken; where nothing is said, as the model takes them.
@@ -70,12 +76,45 @@ impl Recipe {
         }
         let mut config = self.config(&base)?;
         config.common_mut().seed = self.seed;
+        let starts = self.starts(&base)?;
         let mut model = get_peft_model(base, config)?;
-        match self.init {
-            None => model.init_rows(&self.added, RowInit::Mean),
-            Some(init) => model.init_rows(&self.tokens, init),
+        model.start_rows(&starts);
+        if let spread @ f64::MIN_POSITIVE.. = self.spread.unwrap_or(SPREAD) {
+            model.spread_rows(spread, self.seed);
         }
         Ok(model)
+    }
+
+    /// What the row of one of the tokens starts from.
+    fn start(&self, token: u32, is_added: bool) -> RowInit {
+        let of_all = if is_added { RowInit::Mean } else { RowInit::Base };
+        self.inits.get(&token).or(self.init.as_ref()).cloned().unwrap_or(of_all)
+    }
+
+    /// What each row starts from, all of it there.
+    fn starts(&self, base: &PretrainedModel) -> Result<Vec<(u32, RowInit)>> {
+        let [tokens, added] = [&self.tokens, &self.added].map(|ids| ids.iter().collect::<HashSet<_>>());
+        if let Some(&token) = self.inits.keys().find(|id| !tokens.contains(id)) {
+            return Err(PeftError::StartOfOther { token }.into());
+        }
+        let rows = base.vocabulary().min(base.head().rows());
+        let mut starts = Vec::with_capacity(self.tokens.len());
+        for &token in &self.tokens {
+            let start = self.start(token, added.contains(&token));
+            let (rule, sources) = (start.name(), start.sources());
+            let is_made_of = !matches!(start, RowInit::Base | RowInit::Mean | RowInit::Random { .. });
+            if is_made_of && sources.is_empty() {
+                return Err(PeftError::StartOfNothing { token, rule }.into());
+            }
+            if let Some(&from) = sources.iter().find(|id| **id as usize >= rows) {
+                return Err(PeftError::StartFromNoRow { token, rule, from, rows }.into());
+            }
+            if let Some(&from) = sources.iter().find(|id| added.contains(id)) {
+                return Err(PeftError::StartFromAdded { token, rule, from }.into());
+            }
+            starts.push((token, start));
+        }
+        Ok(starts)
     }
 
     /// The adapter's configuration.
@@ -119,6 +158,10 @@ impl Recipe {
         Ok(Some(TrainableTokenIndices::ByLayer(map)))
     }
 }
+
+/// How far rows that would start alike are moved apart where nothing is said, as a share of the root mean square of the matrix's
+/// entries: a third of what the first step of a run at the default rate moves them by.
+pub const SPREAD: f64 = 0.01;
 
 /// The seed of a run that names none.
 const SEED: u64 = 42;

@@ -9,8 +9,8 @@ mod values;
 
 pub use distill::DistillArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
-pub use train::{ChoiceArgs, TrainArgs};
-pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision};
+pub use train::{ChoiceArgs, TokenArgs, TrainArgs};
+pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
 use super::values::{Init, LogFormat, lr_scheduler, memory_budget, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
+use toktune::SPREAD;
 use toktune::config::{LoraConfig, TargetModules};
 use toktune::data::Collator;
 use toktune::peft::SaveEmbeddingLayers;
@@ -77,7 +78,7 @@ pub struct ChoiceArgs {
     /// be repeated
     #[arg(long, value_name = "WORD")]
     pub word: Vec<String>,
-    /// Tokens to add from a file: one a line, JSON lines with `token`, `special` and `description`, or TOML with
+    /// Tokens to add from a file: one a line, JSON lines with `token`, `special`, `description` and `init`, or TOML with
     /// descriptions
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
@@ -97,16 +98,22 @@ pub struct TokenArgs {
     /// embedding, and the head too when tokens are added to an untied model]
     #[arg(long, value_name = "NAMES|REGEX")]
     pub target_modules: Option<String>,
-    /// What all chosen rows start from [default: the mean for added tokens, the base for others]
-    #[arg(long, value_enum, value_name = "base|random|mean", hide_possible_values = true)]
-    pub init: Option<Init>,
+    /// What rows start from, of all chosen tokens or of one: the row as it is (base), the mean of the trained rows, random
+    /// numbers, the mean of the pieces that the token's text was cut into, the same of its description, or the row of another
+    /// token (like:TOKEN); may be repeated [default: base for known tokens; for added ones the description if there is one, the
+    /// pieces of a word, else the mean]
+    #[arg(long, value_name = "[TOKEN=]START", value_parser = clap::value_parser!(Init))]
+    pub init: Vec<Init>,
+    /// How far rows that would start alike are moved apart, as a share of the embedding's root mean square; 0 for not at all
+    #[arg(long, default_value_t = SPREAD, value_name = "X")]
+    pub init_spread: f64,
     /// Start from the tokens and rows of this adapter
     #[arg(
         long,
         value_name = "DIR",
         conflicts_with_all = [
             "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved",
-            "target_modules", "init",
+            "target_modules", "init", "init_spread",
         ]
     )]
     pub adapter: Option<PathBuf>,
@@ -209,7 +216,7 @@ pub struct StepArgs {
         action = clap::ArgAction::Set, hide_possible_values = true
     )]
     pub shuffle: bool,
-    /// Of the order of the rows and of random starts
+    /// Of the order of the rows, and of what starts have of chance
     #[arg(long, default_value_t = defaults().seed, value_name = "N")]
     pub seed: u64,
 }

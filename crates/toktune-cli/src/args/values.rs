@@ -86,15 +86,66 @@ pub enum ExportForm {
     GgufLora,
 }
 
-/// What rows start from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Init {
-    /// The rows as they are.
+/// What a row starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The row as it is.
     Base,
     /// Normal numbers as large as the matrix's entries.
     Random,
-    /// The mean of the matrix's rows.
+    /// The mean of the trained rows.
     Mean,
+    /// The mean of the rows of the token's text, as it was cut before.
+    Pieces,
+    /// The mean of the rows of the token's description.
+    Description,
+    /// The row of another token.
+    Like(String),
+}
+
+/// What rows start from: those of all tokens, or of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Init {
+    /// The token.
+    pub token: Option<String>,
+    /// The start.
+    pub start: Start,
+}
+
+/// What `--init` takes.
+const STARTS: &str = "base, mean, random, pieces, description or like:TOKEN";
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match (text, text.strip_prefix("like:")) {
+            ("base", _) => Self::Base,
+            ("random", _) => Self::Random,
+            ("mean", _) => Self::Mean,
+            ("pieces", _) => Self::Pieces,
+            ("description", _) => Self::Description,
+            (_, Some(token)) if !token.is_empty() => Self::Like(token.to_owned()),
+            _ => return Err(format!("expected {STARTS}")),
+        })
+    }
+}
+
+impl FromStr for Init {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(start) = text.parse() {
+            return Ok(Init { token: None, start });
+        }
+        // a token may hold the sign itself, and so may the one that it is like
+        let mut signs = text.match_indices('=').map(|(at, _)| (&text[..at], &text[at + 1..]));
+        let found = signs.find_map(|(token, start)| Some((token, start.parse().ok()?)));
+        match found {
+            Some((token, start)) if !token.is_empty() => Ok(Init { token: Some(token.to_owned()), start }),
+            _ => Err(format!("expected {STARTS}, for all tokens or for one (TOKEN=mean)")),
+        }
+    }
 }
 
 /// Where it runs.
@@ -249,6 +300,25 @@ mod tests {
         assert_eq!(weights_of("kl+ce"), of(0.0, 1.0, 1.0));
         for wrong in ["", "mae", "mse+mse", "0kl", "-1kl", "1.2.3ce", "mse+", "1e999ce"] {
             assert_eq!(weights_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn starts_are_for_all_tokens_or_for_one() {
+        let of = |token: Option<&str>, start| Ok(Init { token: token.map(str::to_owned), start });
+        let like = |token: &str| Start::Like(token.to_owned());
+        for (text, expected) in [
+            ("mean", of(None, Start::Mean)),
+            ("like:a=b", of(None, like("a=b"))),
+            ("<calc>=pieces", of(Some("<calc>"), Start::Pieces)),
+            ("a=b=like:c=d", of(Some("a=b"), like("c=d"))),
+            ("===base", of(Some("=="), Start::Base)),
+            (" x=description", of(Some(" x"), Start::Description)),
+        ] {
+            assert_eq!(text.parse::<Init>(), expected, "{text}");
+        }
+        for wrong in ["", "median", "<calc>=", "=mean", "<calc>=median", "like:", "<calc>=like:"] {
+            assert!(wrong.parse::<Init>().is_err(), "{wrong}");
         }
     }
 

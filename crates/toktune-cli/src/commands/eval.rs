@@ -30,7 +30,7 @@ pub fn run(args: &EvalArgs) -> Outcome {
         let tokenizer = tokenizer
             .as_ref()
             .map_err(|reason| Failure::Failed(format!("--token needs a tokenizer: {reason}")))?;
-        tokens.push(existing(tokenizer, token)?);
+        tokens.push(existing("--token", tokenizer, token)?);
     }
     let rows = model.base().vocabulary();
     if let Some(&id) = tokens.iter().find(|&&id| id as usize >= rows) {

@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before anything is written: arguments, output folder, machine, model, tokens, data.
 
-use crate::args::{Init, LogFormat, TrainArgs};
+use crate::args::{LogFormat, TrainArgs};
 use crate::audit::Audit;
 use crate::choose::{Chosen, Texts, choose};
 use crate::data::{self, Sources};
@@ -12,16 +12,16 @@ use crate::machine::Machine;
 use crate::proof::{self, Proof};
 use crate::report::{self, Header, LoraLine, Progress, TokenLine};
 use crate::signals::Signals;
+use crate::starts::{self, Starts};
 use crate::typed::Typed;
 use serde_json::json;
-use std::collections::HashSet;
 use std::path::Path;
 use toktune::Recipe;
 use toktune::config::{TargetModules, check_tokens};
 use toktune::data::{Collator, TokenUse};
 use toktune::emission::{Cause, Emission};
 use toktune::models::{ModelKind, PretrainedModel};
-use toktune::peft::{PeftModel, RowInit};
+use toktune::peft::PeftModel;
 use toktune::text::AutoTokenizer;
 use toktune::train::{MemoryRoom, TensorBoard, TrainOutput, Trainer, TrainingArguments};
 
@@ -30,6 +30,8 @@ struct Prepared {
     model: PeftModel,
     tokenizer: Tokenizer,
     chosen: Chosen,
+    /// What each row starts from; nothing where they are an adapter's.
+    starts: Option<Starts>,
 }
 
 /// Trains; `typed` is what a run that is stopped goes on by.
@@ -43,7 +45,7 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let sources = Sources::find(&args.data, true)?;
     let mut collator = Collator::of(&base, tokenizer.as_ref().ok(), args.steps.seed);
     machine.set_precision(&mut base);
-    let Prepared { mut model, tokenizer, chosen } = match &args.tokens.adapter {
+    let Prepared { mut model, tokenizer, chosen, starts } = match &args.tokens.adapter {
         Some(folder) => from_adapter(args, base, tokenizer, folder)?,
         None => from_flags(args, base, tokenizer, &sources)?,
     };
@@ -110,8 +112,13 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
             report::bytes(budget)
         ));
     }
-    progress.header(&header(args, machine, &trainer, &chosen, &uses, tokenizer)?);
+    let mut header = header(args, machine, &trainer, &chosen, &uses, tokenizer)?;
+    if let (Some(starts), false) = (&starts, args.run.resume || args.run.resume_anyway) {
+        header.starts = starts::told(starts, &trainer, tokenizer)?;
+    }
     let proof = Proof::of(&args.emission, 30, (kind, trainer.eval_data()), &trainer.model.token_indices())?;
+    progress.header(&header);
+    report::tell_prior(&header.starts, trainer.model.base().vocabulary());
     let signals = Signals::listen();
     progress.listen(signals.clone());
     // a run that is resumed has begun with other rows than it has now
@@ -181,8 +188,8 @@ fn from_adapter(
     let changed_tokenizer = load::adapter_tokenizer(folder)?.is_some();
     let (model, mut tokenizer) = load::with_adapter(base, tokenizer, folder)?;
     load::set_languages(&mut tokenizer, &args.languages)?;
-    let chosen = Chosen { ids: model.token_indices(), added: HashSet::new(), changed_tokenizer };
-    Ok(Prepared { model, tokenizer, chosen })
+    let chosen = Chosen { ids: model.token_indices(), changed_tokenizer, ..Chosen::default() };
+    Ok(Prepared { model, tokenizer, chosen, starts: None })
 }
 
 /// Starts from the chosen tokens.
@@ -224,11 +231,9 @@ fn from_flags(
     recipe.target_modules = flags.target_modules.as_deref().map(TargetModules::parse);
     recipe.lora = lora;
     recipe.seed = args.steps.seed;
-    recipe.init = flags.init.map(|init| match init {
-        Init::Base => RowInit::Base,
-        Init::Mean => RowInit::Mean,
-        Init::Random => RowInit::Random { seed: args.steps.seed },
-    });
+    let starts = starts::of(flags, &chosen, &tokenizer, args.steps.seed)?;
+    recipe.inits = starts.clone();
+    recipe.spread = Some(flags.init_spread);
     if recipe.trains_untied_head(&base) {
         let (embedding, head) = (base.embedding_name(), base.head_name());
         report::note(&format!(
@@ -247,7 +252,7 @@ fn from_flags(
              cannot be merged"
         ));
     }
-    Ok(Prepared { model, tokenizer, chosen })
+    Ok(Prepared { model, tokenizer, chosen, starts: Some(starts) })
 }
 
 fn header(
@@ -275,6 +280,7 @@ fn header(
         modules: model.layers().iter().map(|layer| layer.name().to_string()).collect(),
         tied_modules: model.layers().iter().flat_map(|layer| layer.tied().to_vec()).collect(),
         tokens: tokens.collect(),
+        starts: Vec::new(),
         data: trainer.train_data().into(),
         eval_data: trainer.eval_data().map(Into::into),
         shared_rows: trainer.prefixes().shared_rows(),

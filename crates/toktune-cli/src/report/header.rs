@@ -1,6 +1,7 @@
 //! What a training run is, said before its first step.
 
 use super::format::{bytes, count, number, percent, plural};
+use super::starts::StartLine;
 use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
@@ -126,6 +127,8 @@ pub struct Header {
     pub tied_modules: Vec<String>,
     /// The chosen tokens.
     pub tokens: Vec<TokenLine>,
+    /// What the rows of the first of them start from; none of a run that goes on.
+    pub starts: Vec<StartLine>,
     /// Data to train on.
     pub data: DataLine,
     /// Data to evaluate on.
@@ -160,7 +163,7 @@ pub struct Header {
 }
 
 /// Tokens that the header names one by one.
-const NAMED: usize = 8;
+pub const NAMED: usize = 8;
 
 impl Header {
     fn rows(&self) -> Vec<(String, String)> {
@@ -204,6 +207,9 @@ impl Header {
         }
         if self.tokens.len() > NAMED {
             rows.push(("", format!("and {} more", self.tokens.len() - NAMED)));
+        }
+        for (at, start) in self.starts.iter().enumerate() {
+            rows.push((if at == 0 { "starts" } else { "" }, start.text()));
         }
         rows.push(("data", self.data.text()));
         if self.shared_rows > 0 {
@@ -253,8 +259,14 @@ impl Header {
 
     /// A line an item, for a file.
     pub fn lines(&self) -> Vec<String> {
-        let name = |name: String| if name.is_empty() { "tokens".to_string() } else { name };
-        self.rows().into_iter().map(|(key, value)| format!("{}: {value}", name(key))).collect()
+        let mut last = String::new();
+        let of = |(key, value): (String, String)| {
+            if !key.is_empty() {
+                last = key;
+            }
+            format!("{last}: {value}")
+        };
+        self.rows().into_iter().map(of).collect()
     }
 }
 

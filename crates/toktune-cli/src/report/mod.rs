@@ -9,6 +9,7 @@ mod profile;
 mod progress;
 mod reading;
 mod rows;
+mod starts;
 mod style;
 mod table;
 
@@ -16,11 +17,12 @@ pub use chats::chats;
 pub use emission::{emission_json, emission_table};
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural, spelling};
-pub use header::{Header, LoraLine, TokenLine};
+pub use header::{Header, LoraLine, NAMED, TokenLine};
 pub use profile::profile;
 pub use progress::Progress;
 pub use reading::ReadingBar;
 pub use rows::{ShownToken, shown_lines};
+pub use starts::{NeighbourLine, PlaceLine, StartLine, tell_prior};
 pub use style::{Style, stdout_style};
 pub use table::pairs;
 

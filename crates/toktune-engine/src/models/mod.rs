@@ -24,7 +24,7 @@ pub mod testing;
 pub use crate::runner::TokenRows;
 pub(crate) use crate::spec::{self, decoder_inputs, kind, names, relative, rope, token_matrix};
 pub use crate::spec::{
-    DecoderInputs, DecoderStart, ModelKind, PoolingMode, SentenceSpec, TokenMatrix, TrainedRows,
+    DecoderInputs, DecoderStart, MatrixSurvey, ModelKind, PoolingMode, SentenceSpec, TokenMatrix, TrainedRows,
 };
 pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM};
 pub use config::ModelConfig;

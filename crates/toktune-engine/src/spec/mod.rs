@@ -10,6 +10,7 @@ pub mod pooling;
 pub mod relative;
 pub mod rope;
 mod sentence;
+pub mod survey;
 pub mod token_matrix;
 
 pub use decoder_inputs::{DecoderInputs, DecoderStart};
@@ -23,6 +24,7 @@ pub use pooling::PoolingMode;
 pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{RopeSpec, RopeVariant};
 pub use sentence::SentenceSpec;
+pub use survey::MatrixSurvey;
 pub use token_matrix::{TokenMatrix, TrainedRows};
 pub use toktune_kernels::gated::Activation;
 pub use toktune_kernels::rotary::Pairing;

@@ -64,6 +64,16 @@ impl TrainedRows {
     pub fn row(&self, at: usize) -> &[f32] {
         &self.values[at * self.width..][..self.width]
     }
+
+    /// The Euclidean norm of a row, by its position.
+    pub fn norm(&self, at: usize) -> f64 {
+        norm(self.row(at))
+    }
+}
+
+/// The Euclidean norm of a row.
+pub(super) fn norm(row: &[f32]) -> f64 {
+    row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt()
 }
 
 impl TokenMatrix {

@@ -46,6 +46,44 @@ pub enum PeftError {
         /// The tensor.
         tensor: String,
     },
+    /// What a row starts from is said of a token that is not trained.
+    #[error("`inits` says what token {token} starts from, which is not among the tokens to train")]
+    StartOfOther {
+        /// The token.
+        token: u32,
+    },
+    /// A row is to start from the mean of no rows.
+    #[error("token {token} is to start from `{rule}`, and no tokens are given for that")]
+    StartOfNothing {
+        /// The token.
+        token: u32,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// A row is to start from one that the model does not have.
+    #[error(
+        "token {token} is to start from `{rule}`, and the model has no row {from} for that: it has {rows}"
+    )]
+    StartFromNoRow {
+        /// The token.
+        token: u32,
+        /// The rule.
+        rule: &'static str,
+        /// The row that is not there.
+        from: u32,
+        /// The rows there are.
+        rows: usize,
+    },
+    /// A row is to start from that of a token which means nothing yet itself.
+    #[error("token {token} is to start from `{rule}`, and token {from} of that is added itself")]
+    StartFromAdded {
+        /// The token.
+        token: u32,
+        /// The rule.
+        rule: &'static str,
+        /// The added token.
+        from: u32,
+    },
     /// No adapter was named.
     #[error("no adapter named; expected at least one of {}", listed(.adapters))]
     NoAdapterNamed {

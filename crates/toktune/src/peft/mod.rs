@@ -5,6 +5,7 @@
 //! | `base` | what a model must tell to be adapted; the models of this library |
 //! | `placement`, `inject` | from a configuration to layers: matching, weight tying, fresh values |
 //! | `adapter`, `layer`, `lora` | the values |
+//! | `starts` | what rows start from, and where that lies |
 //! | `model`, `switching`, `merging` | several adapters on one model |
 //! | `active`, `forward` | what acts in a pass |
 //! | `state_dict`, `files`, `auto` | PEFT's keys and folders |
@@ -24,6 +25,7 @@ mod lora_targets;
 mod merging;
 mod model;
 mod placement;
+mod starts;
 mod state_dict;
 mod switching;
 #[cfg(test)]
@@ -40,7 +42,8 @@ pub use error::PeftError;
 pub use files::{ADAPTER_FILE, adapter_file};
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
-pub use model::{Gradient, Parameter, PeftModel, RowInit, get_peft_model};
+pub use model::{Gradient, Parameter, PeftModel, get_peft_model};
+pub use starts::{RowInit, RowPlace};
 pub use state_dict::{
     LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,
 };

@@ -4,13 +4,12 @@ use super::PeftError;
 use super::active::{ActiveRows, Joined};
 use super::adapter::{Adapter, DEFAULT_ADAPTER};
 use super::base::BaseModel;
-use super::inject::{self, normal};
+use super::inject;
 use super::layer::TrainableTokensLayer;
 use super::lora::LoraLayer;
 use crate::config::{CAUSAL_LM, PeftConfig};
 use crate::models::PretrainedModel;
 use crate::peft::error::Result;
-use crate::random::Random;
 use crate::weights::nearest;
 use std::io::Write;
 use std::sync::OnceLock;
@@ -29,20 +28,6 @@ pub struct PeftModel<M: BaseModel = PretrainedModel> {
     pub(super) enabled: bool,
     /// What acts when several adapters are active; made when it is asked for, dropped when a value may change.
     pub(super) joined: OnceLock<Joined>,
-}
-
-/// What the rows of chosen tokens start from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowInit {
-    /// The rows as they are.
-    Base,
-    /// The mean of the frozen rows of the matrix.
-    Mean,
-    /// Normal numbers with the root mean square of the matrix's entries.
-    Random {
-        /// Of the generator.
-        seed: u64,
-    },
 }
 
 /// Values that an optimizer changes.
@@ -359,34 +344,6 @@ impl PeftModel {
     pub fn layers_lost_by_resize(&self) -> Vec<&str> {
         let layers = self.acting().flat_map(|adapter| &adapter.tokens).map(TrainableTokensLayer::name);
         layers.filter(|name| self.base.embedding_modules().skip(1).any(|alias| alias == *name)).collect()
-    }
-
-    /// Starts the rows of `tokens`, those of them that the active adapter trains, anew.
-    pub fn init_rows(&mut self, tokens: &[u32], init: RowInit) {
-        self.joined.take();
-        let Some(name) = self.active.first() else { return };
-        let (base, adapters) = (&self.base, &mut self.adapters);
-        let Some(adapter) = adapters.iter_mut().find(|adapter| adapter.name == *name) else { return };
-        for layer in &mut adapter.tokens {
-            let is_head = layer.name() == base.head_name();
-            let matrix = if is_head { base.head() } else { base.embedding() };
-            let width = matrix.width();
-            let statistics = (init != RowInit::Base).then(|| matrix.statistics());
-            let layer_name = layer.name().to_owned();
-            let rows = layer.rows_mut();
-            for &token in tokens {
-                let Some(at) = rows.position(token) else { continue };
-                let start = match (init, &statistics) {
-                    (RowInit::Mean, Some((mean, _))) => mean.clone(),
-                    (RowInit::Random { seed }, Some((_, rms))) => {
-                        let id = token.to_string();
-                        normal(width, *rms, Random::named(seed, &[&adapter.name, layer_name.as_str(), &id]))
-                    }
-                    _ => matrix.gather(&[token]),
-                };
-                rows.values[at * width..][..width].copy_from_slice(&start);
-            }
-        }
     }
 }
 
