@@ -12,9 +12,7 @@ use std::io::Write;
 use std::time::Instant;
 use toktune::Recipe;
 use toktune::data::{DataError, DataOptions, Dataset, RowKeys};
-use toktune::distill::{
-    DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure, start_from_pieces,
-};
+use toktune::distill::{DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::{PeftModel, RowInit};
 use toktune::text::{AutoTokenizer, ListedToken, TextError, WordUse};
@@ -204,11 +202,12 @@ fn student(
 ) -> Outcome<PeftModel> {
     base.resize_token_embeddings(with_words.required_rows());
     let mut recipe = Recipe::for_added(words.iter().map(|word| word.id).collect::<Vec<_>>());
-    recipe.init = Some(RowInit::Base);
+    for word in words {
+        recipe.inits.insert(word.id, RowInit::Pieces(before.encode(&word.text, false)?));
+    }
     recipe.seed = args.steps.seed;
     let mut model = recipe.apply(base)?;
     model.set_base_name(&load::base_name(&args.model));
-    start_from_pieces(&mut model, words, before)?;
     Ok(model)
 }
 

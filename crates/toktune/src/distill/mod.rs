@@ -14,13 +14,11 @@ mod measure;
 mod places;
 mod snippets;
 mod teacher;
-mod words;
 
 pub use corpus::generated_texts;
 pub use measure::{Likeness, measure};
 pub use snippets::{FoundWord, SnippetFinder, SnippetOptions, Snippets};
 pub use teacher::Teacher;
-pub use words::start_from_pieces;
 
 use serde_json::{Map, Value};
 
