@@ -44,7 +44,7 @@ fn lora_onehot_says_its_rank_and_how_many_rows_it_needs() {
     for part in [
         "rank 2: servers cap",
         &format!("the base has {TOKENS} rows"),
-        &format!("--resize({rows})"),
+        &format!("resize_token_embeddings({rows})"),
         "give it the merged model",
     ] {
         assert!(told.err.contains(part), "{part}: {}", told.err);
