@@ -89,11 +89,13 @@ impl From<Error> for Failure {
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. }
             | Error::Weights(WeightsError::OutputInUse { .. })
-            | Error::Export(ExportError::OutputExists { .. })
             | Error::Peft(PeftError::MergeOntoSource { .. }) => {
                 Failure::Usage(in_flags(&format!("--output: {error}")))
             }
-            Error::Export(_) => Failure::Usage(in_forms(&error.to_string())),
+            Error::Export(of) => Failure::Usage(match **of {
+                ExportError::OutputExists { .. } => in_flags(&format!("--output: {error}")),
+                _ => in_forms(&error.to_string()),
+            }),
             Error::Config(ConfigError::DuplicateToken { .. } | ConfigError::NoTokens)
             | Error::Engine(EngineError::TokenOutOfRange { .. } | EngineError::Isa(_))
             | Error::Threads { .. } => Failure::Usage(error.to_string()),

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(read("list.toml", table).unwrap(), expected);
         let started = ListedToken { init: Some("like:x".to_owned()), ..listed("<c>", false, None) };
         let lines = "{\"token\": \"<c>\", \"init\": \"like:x\", \"description\": null}";
-        assert_eq!(read("list.jsonl", lines).unwrap(), [started.clone()]);
+        assert_eq!(read("list.jsonl", lines).unwrap(), std::slice::from_ref(&started));
         assert_eq!(read("list.toml", "[tokens]\n'<c>' = {init = 'like:x'}").unwrap(), [started]);
         let list = "tokens = ['<a>', {token = '<b>', description = 'what'}]";
         let expected = [listed("<a>", false, None), listed("<b>", false, Some("what"))];

@@ -4,8 +4,7 @@
 //! tokens of the second and later ones get new ids where they need them. A token that several have with different rows is a conflict.
 //! Files alone are read: the model is not needed.
 
-use crate::config::{CONFIG_FILE, PeftConfig, TrainableTokensConfig};
-use crate::error::Result;
+use crate::config::{CONFIG_FILE, ConfigError, PeftConfig, TrainableTokensConfig};
 use crate::peft::{ADAPTER_FILE, StateDict, adapter_file};
 use crate::text::{AutoTokenizer, TextError};
 use crate::weights::{
@@ -32,6 +31,9 @@ pub enum OnConflict {
     /// The mean of all.
     Mean,
 }
+
+/// The result of what can fail here.
+type Result<T, E = CombineError> = std::result::Result<T, E>;
 
 /// Why adapters cannot be combined.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,15 @@ pub enum CombineError {
         /// What they are called.
         tokens: Vec<String>,
     },
+    /// A fault of a configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A fault of a tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A fault of a file.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
 }
 
 /// What adapters were combined to.
@@ -126,7 +137,7 @@ impl Part {
         let kind = |found: String| CombineError::Kind { folder: folder.to_path_buf(), found };
         let config = match PeftConfig::from_pretrained(folder)? {
             PeftConfig::TrainableTokens(config) => config,
-            other => return Err(kind(other.peft_type().to_owned()).into()),
+            other => return Err(kind(other.peft_type().to_owned())),
         };
         let stored = Checkpoint::open(&adapter_file(folder))?;
         let mut rows = StateDict::new();
@@ -136,12 +147,12 @@ impl Part {
                 continue;
             }
             let Some(&[count, width]) = stored.shape(key).filter(|_| key.ends_with(ROWS)) else {
-                return Err(kind(key.to_owned()).into());
+                return Err(kind(key.to_owned()));
             };
             let expected = config.token_indices.len();
             if count != expected {
                 let (folder, key) = (folder.to_path_buf(), key.to_owned());
-                return Err(CombineError::Rows { folder, key, found: count, expected }.into());
+                return Err(CombineError::Rows { folder, key, found: count, expected });
             }
             rows.insert(key.to_owned(), stored.matrix(key, count, width, RowOrder::Plain)?);
         }
@@ -181,7 +192,7 @@ struct Union {
 /// and `on_conflict` allows none; a file cannot be read or written. Then nothing is written.
 pub fn combine_adapters(folders: &[PathBuf], output: &Path, on_conflict: OnConflict) -> Result<Combined> {
     if folders.len() < 2 {
-        return Err(CombineError::TooFew { found: folders.len() }.into());
+        return Err(CombineError::TooFew { found: folders.len() });
     }
     let parts: Vec<Part> = folders.iter().map(|folder| Part::read(folder)).collect::<Result<_>>()?;
     let first = &parts[0];
@@ -205,7 +216,7 @@ pub fn combine_adapters(folders: &[PathBuf], output: &Path, on_conflict: OnConfl
     combined.conflicts.sort();
     combined.conflicts.dedup();
     if on_conflict == OnConflict::Error && !combined.conflicts.is_empty() {
-        return Err(CombineError::Conflicts { tokens: combined.conflicts }.into());
+        return Err(CombineError::Conflicts { tokens: combined.conflicts });
     }
     let bases = parts.iter().filter_map(|part| part.config.common.base_model_name_or_path.clone());
     combined.bases = bases.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
@@ -223,7 +234,7 @@ fn check(first: &Part, part: &Part) -> Result<()> {
     if part.layers() != first.layers() {
         let (folder, first_folder) = folders();
         let (found, expected) = (part.layers(), first.layers());
-        return Err(CombineError::Layers { folder, first: first_folder, found, expected }.into());
+        return Err(CombineError::Layers { folder, first: first_folder, found, expected });
     }
     let (Some(of_part), Some(of_first)) = (&part.tokenizer, &first.tokenizer) else { return Ok(()) };
     let own: HashSet<u32> =
@@ -234,7 +245,7 @@ fn check(first: &Part, part: &Part) -> Result<()> {
             && found != expected
         {
             let (folder, first) = folders();
-            return Err(CombineError::Vocabulary { folder, first, id, found, expected }.into());
+            return Err(CombineError::Vocabulary { folder, first, id, found, expected });
         }
     }
     Ok(())

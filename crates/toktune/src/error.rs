@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// Adapters cannot be combined.
     #[error(transparent)]
-    Combine(#[from] CombineError),
+    Combine(Box<CombineError>),
     /// A step gave a parameter no gradient.
     #[error("there is no gradient of {name}")]
     NoGradient {
@@ -179,7 +179,7 @@ pub enum Error {
     Peft(PeftError),
     /// An adapter cannot be written in a form.
     #[error(transparent)]
-    Export(ExportError),
+    Export(Box<ExportError>),
     /// Training data is at fault.
     #[error(transparent)]
     Data(DataError),
@@ -194,6 +194,17 @@ pub enum Error {
 impl From<WeightsError> for Error {
     fn from(error: WeightsError) -> Self {
         Self::Weights(error)
+    }
+}
+
+impl From<CombineError> for Error {
+    fn from(error: CombineError) -> Self {
+        match error {
+            CombineError::Config(error) => error.into(),
+            CombineError::Text(error) => error.into(),
+            CombineError::Weights(error) => error.into(),
+            other => Error::Combine(other.into()),
+        }
     }
 }
 
@@ -234,7 +245,7 @@ impl From<ExportError> for Error {
     fn from(error: ExportError) -> Self {
         match error {
             ExportError::Peft(error) => error.into(),
-            error => Self::Export(error),
+            error => Self::Export(error.into()),
         }
     }
 }

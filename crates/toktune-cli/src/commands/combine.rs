@@ -9,14 +9,13 @@ use toktune::{CombineError, Error, combine_adapters};
 
 /// Writes one adapter of several.
 pub fn run(args: &CombineArgs) -> Outcome {
-    let combined = combine_adapters(&args.adapters, &args.output, args.on_conflict.into()).map_err(
-        |error| match &error {
-            Error::Combine(CombineError::Conflicts { .. }) => {
-                Failure::Failed(format!("{error}; --on-conflict first or mean decides between them"))
-            }
-            _ => error.into(),
-        },
-    )?;
+    let result = combine_adapters(&args.adapters, &args.output, args.on_conflict.into());
+    let combined = result.map_err(|error| match error {
+        CombineError::Conflicts { .. } => {
+            Failure::Failed(format!("{error}; --on-conflict first or mean decides between them"))
+        }
+        other => Error::from(other).into(),
+    })?;
     if !combined.bases.is_empty() {
         report::warning(&format!(
             "the adapters name different bases: {}; the first is kept",

@@ -27,7 +27,7 @@ const WRITTEN_TOKENS: usize = 64;
 
 /// Where the texts are.
 enum Corpus {
-    Files(Sources, DataOptions),
+    Files(Sources, Box<DataOptions>),
     Written(Vec<String>),
 }
 
@@ -140,7 +140,7 @@ fn corpus(
         let mut options = DataOptions::new(base.vocabulary());
         options.keys = RowKeys { text: args.snippets.text_key.clone(), ..RowKeys::default() };
         options.sample_by = args.snippets.sample_by;
-        return Ok(Corpus::Files(Sources::find(&args.corpus, false)?, options));
+        return Ok(Corpus::Files(Sources::find(&args.corpus, false)?, options.into()));
     };
     let spaced = |name: &String| DistilledWord { id: 0, text: format!(" {name}") };
     let words: Vec<DistilledWord> = names.iter().map(spaced).collect();

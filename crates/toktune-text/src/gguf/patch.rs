@@ -116,9 +116,7 @@ impl AutoTokenizer {
                 // a row without a token, as `[PAD5]` of the file
                 None => {}
                 Some(ours) if theirs.as_deref() == Some(ours.as_str()) => {
-                    if trained.contains(&id) && is_matched_anew() {
-                        ids.push(id);
-                    }
+                    ids.extend((trained.contains(&id) && is_matched_anew()).then_some(id));
                 }
                 Some(_) if whole.contains_key(&id) => ids.push(id),
                 Some(found) => {

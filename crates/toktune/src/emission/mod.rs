@@ -123,7 +123,7 @@ fn written(
     }
     config.max_new_tokens = prompts.iter().map(Prompt::room).max().unwrap_or(0);
     let of: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.ids[..]).collect();
-    let mut going = Generator::new(model, rows.clone(), config)?.generate_batch(&of)?;
+    let mut going = Generator::new(model, *rows, config)?.generate_batch(&of)?;
     let mut texts = vec![Vec::new(); prompts.len()];
     loop {
         let next = going.advance()?;

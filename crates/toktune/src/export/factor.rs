@@ -17,7 +17,7 @@ enum Values {
 }
 
 /// Zeros written at a time.
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl Factor {
     /// Zeros, and ones at these `(row, col)`.
