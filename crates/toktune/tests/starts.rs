@@ -48,7 +48,8 @@ fn each_row_starts_from_its_own_and_a_head_from_rows_of_the_head() {
             (first + 3, RowInit::Random { seed: 3 }),
             (first + 4, RowInit::Base),
         ]);
-        let recipe = with!(Recipe::for_added(tokens[..6].to_vec()); tokens: tokens.clone(), inits: inits);
+        let recipe =
+            with!(Recipe::for_added(tokens[..6].to_vec()); tokens: tokens.clone(), inits, spread: Some(0.0));
         let model = recipe.apply(base).expect("an adapter");
         let layers = if name == "llama_tied" { 1 } else { 2 };
         assert_eq!(model.layers().len(), layers);
