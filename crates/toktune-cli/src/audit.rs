@@ -1,9 +1,11 @@
 //! What the data show of the chosen tokens, and what is wrong with it.
 
+use crate::choose::Texts;
 use crate::failure::{Failure, Outcome};
+use crate::lookalikes;
 use crate::report;
 use crate::report::spelling;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use toktune::data::{Dataset, ModelKind, TokenUse};
 use toktune::text::AutoTokenizer;
 
@@ -11,58 +13,94 @@ use toktune::text::AutoTokenizer;
 const MOST_REMARKS: usize = 24;
 /// Tokens that an error names.
 const MOST_NAMED: usize = 8;
+/// Data of more tokens are not read once more for texts that look like tokens which are found.
+const MOST_READ: usize = 4_000_000;
 
 /// How often the chosen tokens occur.
 pub struct Audit<'a> {
     data: &'a Dataset,
     tokenizer: Option<&'a AutoTokenizer>,
     uses: Vec<TokenUse>,
+    /// What looks like a token in the data and is cut into others.
+    lookalikes: BTreeMap<u32, String>,
 }
 
 impl<'a> Audit<'a> {
     /// Counts `ids` over `data`.
     pub fn of(data: &'a Dataset, ids: &[u32], tokenizer: Option<&'a AutoTokenizer>) -> Self {
-        Self { data, tokenizer, uses: data.uses(ids) }
+        Self { data, tokenizer, uses: data.uses(ids), lookalikes: BTreeMap::new() }
     }
 
-    /// Tells what is worth knowing; the counts. Data that hold none of the tokens are refused, unless their rows learn all the
-    /// same (`learns_unseen`).
-    pub fn tell_or_refuse(self, learns_unseen: bool) -> Outcome<Vec<TokenUse>> {
-        match self.nothing_seen() {
-            Some(listed) if !learns_unseen => {
-                return Err(Failure::Failed(format!(
-                    "the data hold none of the chosen tokens, so that nothing can be learnt: {listed}"
-                )));
-            }
-            Some(listed) => report::warning(&format!(
-                "the data hold none of the chosen tokens: the model learns not to say them, and nothing else: {listed}"
+    /// The same with what looks like the tokens in the texts of the data: like those of `added`, and those that are never learnt.
+    pub fn with_texts(mut self, texts: Texts<'_>, added: &HashSet<u32>) -> Outcome<Self> {
+        // every text is read for it
+        let is_small = self.data.tokens() <= MOST_READ;
+        let is_wanted = |token: &&TokenUse| token.is_never_learnt() || is_small && added.contains(&token.id);
+        let ids: Vec<u32> = self.uses.iter().filter(is_wanted).map(|token| token.id).collect();
+        if let Some(tokenizer) = self.tokenizer {
+            self.lookalikes = lookalikes::find(&ids, tokenizer, &texts.sources.list, texts.options)?;
+        }
+        Ok(self)
+    }
+
+    /// Tells what is worth knowing; the counts. Tokens of which nothing can be learnt are refused, unless they are allowed;
+    /// data that hold none of them always are, but for new tokens of a head, which learn not to be said (`learns_unseen`).
+    pub fn tell_or_refuse(self, allowed: bool, learns_unseen: bool) -> Outcome<Vec<TokenUse>> {
+        let never: Vec<&TokenUse> = self.uses.iter().filter(|token| token.is_never_learnt()).collect();
+        if never.is_empty() {
+            self.tell_tokens();
+            return Ok(self.uses);
+        }
+        let all = never.len() == self.uses.len();
+        let listed =
+            never.iter().take(MOST_NAMED).map(|token| self.why_never(token)).collect::<Vec<_>>().join("; ");
+        let more = if never.len() > MOST_NAMED { "; ..." } else { "" };
+        if all && !learns_unseen {
+            return Err(Failure::Failed(format!(
+                "the data hold nothing to learn of the chosen tokens: {listed}{more}"
+            )));
+        }
+        if !allowed {
+            let number = match all {
+                true => "none of the chosen tokens is ever".to_owned(),
+                false => format!(
+                    "{} of {} {} never",
+                    report::count(never.len() as u64),
+                    report::plural(self.uses.len(), "chosen token"),
+                    if never.len() == 1 { "is" } else { "are" }
+                ),
+            };
+            return Err(Failure::Failed(format!(
+                "{number} learnt: {listed}{more} (--allow-unseen goes on: such a row stays as it starts, and one of a head \
+                 learns not to be said)"
+            )));
+        }
+        match all {
+            true => report::warning(&format!(
+                "the data hold none of the chosen tokens: the model learns not to say them, and nothing else: {listed}{more}"
             )),
-            None => self.tell_tokens(),
+            false => self.tell_tokens(),
         }
         Ok(self.uses)
     }
 
     /// Tells what is worth knowing, and refuses nothing.
     pub fn tell(self) -> Vec<TokenUse> {
-        match self.nothing_seen() {
-            Some(listed) => report::warning(&format!("the data hold none of the chosen tokens: {listed}")),
-            None => self.tell_tokens(),
-        }
+        self.tell_tokens();
         self.uses
     }
 
-    /// The tokens, when the data hold none of them.
-    fn nothing_seen(&self) -> Option<String> {
-        if self.uses.is_empty() || !self.uses.iter().all(TokenUse::is_unseen) {
-            return None;
-        }
-        let told = self
-            .uses
-            .iter()
-            .take(MOST_NAMED)
-            .map(|token| self.name(token.id) + &cut(token) + &self.neighbour(token));
-        let more = if self.uses.len() > MOST_NAMED { ", ..." } else { "" };
-        Some(told.collect::<Vec<_>>().join(", ") + more)
+    /// Why nothing can be learnt of a token.
+    fn why_never(&self, token: &TokenUse) -> String {
+        let (name, cut, neighbour) = (self.name(token.id), cut(token), self.neighbour(token));
+        let looks = self.lookalikes.get(&token.id).map(|looks| format!("; what looks like it: {looks}"));
+        let why = match token.inputs {
+            0 => "is nowhere in the data".to_owned(),
+            times => {
+                format!("is read {}, is no label, and no label comes after it", report::plural(times, "time"))
+            }
+        };
+        format!("{name} {why}{cut}{neighbour}{}", looks.unwrap_or_default())
     }
 
     /// A remark on each token that has something odd.
@@ -71,12 +109,12 @@ impl<'a> Audit<'a> {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
         for token in &self.uses {
             let name = self.name(token.id);
-            if token.is_unseen() {
-                let (cut, neighbour) = (cut(token), self.neighbour(token));
-                warnings.push(format!(
-                    "{name} is nowhere in the data: its row stays as it starts{cut}{neighbour}"
-                ));
+            if token.is_never_learnt() {
+                warnings.push(self.why_never(token));
                 continue;
+            }
+            if let Some(looks) = self.lookalikes.get(&token.id) {
+                notes.push(format!("not every text that looks like {name} is cut into it: {looks}"));
             }
             if token.labels == 0 && says {
                 let cut = cut(token);
@@ -87,7 +125,7 @@ impl<'a> Audit<'a> {
             notes.extend(self.twin(token));
         }
         let told = [
-            (warnings, report::warning as fn(&str), "are nowhere in the data"),
+            (warnings, report::warning as fn(&str), "are never learnt"),
             (notes, report::note, "are worth a look"),
         ];
         for (remarks, tell, what) in told {

@@ -17,6 +17,7 @@ mod data;
 mod failure;
 mod fields;
 mod load;
+mod lookalikes;
 mod machine;
 mod proof;
 mod report;

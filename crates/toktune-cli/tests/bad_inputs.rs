@@ -35,7 +35,7 @@ fn tokens() {
         refused(&work, work.train(flags), 2, parts);
     }
     let unseen = work.train(&["--token-ids", "95", "--token", "w91"]);
-    refused(&work, unseen, 1, &["the data hold none of the chosen tokens", "'w92' (id 95)", "'w91' (id 94)"]);
+    refused(&work, unseen, 1, &["nothing to learn of the chosen tokens", "'w92' (id 95)", "'w91' (id 94)"]);
     std::fs::remove_file(work.path("model/tokenizer.json")).expect("removed");
     refused(&work, work.train(&["--token", "w7"]), 1, &["--token needs a tokenizer", "tokenizer.json"]);
     refused(&work, work.train(&["--token-ids", "7"]), 1, &["train.jsonl:1: `prompt` needs a tokenizer"]);

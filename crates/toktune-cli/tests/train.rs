@@ -35,7 +35,8 @@ fn tokens_by_id_and_by_name_are_trained_and_saved_as_pefts_files() {
 #[test]
 fn added_tokens_take_padding_rows_before_the_model_grows() {
     let work = Work::new();
-    let told = work.train(&[&CALC[..], &["--add-special-token", "<end>", "--add-token", "w5"]].concat()).ok();
+    let unseen = ["--add-special-token", "<end>", "--add-token", "w5"];
+    let told = work.train(&[&CALC[..], &unseen, &["--allow-unseen"]].concat()).ok();
     let ids = work.read_json("out/adapter_config.json")["token_indices"].clone();
     assert_eq!(ids, json!([TOKENS, TOKENS + 1, 8, TOKENS + 2]));
     assert!(!told.err.contains("grows"), "{}", told.err);
@@ -46,7 +47,7 @@ fn added_tokens_take_padding_rows_before_the_model_grows() {
     // the same again with more tokens than there are padding rows
     let more: Vec<String> = (0..5).map(|i| format!("<extra{i}>")).collect();
     let flags: Vec<&str> = more.iter().flat_map(|token| ["--add-token", token.as_str()]).collect();
-    let flags = [&CALC[..], &flags, &["--output", "grown"]].concat();
+    let flags = [&CALC[..], &flags, &["--output", "grown", "--allow-unseen"]].concat();
     let told =
         work.call(&[&["train", "--model", "model", "--data", "train.jsonl"][..], &flags].concat()).ok();
     assert!(told.err.contains("the model grows from 101 to 104 rows"), "{}", told.err);
@@ -82,6 +83,137 @@ fn rows_start_as_asked() {
 }
 
 #[test]
+fn each_token_starts_from_what_is_said_of_it_and_the_header_tells() {
+    let work = Work::new();
+    work.write(
+        "tokens.jsonl",
+        "{\"token\": \"<calc>\", \"description\": \"w4 w5 unknown\"}\n{\"token\": \"</calc>\", \"init\": \"like:w6\"}\n",
+    );
+    let header = |more: &[&str], output: &str| {
+        let usual = ["train", "--model", "model", "--data", "train.jsonl", "--max-steps", "1"];
+        let flags = ["--output", output, "--log-format", "json", "--tokens", "tokens.jsonl"];
+        work.call(&[&usual[..], &flags, more].concat()).ok().json()[0].clone()
+    };
+    let told = |header: &serde_json::Value| -> Vec<(String, Vec<u64>)> {
+        let of = |start: &serde_json::Value| {
+            let from = start["from"].as_array().expect("a list");
+            (
+                start["start"].as_str().expect("a name").to_owned(),
+                from.iter().map(|token| token["id"].as_u64().expect("an id")).collect(),
+            )
+        };
+        header["starts"].as_array().expect("a list").iter().map(of).collect()
+    };
+    let usual = header(&["--token", "w7"], "a");
+    let expected = |list: &[(&str, &[u64])]| -> Vec<(String, Vec<u64>)> {
+        list.iter().map(|(name, ids)| ((*name).to_owned(), ids.to_vec())).collect()
+    };
+    // the rows are in the order of the adapter's
+    assert_eq!(told(&usual), expected(&[("base", &[]), ("description", &[7, 8]), ("like", &[9])]));
+    let start = &usual["starts"][2];
+    assert_eq!((&start["places"][0]["nearest"][0]["id"], &start["token"]), (&json!(9), &json!("</calc>")));
+    assert!(start["probability"].as_f64().is_some_and(|p| p > 1e-4 && p < 0.1), "{start}");
+    assert_eq!(start["places"][0]["nearest"].as_array().map(Vec::len), Some(3));
+    // what is said of one token counts before what is said of all, and that before nothing
+    let flags = ["--init", "<calc>=like:w30", "--init", "mean", "--init", "w7=random", "--token", "w7"];
+    let more = header(&flags, "b");
+    assert_eq!(told(&more), expected(&[("random", &[]), ("like", &[33]), ("like", &[9])]));
+    // in a file, in which every place asks for it as on the command line
+    work.write("run.toml", "init = ['pieces', '<calc>=base']\n");
+    let text = [
+        "train",
+        "--model",
+        "model",
+        "--data",
+        "train.jsonl",
+        "--max-steps",
+        "1",
+        "--output",
+        "c",
+        "--add-token",
+        "<calc>",
+        "--add-token",
+        "</calc>",
+        "--token",
+        "w7",
+        "--config",
+        "run.toml",
+    ];
+    work.call(&text).fails(2, &["--init: '</calc>' has no pieces to start from"]);
+    work.write("run.toml", "init = ['mean', '<calc>=base']\n");
+    let told = work.call(&text).ok();
+    assert!(told.out.contains("starts: w7 from the mean of the trained rows, longer than "), "{}", told.out);
+    assert!(told.out.contains("starts: <calc> from its row as it is"), "{}", told.out);
+}
+
+#[test]
+fn starts_that_cannot_be_are_refused_by_flag() {
+    let work = Work::new();
+    for (flags, parts) in [
+        (&["--init", "median"][..], &["--init", "expected base, mean, random, pieces"][..]),
+        (&["--init", "<cal>=mean"], &["--init '<cal>=...': it is not among", "did you mean '<calc>'?"]),
+        (&["--init", "<calc>=like:w999"], &["--init like: 'w999': the tokenizer has no such token", "w99"]),
+        (&["--init", "<calc>=like:</calc>"], &["--init like: '</calc>'"]),
+        (&["--init", "description"], &["--init: '<calc>' has no description"]),
+        (&["--init", "<calc>=mean", "--init", "<calc>=base"], &["--init says two things of '<calc>'"]),
+        (&["--init-spread", "-1"], &["--init-spread is -1, expected at least 0"]),
+    ] {
+        work.train(&[&CALC[..], flags].concat()).fails(2, parts);
+    }
+    work.write("tokens.jsonl", "{\"token\": \"<calc>\", \"init\": \"median\"}\n");
+    work.train(&["--tokens", "tokens.jsonl"])
+        .fails(2, &["--tokens, '<calc>': expected base", "found 'median'"]);
+    work.is_untouched();
+}
+
+#[test]
+fn tokens_that_are_never_learnt_are_refused() {
+    let work = Work::new();
+    let unseen = [&CALC[..], &["--add-token", "<end>"]].concat();
+    work.train(&unseen).fails(
+        1,
+        &["1 of 3 chosen tokens is never learnt: '<end>' (id 99) is nowhere in the data", "--allow-unseen"],
+    );
+    work.is_untouched();
+    // read, but only in prompts that nothing is learnt behind, or as the last of what is learnt nowhere
+    work.write(
+        "masked.jsonl",
+        "{\"input_ids\": [4, 5, 6, 7], \"labels\": [-100, 5, 6, -100]}\n{\"input_ids\": [6, 7], \"labels\": [-100, 7]}\n",
+    );
+    let usual =
+        ["train", "--model", "model", "--data", "masked.jsonl", "--max-steps", "1", "--output", "out"];
+    work.call(&[&usual[..], &["--token-ids", "5,6,7"]].concat()).ok();
+    work.write("masked.jsonl", "{\"input_ids\": [4, 5, 6, 7], \"labels\": [-100, 5, 6, -100]}\n");
+    let usual =
+        ["train", "--model", "model", "--data", "masked.jsonl", "--max-steps", "1", "--output", "two"];
+    work.call(&[&usual[..], &["--token-ids", "5,7"]].concat())
+        .fails(1, &["'w4' (id 7) is read 1 time, is no label, and no label comes after it"]);
+    work.write("run.toml", "allow-unseen = true\n");
+    let told = work.call(&[&usual[..], &["--token-ids", "5,7", "--config", "run.toml"]].concat()).ok();
+    assert!(told.err.contains("warning: 'w4' (id 7) is read 1 time"), "{}", told.err);
+}
+
+#[test]
+fn text_that_looks_like_a_token_and_is_not_it_is_told() {
+    let work = Work::new();
+    work.write("near.jsonl", "{\"text\": \"w1 <calc> w2 < CALC > w3\"}\n{\"text\": \"w1<|x|>w2 w3\"}\n");
+    let usual = ["train", "--model", "model", "--data", "near.jsonl", "--max-steps", "1", "--output", "out"];
+    let told = work.call(&[&usual[..], &["--add-token", "<calc>"]].concat()).ok();
+    let expected = "not every text that looks like '<calc>' (id 97) is cut into it: '< CALC >' 1 time, cut into                     '<unk>' '<unk>' '<unk>'";
+    assert!(told.err.contains(expected), "{}", told.err);
+    // a token that another one covers
+    let both = ["--add-token", "w1<|x|>", "--add-token", "<|x|>"];
+    let usual = ["train", "--model", "model", "--data", "near.jsonl", "--max-steps", "1", "--output", "two"];
+    work.call(&[&usual[..], &both].concat()).fails(
+        1,
+        &[
+            "1 of 2 chosen tokens is never learnt: '<|x|>' (id 98) is nowhere in the data",
+            "what looks like it: '<|x|>' 1 time, cut into 'w1<|x|>'",
+        ],
+    );
+}
+
+#[test]
 fn an_untied_head_is_trained_with_added_tokens() {
     let work = Work::with("llama_untied");
     let told = work.train(&CALC).ok();
@@ -95,7 +227,10 @@ fn an_untied_head_is_trained_with_added_tokens() {
     assert!(!told.err.contains("tied"), "{}", told.err);
     let known = ["train", "--model", "model", "--data", "train.jsonl", "--token", "w7", "--output", "known"];
     let told = work.call(&known).ok();
-    assert!(told.err.is_empty(), "known tokens are generated without their head's row: {}", told.err);
+    assert!(!told.err.contains("warning") && told.err.contains("said as before"), "{}", told.err);
+    let head = [&known[..8], &["known-head", "--target-modules", "lm_head"]].concat();
+    let told = work.call(&head).ok();
+    assert!(told.err.contains("read as model.embed_tokens has them"), "{}", told.err);
 }
 
 #[test]

@@ -275,6 +275,9 @@ pub struct RunArgs {
     /// Write a checkpoint every N steps
     #[arg(long, value_name = "N")]
     pub save_every: Option<u64>,
+    /// Go on although the data hold nothing to learn of some chosen tokens
+    #[arg(long)]
+    pub allow_unseen: bool,
     /// Go on from the last checkpoint in the output folder
     #[arg(long)]
     pub resume: bool,

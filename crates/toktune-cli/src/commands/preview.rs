@@ -25,7 +25,8 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     let plain = data::options(&args.options, &Collator::Causal, base.vocabulary());
     let texts = Texts { sources: &sources, options: &plain };
     // without a token there is nothing to mark, and the rows are worth a look all the same
-    trained.extend(choose(&args.tokens, true, &mut tokenizer, texts)?.ids);
+    let chosen = choose(&args.tokens, true, &mut tokenizer, texts)?;
+    trained.extend(&chosen.ids);
     let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::required_rows));
     let collator = Collator::of(base, tokenizer.as_ref().ok(), 0);
     let mut options = data::options(&args.options, &collator, rows);
@@ -48,7 +49,8 @@ pub fn run(args: &PreviewArgs) -> Outcome {
         LogFormat::Json => preview.json(shown, &trained)?,
         LogFormat::Text => preview.text(shown, &trained, &options)?,
     }
-    Audit::of(&data, &trained, tokenizer.as_ref().ok()).tell();
+    let audit = Audit::of(&data, &trained, tokenizer.as_ref().ok());
+    audit.with_texts(texts, &chosen.added.difference(&chosen.words).copied().collect())?.tell();
     Ok(())
 }
 

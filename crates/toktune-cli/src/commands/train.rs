@@ -86,8 +86,12 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     };
     // a new token's row of the head learns in every place where it is not to be said
     let learns_unseen = !chosen.added.is_empty() && model.base().has_head();
+    let plain = data::options(&args.options, &Collator::Causal, model.base().vocabulary());
+    let texts = Texts { sources: &sources, options: &plain };
     let audit = Audit::of(&train, &model.token_indices(), tokenizer.as_ref().ok());
-    let uses = audit.tell_or_refuse(learns_unseen)?;
+    let audit = audit.with_texts(texts, &chosen.added.difference(&chosen.words).copied().collect())?;
+    // an adapter's tokens were not chosen for these data
+    let uses = audit.tell_or_refuse(args.run.allow_unseen || args.tokens.adapter.is_some(), learns_unseen)?;
     let tokenizer = tokenizer.as_ref().ok();
     let saved = tokenizer.filter(|_| chosen.changed_tokenizer);
     // the estimate of the run's memory counts what is held now
@@ -245,6 +249,7 @@ fn from_flags(
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
     }
+    tell_one_end(&model, chosen.added.is_empty());
     let head = model.base().head_name();
     if model.base().is_tied() && model.layers().iter().any(|layer| layer.name() == head) {
         report::warning(&format!(
@@ -253,6 +258,27 @@ fn from_flags(
         ));
     }
     Ok(Prepared { model, tokenizer, chosen, starts: Some(starts) })
+}
+
+/// Says it where tokens are trained at one end of a model that has a matrix for each.
+fn tell_one_end(model: &PeftModel, known: bool) {
+    let base = model.base();
+    let (embedding, head) = (base.embedding_name(), base.head_name());
+    let has = |name: &str| model.layers().iter().any(|layer| layer.modules().any(|module| module == name));
+    if base.is_tied() || !base.has_head() {
+        return;
+    }
+    let both = format!("(--target-modules {embedding},{head} trains both)");
+    match (has(embedding), has(head)) {
+        (true, false) => report::note(&format!(
+            "{head} is a matrix of its own, of which no row is trained: the tokens are read anew, and said {} {both}",
+            if known { "as before" } else { "by rows that know nothing of them" }
+        )),
+        (false, true) => report::note(&format!(
+            "only rows of {head} are trained: the tokens are said anew, and read as {embedding} has them {both}"
+        )),
+        _ => {}
+    }
 }
 
 fn header(

@@ -12,12 +12,19 @@ pub struct TokenUse {
     pub labels: usize,
     /// Behind the end of rows that `max_length` cut.
     pub cut: usize,
+    /// As an input that some loss depends on: of a decoder, one that a label comes after.
+    pub acting: usize,
 }
 
 impl TokenUse {
-    /// Whether training never meets the token: neither its input row nor its output row would have a reason
-    /// to move.
+    /// Whether the token stands nowhere.
     pub fn is_unseen(&self) -> bool {
         self.inputs == 0 && self.labels == 0
+    }
+
+    /// Whether training has nothing to learn of the token: it is no label, and no loss depends on what it is read as. A row of
+    /// the head could only learn not to be said.
+    pub fn is_never_learnt(&self) -> bool {
+        self.labels == 0 && self.acting == 0
     }
 }

@@ -90,6 +90,25 @@ impl Collator {
         }
     }
 
+    /// How many of [`inputs`](Self::inputs), from the first one on, some loss depends on: those that a decoder reads before its
+    /// last label, and all that an encoder reads where there is a label.
+    pub(super) fn acting_inputs(&self, example: &Example) -> usize {
+        let inputs = || self.inputs(example).count();
+        let last = example
+            .labels
+            .iter()
+            .enumerate()
+            .rev()
+            .find(|(at, label)| label.is_some() && example.counts(*at));
+        match (self, last) {
+            (Collator::SentencePairs, _) => inputs(),
+            (Collator::MaskedLm(_), _) if self.targets(example).next().is_some() => inputs(),
+            (Collator::Causal, Some((at, _))) => at,
+            (Collator::Seq2Seq(_), Some((at, _))) => example.input_ids.len() + at + 1,
+            _ => 0,
+        }
+    }
+
     /// Every token of an example that can be a target: of one that is masked anew in every epoch, each that can be
     /// chosen.
     pub fn targets<'e>(&'e self, example: &'e Example) -> Box<dyn Iterator<Item = u32> + 'e> {

@@ -394,13 +394,14 @@ impl Dataset {
     /// Counts the given tokens over the data; the answer has their order.
     pub fn uses(&self, ids: &[u32]) -> Vec<TokenUse> {
         let of = |&id: &u32| {
-            let mut all = TokenUse { id, inputs: 0, labels: 0, cut: 0 };
+            let mut all = TokenUse { id, inputs: 0, labels: 0, cut: 0, acting: 0 };
             for summary in self.summaries() {
                 let found = summary.uses.binary_search_by_key(&u64::from(id), |uses| uses[0]);
-                if let Some([_, inputs, labels, cut]) = found.ok().map(|at| summary.uses[at]) {
+                if let Some([_, inputs, labels, cut, acting]) = found.ok().map(|at| summary.uses[at]) {
                     all.inputs += inputs as usize;
                     all.labels += labels as usize;
                     all.cut += cut as usize;
+                    all.acting += acting as usize;
                 }
             }
             all

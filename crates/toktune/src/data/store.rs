@@ -43,8 +43,8 @@ pub(super) struct Summary {
     pub empty: usize,
     /// Of the examples' bytes, in hexadecimal digits.
     pub hash: String,
-    /// For each token that occurs: its id, how often it is read, a target, and cut off.
-    pub uses: Vec<[u64; 4]>,
+    /// For each token that occurs: its id, how often it is read, a target, cut off, and read where a loss depends on it.
+    pub uses: Vec<[u64; 5]>,
     /// What the encoding of the rows has to say.
     #[serde(default)]
     pub notes: super::EncodingNotes,
@@ -59,7 +59,7 @@ pub(super) struct StoreWriter<'c, W> {
     hash: blake3::Hasher,
     summary: Summary,
     /// By id.
-    uses: Vec<[u64; 3]>,
+    uses: Vec<[u64; 4]>,
     record: Vec<u8>,
 }
 
@@ -110,13 +110,17 @@ impl<'c, W: Write> StoreWriter<'c, W> {
         let mut count = |id: u32, of: usize| {
             let place = id as usize;
             if place >= uses.len() {
-                uses.resize(place + 1, [0; 3]);
+                uses.resize(place + 1, [0; 4]);
             }
             uses[place][of] += 1;
         };
-        for id in collator.inputs(example) {
+        let acting = collator.acting_inputs(example);
+        for (at, id) in collator.inputs(example).enumerate() {
             summary.tokens += 1;
             count(id, 0);
+            if at < acting {
+                count(id, 3);
+            }
         }
         for id in collator.targets(example) {
             summary.labels += 1;
@@ -134,8 +138,11 @@ impl<'c, W: Write> StoreWriter<'c, W> {
             self.out.write_all(&offset.to_le_bytes())?;
         }
         self.summary.hash = self.hash.finalize().to_hex().to_string();
-        let used = self.uses.iter().enumerate().filter(|(_, uses)| **uses != [0; 3]);
-        self.summary.uses = used.map(|(id, [read, target, cut])| [id as u64, *read, *target, *cut]).collect();
+        let used = self.uses.iter().enumerate().filter(|(_, uses)| **uses != [0; 4]);
+        let of = |(id, [read, target, cut, acting]): (usize, &[u64; 4])| {
+            [id as u64, *read, *target, *cut, *acting]
+        };
+        self.summary.uses = used.map(of).collect();
         let description = serde_json::to_vec(&self.summary)?;
         self.out.write_all(&description)?;
         let described = self.written + 8 * self.table.len() as u64;
@@ -391,7 +398,7 @@ mod tests {
         // a label of weight 0 is none
         let (tokens, labels) = (5 + 2 + 3 + 2 + 1 + 3 + 1 + 3 + 6, 3 + 2 + 1 + 5);
         assert_eq!((summary.tokens, summary.labels, summary.cut), (tokens, labels, 2));
-        assert_eq!(summary.uses[0], [1, 1, 0, 1]);
+        assert_eq!(summary.uses[0], [1, 1, 0, 1, 1]);
         assert_eq!(opened(written(&examples[1..])).expect("whole").summary.hash.len(), 64);
         assert_ne!(opened(written(&examples[1..])).expect("whole").summary.hash, summary.hash);
         assert_eq!(opened(written(&[])).expect("empty").len(), 0);

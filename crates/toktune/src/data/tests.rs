@@ -272,11 +272,12 @@ fn the_audit_counts_what_training_sees() {
     let examples =
         [example(&[7, 1, 7], &[Some(7), Some(1), Some(7)], &[8, 8]), example(&[9, 7], &[None, None], &[])];
     let found = dataset(examples, Collator::Causal).uses(&[7, 8, 9, 7]);
-    let expected = |id, inputs, labels, cut| TokenUse { id, inputs, labels, cut };
+    let expected = |id, inputs, labels, cut, acting| TokenUse { id, inputs, labels, cut, acting };
     assert_eq!(
         found,
-        [expected(7, 3, 1, 0), expected(8, 0, 0, 2), expected(9, 1, 0, 0), expected(7, 3, 1, 0)]
+        [expected(7, 3, 1, 0, 1), expected(8, 0, 0, 2, 0), expected(9, 1, 0, 0, 0), expected(7, 3, 1, 0, 1)]
     );
+    assert_eq!(found.iter().map(TokenUse::is_never_learnt).collect::<Vec<_>>(), [false, true, true, false]);
     assert_eq!(found.iter().map(TokenUse::is_unseen).collect::<Vec<_>>(), [false, true, false, false]);
 }
 
