@@ -16,7 +16,16 @@ fn work() -> Work {
         "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": template,
     });
     work.write("model/tokenizer_config.json", config.to_string());
-    work.train(&["--add-token", "<calc>", "--add-special-token", "<think>", "--max-steps", "2"]).ok();
+    work.train(&[
+        "--add-token",
+        "<calc>",
+        "--add-special-token",
+        "<think>",
+        "--allow-unseen",
+        "--max-steps",
+        "2",
+    ])
+    .ok();
     work
 }
 

@@ -54,7 +54,7 @@ fn the_pooling_of_a_sentence_encoder_is_shown_and_its_folders_are_merged() {
     let shown = work.call(&["inspect", "model", "--log-format", "json"]).ok();
     assert_eq!(shown.json()[0]["pooling"]["modes"], json!(["cls"]), "{}", shown.out);
     let usual = ["train", "--model", "model", "--data", "ids.jsonl", "--output", "out", "--max-steps", "1"];
-    work.call(&[&usual[..], &["--token-ids", "7,8,9,10,11,12"]].concat()).ok();
+    work.call(&[&usual[..], &["--token-ids", "7,8,9,10,11,12", "--allow-unseen"]].concat()).ok();
     work.call(&["merge", "--model", "model", "--adapter", "out", "--output", "merged"]).ok();
     assert_eq!(work.read_json("merged/1_Pooling/config.json"), pooling);
     assert_eq!(work.read_json("merged/modules.json"), modules);

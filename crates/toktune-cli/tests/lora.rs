@@ -87,8 +87,18 @@ fn whole_embeddings_are_stored_when_asked_for() {
     let work = Work::new();
     let added: Vec<&str> = tokens.iter().flat_map(|token| ["--add-token", *token]).collect();
     let train = |output: &str, more: &[&str]| {
-        let usual =
-            ["train", "--model", "model", "--data", "train.jsonl", "--max-steps", "2", "--output", output];
+        let usual = [
+            "train",
+            "--model",
+            "model",
+            "--data",
+            "train.jsonl",
+            "--max-steps",
+            "2",
+            "--allow-unseen",
+            "--output",
+            output,
+        ];
         work.call(&[&usual[..], &added, more].concat()).ok();
         work.read(&format!("{output}/adapter_model.safetensors")).len()
     };

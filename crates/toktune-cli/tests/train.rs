@@ -152,7 +152,10 @@ fn starts_that_cannot_be_are_refused_by_flag() {
     for (flags, parts) in [
         (&["--init", "median"][..], &["--init", "expected base, mean, random, pieces"][..]),
         (&["--init", "<cal>=mean"], &["--init '<cal>=...': it is not among", "did you mean '<calc>'?"]),
-        (&["--init", "<calc>=like:w999"], &["--init like: 'w999': the tokenizer has no such token", "w99"]),
+        (
+            &["--init", "<calc>=like:w999"],
+            &["--init like: 'w999': the tokenizer has no token of this spelling", "w19"],
+        ),
         (&["--init", "<calc>=like:</calc>"], &["--init like: '</calc>'"]),
         (&["--init", "description"], &["--init: '<calc>' has no description"]),
         (&["--init", "<calc>=mean", "--init", "<calc>=base"], &["--init says two things of '<calc>'"]),
@@ -199,7 +202,7 @@ fn text_that_looks_like_a_token_and_is_not_it_is_told() {
     work.write("near.jsonl", "{\"text\": \"w1 <calc> w2 < CALC > w3\"}\n{\"text\": \"w1<|x|>w2 w3\"}\n");
     let usual = ["train", "--model", "model", "--data", "near.jsonl", "--max-steps", "1", "--output", "out"];
     let told = work.call(&[&usual[..], &["--add-token", "<calc>"]].concat()).ok();
-    let expected = "not every text that looks like '<calc>' (id 97) is cut into it: '< CALC >' 1 time, cut into                     '<unk>' '<unk>' '<unk>'";
+    let expected = "not every text that looks like '<calc>' (id 97) is cut into it: '< CALC >' 1 time, cut into '<unk>' '<unk>' '<unk>'";
     assert!(told.err.contains(expected), "{}", told.err);
     // a token that another one covers
     let both = ["--add-token", "w1<|x|>", "--add-token", "<|x|>"];
