@@ -43,8 +43,8 @@ impl<'a> Audit<'a> {
         Ok(self)
     }
 
-    /// Tells what is worth knowing; the counts. Tokens of which nothing can be learnt are refused, unless they are allowed;
-    /// data that hold none of them always are, but for new tokens of a head, which learn not to be said (`learns_unseen`).
+    /// Tells what is worth knowing; the counts. Tokens of which nothing can be learnt are refused beside others, unless they are allowed;
+    /// data that hold none of them always are, but for new tokens of a head, which learn not to be said (`learns_unseen`): a warning.
     pub fn tell_or_refuse(self, allowed: bool, learns_unseen: bool) -> Outcome<Vec<TokenUse>> {
         let never: Vec<&TokenUse> = self.uses.iter().filter(|token| token.is_never_learnt()).collect();
         if never.is_empty() {
@@ -60,19 +60,14 @@ impl<'a> Audit<'a> {
                 "the data hold nothing to learn of the chosen tokens: {listed}{more}"
             )));
         }
-        if !allowed {
-            let number = match all {
-                true => "none of the chosen tokens is ever".to_owned(),
-                false => format!(
-                    "{} of {} {} never",
-                    report::count(never.len() as u64),
-                    report::plural(self.uses.len(), "chosen token"),
-                    if never.len() == 1 { "is" } else { "are" }
-                ),
-            };
+        // of added tokens alone that are nowhere, the head learns something all the same
+        if !allowed && !all {
             return Err(Failure::Failed(format!(
-                "{number} learnt: {listed}{more} (--allow-unseen goes on: such a row stays as it starts, and one of a head \
-                 learns not to be said)"
+                "{} of {} {} never learnt: {listed}{more} (--allow-unseen goes on: such a row stays as it starts, and one of a \
+                 head learns not to be said)",
+                report::count(never.len() as u64),
+                report::plural(self.uses.len(), "chosen token"),
+                if never.len() == 1 { "is" } else { "are" }
             )));
         }
         match all {
