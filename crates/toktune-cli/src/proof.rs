@@ -64,13 +64,13 @@ impl Proof {
         Ok(Emission::of(model, rows, &self.prompts, (&self.tokens, tokenizer), &mut |_| stop())?)
     }
 
-    /// Fails where a share was required that was not reached.
+    /// Fails where a share was required that was not reached, or a token could not be tried: what nobody saw is no proof.
     pub fn check(&self, emission: &Emission, tokenizer: Option<&AutoTokenizer>) -> Outcome {
         let Some(required) = self.required else { return Ok(()) };
         let short: Vec<String> = emission
             .tokens
             .iter()
-            .filter(|token| token.rate().is_some_and(|rate| rate < required))
+            .filter(|token| token.rate().is_none_or(|rate| rate < required))
             .map(|token| {
                 let name = report::spelling(tokenizer, token.id).unwrap_or_else(|| token.id.to_string());
                 format!("{name} in {} of {}", token.written, token.expected)

@@ -88,6 +88,13 @@ fn what_cannot_be_combined_is_refused() {
     combine(&work, &[]).fails(1, &["trained rows alone", "LORA"]);
     work.call(&["combine", "one", "-o", "x"]).fails(2, &["DIR"]);
     work.call(&["combine", "one", "model", "-o", "x"]).fails(1, &["model"]);
+    // without its tokenizer an added token has no name, and the other's is not its own
+    adapter(&work, "three", &["<d>"], &[]);
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::remove_file(work.path("three").join(file)).expect("removed");
+    }
+    work.call(&["combine", "one", "three", "-o", "x", "--on-conflict", "first"])
+        .fails(1, &["three: has no tokenizer that names token 97", "`<a>`"]);
     let refuses = |other: &Work, parts: &[&str]| {
         adapter(other, "two", &["<c>"], &[]);
         let two = other.path("two");

@@ -66,6 +66,19 @@ fn what_is_required_and_not_reached_ends_with_status_3() {
 }
 
 #[test]
+fn a_token_that_no_row_has_is_not_proven() {
+    let work = Work::new();
+    let flags = ["--add-token", "<calc>", "--add-token", "<end>", "--allow-unseen", "--max-steps", "1"];
+    let held_out = ["--eval-data", "train.jsonl", "--require-emission", "0"];
+    let told = work.train(&[&flags[..], &held_out].concat()).fails(3, &["<end> in 0 of 0"]);
+    assert!(
+        told.out.contains("<end>: in no row that was tried") || told.out.contains("<end>: never"),
+        "{}",
+        told.out
+    );
+}
+
+#[test]
 fn what_cannot_be_tried_is_refused_where_it_is_asked_for() {
     let work = Work::new();
     let refused = |more: &[&str], parts: &[&str]| {

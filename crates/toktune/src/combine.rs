@@ -93,6 +93,20 @@ pub enum CombineError {
         /// What the first calls it.
         expected: String,
     },
+    /// An adapter without a tokenizer has a token that another one added.
+    #[error(
+        "{folder}: has no tokenizer that names token {id}, which {other} calls `{name}`: expected the tokenizer that it was trained with"
+    )]
+    Unnamed {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// The token.
+        id: u32,
+        /// The adapter that has a name for it.
+        other: PathBuf,
+        /// The name.
+        name: String,
+    },
     /// Tokens that several adapters have with different rows.
     #[error("several adapters have other rows for {}", .tokens.join(", "))]
     Conflicts {
@@ -197,6 +211,7 @@ pub fn combine_adapters(folders: &[PathBuf], output: &Path, on_conflict: OnConfl
     let parts: Vec<Part> = folders.iter().map(|folder| Part::read(folder)).collect::<Result<_>>()?;
     let first = &parts[0];
     parts[1..].iter().try_for_each(|part| check(first, part))?;
+    parts.iter().try_for_each(|part| check_names(part, &parts))?;
     let mut tokenizer = parts.iter().find_map(|part| part.tokenizer.clone());
     let (mut union, mut combined) = (Union::default(), Combined::default());
     for part in &parts {
@@ -246,6 +261,24 @@ fn check(first: &Part, part: &Part) -> Result<()> {
         {
             let (folder, first) = folders();
             return Err(CombineError::Vocabulary { folder, first, id, found, expected });
+        }
+    }
+    Ok(())
+}
+
+/// Whether an adapter without a tokenizer has tokens that another one added: its own are called otherwise, and nobody knows how.
+fn check_names(part: &Part, parts: &[Part]) -> Result<()> {
+    if part.tokenizer.is_some() {
+        return Ok(());
+    }
+    for other in parts {
+        let Some(tokenizer) = &other.tokenizer else { continue };
+        for &id in &part.config.token_indices {
+            let token = tokenizer.new_token(id).filter(|_| other.config.token_indices.contains(&id));
+            if let Some(token) = token {
+                let (folder, other) = (part.folder.clone(), other.folder.clone());
+                return Err(CombineError::Unnamed { folder, id, other, name: token.content });
+            }
         }
     }
     Ok(())

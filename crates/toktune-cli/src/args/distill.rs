@@ -68,14 +68,14 @@ pub struct DistillArgs {
 #[command(next_help_heading = "Snippets")]
 pub struct SnippetArgs {
     /// Snippets a word to train on, at most
-    #[arg(long, default_value_t = defaults().per_word, value_name = "N")]
-    pub snippets_per_word: usize,
-    /// A word with fewer keeps the row that it starts from
+    #[arg(long, default_value_t = defaults().per_word as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub snippets_per_word: u32,
+    /// A word with fewer has none of its own, and its row moves only where it stands in those of other words
     #[arg(long, default_value_t = defaults().least, value_name = "N")]
     pub min_snippets: usize,
     /// Tokens behind the word
-    #[arg(long, default_value_t = defaults().tokens_after, value_name = "N")]
-    pub tokens_after: usize,
+    #[arg(long, default_value_t = defaults().tokens_after as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens_after: u32,
     /// The key of the text in rows that call it otherwise
     #[arg(long, value_name = "KEY")]
     pub text_key: Option<String>,
@@ -136,9 +136,9 @@ impl DistillArgs {
     /// And of the choice of snippets.
     pub fn snippet_options(&self) -> SnippetOptions {
         let mut options = SnippetOptions::default();
-        options.per_word = self.snippets.snippets_per_word;
+        options.per_word = self.snippets.snippets_per_word as usize;
         options.least = self.snippets.min_snippets;
-        options.tokens_after = self.snippets.tokens_after;
+        options.tokens_after = self.snippets.tokens_after as usize;
         options.seed = self.steps.seed;
         options
     }

@@ -43,7 +43,7 @@ pub fn run(args: &ChatArgs) -> Outcome {
         tokenizer: &tokenizer,
     };
     let mut messages = chat.beginning();
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
         if std::io::stdin().is_terminal() {
             write!(std::io::stdout(), "{}", report::stdout_style().dim(PROMPT))?;
@@ -51,14 +51,21 @@ pub fn run(args: &ChatArgs) -> Outcome {
         }
         let Some(line) = lines.next() else { break };
         let line = line.map_err(|error| Failure::Failed(format!("standard input: {error}")))?;
-        match line.trim() {
+        match String::from_utf8_lossy(&line).trim() {
             "" => continue,
             "/quit" => break,
             "/reset" => messages = chat.beginning(),
             text => {
                 messages.push(json!({"role": "user", "content": text}));
-                let answer = chat.answer(&messages)?;
-                messages.push(json!({"role": "assistant", "content": answer}));
+                match chat.answer(&messages) {
+                    Ok(answer) => messages.push(json!({"role": "assistant", "content": answer})),
+                    // the conversation before it stands
+                    Err(Failure::Failed(reason)) => {
+                        messages.pop();
+                        report::note(&format!("not answered: {reason}; /reset forgets the conversation"));
+                    }
+                    Err(other) => return Err(other),
+                }
             }
         }
     }
@@ -93,7 +100,7 @@ impl Chat<'_> {
         self.args.system.iter().map(|text| json!({"role": "system", "content": text})).collect()
     }
 
-    /// Writes the answer to `messages` as it comes; it without special tokens, for the messages that follow.
+    /// Writes the answer to `messages` as it comes; all of it but the token that ended it, for the messages that follow.
     fn answer(&self, messages: &[Value]) -> Outcome<String> {
         let mut options = ChatOptions::default();
         options.add_generation_prompt = true;
@@ -121,6 +128,8 @@ impl Chat<'_> {
         if tokens.finish_reason() == Some(FinishReason::MaxNewTokens) {
             report::note("--max-new-tokens is reached");
         }
-        Ok(self.tokenizer.decode(&ids, true)?)
+        // special tokens that were written are part of what was said
+        ids.truncate(ids.len() - usize::from(tokens.finish_reason() == Some(FinishReason::EndToken)));
+        Ok(self.tokenizer.decode(&ids, false)?)
     }
 }

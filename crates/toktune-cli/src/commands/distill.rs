@@ -8,9 +8,8 @@ use crate::report::{self, Progress};
 use crate::signals::Signals;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Instant;
-use toktune::Recipe;
 use toktune::data::{DataError, DataOptions, Dataset, RowKeys};
 use toktune::distill::{DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure};
 use toktune::models::{ModelKind, PretrainedModel};
@@ -18,6 +17,7 @@ use toktune::peft::{PeftModel, RowInit};
 use toktune::text::{AutoTokenizer, ListedToken, TextError, WordUse};
 use toktune::train::{TrainOutput, Trainer};
 use toktune::weights::{WeightsError, write_atomically};
+use toktune::{Error, Recipe};
 
 /// What is written into the output folder beside the adapter.
 const MEASUREMENTS: &str = "distillation.json";
@@ -32,11 +32,20 @@ enum Corpus {
 }
 
 impl Corpus {
-    /// Calls `take` with every text.
-    fn each(&self, take: &mut dyn FnMut(&str) -> Result<(), DataError>) -> Outcome {
-        match self {
-            Corpus::Files(sources, options) => Ok(toktune::data::texts(&sources.list, options, take)?),
-            Corpus::Written(texts) => Ok(texts.iter().try_for_each(|text| take(text))?),
+    /// Calls `take` with every text, until a signal ends it.
+    fn each(&self, signals: &Signals, take: &mut dyn FnMut(&str) -> Result<(), DataError>) -> Outcome {
+        let mut next = |text: &str| match signals.status() {
+            // an error is what ends reading early; it is not told
+            Some(_) => Err(WeightsError::io("corpus")(ErrorKind::Interrupted.into()).into()),
+            None => take(text),
+        };
+        let result = match self {
+            Corpus::Files(sources, options) => toktune::data::texts(&sources.list, options, &mut next),
+            Corpus::Written(texts) => texts.iter().try_for_each(|text| next(text)),
+        };
+        match signals.status() {
+            Some(status) => Err(Failure::Stopped(status)),
+            None => Ok(result?),
         }
     }
 }
@@ -54,7 +63,12 @@ pub fn run(args: &DistillArgs) -> Outcome {
     let start = Instant::now();
     let arguments = args.training_arguments();
     arguments.check()?;
-    arguments.check_output()?;
+    arguments.check_output().map_err(|error| match error {
+        Error::OutputNotEmpty { folder, .. } => {
+            Failure::Usage(format!("--output: {} is not empty; choose another folder", folder.display()))
+        }
+        other => other.into(),
+    })?;
     let mut machine = load::machine(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
     if base.kind() != ModelKind::Causal {
@@ -117,12 +131,12 @@ fn prepare(
         .collect();
     let corpus = corpus(args, base, &before, (&names, signals))?;
     let mut with_words = before.clone();
-    let words = add_words(&names, &corpus, &before, &mut with_words)?;
+    let words = add_words(&names, (&corpus, signals), &before, &mut with_words)?;
     if words.is_empty() {
         return Err(Failure::Failed(format!("{}: no word to distil", args.words.display())));
     }
     let mut finder = Snippets::find(&words, args.snippet_options());
-    corpus.each(&mut |text| {
+    corpus.each(signals, &mut |text| {
         finder.read(text);
         Ok(())
     })?;
@@ -164,7 +178,7 @@ fn corpus(
 /// Makes each word that comes up a token, and says which do not, or are one already.
 fn add_words(
     names: &[String],
-    corpus: &Corpus,
+    (corpus, signals): (&Corpus, &Signals),
     before: &AutoTokenizer,
     with_words: &mut AutoTokenizer,
 ) -> Outcome<Vec<DistilledWord>> {
@@ -174,7 +188,7 @@ fn add_words(
             uses.push(word);
         }
     }
-    corpus.each(&mut |text| Ok(uses.iter_mut().try_for_each(|word| word.read(before, text))?))?;
+    corpus.each(signals, &mut |text| Ok(uses.iter_mut().try_for_each(|word| word.read(before, text))?))?;
     let mut words = Vec::new();
     for word in &uses {
         let name = word.word();
@@ -215,10 +229,12 @@ fn student(
 fn tell_words(args: &DistillArgs, words: &[DistilledWord], found: &[FoundWord]) {
     for (word, found) in words.iter().zip(found).filter(|(_, found)| found.train == 0) {
         report::warning(&format!(
-            "'{}': {} in the texts and {} of them of use, fewer than {} (--min-snippets): it keeps the row that it starts from",
+            "'{}': no snippets of its own to train on ({} in the texts that no other word's snippet covers, {} of no use, {} held out; at \
+             least {} are wanted, --min-snippets): its row moves only where it stands in snippets of other words",
             word.text,
             report::plural(found.places, "place"),
-            found.places.saturating_sub(found.left_out),
+            found.left_out,
+            found.held_out,
             args.snippets.min_snippets
         ));
     }
@@ -241,14 +257,15 @@ fn close(
     let of_words = words.iter().zip(&snippets.words).map(|(word, found)| {
         json!({"token": word.text, "id": word.id, "places": found.places, "train": found.train, "held_out": found.held_out})
     });
+    let measured = trained.rows > 0;
     let all = json!({
         "event": "end",
         "steps": output.global_step,
         "seconds": start.elapsed().as_secs_f64(),
-        "before": likeness(&untrained),
-        "after": likeness(&trained),
-        "loss_gap_closed": trained.gap_closed(&untrained),
-        "kl_closed": trained.kl_closed(&untrained),
+        "before": measured.then(|| likeness(&untrained)),
+        "after": measured.then(|| likeness(&trained)),
+        "loss_gap_closed": measured.then(|| trained.gap_closed(&untrained)),
+        "kl_closed": measured.then(|| trained.kl_closed(&untrained)),
         "words": of_words.collect::<Vec<_>>(),
         "output": args.output,
     });
@@ -264,7 +281,9 @@ fn close(
     let percent = |x: f64| format!("{:.1} %", 100.0 * x);
     let line = |name: &str, value: String| (name.to_owned(), value);
     let mut lines = vec![String::new()];
-    if trained.rows > 0 {
+    if trained.rows == 0 {
+        lines.push("no text was held out: nothing was measured".into());
+    } else {
         let rows = [
             line(
                 "loss of what follows",

@@ -33,7 +33,7 @@ pub fn run(args: &MergeArgs) -> Outcome {
     if let (others @ 1.., places) = proof.changed {
         let advice = match model.base().checkpoint().as_gguf() {
             Some(_) => "what rounding the file's weights does (--dtype f32 keeps them)",
-            None => "what rounding the trained rows to the model's type does",
+            None => "what rounding what was trained to the model's type does",
         };
         report::warning(&format!(
             "another token is the likeliest in {others} of {places} places of a random text: {advice}"
@@ -45,7 +45,7 @@ pub fn run(args: &MergeArgs) -> Outcome {
 /// What was found when the folder was opened again.
 fn told(proof: &MergeProof) -> String {
     let mut parts = vec![format!(
-        "opened again: {} as trained, rounded by at most {}",
+        "opened again: {} as trained or appended, rounded by at most {}",
         report::plural(proof.rows, "row"),
         report::number(proof.rounding.into())
     )];

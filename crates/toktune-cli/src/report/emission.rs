@@ -50,21 +50,42 @@ pub fn emission_table(
             name(pair.close)
         ));
     }
-    let wrong: Vec<String> = last
-        .tokens
-        .iter()
-        .zip(causes)
-        .filter_map(|(token, cause)| Some(format!("{}: {}", name(token.id), (*cause)?)))
-        .collect();
-    lines.push(match (wrong.is_empty(), last.least_rate()) {
-        (true, Some(_)) => style.green(&format!(
+    let mut wrong: Vec<String> = grouped(last, causes, &name);
+    let untried: Vec<u32> = last.tokens.iter().filter(|of| of.expected == 0).map(|of| of.id).collect();
+    if !untried.is_empty() {
+        wrong.push(format!("{}: in no row that was tried", named(&untried, &name)));
+    }
+    lines.push(match wrong.is_empty() {
+        true => style.green(&format!(
             "the tokens work: written in {} of the rows that have them, at the least",
             share(last.least_rate())
         )),
-        (true, None) => "no row was to have one of them".into(),
-        (false, _) => style.yellow(&wrong.join("; ")),
+        false => style.yellow(&wrong.join("; ")),
     });
     lines
+}
+
+/// What is wrong with tokens, those with one cause together.
+fn grouped(of: &Emission, causes: &[Option<Cause>], name: &dyn Fn(u32) -> String) -> Vec<String> {
+    let mut groups: Vec<(Cause, Vec<u32>)> = Vec::new();
+    for (token, cause) in of.tokens.iter().zip(causes) {
+        let Some(cause) = cause else { continue };
+        match groups.iter_mut().find(|(known, _)| known == cause) {
+            Some((_, ids)) => ids.push(token.id),
+            None => groups.push((*cause, vec![token.id])),
+        }
+    }
+    groups.iter().map(|(cause, ids)| format!("{}: {cause}", named(ids, name))).collect()
+}
+
+/// Some names, and how many more there are.
+fn named(ids: &[u32], name: &dyn Fn(u32) -> String) -> String {
+    const NAMED: usize = 6;
+    let shown = ids.iter().take(NAMED).map(|id| name(*id)).collect::<Vec<_>>().join(", ");
+    match ids.len().checked_sub(NAMED) {
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
+    }
 }
 
 /// The same as JSON, with the tokens' spellings.

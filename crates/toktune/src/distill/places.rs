@@ -56,7 +56,7 @@ pub(super) fn align(
     let Some(first) = student.ids.iter().position(|id| new.contains(id)) else { return Ok(None) };
     let of_end: HashMap<usize, usize> =
         teacher.ends.iter().enumerate().filter_map(|(row, end)| Some(((*end)?, row))).collect();
-    let last = student.ids.len().min(first + 1 + after);
+    let last = student.ids.len().min((first + 1).saturating_add(after));
     let mut matches = Vec::new();
     for row in first..last.saturating_sub(1) {
         let next = student.ids[row + 1];

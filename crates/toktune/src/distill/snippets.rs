@@ -16,7 +16,7 @@ pub struct SnippetOptions {
     pub per_word: usize,
     /// And that are held out to measure by.
     pub held_out_per_word: usize,
-    /// A word with fewer to train on keeps the row that it starts from.
+    /// A word with fewer to train on has none: its row moves only where it stands in snippets of other words.
     pub least: usize,
     /// Letters of a text before the word, at most.
     pub letters_before: usize,
@@ -122,9 +122,13 @@ impl Snippets {
             .iter()
             .map(|word| OfWord {
                 // some more, for those that turn out to share no row
-                train: Reservoir::new(options.per_word * 2, options.seed, &[&word.text, "train"]),
+                train: Reservoir::new(
+                    options.per_word.saturating_mul(2),
+                    options.seed,
+                    &[&word.text, "train"],
+                ),
                 held_out: Reservoir::new(
-                    options.held_out_per_word * 2,
+                    options.held_out_per_word.saturating_mul(2),
                     options.seed,
                     &[&word.text, "held out"],
                 ),
@@ -173,7 +177,7 @@ impl SnippetFinder<'_> {
         };
         let back = text[taken..word.start].char_indices().rev().take(self.options.letters_before);
         let mut start = back.last().map_or(word.start, |(at, _)| taken + at);
-        let mut end = letters(self.options.tokens_after * LETTERS_A_TOKEN, word.end);
+        let mut end = letters(self.options.tokens_after.saturating_mul(LETTERS_A_TOKEN), word.end);
         if start > taken {
             // a word that is cut in two begins behind the next space
             let space = text[start..word.start].find(char::is_whitespace);

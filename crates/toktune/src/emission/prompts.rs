@@ -2,6 +2,7 @@
 
 use crate::data::{Dataset, Example};
 use crate::error::Result;
+use std::collections::{BTreeSet, HashMap};
 
 /// A text goes on for as many tokens as twice what was to be written, and these.
 const SLACK: usize = 16;
@@ -42,34 +43,43 @@ impl Prompt {
     }
 }
 
-/// At most `most` examples of `data` that can be gone on with: the first in which one of the tokens `chosen` is to be written, and as far
-/// as these do not suffice the first of the others; in their order.
+/// At most `most` examples of `data` that can be gone on with, in their order: such that each of the tokens `chosen` is to be written in as
+/// many of them as there is room for, then others with such tokens, then any.
 ///
 /// # Errors
 /// An example cannot be read.
 pub fn prompts(data: &Dataset, most: usize, chosen: &[u32]) -> Result<Vec<Prompt>> {
-    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let share = (most / chosen.len().max(1)).max(1);
+    let mut counts: HashMap<u32, usize> = chosen.iter().map(|id| (*id, 0)).collect();
+    let [mut wanted, mut with, mut without] = [(); 3].map(|()| Vec::new());
     for (at, example) in data.examples().enumerate() {
-        if with.len() == most {
+        if wanted.len() == most {
             break;
         }
         let Some(prompt) = Prompt::of(&example?) else { continue };
-        let has_one = prompt.expected.iter().any(|id| chosen.contains(id));
-        let of = if has_one { &mut with } else { &mut without };
+        let own: BTreeSet<u32> =
+            prompt.expected.iter().filter(|id| counts.contains_key(id)).copied().collect();
+        let is_wanted = own.iter().any(|id| counts[id] < share);
+        if is_wanted {
+            own.iter().for_each(|id| *counts.entry(*id).or_default() += 1);
+            wanted.push((at, prompt));
+            continue;
+        }
+        let of = if own.is_empty() { &mut without } else { &mut with };
         if of.len() < most {
             of.push((at, prompt));
         }
     }
-    without.truncate(most - with.len());
-    with.extend(without);
-    with.sort_by_key(|(at, _)| *at);
-    Ok(with.into_iter().map(|(_, prompt)| prompt).collect())
+    wanted.extend(with.into_iter().chain(without));
+    wanted.truncate(most);
+    wanted.sort_by_key(|(at, _)| *at);
+    Ok(wanted.into_iter().map(|(_, prompt)| prompt).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Source;
+    use crate::data::{Collator, Source};
     use std::path::Path;
 
     fn example(input_ids: &[u32], labels: &[Option<u32>]) -> Example {
@@ -81,6 +91,27 @@ mod tests {
             cut: Vec::new(),
             source: Source { file: Path::new("rows").into(), line: 1 },
         }
+    }
+
+    #[test]
+    fn each_token_gets_its_share_of_the_prompts() {
+        let of = |ids: &[u32]| {
+            let input_ids = [&[9], ids].concat();
+            let labels =
+                input_ids.iter().enumerate().map(|(at, id)| Some(*id).filter(|_| at > 0)).collect::<Vec<_>>();
+            example(&input_ids, &labels)
+        };
+        let rows = [of(&[5]), of(&[1]), of(&[1]), of(&[1]), of(&[1]), of(&[2, 1]), of(&[5])];
+        let data = Dataset::from_examples(&rows, Collator::Causal, 10).expect("a set");
+        let chosen = |most: usize, tokens: &[u32]| {
+            let prompts = prompts(&data, most, tokens).expect("prompts");
+            prompts.iter().map(|prompt| prompt.expected.clone()).collect::<Vec<_>>()
+        };
+        // the rare token comes late, and is among the first two all the same
+        assert_eq!(chosen(2, &[1, 2]), [vec![1], vec![2, 1]]);
+        assert_eq!(chosen(3, &[1, 2]), [vec![1], vec![1], vec![2, 1]]);
+        assert_eq!(chosen(9, &[1, 2]).len(), 7);
+        assert_eq!(chosen(2, &[7]), [vec![5], vec![1]]);
     }
 
     #[test]
