@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toktune::data::{LossOn, SampleBy};
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{LrScheduler, MemoryBudget};
+use toktune::train::{LrScheduler, MemoryBudget, RowNorm};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -201,6 +201,11 @@ fn bytes_of(text: &str) -> Option<u64> {
     };
     let number = digits.parse::<f64>().ok()?;
     (number > 0.0 && number.is_finite()).then_some((number * unit) as u64)
+}
+
+/// What becomes of the norms of rows.
+pub fn row_norm() -> impl TypedValueParser<Value = RowNorm> {
+    clap::builder::StringValueParser::new().try_map(|text| text.parse::<RowNorm>())
 }
 
 /// How much of a step is kept.
