@@ -153,8 +153,8 @@ fn starts_that_cannot_be_are_refused_by_flag() {
         (&["--init", "median"][..], &["--init", "expected base, mean, random, pieces"][..]),
         (&["--init", "<cal>=mean"], &["--init '<cal>=...': it is not among", "did you mean '<calc>'?"]),
         (
-            &["--init", "<calc>=like:w999"],
-            &["--init like: 'w999': the tokenizer has no token of this spelling", "w19"],
+            &["--init", "<calc>=like:w7 w8"],
+            &["--init like: 'w7 w8': the tokenizer has no such token: it encodes to 2"],
         ),
         (&["--init", "<calc>=like:</calc>"], &["--init like: '</calc>'"]),
         (&["--init", "description"], &["--init: '<calc>' has no description"]),
@@ -202,7 +202,8 @@ fn text_that_looks_like_a_token_and_is_not_it_is_told() {
     work.write("near.jsonl", "{\"text\": \"w1 <calc> w2 < CALC > w3\"}\n{\"text\": \"w1<|x|>w2 w3\"}\n");
     let usual = ["train", "--model", "model", "--data", "near.jsonl", "--max-steps", "1", "--output", "out"];
     let told = work.call(&[&usual[..], &["--add-token", "<calc>"]].concat()).ok();
-    let expected = "not every text that looks like '<calc>' (id 97) is cut into it: '< CALC >' 1 time, cut into '<unk>' '<unk>' '<unk>'";
+    let expected =
+        "not every text that looks like '<calc>' (id 97) is cut into it: '< CALC >' 1 time, cut into '<unk>'";
     assert!(told.err.contains(expected), "{}", told.err);
     // a token that another one covers
     let both = ["--add-token", "w1<|x|>", "--add-token", "<|x|>"];
@@ -362,4 +363,58 @@ fn tensorboard_gets_a_file_of_its_own() {
     // a run that goes on writes another one
     work.train(&[&flags[..], &["--max-steps", "5", "--resume"]].concat()).ok();
     assert_eq!(files(&work), 2);
+}
+
+#[test]
+fn the_best_rows_are_kept_norms_held_and_checkpoints_removed() {
+    let work = Work::new();
+    let eval = ["--eval-data", "train.jsonl", "--eval-every", "1"];
+    let rate = ["--learning-rate", "3", "--max-steps", "6", "--log-format", "json"];
+    let best = ["--keep-best", "--early-stopping-patience", "2", "--norm", "clamp:1.5", "--save-every", "1"];
+    let told = work.train(&[&CALC[..], &eval, &rate, &best, &["--keep-last", "1"]].concat()).ok();
+    let lines = told.json();
+    let end = lines.last().expect("an end");
+    let of_step = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    let after: Vec<(u64, f64)> = of_step("eval")
+        .iter()
+        .map(|line| (line["step"].as_u64().expect("a step"), line["loss"].as_f64().expect("a loss")))
+        .filter(|(step, _)| *step > 0)
+        .collect();
+    let lowest = after.iter().copied().reduce(|x, y| if y.1 < x.1 { y } else { x }).expect("evaluated");
+    assert_eq!(
+        (end["best"]["step"].as_u64(), end["best"]["loss"].as_f64()),
+        (Some(lowest.0), Some(lowest.1))
+    );
+    assert_eq!(end["after"]["loss"].as_f64(), Some(lowest.1));
+    for step in of_step("step") {
+        assert!(step["norms"]["largest"].as_f64().is_some_and(|largest| largest < 1.5001), "{step}");
+    }
+    let entries = std::fs::read_dir(work.path("out")).expect("a folder").flatten();
+    let checkpoints = entries.filter(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
+    assert_eq!(checkpoints.count(), 1);
+    let work = Work::new();
+    // without a held-out loss there is none that is lowest
+    work.train(&[&CALC[..], &["--keep-best"]].concat()).fails(2, &["--eval-every"]);
+    work.train(&[&CALC[..], &["--norm", "clamp:0"]].concat()).fails(2, &["norm", "more than 0"]);
+    work.train(&[&CALC[..], &["--norm", "tight"]].concat()).fails(2, &["expected free, clamp:X or fixed"]);
+    let told = work
+        .call(
+            &[
+                &[
+                    "train",
+                    "--model",
+                    "model",
+                    "--data",
+                    "train.jsonl",
+                    "--output",
+                    "wild",
+                    "--learning-rate",
+                    "1",
+                ][..],
+                &CALC,
+            ]
+            .concat(),
+        )
+        .ok();
+    assert!(told.err.contains("times as long as the median row of the vocabulary now"), "{}", told.err);
 }

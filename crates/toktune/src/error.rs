@@ -85,6 +85,14 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// A checkpoint has norms to keep of other rows than are trained.
+    #[error(
+        "{folder}: the newest checkpoint holds the norms of other rows than are trained, which `norm` is to keep"
+    )]
+    NormsOfOtherRows {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A checkpoint that cannot be read.
     #[error("{path} is damaged: {source}; {}", offered(.before.as_deref(), .path))]
     DamagedCheckpoint {

@@ -1,14 +1,14 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler, memory_budget, save_embedding_layers, size};
+use super::values::{Init, LogFormat, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::SPREAD;
 use toktune::config::{LoraConfig, TargetModules};
 use toktune::data::Collator;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, TrainingArguments};
+use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, RowNorm, TrainingArguments};
 
 /// Flags of `train`; also the keys of its configuration file.
 #[derive(Debug, Args)]
@@ -210,6 +210,10 @@ pub struct StepArgs {
     /// Scale gradients down to this norm; 0 for never
     #[arg(long, default_value_t = defaults().max_grad_norm, value_name = "X")]
     pub max_grad_norm: f64,
+    /// What becomes of the rows' norms after each step: nothing (free), rows longer than X times the vocabulary's median are
+    /// scaled back (clamp:X), or rows keep the norm that they started with (fixed)
+    #[arg(long, default_value = "free", value_name = "free|clamp:X|fixed", value_parser = row_norm())]
+    pub norm: RowNorm,
     /// A new order in every epoch, or the order of the file
     #[arg(
         long, default_value_t = defaults().shuffle, value_name = "true|false",
@@ -272,9 +276,18 @@ pub struct RunArgs {
     /// Also evaluate every N steps
     #[arg(long, value_name = "N", requires = "eval_data")]
     pub eval_every: Option<u64>,
+    /// Keep the rows of the evaluation with the lowest held-out loss in place of the last ones
+    #[arg(long, requires = "eval_every", alias = "load-best-model-at-end")]
+    pub keep_best: bool,
+    /// End the run when N evaluations in a row gave no lower held-out loss
+    #[arg(long, value_name = "N", requires = "eval_every")]
+    pub early_stopping_patience: Option<u64>,
     /// Write a checkpoint every N steps
     #[arg(long, value_name = "N")]
     pub save_every: Option<u64>,
+    /// Keep the N newest checkpoints [default: all]
+    #[arg(long, value_name = "N", alias = "save-total-limit")]
+    pub keep_last: Option<u64>,
     /// Go on although the data hold nothing to learn of some chosen tokens
     #[arg(long)]
     pub allow_unseen: bool,
@@ -337,10 +350,14 @@ impl TrainArgs {
         to.warmup_steps = steps.warmup_steps;
         to.weight_decay = steps.weight_decay;
         to.max_grad_norm = steps.max_grad_norm;
+        to.norm = steps.norm;
         to.shuffle = steps.shuffle;
         to.seed = steps.seed;
         to.eval_steps = run.eval_every;
+        to.load_best_model_at_end = run.keep_best;
+        to.early_stopping_patience = run.early_stopping_patience;
         to.save_steps = run.save_every;
+        to.save_total_limit = run.keep_last;
         to.resume = run.resume;
         to.resume_anyway = run.resume_anyway;
         to.save_embedding_layers = run.save_embedding_layers;

@@ -9,7 +9,7 @@ use toktune::data::{LossOn, SampleBy};
 use toktune::engine::objective::DistillationWeights;
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{LrScheduler, MemoryBudget};
+use toktune::train::{LrScheduler, MemoryBudget, RowNorm};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -263,6 +263,11 @@ fn bytes_of(text: &str) -> Option<u64> {
     };
     let number = digits.parse::<f64>().ok()?;
     (number > 0.0 && number.is_finite()).then_some((number * unit) as u64)
+}
+
+/// What becomes of the norms of rows.
+pub fn row_norm() -> impl TypedValueParser<Value = RowNorm> {
+    clap::builder::StringValueParser::new().try_map(|text| text.parse::<RowNorm>())
 }
 
 /// How much of a step is kept.

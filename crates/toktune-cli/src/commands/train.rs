@@ -390,6 +390,8 @@ fn close(
             "last_loss": output.first_and_last.as_ref().map(|(_, last)| last.loss),
             "before": evaluation(&output.before),
             "after": evaluation(&output.after),
+            "best": output.best.as_ref().map(|best| json!({"step": best.step, "loss": best.evaluation.loss})),
+            "ended_early": output.ended_early,
             "output": args.output,
         }));
     }
@@ -422,6 +424,17 @@ fn close(
             rows.push(("time", format!("{steps} in {:.1} s, {speed:.0} tokens/s{memory}", output.seconds)));
         }
         None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),
+    }
+    if let Some(best) = output.best.as_ref().filter(|_| args.run.keep_best || output.ended_early) {
+        let (step, loss) = (best.step, best.evaluation.loss);
+        let kept = if args.run.keep_best { "the rows of" } else { "the last rows; the best were those of" };
+        let why = match (output.ended_early, args.run.early_stopping_patience) {
+            (true, Some(n)) => {
+                format!("; ended, since {} gave none lower", report::plural(n as usize, "evaluation"))
+            }
+            _ => String::new(),
+        };
+        rows.push(("kept", format!("{kept} step {step}, with the lowest held-out loss, {loss:.4}{why}")));
     }
     let folder = args.output.display();
     rows.push(("adapter", folder.to_string()));

@@ -234,6 +234,15 @@ impl TrainerCallback for Progress<'_> {
             TrainerWarning::CacheEnded { reason } => super::warning(&format!(
                 "--cache-constants: {reason}; no more is kept, and the rest is computed in every epoch"
             )),
+            TrainerWarning::OddNorm(odd) => {
+                let token = super::spelling(self.tokenizer, odd.token);
+                let token = token.map_or_else(|| odd.token.to_string(), |token| format!("'{token}'"));
+                super::warning(&format!(
+                    "the row of {token} in {} is {:.2} times as long as the median row of the vocabulary now: a lower \
+                     --learning-rate keeps it nearer, and so does --norm clamp:X or fixed",
+                    odd.layer, odd.times
+                ));
+            }
             other => super::warning(&format!("{other:?}")),
         };
         self.aside(tell);

@@ -112,12 +112,11 @@ pub fn tell_prior(starts: &[StartLine], rows: usize) {
         ));
     }
     if let Some((names, least)) = named(&below, f64::min) {
-        let nats = (even / least.max(f64::MIN_POSITIVE)).ln();
         super::warning(&format!(
             "{names}: probability {} at the start in places of other tokens, where an even share among {rows} rows is \
-             {share}: other tokens are as they were, and the new ones have about {nats:.0} nats to climb where they \
-             belong; nothing needs to be done for a run of some dozens of steps, and a shorter one can start nearer \
-             (--init pieces, --init TOKEN=like:OTHER)",
+             {share}: other tokens are as they were, and the new ones begin far down where they belong too, so that the \
+             first losses at them are high; nothing needs to be done for a run of some dozens of steps, and a shorter one \
+             can start nearer (--init pieces, --init TOKEN=like:OTHER)",
             number(least)
         ));
     }

@@ -43,6 +43,7 @@ pub use files::{ADAPTER_FILE, adapter_file};
 pub use layer::TrainableTokensLayer;
 pub use lora::LoraLayer;
 pub use model::{Gradient, Parameter, PeftModel, get_peft_model};
+pub(crate) use starts::matrix_of;
 pub use starts::{RowInit, RowPlace};
 pub use state_dict::{
     LoadResult, SaveEmbeddingLayers, StateDict, get_peft_model_state_dict, set_peft_model_state_dict,

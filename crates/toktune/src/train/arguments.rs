@@ -2,6 +2,7 @@
 
 use super::budget::MemoryBudget;
 use super::log::LOG_FILE;
+use super::norms::RowNorm;
 use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
 use crate::error::{Error, Result};
@@ -37,14 +38,22 @@ pub struct TrainingArguments {
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// What becomes of the rows' norms after each step.
+    pub norm: RowNorm,
     /// Whether every epoch has an order of its own; file order otherwise.
     pub shuffle: bool,
     /// Of the order of the rows.
     pub seed: u64,
     /// Evaluate every so many steps, beside the evaluations before and after.
     pub eval_steps: Option<u64>,
+    /// Keep what gave the lowest held-out loss over all labels of the evaluations after steps, instead of the last values.
+    pub load_best_model_at_end: bool,
+    /// End the run when so many evaluations in a row gave no lower held-out loss.
+    pub early_stopping_patience: Option<u64>,
     /// Write a checkpoint every so many steps.
     pub save_steps: Option<u64>,
+    /// Keep so many checkpoints, the newest ones; all where nothing is said.
+    pub save_total_limit: Option<u64>,
     /// Go on from the last checkpoint in `output_dir`.
     pub resume: bool,
     /// Resume although settings are others than those that the run began with.
@@ -87,10 +96,14 @@ impl TrainingArguments {
             warmup_steps: 0,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            norm: RowNorm::Free,
             shuffle: true,
             seed: 42,
             eval_steps: None,
+            load_best_model_at_end: false,
+            early_stopping_patience: None,
             save_steps: None,
+            save_total_limit: None,
             resume: false,
             resume_anyway: false,
             save_embedding_layers: SaveEmbeddingLayers::No,
@@ -111,6 +124,8 @@ impl TrainingArguments {
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("eval_every", self.eval_steps.unwrap_or(1)),
             ("save_every", self.save_steps.unwrap_or(1)),
+            ("keep_last", self.save_total_limit.unwrap_or(1)),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
         ];
         if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Argument { name, expected: "at least 1", found: "0".into() });
@@ -138,6 +153,28 @@ impl TrainingArguments {
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "at least 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0"),
         ];
+        if self.eval_steps.is_none() {
+            let needing = [
+                ("keep_best", self.load_best_model_at_end),
+                ("early_stopping_patience", self.early_stopping_patience.is_some()),
+            ];
+            if let Some((name, _)) = needing.iter().find(|(_, is_wanted)| *is_wanted) {
+                return Err(Error::Argument {
+                    name,
+                    expected: "`eval_every` beside it",
+                    found: "none".into(),
+                });
+            }
+        }
+        if let RowNorm::Clamp(most) = self.norm
+            && !(most > 0.0 && most.is_finite())
+        {
+            return Err(Error::Argument {
+                name: "norm",
+                expected: "more than 0",
+                found: self.norm.to_string(),
+            });
+        }
         if let Some(CacheConstants { location: CacheLocation::Folder(folder), .. }) = &self.cache_constants {
             check_folder(folder)?;
         }
@@ -180,9 +217,14 @@ mod tests {
     fn each_setting_is_checked_by_name() {
         let good = TrainingArguments::new("out");
         assert!(good.check().is_ok());
-        let faults: [(&str, TrainingArguments); 7] = [
+        let faults: [(&str, TrainingArguments); 12] = [
             ("lora_learning_rate", TrainingArguments { lora_learning_rate: Some(0.0), ..good.clone() }),
             ("batch_size", TrainingArguments { per_device_train_batch_size: 0, ..good.clone() }),
+            ("norm", TrainingArguments { norm: RowNorm::Clamp(0.0), ..good.clone() }),
+            ("norm", TrainingArguments { norm: RowNorm::Clamp(f64::NAN), ..good.clone() }),
+            ("keep_last", TrainingArguments { save_total_limit: Some(0), ..good.clone() }),
+            ("keep_best", TrainingArguments { load_best_model_at_end: true, ..good.clone() }),
+            ("patience", TrainingArguments { early_stopping_patience: Some(2), ..good.clone() }),
             ("max_steps", TrainingArguments { max_steps: Some(0), ..good.clone() }),
             ("num_epochs", TrainingArguments { num_train_epochs: 0.0, ..good.clone() }),
             ("learning_rate", TrainingArguments { learning_rate: Some(f64::NAN), ..good.clone() }),

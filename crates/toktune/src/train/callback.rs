@@ -2,13 +2,14 @@
 
 use super::evaluate::Evaluation;
 use super::log::StepLog;
+use super::norms::OddRow;
 pub use crate::error::ChangedSetting;
 use crate::peft::PeftModel;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Something that did not end the run and that its user should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TrainerWarning {
     /// The run was to be resumed, and there is no checkpoint: it begins with the first step.
@@ -20,6 +21,9 @@ pub enum TrainerWarning {
         /// Why.
         reason: String,
     },
+    /// A trained row is less than half or more than twice as long as the median row of the vocabulary, and was not when the run
+    /// began. Told once a run.
+    OddNorm(OddRow),
 }
 
 /// Told of what happens in a run, as transformers' class of this name. Every method may be left out. Where one breaks, the run

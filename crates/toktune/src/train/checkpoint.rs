@@ -3,6 +3,7 @@
 //! A checkpoint loads as an adapter: its tokenizer is in it when tokens were added.
 //! It is a folder `checkpoint-N` that is put together under another name and renamed when it is whole.
 
+use super::best::BestSoFar;
 use super::callback::ChangedSetting;
 use super::evaluate::Evaluation;
 use super::log::StepLog;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const BEST_FILE: &str = "best.safetensors";
 
 /// Where a run stands, and the settings that must be the same for it to go on exactly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,12 @@ pub(super) struct TrainerState {
     pub(super) settings: Settings,
     /// The evaluation before the first step of all, and that step.
     pub(super) beginning: (Option<Evaluation>, Option<StepLog>),
+    /// The norms that the rows of each layer started with, where they keep them.
+    #[serde(default)]
+    pub(super) norms: Option<Vec<Vec<f64>>>,
+    /// The best evaluation so far; the values that gave it are in a file of their own.
+    #[serde(default)]
+    pub(super) best: BestSoFar,
 }
 
 /// Writes the checkpoint of `state` into `folder` and returns its folder.
@@ -50,22 +58,15 @@ pub(super) fn save(
     if let Some(tokenizer) = tokenizer {
         tokenizer.save_pretrained(&part)?;
     }
-    let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let moments: Vec<(String, usize, Vec<u8>)> = optimizer
+    let moments = optimizer
         .moments
         .iter()
-        .flat_map(|(name, (m, v))| {
-            [(format!("{name}.m"), m.len(), bytes(m)), (format!("{name}.v"), v.len(), bytes(v))]
-        })
-        .collect();
-    let fault = |e: safetensors::SafeTensorError| WeightsError::Serialise(e.to_string());
-    let views = moments
-        .iter()
-        .map(|(name, n, bytes)| {
-            Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*n], bytes).map_err(fault)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    write(&part.join(OPTIMIZER_FILE), &serialize(views, None).map_err(fault)?)?;
+        .flat_map(|(name, (m, v))| [(format!("{name}.m"), m.as_slice()), (format!("{name}.v"), v)]);
+    write_tensors(&part.join(OPTIMIZER_FILE), moments)?;
+    if !state.best.values.is_empty() {
+        let best = state.best.values.iter().map(|(name, values)| (name.clone(), values.as_slice()));
+        write_tensors(&part.join(BEST_FILE), best)?;
+    }
     let json = serde_json::to_string_pretty(state).map_err(|e| WeightsError::Serialise(e.to_string()))?;
     write(&part.join(STATE_FILE), json.as_bytes())?;
     // the old one of this step goes when the new one is whole
@@ -74,6 +75,35 @@ pub(super) fn save(
     }
     std::fs::rename(&part, &done).map_err(WeightsError::io(&done))?;
     Ok(done)
+}
+
+/// Writes vectors by their names.
+fn write_tensors<'v>(path: &Path, vectors: impl Iterator<Item = (String, &'v [f32])>) -> Result<()> {
+    let fault = |e: safetensors::SafeTensorError| WeightsError::Serialise(e.to_string());
+    let bytes =
+        |(name, x): (String, &[f32])| (name, x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    let vectors: Vec<(String, Vec<u8>)> = vectors.map(bytes).collect();
+    let views = vectors
+        .iter()
+        .map(|(name, bytes)| {
+            let length = vec![bytes.len() / size_of::<f32>()];
+            Ok((name.as_str(), TensorView::new(Dtype::F32, length, bytes).map_err(fault)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    write(path, &serialize(views, None).map_err(fault)?)
+}
+
+/// Removes all checkpoints in `folder` but the `most` newest ones.
+pub(super) fn prune(folder: &Path, most: u64) -> Result<()> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    for old in all(folder)?.into_iter().filter(|path| path.join(STATE_FILE).is_file()).skip(most) {
+        // under the name of one that is not whole, so that nothing half removed is taken for a checkpoint
+        let name = old.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let going = folder.join(format!(".{name}.part"));
+        std::fs::rename(&old, &going).map_err(WeightsError::io(&old))?;
+        std::fs::remove_dir_all(&going).map_err(WeightsError::io(&going))?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -121,12 +151,13 @@ pub(super) fn resume(
         before: all.get(1).cloned(),
         source: Box::new(source),
     };
-    let state = read_state(&path).map_err(damaged)?;
+    let mut state = read_state(&path).map_err(damaged)?;
     let changes = state.settings.changes(now);
     if !changes.is_empty() && !anyway {
         return Err(Error::ResumeMismatch { path, changes });
     }
     restore(newest, model, optimizer).map_err(damaged)?;
+    state.best.values = best_values(newest, model).map_err(damaged)?;
     optimizer.step = state.step;
     Ok(Some(Resumed { state, changes }))
 }
@@ -148,4 +179,15 @@ fn restore(folder: &Path, model: &mut PeftModel, optimizer: &mut AdamW) -> Resul
         }
     }
     Ok(())
+}
+
+/// The values that gave the best evaluation; nothing where none are kept.
+fn best_values(folder: &Path, model: &PeftModel) -> Result<Vec<(String, Vec<f32>)>> {
+    let path = folder.join(BEST_FILE);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let stored = Checkpoint::open(&path)?;
+    let of = |p: crate::peft::Parameter<'_>| Ok((p.name.clone(), stored.vector(&p.name, p.values.len())?));
+    model.parameters().into_iter().map(of).collect()
 }

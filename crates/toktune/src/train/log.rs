@@ -1,5 +1,6 @@
 //! What is reported of every optimizer step, and the file it is kept in.
 
+use super::norms::Norms;
 use crate::error::Result;
 use crate::weights::WeightsError;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct StepLog {
     pub tokens_per_second: f64,
     /// Largest resident memory of the process so far, mapped weights included; `None` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
+    /// Norms of the trained rows after the update, over the median of the vocabulary's; `None` without rows.
+    #[serde(default)]
+    pub norms: Option<Norms>,
 }
 
 /// The log file of a run, appended to a line a step.
@@ -103,6 +107,7 @@ mod tests {
             seconds: 0.5,
             tokens_per_second: 6.0,
             peak_memory_bytes: peak_memory_bytes(),
+            norms: None,
         }
     }
 

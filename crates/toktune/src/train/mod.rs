@@ -4,6 +4,7 @@
 //! [`TrainerCallback`] is told what happens.
 
 mod arguments;
+mod best;
 mod budget;
 mod callback;
 mod card;
@@ -14,6 +15,7 @@ mod growth;
 mod lock;
 mod log;
 mod memory;
+mod norms;
 mod optimizer;
 mod prior;
 mod run;
@@ -28,10 +30,12 @@ pub use crate::engine::constants::{CacheConstants, CacheLocation};
 pub use arguments::{
     LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE, TrainingArguments,
 };
+pub use best::BestStep;
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
+pub use norms::{Norms, OddRow, RowNorm};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use prior::{Prior, prior};
 pub use run::TrainOutput;

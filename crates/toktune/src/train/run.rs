@@ -1,5 +1,6 @@
 //! A run from its first step to its last, with evaluations, checkpoints, log and model card.
 
+use super::best::BestStep;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::evaluate::Evaluation;
 use super::lock::RunLock;
@@ -18,8 +19,13 @@ pub struct TrainOutput {
     pub stopped: bool,
     /// Evaluation before the first step, that of the run that is resumed where one is, with evaluation data.
     pub before: Option<Evaluation>,
-    /// Evaluation after the last step.
+    /// Evaluation of what was saved: after the last step, or of the best step where that is kept.
     pub after: Option<Evaluation>,
+    /// The evaluation with the lowest held-out loss after a step, with evaluation data. With `load_best_model_at_end` what gave it
+    /// is what was saved.
+    pub best: Option<BestStep>,
+    /// Whether the run ended before its last step because no evaluation gave a lower held-out loss for too long.
+    pub ended_early: bool,
     /// Steps taken now, without those of a run that is resumed.
     pub steps: u64,
     /// The first step, that of the run that is resumed where one is, and the last; `None` when none was taken now.
@@ -49,6 +55,11 @@ impl Trainer {
         let _lock = RunLock::take(&folder)?;
         self.begin(callback)?;
         let (before, mut stops) = self.evaluate_and_tell(callback)?;
+        // a run that was stopped at a step which was to be evaluated does so now
+        let step = self.global_step();
+        if self.arguments.eval_steps.is_some_and(|n| step.is_multiple_of(n)) {
+            self.remember(before.as_ref());
+        }
         let before = self.begun_with(before);
         // opened when there is a step to log: a run whose first step fails leaves no trace
         let mut log: Option<LogFile> = None;
@@ -57,13 +68,16 @@ impl Trainer {
             stopped: false,
             before,
             after: None,
+            best: None,
+            ended_early: false,
             steps: 0,
             first_and_last: None,
             seconds: 0.0,
             tokens: 0,
         };
         let total = self.schedule.total_steps;
-        while self.global_step() < total && !stops {
+        output.ended_early = self.is_out_of_patience();
+        while self.global_step() < total && !stops && !output.ended_early {
             let before = self.global_step();
             let taken = self.step().map_err(|source| self.keep_last_good_state(before, source))?;
             let file = match log.take() {
@@ -76,6 +90,9 @@ impl Trainer {
             if let Some(reason) = constants.and_then(ConstantCache::take_ending) {
                 callback.on_warning(&TrainerWarning::CacheEnded { reason });
             }
+            if let Some(odd) = self.norms.take_odd(&self.model) {
+                callback.on_warning(&TrainerWarning::OddNorm(odd));
+            }
             output.add(self.first_step(&taken), taken);
             let step = self.global_step();
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
@@ -84,8 +101,10 @@ impl Trainer {
                 let evaluated = self.evaluate_and_tell(callback);
                 let (evaluation, stop) =
                     evaluated.map_err(|source| self.keep_last_good_state(step, source))?;
+                self.remember(evaluation.as_ref());
                 output.after = evaluation;
                 stops = stop;
+                output.ended_early = !stops && self.is_out_of_patience();
             }
             if due(self.arguments.save_steps) || callback.should_save() || (stops && !ends) {
                 callback.on_save(&self.save_checkpoint()?);
@@ -100,18 +119,29 @@ impl Trainer {
         let folder = self.arguments.output_dir.clone();
         let (step, total) = (self.global_step(), self.schedule.total_steps);
         // with its end kept, a run can be made longer later
-        let taken = output.first_and_last.is_some() && step == total;
+        let taken = output.first_and_last.is_some() && (step == total || output.ended_early);
         let kept = self.arguments.save_steps.is_some_and(|n| step.is_multiple_of(n));
         if taken && !kept {
             self.save_checkpoint()?;
         }
         output.global_step = step;
-        output.stopped = step < total;
-        if !output.stopped {
+        output.stopped = step < total && !output.ended_early;
+        if step == total {
             // whoever ends the run while it evaluates has the rows
             self.save_adapter(&folder)?;
             let evaluated = self.evaluate_and_tell(callback);
             output.after = evaluated.map_err(|source| self.keep_last_good_state(step, source))?.0;
+            self.remember(output.after.as_ref());
+            if taken && self.arguments.load_best_model_at_end {
+                // with the last evaluation in it
+                self.save_checkpoint()?;
+            }
+        }
+        output.best = self.run.as_ref().and_then(|run| run.best.best.clone());
+        if !output.stopped && self.arguments.load_best_model_at_end {
+            let run = self.run.as_ref();
+            let of_best = run.and_then(|run| run.best.restore(step, &mut self.model));
+            output.after = of_best.or(output.after.take());
         }
         if step > 0 {
             self.save_model()?;
@@ -130,6 +160,21 @@ impl Trainer {
             stops |= callback.on_evaluate(&self.model, self.global_step(), evaluation).is_break();
         }
         Ok((evaluation, stops || callback.on_prediction_step().is_break()))
+    }
+
+    /// Compares an evaluation after a step with the best one.
+    fn remember(&mut self, evaluation: Option<&Evaluation>) {
+        let (step, keep) = (self.global_step(), self.arguments.load_best_model_at_end);
+        if let (Some(evaluation), Some(run)) = (evaluation, &mut self.run)
+            && step > 0
+        {
+            run.best.take(step, evaluation, &self.model, keep);
+        }
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.arguments.early_stopping_patience;
+        self.run.as_ref().is_some_and(|run| run.best.is_out_of_patience(patience))
     }
 
     /// What a run began with is what it began with before it was stopped.

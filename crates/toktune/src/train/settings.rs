@@ -2,6 +2,7 @@
 
 use super::arguments::TrainingArguments;
 use super::callback::ChangedSetting;
+use super::norms::RowNorm;
 use super::schedule::{LrScheduler, Schedule};
 use crate::config::PeftConfig;
 use crate::data::{Collator, Dataset};
@@ -51,6 +52,9 @@ impl Settings {
         put("gradient_accumulation_steps", arguments.gradient_accumulation_steps.to_string());
         put("weight_decay", arguments.weight_decay.to_string());
         put("max_grad_norm", arguments.max_grad_norm.to_string());
+        if arguments.norm != RowNorm::Free {
+            put("norm", arguments.norm.to_string());
+        }
         put("learning_rate", schedule.learning_rate.to_string());
         if !model.lora_layers().is_empty() {
             put("lora_learning_rate", run.lora_schedule.learning_rate.to_string());

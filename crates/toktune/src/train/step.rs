@@ -54,6 +54,7 @@ impl Trainer {
             seconds,
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: peak_memory_bytes(),
+            norms: self.norms.norms(&self.model),
         };
         if let Some(run) = &mut self.run {
             run.beginning.1.get_or_insert_with(|| log.clone());
@@ -107,6 +108,7 @@ impl Trainer {
             let Some(gradient) = gradient else { return Err(Error::NoGradient { name }) };
             optimizer.update(&name, values, &gradient.values, rate);
         }
+        self.norms.hold(self.arguments.norm, &mut self.model);
         let parameters = self.model.parameters();
         match parameters.iter().find(|p| p.values.iter().any(|x| !x.is_finite())) {
             None => self.sizes.check(&self.model).map(|()| rows),

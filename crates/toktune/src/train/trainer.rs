@@ -1,6 +1,7 @@
 //! A run: what it is made of, how it stands, and what it leaves in its folder.
 
 use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
+use super::best::BestSoFar;
 use super::budget::MemoryRoom;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
@@ -8,6 +9,7 @@ use super::evaluate::{Evaluation, evaluate_until};
 use super::growth::Sizes;
 use super::log::StepLog;
 use super::memory::{MemoryPlanner, held_bytes};
+use super::norms::{NormWatch, RowNorm};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::schedule::Schedule;
 use super::settings::{RunParts, Settings};
@@ -47,6 +49,8 @@ pub struct Trainer {
     pub(super) schedule: Schedule,
     /// How large the parameters are when the run begins.
     pub(super) sizes: Sizes,
+    /// The norms of its rows.
+    pub(super) norms: NormWatch,
     /// Memory of the process before the run.
     held_bytes: u64,
     /// What its steps may take.
@@ -72,6 +76,8 @@ pub(super) struct Run {
     settings: Option<Settings>,
     /// The evaluation before the first step of all, and that step.
     pub(super) beginning: (Option<Evaluation>, Option<StepLog>),
+    /// What it remembers of its evaluations.
+    pub(super) best: BestSoFar,
 }
 
 impl Trainer {
@@ -110,6 +116,7 @@ impl Trainer {
             held_bytes: held_bytes(),
             room: MemoryRoom::of(arguments.memory_budget, model.base().checkpoint().total_bytes(), PROCESSES),
             sizes: Sizes::of(&model, typical),
+            norms: NormWatch::of(&model),
             model,
             arguments,
             train,
@@ -205,7 +212,7 @@ impl Trainer {
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
         let parameters = self.model.parameters();
         let mut optimizer = AdamW::new(config, parameters.iter().map(|p| (p.name.clone(), p.values.len())));
-        let (mut settings, mut beginning) = (None, (None, None));
+        let (mut settings, mut beginning, mut best) = (None, (None, None), BestSoFar::default());
         if self.arguments.resume || self.arguments.resume_anyway {
             let now = self.settings()?;
             let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
@@ -216,6 +223,12 @@ impl Trainer {
                 Some(resumed) => {
                     sampler.seek(resumed.state.position)?;
                     beginning = resumed.state.beginning;
+                    best = resumed.state.best;
+                    if let (RowNorm::Fixed, Some(starts)) = (self.arguments.norm, &resumed.state.norms)
+                        && !self.norms.set_starts(starts)
+                    {
+                        return Err(Error::NormsOfOtherRows { folder });
+                    }
                     if !resumed.changes.is_empty() {
                         callback.on_warning(&TrainerWarning::OtherSettings(resumed.changes));
                     }
@@ -225,7 +238,7 @@ impl Trainer {
         }
         let constants = self.cache_settings().as_ref().map(ConstantCache::new).transpose()?;
         callback.on_train_begin(&self.model, optimizer.step);
-        self.run = Some(Run { sampler, optimizer, constants, settings, beginning });
+        self.run = Some(Run { sampler, optimizer, constants, settings, beginning, best });
         Ok(())
     }
 
@@ -310,9 +323,14 @@ impl Trainer {
         let Some(run) = &mut self.run else { return Err(Error::NotBegun) };
         run.settings = Some(settings.clone());
         let (step, position, beginning) = (run.optimizer.step, run.sampler.position(), run.beginning.clone());
-        let state = TrainerState { step, position, settings, beginning };
-        let tokenizer = self.tokenizer.as_ref();
-        checkpoint::save(&self.arguments.output_dir, &self.model, &run.optimizer, tokenizer, &state)
+        let norms = (self.arguments.norm == RowNorm::Fixed).then(|| self.norms.starts());
+        let state = TrainerState { step, position, settings, beginning, norms, best: run.best.clone() };
+        let (folder, tokenizer) = (&self.arguments.output_dir, self.tokenizer.as_ref());
+        let saved = checkpoint::save(folder, &self.model, &run.optimizer, tokenizer, &state)?;
+        if let Some(most) = self.arguments.save_total_limit {
+            checkpoint::prune(folder, most)?;
+        }
+        Ok(saved)
     }
 
     fn settings(&self) -> Result<Settings> {
