@@ -1,7 +1,7 @@
 //! The flags of `distill`.
 
-use super::shared::MachineArgs;
-use super::values::{LogFormat, distillation_weights, lr_scheduler, sample_by};
+use super::shared::{MachineArgs, OutputArgs};
+use super::values::{distillation_weights, lr_scheduler, sample_by};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::data::SampleBy;
@@ -52,12 +52,8 @@ pub struct DistillArgs {
     pub steps: DistillStepArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Text for people, or JSON objects, one a line
-    #[arg(
-        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
-        hide_possible_values = true
-    )]
-    pub log_format: LogFormat,
+    #[command(flatten)]
+    pub told: OutputArgs,
     /// Write a line every N steps [default: 1, none on a terminal, where there is a progress bar]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub log_every: Option<u64>,

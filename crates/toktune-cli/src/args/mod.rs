@@ -254,12 +254,8 @@ pub struct CombineArgs {
         hide_possible_values = true
     )]
     pub on_conflict: ConflictChoice,
-    /// Text for people, or a JSON object
-    #[arg(
-        long, value_enum, default_value_t = LogFormat::Text, value_name = "text|json",
-        hide_possible_values = true
-    )]
-    pub log_format: LogFormat,
+    #[command(flatten)]
+    pub told: OutputArgs,
 }
 
 /// Flags of `export`.

@@ -22,7 +22,7 @@ pub fn run(args: &CombineArgs) -> Outcome {
             combined.bases.join(", ")
         ));
     }
-    if args.log_format == LogFormat::Json {
+    if args.told.log_format == LogFormat::Json {
         let renumbered = combined.renumbered.iter().map(
             |(token, adapter, was, is)| json!({"token": token, "adapter": adapter, "was": was, "is": is}),
         );

@@ -4,18 +4,18 @@ use crate::args::{DistillArgs, LogFormat};
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
 use crate::load;
-use crate::report::{self, Progress};
+use crate::report::{self, Distilled, Progress};
 use crate::signals::Signals;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::time::Instant;
 use toktune::data::{DataError, DataOptions, Dataset, RowKeys};
-use toktune::distill::{DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure};
+use toktune::distill::{DistilledWord, FoundWord, Snippets, Teacher, generated_texts, measure};
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::{PeftModel, RowInit};
 use toktune::text::{AutoTokenizer, ListedToken, TextError, WordUse};
-use toktune::train::{TrainOutput, Trainer};
+use toktune::train::Trainer;
 use toktune::weights::{WeightsError, write_atomically};
 use toktune::{Error, Recipe};
 
@@ -103,7 +103,7 @@ pub fn run(args: &DistillArgs) -> Outcome {
     let mut trainer =
         Trainer::new(model, arguments, data)?.with_teacher(teacher)?.with_tokenizer(with_words.clone());
     let total = trainer.schedule().total_steps;
-    let json = args.log_format == LogFormat::Json;
+    let json = args.told.log_format == LogFormat::Json;
     let mut progress = Progress::new(json, args.log_every, total, Some(&with_words));
     progress.listen(signals.clone());
     let result = trainer.train(&mut progress);
@@ -114,7 +114,10 @@ pub fn run(args: &DistillArgs) -> Outcome {
     }
     let model = &trainer.model;
     let trained = measure(model.base(), model.active(), &snippets.held_out, &ids)?;
-    close(args, &progress, &output, &words, &snippets, [untrained, trained], start)
+    let seconds = start.elapsed().as_secs_f64();
+    let distilled =
+        Distilled { output: &output, words: &words, snippets: &snippets, untrained, trained, seconds };
+    close(args, &progress, &distilled)
 }
 
 /// Finds the words, makes them tokens, and chooses the texts around them.
@@ -240,94 +243,24 @@ fn tell_words(args: &DistillArgs, words: &[DistilledWord], found: &[FoundWord]) 
     }
 }
 
-fn likeness(of: &Likeness) -> Value {
-    json!({"kl": of.kl, "loss": of.loss, "teacher_loss": of.teacher_loss, "leak": of.leak, "rows": of.rows})
-}
-
 /// Tells what the run came to, and keeps it beside the adapter.
-fn close(
-    args: &DistillArgs,
-    progress: &Progress<'_>,
-    output: &TrainOutput,
-    words: &[DistilledWord],
-    snippets: &Snippets,
-    [untrained, trained]: [Likeness; 2],
-    start: Instant,
-) -> Outcome {
-    let of_words = words.iter().zip(&snippets.words).map(|(word, found)| {
-        json!({"token": word.text, "id": word.id, "places": found.places, "train": found.train, "held_out": found.held_out})
-    });
-    let measured = trained.rows > 0;
-    let all = json!({
-        "event": "end",
-        "steps": output.global_step,
-        "seconds": start.elapsed().as_secs_f64(),
-        "before": measured.then(|| likeness(&untrained)),
-        "after": measured.then(|| likeness(&trained)),
-        "loss_gap_closed": measured.then(|| trained.gap_closed(&untrained)),
-        "kl_closed": measured.then(|| trained.kl_closed(&untrained)),
-        "words": of_words.collect::<Vec<_>>(),
-        "output": args.output,
-    });
+fn close(args: &DistillArgs, progress: &Progress<'_>, distilled: &Distilled<'_>) -> Outcome {
+    let mut all = distilled.json();
+    all["output"] = json!(args.output);
     let text = format!("{all:#}\n");
     let path = args.output.join(MEASUREMENTS);
     let write = |file: &mut File| file.write_all(text.as_bytes()).map_err(WeightsError::io(&path));
-    write_atomically(&path, write).map_err(toktune::Error::from)?;
+    write_atomically(&path, write).map_err(Error::from)?;
     if progress.is_json() {
         progress.json(&all);
         return Ok(());
     }
     let style = report::stdout_style();
-    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
-    let line = |name: &str, value: String| (name.to_owned(), value);
-    let mut lines = vec![String::new()];
-    if trained.rows == 0 {
-        lines.push("no text was held out: nothing was measured".into());
-    } else {
-        let rows = [
-            line(
-                "loss of what follows",
-                format!(
-                    "{:.3} before, {:.3} after; {:.3} with the pieces ({} of the gap closed)",
-                    untrained.loss,
-                    trained.loss,
-                    trained.teacher_loss,
-                    percent(trained.gap_closed(&untrained))
-                ),
-            ),
-            line(
-                "divergence",
-                format!(
-                    "{:.4} before, {:.4} after ({} gone)",
-                    untrained.kl,
-                    trained.kl,
-                    percent(trained.kl_closed(&untrained))
-                ),
-            ),
-            line(
-                "where none belongs",
-                format!("{} probability before, {} after", percent(untrained.leak), percent(trained.leak)),
-            ),
-        ];
-        lines.push(style.bold(&format!("held out ({})", report::plural(snippets.held_out.len(), "snippet"))));
-        lines.extend(report::pairs(&rows, style));
-        lines.push(String::new());
-    }
-    let folder = args.output.display();
-    let rows = [
-        line(
-            "time",
-            format!(
-                "{} in {:.1} s, everything in {:.1} s",
-                report::plural(output.steps as usize, "step"),
-                output.seconds,
-                start.elapsed().as_secs_f64()
-            ),
-        ),
-        line("adapter", folder.to_string()),
-        line("try it", format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model)),
-    ];
-    lines.extend(report::pairs(&rows, style));
+    let folder = args.output.display().to_string();
+    let try_it = format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model);
+    let mut lines = distilled.lines(style);
+    let rows = [("time", distilled.time()), ("adapter", folder), ("try it", try_it)];
+    lines.extend(report::pairs(&rows.map(|(name, value)| (name.to_owned(), value)), style));
     progress.lines(&lines);
     Ok(())
 }

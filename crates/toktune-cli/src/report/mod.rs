@@ -1,6 +1,7 @@
 //! Everything that is written for people, and the JSON lines for programs.
 
 mod chats;
+mod distillation;
 mod emission;
 mod evaluation;
 mod format;
@@ -14,6 +15,7 @@ mod style;
 mod table;
 
 pub use chats::chats;
+pub use distillation::Distilled;
 pub use emission::{emission_json, emission_table};
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural, spelling};

@@ -108,13 +108,14 @@ impl Distillation {
     /// The part of a label's loss that needs no vocabulary, and its gradient in the student's state, without the label's weight.
     fn beside_vocabulary(&self, at: usize, state: &[f32], gradient: &mut [f32]) -> f32 {
         let d = state.len();
-        let of = |x: &'_ [f32]| x.get(at * d..(at + 1) * d).map(<[f32]>::to_vec).unwrap_or_default();
-        let (teacher, pulls) = (of(&self.rows.states), of(&self.rows.gradients));
+        let own = at * d..(at + 1) * d;
+        let teacher = self.rows.states.get(own.clone()).unwrap_or_default();
+        let pulls = self.rows.gradients.get(own).unwrap_or_default();
         let DistillationWeights { mse, kl, .. } = self.weights;
         let mut value = 0f64;
         if mse != 0.0 {
             let each = f64::from(mse) / d as f64;
-            for ((gradient, s), h) in gradient.iter_mut().zip(state).zip(&teacher) {
+            for ((gradient, s), h) in gradient.iter_mut().zip(state).zip(teacher) {
                 let off = f64::from(s - h);
                 value += each * off * off;
                 *gradient += (2.0 * each * off) as f32;
@@ -124,11 +125,11 @@ impl Distillation {
             let product: f64 = teacher
                 .iter()
                 .zip(state)
-                .zip(&pulls)
+                .zip(pulls)
                 .map(|((h, s), g)| f64::from(h - s) * f64::from(*g))
                 .sum();
             value += f64::from(kl) * (product - f64::from(self.rows.losses.get(at).copied().unwrap_or(0.0)));
-            gradient.iter_mut().zip(&pulls).for_each(|(gradient, g)| *gradient -= kl * g);
+            gradient.iter_mut().zip(pulls).for_each(|(gradient, g)| *gradient -= kl * g);
         }
         value as f32
     }

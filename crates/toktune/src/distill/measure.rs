@@ -49,9 +49,8 @@ impl Likeness {
     }
 }
 
-///
-/// Compares the student over `base` with `rows` with the frozen `base`, whose new tokens are left out of what it predicts. `new` are
-/// the new tokens.
+/// Compares the student, which is `base` with `rows`, with the frozen `base`, whose new tokens are left out of what it predicts;
+/// `new` are these tokens. The result is a mean over the rows behind the words of all snippets, 30 of each at most.
 ///
 /// # Errors
 /// As [`crate::engine::runner::Runner::each_logits`].
