@@ -3,8 +3,9 @@
 use crate::args::{DeviceChoice, MachineArgs, Precision};
 use crate::failure::{Outcome, usage};
 use serde::Serialize;
+use toktune::Device;
 use toktune::models::{PrecisionMode, PretrainedModel};
-use toktune::{Device, runtime};
+use toktune::runtime::{self, Isa};
 
 /// What was settled.
 #[derive(Clone, Debug, Serialize)]
@@ -21,9 +22,9 @@ pub struct Machine {
     pub precision: &'static str,
     /// The kernels' instruction set.
     pub instruction_set: &'static str,
-    /// Whether that multiplies bf16 faster than `f32`.
+    /// That set itself.
     #[serde(skip)]
-    has_fast_bf16: bool,
+    isa: Isa,
     /// Threads of the kernels.
     pub threads: usize,
 }
@@ -46,7 +47,7 @@ impl Machine {
             mode,
             precision: "f32",
             instruction_set: isa.name(),
-            has_fast_bf16: isa.has_fast_bf16(),
+            isa,
             threads: runtime::num_threads(),
         })
     }
@@ -55,12 +56,17 @@ impl Machine {
 impl Machine {
     /// What is to be said of the precision that was asked for.
     pub fn note(&self) -> Option<String> {
-        let is_slow = self.mode == PrecisionMode::Bf16 && !self.has_fast_bf16;
-        is_slow.then(|| {
-            format!(
-                "{} has no instructions for bf16: operands are rounded to it and multiplied in f32, which is no faster",
-                self.instruction_set
-            )
+        if self.mode != PrecisionMode::Bf16 || self.isa.has_fast_bf16() {
+            return None;
+        }
+        let set = self.instruction_set;
+        Some(match self.isa.has_bf16() {
+            true => format!(
+                "this processor multiplies bf16 with {set} more slowly than f32, which --precision auto takes"
+            ),
+            false => format!(
+                "{set} has no instructions for bf16: operands are rounded to it and multiplied in f32, which is no faster"
+            ),
         })
     }
 

@@ -43,7 +43,7 @@ pub(crate) enum Engine {
 pub(crate) fn engine(isa: Isa) -> Option<Engine> {
     match isa.level() {
         Level::Amx => Some(Engine::Amx),
-        _ if isa.has_fast_bf16() => Some(Engine::Avx512),
+        _ if isa.has_bf16() => Some(Engine::Avx512),
         _ => None,
     }
 }

@@ -123,7 +123,7 @@ pub fn print_machine(isa: Isa, rounds: usize) {
         "| peak   |      one thread |     all threads |\n| ------ | --------------: | --------------: |"
     );
     print("f32", Precision::F32);
-    if isa.has_fast_bf16() {
+    if isa.has_bf16() {
         print("bf16", Precision::Bf16);
     }
     let mut memory = Memory::new();
@@ -134,6 +134,6 @@ pub fn print_machine(isa: Isa, rounds: usize) {
          of copying memory, and for products of few rows of reading it (more than 100 % when a cache holds it). It is measured again before and after every\n\
          timing. Operations are those that the result needs from what is given: what a kernel computes twice counts\n\
          once, and what it computes and masks away not at all.",
-        if isa.has_fast_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }
+        if isa.has_bf16() { "" } else { "\n(this set has no bf16 instructions: bf16 runs as f32)" }
     );
 }

@@ -17,10 +17,10 @@ struct Loop {
 
 /// The instructions that the kernels use for this precision.
 fn fastest(isa: Isa, precision: Precision) -> Loop {
-    let bf16 = precision == Precision::Bf16 && isa.has_fast_bf16();
+    let bf16 = precision == Precision::Bf16 && isa.has_bf16();
     match isa.name() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` is a set that the machine has; `has_fast_bf16` covers the rest. So for the arms below.
+        // SAFETY: an `Isa` is a set that the machine has; `has_bf16` covers the rest. So for the arms below.
         "amx" if bf16 => Loop { run: |n| unsafe { x86::amx(n) }, flops: 4 * 2 * 16 * 16 * 32 },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
