@@ -155,11 +155,14 @@ impl Isa {
     }
 }
 
-/// Whether the processor says that it is Intel's.
+/// Whether the processor says that it is Intel's. Asked once: where a machine is virtual, each asking is a call to its host.
 #[cfg(target_arch = "x86_64")]
 fn is_intel() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    static INTEL: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *INTEL.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    })
 }
 
 impl fmt::Debug for Isa {

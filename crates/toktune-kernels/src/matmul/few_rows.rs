@@ -38,7 +38,9 @@ pub fn stream(isa: Isa, x: &[f32], w: &impl Matrix, precision: Precision, write:
 }
 
 /// [`stream`] with `x` rounded to 8 bits, in runs of 32, where it meets rows of a weight that are stored as Q8_0, Q4_0, Q4_1,
-/// Q5_0, Q5_1, Q4_K, Q5_K or Q6_K: these products are sums of integers. Every other row is multiplied as [`stream`] does.
+/// Q5_0, Q5_1, Q4_K, Q5_K or Q6_K: these products are sums of integers. Rows that are stored in bf16 are multiplied in bf16 where
+/// the machine has AVX512-BF16, at any `precision`: fewer bytes of `x` are read, and reading is what takes the time, so that it
+/// does not matter how fast a processor multiplies bf16. Every other row is multiplied as [`stream`] does.
 ///
 /// Panics when the lengths do not fit the weight.
 pub fn stream_in_integers(
@@ -50,7 +52,9 @@ pub fn stream_in_integers(
     y: &mut [f32],
 ) {
     let Some(pass) = Pass::new(isa, (x, w), write, y) else { return };
-    if w.cols() == 0 || !w.stored_type().is_some_and(quantised::supports) {
+    let stored = w.stored_type();
+    if w.cols() == 0 || !stored.is_some_and(quantised::supports) {
+        let precision = if stored == Some(WeightType::BF16) { Precision::Bf16 } else { precision };
         return pass.with_bf16(precision, |of| pass.run(TASK, of));
     }
     Rounded::with(isa, x, w.cols(), |x| pass.run(TASK_IN_INTEGERS, Operands { bf16: None, bytes: Some(x) }));

@@ -11,6 +11,10 @@ use wide::Wide;
 /// Rows of activations that a row of the weight is unpacked for at a time.
 const TALL: usize = 8;
 
+/// Bytes that are asked for before they are needed. Rows mostly lie one behind the other; the processor alone looks no further
+/// than a page, and begins anew with every weight.
+const AHEAD: usize = 2048;
+
 /// # Safety
 /// As [`super::super::stream`], with lengths that were checked, on a machine with AVX-512 and AVX512-VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -27,6 +31,10 @@ pub(in crate::quantised) unsafe fn stream(of: &Streamed<'_>) {
 unsafe fn all<F: Wide>(of: &Streamed<'_>) {
     let mut factors = Factors::new();
     for (col, weights) in of.rows.iter().enumerate() {
+        for at in (0..weights.len()).step_by(64) {
+            // SAFETY: nothing is read by it, wherever it leads.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(AHEAD + at).cast()) };
+        }
         let mut row = 0;
         while row < of.x.m() {
             // SAFETY: passed on, for rows that there are.
