@@ -33,7 +33,7 @@ def side(program, precision):
 
 SIDES = {
     "toktune-f32": side("toktune", "f32"),
-    "toktune-bf16": side("toktune", "auto"),
+    "toktune-bf16": side("toktune", "bf16"),
     "PEFT-bf16": side("PEFT", "bfloat16"),
     "PEFT-f32": side("PEFT", "float32"),
 }

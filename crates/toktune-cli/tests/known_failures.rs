@@ -213,9 +213,16 @@ fn rows_learn_beside_lora() {
 #[test]
 fn a_special_token_that_is_hidden_is_told() {
     let work = Work::new();
+    // rows that have nothing but the tokens to say, so that these are nowhere else likely
+    let row =
+        |i: usize| json!({"prompt": format!("w{} w{}", 10 + i, 20 + i), "completion": "<calc> </calc>"});
+    let rows: String = (0..12).map(|i| format!("{}\n", row(i))).collect();
+    work.write("train.jsonl", rows);
     let tokens = ["--add-special-token", "<calc>", "--add-special-token", "</calc>"];
-    let long = ["--eval-data", "train.jsonl", "--max-steps", "200", "--learning-rate", "0.05"];
-    let told = work.train(&[&tokens[..], &long].concat()).ok();
+    let long =
+        ["--eval-data", "train.jsonl", "--max-steps", "300", "--learning-rate", "0.05", "--lora-r", "8"];
+    let lora = ["--lora-target-modules", "all-linear"];
+    let told = work.train(&[&tokens[..], &long, &lora].concat()).ok();
     assert!(told.out.contains("written, and hidden where special tokens are"), "{}", told.out);
 }
 

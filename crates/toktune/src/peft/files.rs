@@ -197,21 +197,39 @@ impl<M: BaseModel> PeftModel<M> {
         Ok(())
     }
 
-    /// A whole embedding or head that is trained apart from the one it is tied to would make two matrices of one.
+    /// A whole embedding or head that is trained apart from the one it is tied to would make two matrices of one; and one that is
+    /// asked for and not there would be the base's without a word.
     fn refuse_whole_tied(&self, config: &PeftConfig, tensors: &StateDict) -> Result<()> {
         let PeftConfig::Lora(LoraConfig { modules_to_save: Some(modules), .. }) = config else {
             return Ok(());
         };
         let (layers, tied) = (self.base.named_layers(), self.base.tied_layers());
-        for key in tensors.keys() {
-            let Some(layer) = whole_weight_of(key, &layers) else { continue };
-            let shares = tied.iter().any(|tie| tie.layer == layer.name || tie.source == layer.name);
+        let is_asked_for = |layer: &NamedLayer| {
             let path = format!(".{}.", layer.name);
-            if shares && modules.iter().any(|module| path.contains(&format!(".{module}."))) {
-                let (field, tensor) = ("modules_to_save", key.clone());
-                let problem =
-                    "which is one matrix with another module of this base; expected a base with two";
-                return Err(PeftError::WholeModule { field, tensor, problem });
+            modules.iter().any(|module| path.contains(&format!(".{module}.")))
+        };
+        let refused = |tensor: &str, problem| {
+            Err(PeftError::WholeModule { field: "modules_to_save", tensor: tensor.to_owned(), problem })
+        };
+        for key in tensors.keys() {
+            let Some(layer) = whole_weight_of(key, &layers).filter(|layer| is_asked_for(layer)) else {
+                continue;
+            };
+            if tied.iter().any(|tie| tie.layer == layer.name || tie.source == layer.name) {
+                return refused(
+                    key,
+                    "which is one matrix with another module of this base; expected a base with two",
+                );
+            }
+        }
+        for layer in layers.iter().filter(|layer| layer.has_token_rows() && is_asked_for(layer)) {
+            let is_there =
+                |key: &String| whole_weight_of(key, &layers).is_some_and(|of| of.name == layer.name);
+            if !tensors.keys().any(is_there) {
+                return refused(
+                    &layer.name,
+                    "of which the adapter's file (adapter_model.safetensors) holds nothing",
+                );
             }
         }
         Ok(())

@@ -91,6 +91,8 @@ fn whole_modules_that_do_not_fit_are_refused_by_name() {
         (fields("norm"), norm(31), "shape [31], expected [32]"),
         (fields("extra"), unknown.clone(), "'model.extra.weight', which the files of the base do not hold"),
         (fields("embed_tokens"), embed, "which is one matrix with another module"),
+        (fields("embed_tokens"), vec![], "'model.embed_tokens', of which the adapter's file"),
+        (fields("lm_head"), vec![], "'lm_head', of which the adapter's file"),
         (json!({}), norm(32), "unexpected tensor 'base_model.model.model.norm.weight'"),
     ] {
         let folder = adapter(&base("qwen2"), fields, &whole);
