@@ -2,6 +2,7 @@
 
 mod alpaca;
 mod conversation;
+mod preference;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -9,6 +10,7 @@ mod weights;
 use serde_json::{Map, Value};
 
 use super::form::{Form, shortened};
+pub(super) use preference::{Preference, SIDES, messages};
 pub(super) use super::form::{is_key_of_any, is_known_key};
 use super::records::Content;
 use super::weights::LossWeights;
@@ -40,6 +42,8 @@ pub(super) enum Words {
     Messages(Conversation),
     /// Two sequences that belong together.
     Pair { anchor: Sequence, positive: Sequence },
+    /// Two answers to one prompt.
+    Preference(Preference),
 }
 
 /// A conversation.
@@ -96,6 +100,8 @@ impl Row {
             Form::Messages => Words::Messages(reader.conversation(reader.messages("messages")?)?),
             Form::Conversations => reader.share_gpt()?,
             Form::Instruction => reader.instruction()?,
+            Form::Preference => reader.preference(keys)?,
+            Form::PreferenceIds => reader.preference_of_ids(vocab_size)?,
             Form::Pair => Words::Pair {
                 anchor: reader.sequence("anchor", vocab_size)?,
                 positive: reader.sequence("positive", vocab_size)?,
