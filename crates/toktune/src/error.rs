@@ -318,4 +318,3 @@ fn offered(before: Option<&std::path::Path>, damaged: &std::path::Path) -> Strin
 fn are(yes: bool) -> &'static str {
     if yes { "are" } else { "are not" }
 }
-

@@ -11,7 +11,8 @@ pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatc
     for example in examples {
         if example.is_preference() {
             // a pair has a weight, and its labels have none
-            let (chosen, rejected) = example.labels.split_at(example.input_ids.len().min(example.labels.len()));
+            let (chosen, rejected) =
+                example.labels.split_at(example.input_ids.len().min(example.labels.len()));
             batch.push(example.input_ids.iter().copied(), shifted(chosen, example.input_ids.len()), &[]);
             batch.push(example.second.iter().copied(), shifted(rejected, example.second.len()), &[]);
             continue;

@@ -235,7 +235,9 @@ impl<'e> Encoder<'e> {
                 let labels = learn(&input_ids);
                 (input_ids, labels)
             }
-            Words::Pair { .. } | Words::Messages(_) | Words::Preference(_) => return Err(self.wrong_kind(key, at)),
+            Words::Pair { .. } | Words::Messages(_) | Words::Preference(_) => {
+                return Err(self.wrong_kind(key, at));
+            }
             Words::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
                     return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() });

@@ -171,13 +171,17 @@ pub enum DataError {
         with: &'static str,
     },
     /// Two answers that have no prompt.
-    #[error("{at}: no `prompt`, and `chosen` and `rejected` do not begin alike; expected one prompt for both")]
+    #[error(
+        "{at}: no `prompt`, and `chosen` and `rejected` do not begin alike; expected one prompt for both"
+    )]
     NoSharedPrompt {
         /// The line.
         at: Source,
     },
     /// An answer of which nothing is left.
-    #[error("{at}: a `max_length` of {max_length} leaves nothing to learn of `{side}`: its prompt has {prompt} tokens")]
+    #[error(
+        "{at}: a `max_length` of {max_length} leaves nothing to learn of `{side}`: its prompt has {prompt} tokens"
+    )]
     AnswerCut {
         /// The line.
         at: Source,
@@ -189,7 +193,9 @@ pub enum DataError {
         prompt: usize,
     },
     /// Rows with two answers among others.
-    #[error("{pairs} of {rows} rows have `chosen` and `rejected`, and the others do not: they are learnt in different ways; train on one kind at a time")]
+    #[error(
+        "{pairs} of {rows} rows have `chosen` and `rejected`, and the others do not: they are learnt in different ways; train on one kind at a time"
+    )]
     MixedPreferences {
         /// Rows with two answers.
         pairs: usize,

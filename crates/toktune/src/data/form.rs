@@ -7,7 +7,6 @@
 use serde_json::{Map, Value};
 
 use super::{DataError, RowKeys, Source};
-use super::row::SIDES;
 use crate::weights::nearest;
 
 /// The forms, for messages.
@@ -48,6 +47,9 @@ const FORMS: [(Form, &[&str], &[&str]); 9] = [
     (Form::PreferenceIds, &["chosen_ids", "rejected_ids", "prompt_ids"], &[]),
     (Form::Text, &["text"], &[]),
 ];
+
+/// The keys of two answers to one prompt.
+pub(super) const SIDES: [&str; 2] = ["chosen", "rejected"];
 
 /// Keys that every row may have.
 const ANYWHERE: [&str; 1] = ["loss_weight"];

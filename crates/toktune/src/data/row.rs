@@ -10,11 +10,11 @@ mod weights;
 use serde_json::{Map, Value};
 
 use super::form::{Form, shortened};
-pub(super) use preference::{Preference, SIDES, messages};
 pub(super) use super::form::{is_key_of_any, is_known_key};
 use super::records::Content;
 use super::weights::LossWeights;
 use super::{DataError, RowKeys, Source};
+pub(super) use preference::{Preference, messages};
 
 /// The label of a position that is not learnt, as in torch.
 const IGNORED: i64 = -100;

@@ -3,10 +3,10 @@
 use super::budget::MemoryBudget;
 use super::log::LOG_FILE;
 use super::norms::RowNorm;
-use super::schedule::LrScheduler;
 use super::preference::check_dpo;
-use crate::engine::objective::DpoConfig;
+use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
+use crate::engine::objective::DpoConfig;
 use crate::error::{Error, Result};
 use crate::peft::SaveEmbeddingLayers;
 use crate::weights::WeightsError;

@@ -1,7 +1,7 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
-use crate::data::Dataset;
 use super::preference::{PreferenceMetrics, Reference, check_dpo};
+use crate::data::Dataset;
 use crate::engine::objective::{DpoConfig, Losses, PreferenceSums};
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;

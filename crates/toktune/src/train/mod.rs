@@ -28,13 +28,13 @@ mod trainer;
 mod workers;
 
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
+pub use crate::engine::objective::{DpoConfig, DpoLoss};
 pub use arguments::{
     LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE, TrainingArguments,
 };
 pub use best::BestStep;
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
-pub use crate::engine::objective::{DpoConfig, DpoLoss};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
 pub use norms::{Norms, OddRow, RowNorm};

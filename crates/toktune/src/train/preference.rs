@@ -15,6 +15,29 @@ use std::sync::{Mutex, PoisonError};
 
 /// How the answers of some pairs compare, each a mean over the pairs, by TRL's names. A reward is `beta` times what the model's
 /// log-probability of an answer is above the reference's.
+///
+/// ```no_run
+/// use toktune::config::TrainableTokensConfig;
+/// use toktune::data::{DataOptions, Dataset};
+/// use toktune::train::DpoLoss;
+/// use toktune::{AutoModelForCausalLM, AutoTokenizer, Device, Trainer, TrainingArguments, get_peft_model};
+///
+/// # fn main() -> toktune::Result<()> {
+/// let base = AutoModelForCausalLM::from_pretrained("path/to/model", &Device::Cpu)?;
+/// let tokenizer = AutoTokenizer::from_checkpoint(base.checkpoint())?;
+/// // rows with `prompt`, `chosen` and `rejected`
+/// let options = DataOptions::for_model(&base, Some(&tokenizer));
+/// let pairs = Dataset::read(&["pairs.jsonl"], Some(&tokenizer), &options)?;
+/// assert!(pairs.is_preference());
+/// let model = get_peft_model(base, TrainableTokensConfig::new([7]))?;
+/// let mut arguments = TrainingArguments::new("out");
+/// (arguments.dpo.loss_type, arguments.dpo.beta) = (DpoLoss::ApoZero, 0.2);
+/// let mut trainer = Trainer::new(model, arguments, pairs)?;
+/// let log = trainer.step()?;
+/// println!("margin {:?}", log.preference.map(|compared| compared.margins));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PreferenceMetrics {

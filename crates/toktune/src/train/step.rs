@@ -84,11 +84,13 @@ impl Trainer {
             let trained = active.trained();
             let sequences = self.train.sequences(&indices);
             if let Some(reference) = &run.reference {
-                let constants = run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
+                let constants =
+                    run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
                 let of = reference.objective((base, &self.train), (&indices, &batch), constants)?;
                 batch.preference = Some(of);
             }
-            let constants = run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
+            let constants =
+                run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
             let options = StepOptions::new(self.planner().kept_bytes(&trained, &batch), constants);
             let output = base.step(&batch, &trained, Wanted::Gradients, options)?;
             sums.add(StepSums {

@@ -2,7 +2,8 @@
 
 use super::{Encoder, end};
 use crate::data::error::Result;
-use crate::data::row::{Conversation, Preference, SIDES};
+use crate::data::form::SIDES;
+use crate::data::row::{Conversation, Preference};
 use crate::data::{DataError, EncodingNotes, Example, LossOn, Source};
 
 /// A sequence with its labels.
@@ -56,7 +57,9 @@ impl Encoder<'_> {
         let mut sequences = self.conversation(conversation, key, at, notes)?;
         let problem = match (sequences.len(), sequences.pop()) {
             (1, Some(sequence)) if sequence.1.iter().any(Option::is_some) => return Ok(sequence),
-            (1, _) => "nothing in it is the assistant's, or its turn is not found in what the template writes",
+            (1, _) => {
+                "nothing in it is the assistant's, or its turn is not found in what the template writes"
+            }
             _ => {
                 "the chat template writes its turns in another way once later ones follow, so that they are no one text; \
                  give one turn"

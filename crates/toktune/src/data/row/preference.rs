@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Conversation, DataError, Reader, RowKeys, Words};
 use crate::data::chat::turn_off;
-use crate::data::form::prompt_beside;
+use crate::data::form::{SIDES, prompt_beside};
 
 /// Two answers to one prompt.
 #[derive(Debug, PartialEq)]
@@ -26,9 +26,6 @@ pub(in crate::data) enum Preference {
         rejected: Vec<u32>,
     },
 }
-
-/// The keys of the answers.
-pub(in crate::data) const SIDES: [&str; 2] = ["chosen", "rejected"];
 
 impl Reader<'_> {
     /// Two answers, texts or messages.
