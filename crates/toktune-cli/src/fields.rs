@@ -1,12 +1,9 @@
 //! The library speaks of fields, the command line of flags: the table between them.
 
 /// Fields of the library's settings as its messages write them, each with its flag.
-const FIELDS: [(&str, &str); 12] = [
+const FIELDS: [(&str, &str); 9] = [
     ("`batch_size`", "--batch-size"),
-    ("`beta`", "--beta"),
-    ("`label_smoothing`", "--label-smoothing"),
     ("`loss_on`", "--loss-on"),
-    ("`loss_type`", "--loss-type"),
     ("`max_length`", "--max-length"),
     ("`mlm_probability`", "--mlm-probability"),
     ("`resize_token_embeddings`", "--resize"),

@@ -126,10 +126,17 @@ fn pairs_are_shown_before_they_are_trained_on() {
 fn flags_and_data_that_do_not_go_together_are_refused() {
     let work = work();
     let add = ["--add-token", "<short>"];
-    work.train(&[&add[..], &["--beta", "0"]].concat()).fails(1, &["--beta is 0, expected more than 0"]);
-    work.train(&[&add[..], &["--loss-type", "apo_zero", "--label-smoothing", "0.1"]].concat())
-        .fails(1, &["--label-smoothing is 0.1", "--loss-type is not sigmoid"]);
-    work.train(&[&add[..], &["--loss-type", "ipo"]].concat()).fails(2, &["sigmoid", "apo_zero"]);
+    for (flags, problem) in [
+        (&["--beta", "0"][..], "--beta: expected more than 0, found 0"),
+        (&["--label-smoothing", "0.5"], "--label-smoothing: expected at least 0 and less than 0.5"),
+        (
+            &["--loss-type", "apo_zero", "--label-smoothing", "0.1"],
+            "--label-smoothing: expected 0 beside an anchored loss",
+        ),
+        (&["--loss-type", "ipo"], "apo_zero"),
+    ] {
+        work.train(&[&add[..], flags].concat()).fails(2, &[problem]);
+    }
     work.write("plain.jsonl", r#"{"prompt": "w1 w2", "completion": "<short> w3"}"#);
     for flag in [["--beta", "0.2"], ["--loss-type", "sigmoid"], ["--label-smoothing", "0.1"]] {
         let plain = ["train", "--model", "model", "--data", "plain.jsonl", "--output", "out"];

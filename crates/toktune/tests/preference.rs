@@ -237,7 +237,7 @@ fn a_pair_shares_its_prompt() {
             // the last token of the shorter one is not read
             alike += if begins >= 8 { begins } else { 0 };
         }
-        assert!(alike > 90, "{alike}");
+        assert!(alike > 80, "{alike}");
         assert_eq!((one.shared_rows, other.shared_rows), (0, alike), "{name}");
         let close = (one.losses.sum() - other.losses.sum()).abs() <= TOLERANCE * one.losses.sum().abs();
         assert!(close, "{name}: {} and {}", one.losses.sum(), other.losses.sum());
@@ -382,7 +382,7 @@ fn rows_of_both_kinds_do_not_mix() {
     let mut arguments = TrainingArguments::new("unused");
     arguments.dpo.beta = -1.0;
     let error = arguments.check().expect_err("a setting").to_string();
-    assert!(error.contains("`beta` is -1, expected more than 0"), "{error}");
+    assert!(error.contains("beta: expected more than 0, found -1"), "{error}");
     // an example that was made elsewhere
     let example = pairs.example(0).expect("there");
     assert_eq!((example.labels.len(), example.second.len()), (6, 3));

@@ -98,7 +98,7 @@ pub(super) fn check_dpo(of: &DpoConfig) -> Result<()> {
         return Err(Error::Argument { name: "label_smoothing", expected, found: found() });
     }
     if of.label_smoothing != 0.0 && of.loss_type != DpoLoss::Sigmoid {
-        let expected = "0, since `loss_type` is not sigmoid";
+        let expected = "0 beside an anchored loss";
         return Err(Error::Argument { name: "label_smoothing", expected, found: found() });
     }
     Ok(())
@@ -200,10 +200,16 @@ mod tests {
         for found in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let mut config = DpoConfig::default();
             config.beta = found;
-            assert!(check_dpo(&config).is_err_and(|error| error.to_string().contains("`beta`")));
+            assert!(
+                check_dpo(&config)
+                    .is_err_and(|error| error.to_string().starts_with("beta: expected more than 0"))
+            );
         }
-        named(of(|dpo| dpo.label_smoothing = 0.5), "`label_smoothing` is 0.5");
+        named(
+            of(|dpo| dpo.label_smoothing = 0.5),
+            "label_smoothing: expected at least 0 and less than 0.5, found 0.5",
+        );
         let anchored = |dpo: &mut DpoConfig| (dpo.loss_type, dpo.label_smoothing) = (DpoLoss::ApoZero, 0.1);
-        named(of(anchored), "`loss_type`");
+        named(of(anchored), "0 beside an anchored loss");
     }
 }
