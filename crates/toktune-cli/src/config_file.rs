@@ -187,7 +187,7 @@ mod tests {
         lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle share-prefixes seed precision device \
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \
         log-format adapter save-embedding-layers lora-r lora-alpha lora-dropout lora-target-modules \
-        lora-use-rslora lora-learning-rate mlm-probability mask-trained-tokens prompt-key completion-key \
+        lora-use-rslora lora-learning-rate beta loss-type label-smoothing mlm-probability mask-trained-tokens prompt-key completion-key \
         text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved source-lang target-lang";
 
     fn train() -> Command {

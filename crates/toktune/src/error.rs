@@ -50,6 +50,12 @@ pub enum Error {
         /// How many there are.
         expected: usize,
     },
+    /// Held-out rows that are learnt in another way than those that are trained on.
+    #[error("the rows to train on {} two answers to one prompt each, and those to evaluate on {}; expected both alike", are(*.train), are(!*.train))]
+    OtherEvalData {
+        /// Whether the rows to train on are.
+        train: bool,
+    },
     /// Adapters cannot be combined.
     #[error(transparent)]
     Combine(Box<CombineError>),
@@ -308,4 +314,7 @@ fn offered(before: Option<&std::path::Path>, damaged: &std::path::Path) -> Strin
         Some(before) => format!("remove it to go on from {}", before.display()),
         None => format!("there is none before it: without {} the run begins anew", damaged.display()),
     }
+}
+fn are(yes: bool) -> &'static str {
+    if yes { "are" } else { "are not" }
 }

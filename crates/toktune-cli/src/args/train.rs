@@ -1,5 +1,6 @@
 //! The flags of `train`.
 
+use super::preference::PreferenceArgs;
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
 use super::values::{Init, LogFormat, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size};
 use clap::Args;
@@ -50,6 +51,8 @@ pub struct TrainArgs {
     pub languages: LanguageArgs,
     #[command(flatten)]
     pub masks: MaskArgs,
+    #[command(flatten)]
+    pub preference: PreferenceArgs,
     #[command(flatten)]
     pub run: RunArgs,
     #[command(flatten)]
@@ -363,6 +366,7 @@ impl TrainArgs {
         to.save_embedding_layers = run.save_embedding_layers;
         to.memory_budget = run.memory_budget;
         to.share_prefixes = run.share_prefixes;
+        to.dpo = self.preference.config();
         to.cache_constants = run.cache_constants.as_ref().map(|place| {
             let location = match place.to_str() {
                 Some("RAM" | "ram") => CacheLocation::Memory,

@@ -66,6 +66,14 @@ impl Preview<'_> {
     fn parts(&self, index: usize, example: &Example) -> Outcome<Vec<(&'static str, Vec<ShownToken>)>> {
         let is_label = |at: usize| example.labels.get(at).is_some_and(Option::is_some) && example.counts(at);
         Ok(match self.data.collator() {
+            Collator::Causal if example.is_preference() => {
+                let first = example.input_ids.len();
+                let of = |ids: &[u32], before: usize| {
+                    let weights = example.weights.get(before..).unwrap_or_default();
+                    self.tokens(ids, |at| at > 0 && is_label(before + at), weights)
+                };
+                vec![("chosen ", of(&example.input_ids, 0)?), ("rejected ", of(&example.second, first)?)]
+            }
             Collator::Causal => {
                 // the first token has nothing before it to be told from
                 let learnt = |at: usize| at > 0 && is_label(at);

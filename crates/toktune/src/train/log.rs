@@ -1,6 +1,7 @@
 //! What is reported of every optimizer step, and the file it is kept in.
 
 use super::norms::Norms;
+use super::preference::PreferenceMetrics;
 use crate::error::Result;
 use crate::weights::WeightsError;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct StepLog {
     /// Norms of the trained rows after the update, over the median of the vocabulary's; `None` without rows.
     #[serde(default)]
     pub norms: Option<Norms>,
+    /// Of two answers to one prompt: how they compare, before the update.
+    #[serde(flatten)]
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// The log file of a run, appended to a line a step.
@@ -108,6 +112,7 @@ mod tests {
             tokens_per_second: 6.0,
             peak_memory_bytes: peak_memory_bytes(),
             norms: None,
+            preference: None,
         }
     }
 

@@ -49,6 +49,7 @@ impl<'a> Ready<'a> {
         model.set_base_name(&load::base_name(&args.model));
         args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
         let train = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
+        args.preference.check(&train).map_err(Failure::Usage)?;
         let eval = match args.run.eval_data.as_slice() {
             [] => None,
             files => {
