@@ -12,8 +12,8 @@ const APART: f64 = 30.0;
 pub(super) enum Scale {
     /// Equal steps; the axis begins at 0 unless a value is below.
     FromZero,
-    /// Equal steps around the values.
-    Around,
+    /// Equal steps, from the least value to the largest.
+    Exact,
     /// As `FromZero`, or equal factors where all values are above 0 and far apart.
     MaybeLog,
 }
@@ -40,13 +40,13 @@ impl Axis {
             return Some(Self::by_factors(low, high));
         }
         let (low, high) = match scale {
-            Scale::Around => (low, high),
+            Scale::Exact => (low, high),
             _ => (low.min(0.0), high.max(0.0)),
         };
-        Some(Self::by_steps(low, high))
+        Some(Self::by_steps(low, high, scale == Scale::Exact))
     }
 
-    fn by_steps(low: f64, high: f64) -> Self {
+    fn by_steps(low: f64, high: f64, is_exact: bool) -> Self {
         // a single value has room on both sides
         let (low, high) = match high - low {
             0.0 if low == 0.0 => (0.0, 1.0),
@@ -56,6 +56,10 @@ impl Axis {
         let step = nice((high - low) / MARKS);
         let (first, last) = ((low / step).floor(), (high / step).ceil());
         let marks: Vec<f64> = (0..=(last - first) as usize).map(|n| (first + n as f64) * step).collect();
+        if is_exact {
+            let marks = marks.into_iter().filter(|mark| (low..=high).contains(mark)).collect();
+            return Self { low, high, is_log: false, marks };
+        }
         Self { low: first * step, high: last * step, is_log: false, marks }
     }
 
@@ -120,8 +124,9 @@ mod tests {
         let axis = of(&[0.3, 4.2, f64::NAN], Scale::FromZero);
         assert_eq!(axis.marks, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!((axis.place(0.0), axis.place(5.0), axis.place(6.0)), (Some(0.0), Some(1.0), None));
-        let axis = of(&[100.0, 100.4], Scale::Around);
-        assert_eq!((axis.marks.first(), axis.marks.len()), (Some(&100.0), 5));
+        let axis = of(&[1.0, 85.0], Scale::Exact);
+        assert_eq!(axis.marks, [20.0, 40.0, 60.0, 80.0]);
+        assert_eq!((axis.place(1.0), axis.place(85.0)), (Some(0.0), Some(1.0)));
         let axis = of(&[-2.0, 3.0], Scale::FromZero);
         assert_eq!(axis.marks, [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]);
     }
@@ -145,9 +150,9 @@ mod tests {
         assert_eq!(Axis::of([f64::NAN, f64::INFINITY].into_iter(), Scale::FromZero), None);
         assert_eq!(Axis::of(std::iter::empty(), Scale::FromZero), None);
         for values in [&[0.0][..], &[5.0], &[-3.0], &[1e-300], &[1e300, -1e300], &[1.0, 1.0 + f64::EPSILON]] {
-            for scale in [Scale::FromZero, Scale::Around, Scale::MaybeLog] {
+            for scale in [Scale::FromZero, Scale::Exact, Scale::MaybeLog] {
                 let axis = of(values, scale);
-                assert!(axis.marks.len() < 20 && !axis.marks.is_empty(), "{values:?} {axis:?}");
+                assert!(axis.marks.len() < 20, "{values:?} {axis:?}");
             }
         }
         assert_eq!(

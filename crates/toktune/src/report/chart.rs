@@ -59,7 +59,7 @@ impl Chart {
         html.tag("figure", &[("class", "chart")], |html| {
             let values = || self.series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
             let steps = self.series.iter().flat_map(|series| series.points.iter().map(|point| point.0));
-            let axes = Axis::of(values(), self.scale).zip(Axis::of(steps, Scale::Around));
+            let axes = Axis::of(values(), self.scale).zip(Axis::of(steps, Scale::Exact));
             let log = axes.as_ref().is_some_and(|(y, _)| y.is_log);
             html.tag("figcaption", &[], |html| {
                 html.leaf("b", &[], self.title);
@@ -148,7 +148,7 @@ impl Frame<'_> {
             label(html, ("end", "tick"), (LEFT - 6.0, top + 4.0), &mark(*value));
         }
         let foot = HEIGHT - BOTTOM;
-        for step in self.x.marks.iter().filter(|step| step.fract() == 0.0) {
+        for step in self.x.marks.iter().filter(|step| (**step - step.round()).abs() < 1e-6) {
             let Some(left) = self.left(*step) else { continue };
             line(html, "grid", (left, foot), (left, foot + 4.0));
             label(html, ("middle", "tick"), (left, foot + 17.0), &number(*step));

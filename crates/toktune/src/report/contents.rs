@@ -177,6 +177,13 @@ impl Report {
         self.uses.len().saturating_sub(LISTED)
     }
 
+    /// The first and the last step with a finite loss: their numbers and losses.
+    pub(super) fn first_and_last(&self) -> Option<((u64, f64), (u64, f64))> {
+        let mut finite = self.log.iter().filter(|step| step.loss.is_finite()).map(|of| (of.step, of.loss));
+        let first = finite.next()?;
+        Some((first, finite.next_back().unwrap_or(first)))
+    }
+
     /// A token's spelling, or its id.
     pub(super) fn name(&self, id: u32) -> String {
         self.names.get(&id).cloned().unwrap_or_else(|| id.to_string())

@@ -12,7 +12,9 @@ const ROOM: f64 = 16.0;
 /// How wide a letter of a name is taken to be, and how high.
 const LETTER: f64 = 6.6;
 const LINE: f64 = 13.0;
-/// Letters of a name.
+/// Letters of a module's name.
+const MODULE: usize = 160;
+/// Letters of a token's name.
 const NAME: usize = 18;
 /// Tokens whose names are drawn; all show theirs under the mouse.
 const NAMED: usize = 16;
@@ -41,7 +43,7 @@ pub(super) fn section(report: &Report, html: &mut Html) {
 fn drawing(report: &Report, (rows, map): (&LayerRows, &RowMap), html: &mut Html) {
     html.tag("figure", &[("class", "chart map")], |html| {
         html.tag("figcaption", &[], |html| {
-            html.leaf("b", &[], &rows.layer);
+            html.leaf("b", &[], &shortened(&rows.layer, MODULE));
             let text = format!(
                 " the two directions in which its rows differ most, with {} % of their variance",
                 number(100.0 * map.share)
@@ -65,7 +67,7 @@ fn drawing(report: &Report, (rows, map): (&LayerRows, &RowMap), html: &mut Html)
         });
         let Some(view) = View::of(map) else { return };
         let size = format!("0 0 {WIDTH} {HEIGHT}");
-        let about = format!("Map of the rows of {}", rows.layer);
+        let about = format!("Map of the rows of {}", shortened(&rows.layer, MODULE));
         html.tag("svg", &[("viewBox", &size), ("role", "img"), ("aria-label", &about)], |html| {
             view.points(report, map, html);
         });

@@ -83,10 +83,10 @@ fn run(report: &Report, html: &mut Html) {
     html.tag("div", &[("class", "facts")], |html| {
         for group in report.facts.iter().filter(|group| !group.facts.is_empty()) {
             html.tag("div", &[], |html| {
-                html.leaf("h3", &[], &group.title);
+                html.leaf("h3", &[], &shortened(&group.title, 120));
                 html.tag("dl", &[], |html| {
                     for (name, value) in &group.facts {
-                        html.leaf("dt", &[], name);
+                        html.leaf("dt", &[], &shortened(name, 120));
                         html.leaf("dd", &[], &shortened(value, VALUE));
                     }
                 });

@@ -3,9 +3,12 @@
 use super::contents::Report;
 use super::examples::ShownExample;
 use super::format::{count, plural};
-use super::html::Html;
+use super::html::{Html, shortened};
 use super::written::left_out;
 use crate::data::{ModelKind, ShownToken};
+
+/// Letters of where a row stands.
+const SOURCE: usize = 200;
 
 /// The section.
 pub(super) fn section(report: &Report, html: &mut Html) {
@@ -43,7 +46,7 @@ fn one(example: &ShownExample, masked: bool, html: &mut Html) {
     html.tag("article", &[("class", "text")], |html| {
         html.tag("h3", &[], |html| {
             html.text(&format!("Row {}", count(example.number as u64)));
-            html.leaf("small", &[("class", "dim")], &format!(" {}", example.source));
+            html.leaf("small", &[("class", "dim")], &format!(" {}", shortened(&example.source, SOURCE)));
             if example.cut > 0 {
                 html.leaf(
                     "small",

@@ -337,6 +337,7 @@ fn numbers_that_are_none_are_left_out() {
 #[test]
 fn a_long_run_of_many_tokens_has_a_page_of_a_bounded_size() {
     let mut report = full(&"long ".repeat(5000));
+    report.loss_unit = "nats a label".into();
     report.log = (1..=50_000).map(|n| step(n, 1.0 + 1.0 / n as f64)).collect();
     report.uses = (0..5000).map(|id| TokenUse { id, inputs: 1, labels: 1, cut: 0, acting: 1 }).collect();
     let evaluation = |step| crate::train::EvaluatedStep::new(step, 1.0, None);

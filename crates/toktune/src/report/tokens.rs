@@ -2,7 +2,7 @@
 
 use super::contents::Report;
 use super::format::{count, number};
-use super::html::Html;
+use super::html::{Html, shortened};
 use super::rows::LayerRows;
 use super::table::{arrow, share, table, token};
 use super::verdict::unlisted;
@@ -11,6 +11,9 @@ use crate::peft::{RowInit, RowPlace};
 
 /// Tokens that a start is made of, at most.
 const SOURCES: usize = 6;
+
+/// Letters of a module's name.
+const MODULE: usize = 160;
 
 /// The section.
 pub(super) fn section(report: &Report, html: &mut Html) {
@@ -97,10 +100,10 @@ fn start(report: &Report, start: Option<&RowInit>, html: &mut Html) {
 fn layer(report: &Report, rows: &LayerRows, html: &mut Html) {
     html.tag("h3", &[], |html| {
         html.text("Rows of ");
-        html.leaf("code", &[], &rows.layer);
+        html.leaf("code", &[], &shortened(&rows.layer, MODULE));
         if !rows.tied.is_empty() {
             html.text(" and, since it is tied, ");
-            html.leaf("code", &[], &rows.tied.join(", "));
+            html.leaf("code", &[], &shortened(&rows.tied.join(", "), MODULE));
         }
     });
     let has_before = !rows.before.is_empty();

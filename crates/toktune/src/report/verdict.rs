@@ -2,10 +2,13 @@
 
 use super::contents::{Distillation, Report, TokenProof};
 use super::format::{number, plural};
-use super::html::Html;
+use super::html::{Html, shortened};
 use super::table::{arrow, share, table, token};
 use crate::data::ModelKind;
 use crate::train::Evaluation;
+
+/// Letters of a note.
+const NOTE: usize = 1000;
 
 /// How the run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(super) fn section(report: &Report, html: &mut Html) {
     let (tone, text) = verdict(report);
     html.leaf("p", &[("class", tone.class())], &text);
     for note in &report.notes {
-        html.leaf("p", &[("class", "banner")], note);
+        html.leaf("p", &[("class", "banner")], &shortened(note, NOTE));
     }
     tiles(report, html);
     match (&report.distillation, report.uses.is_empty()) {
@@ -96,16 +99,14 @@ fn of_losses(report: &Report) -> String {
             }
             _ => format!("Held-out loss: {} → {}.", number(before.loss), number(after.loss)),
         },
-        _ => match (report.log.first(), report.log.last()) {
-            (Some(first), Some(last)) => {
-                format!(
-                    "Training loss: {} → {}. No rows were held out.",
-                    number(first.loss),
-                    number(last.loss)
-                )
-            }
-            _ => "No step was taken.".into(),
+        _ => match report.first_and_last() {
+            Some(((_, first), (_, last))) => format!("Training loss: {} → {}.", number(first), number(last)),
+            None => "No step was taken.".into(),
         },
+    };
+    let text = match report.before.is_none() && report.after.is_none() {
+        true => format!("{text} No rows were held out."),
+        false => text,
     };
     let why = match report.kind {
         ModelKind::Causal => "Whether the model writes the tokens by itself was not tried.".to_owned(),
@@ -132,13 +133,9 @@ fn of_distillation(of: &Distillation) -> (Tone, String) {
 /// The numbers that tell most.
 fn tiles(report: &Report, html: &mut Html) {
     let mut tiles: Vec<(&str, String, String)> = Vec::new();
-    if let (Some(first), Some(last)) = (report.log.first(), report.log.last()) {
-        let values = arrow(Some(number(first.loss)), Some(number(last.loss)));
-        tiles.push((
-            "Training loss",
-            values,
-            format!("step {} → {}, {}", first.step, last.step, report.loss_unit),
-        ));
+    if let Some(((began, first), (ended, last))) = report.first_and_last() {
+        let values = arrow(Some(number(first)), Some(number(last)));
+        tiles.push(("Training loss", values, format!("step {began} → {ended}, {}", report.loss_unit)));
     }
     if let Some(after) = &report.after {
         let of = |value: &dyn Fn(&Evaluation) -> Option<f64>| {
