@@ -161,7 +161,7 @@ fn a_run_that_diverges_has_a_page_too() {
     let work = Work::new();
     let told = work.train(&[&CALC[..], &["--learning-rate", "1e4", "--max-steps", "9"]].concat());
     assert_eq!(told.code, 1, "{}", told.err);
-    has(&page(&work, "out"), &["far too high", "training at step 1"]);
+    has(&page(&work, "out"), &["far too high", "nearest before"]);
 }
 
 #[test]

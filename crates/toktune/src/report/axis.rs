@@ -7,6 +7,9 @@ const MARKS: f64 = 5.0;
 /// Values that are so many times apart are drawn by their logarithms where that is allowed.
 const APART: f64 = 30.0;
 
+/// Marks of an axis whose equal steps are equal factors, at most.
+const FEW: usize = 7;
+
 /// What an axis does with values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
@@ -64,19 +67,17 @@ impl Axis {
     }
 
     fn by_factors(low: f64, high: f64) -> Self {
-        let decades = || (low.log10().floor() as i32)..=(high.log10().ceil() as i32);
-        let wide = high / low > 1e4;
-        let marks: Vec<f64> = match wide {
-            true => decades().map(|n| 10f64.powi(n)).collect(),
-            false => decades().flat_map(|n| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(n))).collect(),
+        let decades = (low.log10().floor() as i32)..=(high.log10().ceil() as i32);
+        let steps: Vec<f64> = decades.flat_map(|n| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(n))).collect();
+        let first = steps.iter().rposition(|mark| *mark <= low).unwrap_or(0);
+        let last = steps.iter().position(|mark| *mark >= high).unwrap_or(steps.len() - 1);
+        let (low, high) = (steps[first], steps[last]);
+        // over more than two decades the powers of ten are enough, and of very many some of them
+        let of = |every: usize| {
+            let marks = steps.iter().enumerate().skip(first).take(last + 1 - first);
+            marks.filter(|(at, _)| at % every == 0).map(|(_, mark)| *mark).collect::<Vec<f64>>()
         };
-        let first = marks.iter().rposition(|mark| *mark <= low).unwrap_or(0);
-        let last = marks.iter().position(|mark| *mark >= high).unwrap_or(marks.len() - 1);
-        let marks: Vec<f64> = marks[first..=last].to_vec();
-        let (low, high) = (marks[0], marks[marks.len() - 1]);
-        // very many decades: some of the marks are enough
-        let every = marks.len().div_ceil(9);
-        let marks = marks.into_iter().step_by(every).collect();
+        let marks = if last - first < FEW { of(1) } else { of(3 * (last - first).div_ceil(3 * FEW)) };
         Self { low, high, is_log: true, marks }
     }
 
@@ -135,10 +136,11 @@ mod tests {
     fn far_values_are_drawn_by_their_logarithms_where_they_can() {
         let axis = of(&[0.03, 19.0], Scale::MaybeLog);
         assert!(axis.is_log);
-        assert_eq!(
-            axis.marks.iter().map(|x| mark(*x)).collect::<Vec<_>>().join(" "),
-            "0.02 0.05 0.1 0.2 0.5 1 2 5 10 20"
-        );
+        let marks = |axis: &Axis| axis.marks.iter().map(|x| mark(*x)).collect::<Vec<_>>().join(" ");
+        assert_eq!(marks(&axis), "0.1 1 10");
+        let close = |x: Option<f64>, to: f64| x.is_some_and(|x| (x - to).abs() < 1e-9);
+        assert!(close(axis.place(0.02), 0.0) && close(axis.place(20.0), 1.0), "{axis:?}");
+        assert_eq!(marks(&of(&[0.3, 11.0], Scale::MaybeLog)), "0.2 0.5 1 2 5 10 20");
         assert!(axis.place(0.0).is_none() && axis.place(f64::NAN).is_none());
         assert!(!of(&[0.0, 19.0], Scale::MaybeLog).is_log, "0 has no logarithm");
         assert!(!of(&[1.0, 19.0], Scale::MaybeLog).is_log);

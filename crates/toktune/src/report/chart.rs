@@ -82,13 +82,17 @@ impl Chart {
         html.tag("svg", &[("viewBox", &size), ("role", "img"), ("aria-label", &label)], |html| {
             let frame = Frame { x, y };
             frame.grid(html);
-            for (value, name) in &self.levels {
-                frame.level(html, *value, name);
+            for (value, _) in &self.levels {
+                frame.level(html, *value);
             }
             for (step, name) in &self.events {
                 frame.event(html, *step, name);
             }
             self.series.iter().for_each(|series| frame.series(html, series));
+            // names over the lines, where they can be read
+            for (value, name) in &self.levels {
+                frame.level_name(html, (*value, name), &self.series);
+            }
         });
         let longest = self.series.iter().filter(|of| of.mark == Mark::Line).map(|of| of.points.len()).max();
         if let Some(longest) = longest.filter(|longest| *longest > POINTS) {
@@ -154,14 +158,32 @@ impl Frame<'_> {
             label(html, ("middle", "tick"), (left, foot + 17.0), &number(*step));
         }
         line(html, "axis", (LEFT, foot), (right, foot));
-        label(html, ("end", "tick"), (right, foot + 30.0), "step");
+        let last = self.x.marks.iter().filter_map(|step| self.left(*step)).fold(LEFT, f64::max);
+        let below = if last > right - 50.0 { 30.0 } else { 17.0 };
+        label(html, ("end", "tick"), (right, foot + below), "step");
     }
 
-    fn level(&self, html: &mut Html, value: f64, name: &str) {
+    fn level(&self, html: &mut Html, value: f64) {
         let Some(top) = self.top(value) else { return };
         line(html, "level", (LEFT, top), (WIDTH - RIGHT, top));
+    }
+
+    /// The name of a level, above it at that end where the lines are further away.
+    fn level_name(&self, html: &mut Html, (value, name): (f64, &str), series: &[Series]) {
+        let Some(top) = self.top(value) else { return };
         let above = if top - 4.0 < TOP + 8.0 { top + 12.0 } else { top - 4.0 };
-        label(html, ("end", "level"), (WIDTH - RIGHT - 2.0, above), name);
+        let middle = (LEFT + WIDTH - RIGHT) / 2.0;
+        let room = |is_start: bool| {
+            let points = series.iter().flat_map(|series| &series.points);
+            let points = points.filter_map(|(step, value)| self.point(*step, *value));
+            let beside = points.filter(|(left, _)| (*left < middle) == is_start);
+            beside.map(|(_, at)| (at - (above - 4.0)).abs()).fold(f64::INFINITY, f64::min)
+        };
+        let (anchor, left) = match room(true) > room(false) {
+            true => ("start", LEFT + 4.0),
+            false => ("end", WIDTH - RIGHT - 2.0),
+        };
+        label(html, (anchor, "level"), (left, above), name);
     }
 
     fn event(&self, html: &mut Html, step: f64, name: &str) {

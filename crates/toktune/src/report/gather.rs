@@ -137,7 +137,7 @@ fn model_facts(model: &PeftModel) -> Facts {
     if let Some(name) = model.active_config().and_then(|of| of.common().base_model_name_or_path.clone()) {
         facts.add("model", name);
     }
-    facts.add("family", format!("{}, a {}", base.family().name, base.kind()));
+    facts.add("family", format!("{}, {}", base.family().name, base.kind()));
     let (trained, all) = model.parameter_counts();
     let share = percent(100.0 * trained as f64 / all.max(1) as f64);
     facts.add("parameters", format!("{} trained of {} ({share} %)", count(trained), count(all)));

@@ -10,8 +10,8 @@ const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 360.0;
 const ROOM: f64 = 16.0;
 /// How wide a letter of a name is taken to be, and how high.
-const LETTER: f64 = 6.6;
-const LINE: f64 = 13.0;
+const LETTER: f64 = 7.4;
+const LINE: f64 = 14.0;
 /// Letters of a module's name.
 const MODULE: usize = 160;
 /// Letters of a token's name.

@@ -110,7 +110,7 @@ fn of_losses(report: &Report) -> String {
     };
     let why = match report.kind {
         ModelKind::Causal => "Whether the model writes the tokens by itself was not tried.".to_owned(),
-        kind => format!("A {kind} writes no text that goes on, so that nothing was tried."),
+        kind => format!("The model is {kind}, which writes no text that goes on, so that nothing was tried."),
     };
     format!("{text} {why}")
 }

@@ -16,7 +16,7 @@ pub(super) fn section(report: &Report, html: &mut Html) {
                 "Nothing was written: there were no held-out rows with a trained token to go on with."
                     .to_owned()
             }
-            kind => format!("Nothing was written: a {kind} writes no text that goes on."),
+            kind => format!("Nothing was written: the model is {kind}, which writes no text that goes on."),
         };
         html.leaf("p", &[("class", "dim")], &text);
         return;
