@@ -182,7 +182,7 @@ mod tests {
 
     /// The flags that users hold on to, as the documentation has them.
     const PROMISED: &str = "\
-        model data output token-ids token add-token add-special-token target-modules init eval-data emission-prompts require-emission tensorboard \
+        model data output token-ids token add-token add-special-token target-modules init eval-data emission-prompts require-emission tensorboard report \
         config batch-size gradient-accumulation-steps num-epochs max-steps max-length learning-rate \
         lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle share-prefixes seed precision device \
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \

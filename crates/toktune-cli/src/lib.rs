@@ -19,6 +19,7 @@ mod fields;
 mod load;
 mod lookalikes;
 mod machine;
+mod page;
 mod proof;
 mod report;
 mod signals;

@@ -31,6 +31,7 @@
 //! | [`emission`] | whether trained tokens are written where they belong |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
+//! | [`report`] | a page that shows what came of a run |
 //! | [`runtime`] | the instruction set and the threads |
 //! | `hub` (a feature) | models by their id of the Hub |
 //!
@@ -50,6 +51,7 @@ pub mod hub;
 pub mod peft;
 mod random;
 mod recipe;
+pub mod report;
 pub mod runtime;
 pub mod train;
 

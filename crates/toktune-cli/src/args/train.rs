@@ -324,6 +324,9 @@ pub struct RunArgs {
     /// Also write the numbers of the run for TensorBoard, into runs/ of the output folder
     #[arg(long)]
     pub tensorboard: bool,
+    /// Write report.html into the output folder: curves, tokens, texts and rows of the data on one page
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", hide_possible_values = true)]
+    pub report: bool,
     /// Tell at the end where the time went
     #[arg(long)]
     pub profile: bool,

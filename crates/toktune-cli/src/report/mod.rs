@@ -23,7 +23,7 @@ pub use header::{Header, LoraLine, NAMED, PreferenceLine, TokenLine};
 pub use profile::profile;
 pub use progress::Progress;
 pub use reading::ReadingBar;
-pub use rows::{ShownToken, shown_lines};
+pub use rows::shown_lines;
 pub use starts::{NeighbourLine, PlaceLine, StartLine, tell_prior};
 pub use style::{Style, stdout_style};
 pub use table::pairs;

@@ -16,7 +16,7 @@ mod snippets;
 mod teacher;
 
 pub use corpus::generated_texts;
-pub use measure::{Likeness, measure};
+pub use measure::{Likeness, measure, measure_each};
 pub use snippets::{FoundWord, SnippetFinder, SnippetOptions, Snippets};
 pub use teacher::Teacher;
 

@@ -7,6 +7,7 @@ use super::callback::{TrainerCallback, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
 use super::evaluate::{Evaluated, Evaluation};
 use super::growth::Sizes;
+use super::history::EvaluatedStep;
 use super::log::StepLog;
 use super::memory::{MemoryPlanner, held_bytes};
 use super::norms::{NormWatch, RowNorm};
@@ -79,6 +80,8 @@ pub(super) struct Run {
     pub(super) beginning: (Option<Evaluation>, Option<StepLog>),
     /// What it remembers of its evaluations.
     pub(super) best: BestSoFar,
+    /// Its evaluations so far, those of the run that is resumed included.
+    pub(super) evaluations: Vec<EvaluatedStep>,
     /// What two answers to one prompt are compared with, of the rows that are trained on.
     pub(super) reference: Option<Reference>,
     /// The same of the rows that are evaluated.
@@ -229,6 +232,7 @@ impl Trainer {
         let parameters = self.model.parameters();
         let mut optimizer = AdamW::new(config, parameters.iter().map(|p| (p.name.clone(), p.values.len())));
         let (mut settings, mut beginning, mut best) = (None, (None, None), BestSoFar::default());
+        let mut evaluations = Vec::new();
         if self.arguments.resume || self.arguments.resume_anyway {
             let now = self.settings(reference.as_ref())?;
             let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
@@ -240,6 +244,7 @@ impl Trainer {
                     sampler.seek(resumed.state.position)?;
                     beginning = resumed.state.beginning;
                     best = resumed.state.best;
+                    evaluations = resumed.state.evaluations;
                     if let (RowNorm::Fixed, Some(starts)) = (self.arguments.norm, &resumed.state.norms)
                         && !self.norms.set_starts(starts)
                     {
@@ -254,8 +259,17 @@ impl Trainer {
         }
         let constants = self.cache_settings().as_ref().map(ConstantCache::new).transpose()?;
         callback.on_train_begin(&self.model, optimizer.step);
-        self.run =
-            Some(Run { sampler, optimizer, constants, settings, beginning, best, reference, eval_reference });
+        self.run = Some(Run {
+            sampler,
+            optimizer,
+            constants,
+            settings,
+            beginning,
+            best,
+            evaluations,
+            reference,
+            eval_reference,
+        });
         Ok(())
     }
 
@@ -350,7 +364,8 @@ impl Trainer {
         run.settings = Some(settings.clone());
         let (step, position, beginning) = (run.optimizer.step, run.sampler.position(), run.beginning.clone());
         let norms = (self.arguments.norm == RowNorm::Fixed).then(|| self.norms.starts());
-        let state = TrainerState { step, position, settings, beginning, norms, best: run.best.clone() };
+        let (best, evaluations) = (run.best.clone(), run.evaluations.clone());
+        let state = TrainerState { step, position, settings, beginning, norms, best, evaluations };
         let (folder, tokenizer) = (&self.arguments.output_dir, self.tokenizer.as_ref());
         let saved = checkpoint::save(folder, &self.model, &run.optimizer, tokenizer, &state)?;
         if let Some(most) = self.arguments.save_total_limit {
