@@ -23,6 +23,7 @@ mod proof;
 mod report;
 mod signals;
 mod starts;
+mod template;
 mod typed;
 
 use failure::Failure;

@@ -7,7 +7,9 @@
 
 mod adding;
 mod chat;
+mod chatml;
 mod class;
+mod ends;
 mod error;
 mod files;
 mod folder;
@@ -32,6 +34,7 @@ mod words;
 pub const ENCODING: &str = env!("TOKTUNE_TEXT_ENCODING");
 
 pub use adding::NewToken;
+pub use chatml::ChatMl;
 pub use chat::{ChatOptions, ChatTemplate, PreparedChat, RenderedChat, printed};
 pub use error::{Result, TextError};
 pub use gguf::{GgufTokenizer, PatchedTokens, patch_gguf_tokens};
