@@ -1,13 +1,12 @@
 //! Which tokens are trained: flags to ids, with tokens added to the tokenizer on the way.
 
 use crate::args::ChoiceArgs;
-use crate::data::Sources;
+pub use crate::chosen::{Chosen, Texts};
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
 use crate::template;
-use std::collections::{HashMap, HashSet};
-use toktune::data::DataOptions;
+use std::collections::HashMap;
 use toktune::models::PretrainedModel;
 use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordTokens, WordUse};
 
@@ -15,36 +14,6 @@ use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, 
 const NEAREST: usize = 5;
 /// With more tokens than this, known and reserved ones are not told one by one.
 const MOST_NOTES: usize = 32;
-
-/// The chosen tokens.
-#[derive(Debug, Default)]
-pub struct Chosen {
-    /// Their ids, in the order of the adapter's rows.
-    pub ids: Vec<u32>,
-    /// Those that the tokenizer did not have, or had in reserve.
-    pub added: HashSet<u32>,
-    /// Whether the tokenizer is another one now, and so belongs to the adapter.
-    pub changed_tokenizer: bool,
-    /// The tokenizer as it was before tokens were added, where some were asked for.
-    pub before: Option<AutoTokenizer>,
-    /// Those that were added for `--word`.
-    pub words: HashSet<u32>,
-    /// Those of the chat template that the tokenizer has and the model never learnt.
-    pub unlearnt: HashSet<u32>,
-    /// Those of the chat template that are no label in the data: the model is to read them, and never to say them.
-    pub only_read: HashSet<u32>,
-    /// What a list says that tokens start from.
-    pub listed_inits: HashMap<u32, String>,
-}
-
-/// What is looked at for tokens that the data decide.
-#[derive(Clone, Copy)]
-pub struct Texts<'t> {
-    /// The data.
-    pub sources: &'t Sources,
-    /// How they are read.
-    pub options: &'t DataOptions,
-}
 
 /// Resolves the flags; new tokens, and another chat template, are in `tokenizer` afterwards. `model` has rows for the tokens that were
 /// there.
@@ -67,7 +36,8 @@ pub fn choose(
         origins.push((id, format!("--token '{token}'")));
     }
     let mut new = to_add(args)?;
-    let is_given = |token: &ListedToken| new.iter().any(|(_, given)| given.token.content == token.token.content);
+    let is_given =
+        |token: &ListedToken| new.iter().any(|(_, given)| given.token.content == token.token.content);
     let of_template: Vec<_> = of_template.into_iter().filter(|token| !is_given(token)).collect();
     new.extend(of_template.into_iter().map(|token| ("--template-tokens", token)));
     if !new.is_empty() || !args.word.is_empty() {

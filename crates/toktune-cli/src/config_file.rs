@@ -86,7 +86,9 @@ fn written(arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
         return Ok(on.then(|| format!("--{name}")).into_iter().collect());
     }
     // a flag that may stand without a value
-    if let (Some(on), true) = (value.as_bool(), arg.get_num_args().is_some_and(|count| count.min_values() == 0)) {
+    if let (Some(on), true) =
+        (value.as_bool(), arg.get_num_args().is_some_and(|count| count.min_values() == 0))
+    {
         return Ok(on.then(|| format!("--{name}")).into_iter().collect());
     }
     let kind = Kind::of(arg);

@@ -11,6 +11,7 @@
 mod args;
 mod audit;
 mod choose;
+mod chosen;
 mod commands;
 mod config_file;
 mod data;

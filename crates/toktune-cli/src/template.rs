@@ -1,12 +1,13 @@
 //! The chat template of a run, and the control tokens of it that are trained.
 
 use crate::args::{ChoiceArgs, TemplateChoice};
-use crate::choose::{Chosen, Texts};
+use crate::chosen::{Chosen, Texts};
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
 use std::path::Path;
 use toktune::Dataset;
+use toktune::GenerationConfig;
 use toktune::data::TokenUse;
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::template_tokens::{TemplateTokens, TemplateTokensError};
@@ -24,7 +25,9 @@ pub fn set(args: &ChoiceArgs, tokenizer: &mut Tokenizer, chosen: &mut Chosen) ->
     if named != ChatMl::NAME {
         tokenizer.set_chat_template(read(named)?);
         // a fault of the template is found before anything is trained
-        tokenizer.compile_chat_template(false).map_err(|e| Failure::Usage(format!("--chat-template {named}: {e}")))?;
+        tokenizer
+            .compile_chat_template(false)
+            .map_err(|e| Failure::Usage(format!("--chat-template {named}: {e}")))?;
         return Ok(Vec::new());
     }
     let template = ChatMl::template(tokenizer);
@@ -34,7 +37,8 @@ pub fn set(args: &ChoiceArgs, tokenizer: &mut Tokenizer, chosen: &mut Chosen) ->
     if args.template_tokens.is_some() {
         return Ok(missing.into_iter().map(|token| ListedToken::new(NewToken::special(token))).collect());
     }
-    let given = |token: &&&str| !args.add_special_token.iter().chain(&args.add_token).any(|given| given == **token);
+    let given =
+        |token: &&&str| !args.add_special_token.iter().chain(&args.add_token).any(|given| given == **token);
     if let Some(token) = missing.iter().find(given) {
         report::warning(&format!(
             "--chat-template {named}: the tokenizer has no '{token}', and cuts it into pieces ({FLAG} adds it and trains its row)"
@@ -66,10 +70,17 @@ pub fn choose(
     chosen: &mut Chosen,
 ) -> Outcome<Vec<u32>> {
     if model.kind() != ModelKind::Causal {
-        return usage(format!("{FLAG}: the model is {}, which writes no turns of a conversation", model.kind()));
+        return usage(format!(
+            "{FLAG}: the model is {}, which writes no turns of a conversation",
+            model.kind()
+        ));
     }
     let added: Vec<u32> = chosen.added.iter().copied().collect();
     let found = TemplateTokens::of(model, tokenizer, &added).map_err(refused)?;
+    // the model's own ends stay ends, whatever says so
+    tokenizer.add_stop_ids(&GenerationConfig::of_model(model)?.eos_token_ids);
+    tokenizer.add_stop_ids(&found.turn_ends);
+    chosen.changed_tokenizer = true;
     found.told().iter().for_each(|told| report::note(&format!("{FLAG}: {told}")));
     let ids = match (choice, found.unlearnt()) {
         (TemplateChoice::All, _) => found.ids(),
@@ -82,41 +93,39 @@ pub fn choose(
     let ids = in_data(&ids, tokenizer, model, texts, chosen)?;
     let is_unlearnt = |id: &&u32| found.tokens.iter().any(|token| token.id == **id && token.is_unlearnt());
     chosen.unlearnt.extend(ids.iter().filter(is_unlearnt));
-    tokenizer.add_stop_ids(&found.stop_ids);
-    chosen.changed_tokenizer = true;
+    let ends = tokenizer.eos_token_ids();
     let named = |ids: &[u32]| {
-        let names = ids.iter().map(|id| format!("'{}' (id {id})", tokenizer.id_to_token(*id).unwrap_or_default()));
+        let names =
+            ids.iter().map(|id| format!("'{}' (id {id})", tokenizer.id_to_token(*id).unwrap_or_default()));
         names.collect::<Vec<_>>().join(", ")
     };
     match found.turn_ends.as_slice() {
         [] => report::warning(&format!(
             "{FLAG}: no token of the template ends a turn of the assistant; texts end at {} alone",
-            named(&found.stop_ids)
+            named(&ends)
         )),
-        ends => report::note(&format!(
+        of_turn => report::note(&format!(
             "{FLAG}: a turn ends with {}; texts end at {}",
-            named(ends),
-            named(&found.stop_ids)
+            named(of_turn),
+            named(&ends)
         )),
     }
     Ok(ids)
 }
 
 /// The flags that help where there is no template, or none of tokens.
-fn refused(error: toktune::Error) -> Failure {
+fn refused(error: TemplateTokensError) -> Failure {
     match &error {
-        toktune::Error::Text(TextError::NoChatTemplate) => Failure::Usage(format!(
+        TemplateTokensError::Text(TextError::NoChatTemplate) => Failure::Usage(format!(
             "{FLAG}: {error}; --chat-template {} gives it one, --chat-template FILE another",
             ChatMl::NAME
         )),
-        toktune::Error::TemplateTokens(of) if matches!(**of, TemplateTokensError::NoControlTokens { .. }) => {
-            Failure::Usage(format!(
-                "{FLAG}: {error}; --add-special-token makes a mark of the template a token, --chat-template {} is one with tokens",
-                ChatMl::NAME
-            ))
-        }
-        toktune::Error::TemplateTokens(_) => Failure::Usage(format!("{FLAG}: {error}")),
-        _ => error.into(),
+        TemplateTokensError::NoControlTokens { .. } => Failure::Usage(format!(
+            "{FLAG}: {error}; --add-special-token makes a mark of the template a token, --chat-template {} is one with tokens",
+            ChatMl::NAME
+        )),
+        TemplateTokensError::Text(_) => toktune::Error::from(error).into(),
+        _ => Failure::Usage(format!("{FLAG}: {error}")),
     }
 }
 
@@ -134,7 +143,8 @@ fn in_data(
     let mut options = texts.options.clone();
     options.vocab_size = model.vocabulary().max(tokenizer.required_rows());
     let data = Dataset::read_with(&texts.sources.list, Some(tokenizer), &options, &mut |_| {})?;
-    let (never, used): (Vec<TokenUse>, Vec<TokenUse>) = data.uses(ids).into_iter().partition(TokenUse::is_never_learnt);
+    let (never, used): (Vec<TokenUse>, Vec<TokenUse>) =
+        data.uses(ids).into_iter().partition(TokenUse::is_never_learnt);
     let name = |token: &TokenUse| format!("'{}'", tokenizer.id_to_token(token.id).unwrap_or_default());
     if used.is_empty() {
         return usage(format!(

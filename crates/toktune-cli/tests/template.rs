@@ -120,7 +120,9 @@ fn just_the_tokens_that_were_never_learnt_are_trained() {
     chats(&work);
     with_template(&work, true);
     let called = train(&work, &["--template-tokens", "--max-steps", "2"]).ok();
-    for part in ["'<|start|>' (id 95): learnt", "'<|end|>' (id 96): a row of zeros", "a turn ends with '<|end|>'"] {
+    for part in
+        ["'<|start|>' (id 95): learnt", "'<|end|>' (id 96): a row of zeros", "a turn ends with '<|end|>'"]
+    {
         assert!(called.err.contains(part), "{part}: {}", called.err);
     }
     // such a row starts as a new one does
@@ -128,7 +130,8 @@ fn just_the_tokens_that_were_never_learnt_are_trained() {
     assert_eq!(trained(&work), json!([96]));
     assert_eq!(work.read_json("out/generation_config.json"), json!({"eos_token_id": [2, 96]}));
     assert!(work.path("out/tokenizer.json").exists() && work.path("out/chat_template.jinja").exists());
-    let preview = ["preview", "--model", "model", "--data", "chats.jsonl", "--template-tokens", "--rows", "1"];
+    let preview =
+        ["preview", "--model", "model", "--data", "chats.jsonl", "--template-tokens", "--rows", "1"];
     assert!(work.call(&preview).ok().out.contains("⟦<|end|>⟧"));
 }
 

@@ -18,7 +18,8 @@ impl ChatMl {
     /// template renders is encoded without the tokenizer's own frame.
     pub fn template(tokenizer: &AutoTokenizer) -> String {
         let frame = tokenizer.encode("", true).unwrap_or_default();
-        let has_bos = tokenizer.bos_token_id().is_some() && frame.first() == tokenizer.bos_token_id().as_ref();
+        let has_bos =
+            tokenizer.bos_token_id().is_some() && frame.first() == tokenizer.bos_token_id().as_ref();
         format!(
             "{}{{% for message in messages %}}{{{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}}}\
              {{% endfor %}}{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\\n' }}}}{{% endif %}}",
@@ -35,7 +36,8 @@ mod tests {
 
     #[test]
     fn a_conversation_is_rendered_with_the_bos_that_the_tokenizer_wants() {
-        let messages = [json!({"role": "user", "content": "Hi"}), json!({"role": "assistant", "content": "Ho"})];
+        let messages =
+            [json!({"role": "user", "content": "Hi"}), json!({"role": "assistant", "content": "Ho"})];
         let rendered = |tokenizer: &mut AutoTokenizer, ask: bool| {
             let template = ChatMl::template(tokenizer);
             tokenizer.set_chat_template(template);

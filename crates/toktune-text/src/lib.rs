@@ -34,8 +34,8 @@ mod words;
 pub const ENCODING: &str = env!("TOKTUNE_TEXT_ENCODING");
 
 pub use adding::NewToken;
-pub use chatml::ChatMl;
 pub use chat::{ChatOptions, ChatTemplate, PreparedChat, RenderedChat, printed};
+pub use chatml::ChatMl;
 pub use error::{Result, TextError};
 pub use gguf::{GgufTokenizer, PatchedTokens, patch_gguf_tokens};
 pub use spelling::TokenKind;

@@ -10,7 +10,9 @@ mod values;
 pub use distill::DistillArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
 pub use train::{ChoiceArgs, TokenArgs, TrainArgs};
-pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start, TemplateChoice};
+pub use values::{
+    ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start, TemplateChoice,
+};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

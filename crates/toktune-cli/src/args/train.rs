@@ -1,7 +1,9 @@
 //! The flags of `train`.
 
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
-use super::values::{Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size};
+use super::values::{
+    Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size,
+};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::SPREAD;

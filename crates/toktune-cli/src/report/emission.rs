@@ -51,7 +51,11 @@ pub fn emission_table(
         ));
     }
     if last.has_end() && last.to_end > 0 {
-        lines.push(format!("stops by itself in {} of {}", arrow(&|e| e.ended.to_string()), plural(last.to_end, "row")));
+        lines.push(format!(
+            "stops by itself in {} of {}",
+            arrow(&|e| e.ended.to_string()),
+            plural(last.to_end, "row")
+        ));
     }
     let mut wrong: Vec<String> = grouped(last, causes, &name);
     let untried: Vec<u32> = last.tokens.iter().filter(|of| of.expected == 0).map(|of| of.id).collect();

@@ -107,7 +107,12 @@ pub fn patch_gguf_tokens(
 
 impl AutoTokenizer {
     /// Puts the end of a turn and the chat template into `patch`, where the file has others.
-    fn patch_conversations(&self, gguf: &Gguf, patch: &mut GgufPatch, patched: &mut PatchedTokens) -> Result<()> {
+    fn patch_conversations(
+        &self,
+        gguf: &Gguf,
+        patch: &mut GgufPatch,
+        patched: &mut PatchedTokens,
+    ) -> Result<()> {
         let metadata = gguf.metadata();
         let keys = ["eos", "eot", "eom"].map(|name| format!("tokenizer.ggml.{name}_token_id"));
         let mut known = Vec::new();

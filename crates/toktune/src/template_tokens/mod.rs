@@ -16,8 +16,6 @@ mod tests;
 pub use error::TemplateTokensError;
 pub use rows::{RowState, TemplateRow, UnusedRows};
 
-use crate::error::Result;
-use crate::generate::GenerationConfig;
 use crate::models::PretrainedModel;
 use crate::text::AutoTokenizer;
 use rows::Measured;
@@ -49,10 +47,8 @@ impl TemplateToken {
 pub struct TemplateTokens {
     /// In the order in which conversations have them.
     pub tokens: Vec<TemplateToken>,
-    /// What ends a text: the model's own ids (those of its generation configuration, or of its configuration), the tokenizer's
-    /// `eos_token`, and what ends a turn of the assistant in the template.
-    pub stop_ids: Vec<u32>,
-    /// Those of them that end a turn of the assistant; none where the template ends it by text alone.
+    /// What ends a turn of the assistant, to be given to [`AutoTokenizer::add_stop_ids`]; nothing where the template ends it by text
+    /// alone.
     pub turn_ends: Vec<u32>,
     /// For each token matrix what its unused rows are like; `None` where there are none to measure by.
     pub unused: Vec<Option<UnusedRows>>,
@@ -64,8 +60,12 @@ impl TemplateTokens {
     /// tokenizer was just given: whatever their rows hold means nothing of them.
     ///
     /// # Errors
-    /// There is no chat template, it cannot be rendered, or writes no control token; the model's generation configuration is at fault.
-    pub fn of(model: &PretrainedModel, tokenizer: &AutoTokenizer, added: &[u32]) -> Result<Self> {
+    /// There is no chat template, or it cannot be rendered, or writes no control token.
+    pub fn of(
+        model: &PretrainedModel,
+        tokenizer: &AutoTokenizer,
+        added: &[u32],
+    ) -> Result<Self, TemplateTokensError> {
         let found = probe::probe(tokenizer)?;
         let tested: HashSet<u32> = found.ids.iter().chain(added).copied().collect();
         let matrices = Measured::of_model(model, tokenizer, &tested);
@@ -74,15 +74,8 @@ impl TemplateTokens {
             token: tokenizer.id_to_token(*id).unwrap_or_default(),
             rows: matrices.iter().map(|matrix| matrix.row(*id, added.contains(id))).collect(),
         };
-        let mut stop_ids = GenerationConfig::of_model(model)?.with_ends_of(tokenizer).eos_token_ids;
-        for id in &found.ends {
-            if !stop_ids.contains(id) {
-                stop_ids.push(*id);
-            }
-        }
         Ok(Self {
             tokens: found.ids.iter().map(token).collect(),
-            stop_ids,
             turn_ends: found.ends,
             unused: matrices.iter().map(|matrix| matrix.unused).collect(),
         })
@@ -98,7 +91,8 @@ impl TemplateTokens {
     /// # Errors
     /// It has learnt all of them; the error has what was measured of each.
     pub fn unlearnt(&self) -> Result<Vec<u32>, TemplateTokensError> {
-        let ids: Vec<u32> = self.tokens.iter().filter(|token| token.is_unlearnt()).map(|token| token.id).collect();
+        let ids: Vec<u32> =
+            self.tokens.iter().filter(|token| token.is_unlearnt()).map(|token| token.id).collect();
         match ids.is_empty() {
             true => Err(TemplateTokensError::AllLearnt { told: self.told() }),
             false => Ok(ids),

@@ -90,9 +90,7 @@ pub(super) fn probe(tokenizer: &AutoTokenizer) -> Result<Probe, TemplateTokensEr
         }
     }
     match (first, fault) {
-        (None, Some(source)) => {
-            Err(TemplateTokensError::NotRendered { tried: trials.len(), source })
-        }
+        (None, Some(source)) => Err(TemplateTokensError::NotRendered { tried: trials.len(), source }),
         (Some(text), _) if probe.ids.is_empty() => {
             Err(TemplateTokensError::NoControlTokens { text: text.chars().take(SHOWN).collect() })
         }
@@ -236,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_template_without_control_tokens_and_one_that_fails_are_errors() {
-        let (plain, _) = tokenizer(&[], "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}");
+        let (plain, _) =
+            tokenizer(&[], "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}");
         let error = probe(&plain).expect_err("nothing to find");
         assert!(error.to_string().contains("### user: Zebras swim"), "{error}");
         let (refusing, _) = tokenizer(&[], "{{ raise_exception('never') }}");

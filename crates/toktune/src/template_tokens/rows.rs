@@ -80,7 +80,11 @@ pub(super) struct Measured<'m> {
 
 impl<'m> Measured<'m> {
     /// The matrices of a model whose rows belong to tokens: the embedding, and a head that is not tied to it.
-    pub(super) fn of_model(model: &'m PretrainedModel, tokenizer: &AutoTokenizer, tested: &HashSet<u32>) -> Vec<Self> {
+    pub(super) fn of_model(
+        model: &'m PretrainedModel,
+        tokenizer: &AutoTokenizer,
+        tested: &HashSet<u32>,
+    ) -> Vec<Self> {
         let head = (model.has_head() && !model.is_tied()).then(|| model.head());
         let matrices = std::iter::once(model.embedding()).chain(head);
         matrices.map(|matrix| Self::of(matrix, tokenizer, tested)).collect()

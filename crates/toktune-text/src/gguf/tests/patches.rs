@@ -154,7 +154,8 @@ fn a_turn_that_ends_and_a_chat_template_are_put_into_the_file() {
         assert_eq!((again.chat_template(), again.eos_token_ids()), (Some("new"), vec![2, count + 1]));
         // what the file says already is left
         let mut patch = GgufPatch::default();
-        let told = patch_gguf_tokens(&gguf, Some(&again), &ids, count as usize + 2, &mut patch).expect("patched");
+        let told =
+            patch_gguf_tokens(&gguf, Some(&again), &ids, count as usize + 2, &mut patch).expect("patched");
         assert_eq!(told, crate::PatchedTokens::default());
         assert!(patch.integers.is_empty() && patch.texts.is_empty() && patch.added.is_empty());
     }
