@@ -60,7 +60,7 @@ pub struct TemplateRow {
 pub struct UnusedRows {
     /// How many unused rows there are.
     pub count: usize,
-    /// Their own distance, in the middle.
+    /// Their own distance in the middle, each to the mean of the others.
     pub own: f64,
     /// The distance that all but a hundredth of ordinary tokens have at least.
     pub lowest: f64,
@@ -108,13 +108,16 @@ impl<'m> Measured<'m> {
             found.sort_unstable_by(f32::total_cmp);
             found
         };
+        // each stands apart from the mean of the others: of few rows it would hide in a mean that it is a part of
+        let others = unused.len().saturating_sub(1);
+        let apart = if others > 0 { unused.len() as f64 / others as f64 } else { 0.0 };
         let own = sorted(&mut unused.iter().copied());
         let is_ordinary = |id: &u32| kinds[*id as usize] == Some(TokenKind::Normal) && !is_unused(id);
         let ordinary = sorted(&mut (0..rows).filter(is_ordinary));
         let at = |of: &[f32], share: f64| {
             of.get((of.len() as f64 * share) as usize).map_or(0.0, |distance| f64::from(*distance))
         };
-        let (own, lowest, usual) = (at(&own, 0.5), at(&ordinary, LOWEST), at(&ordinary, 0.5));
+        let (own, lowest, usual) = (apart * at(&own, 0.5), at(&ordinary, LOWEST), at(&ordinary, 0.5));
         let bound = (own < APART * lowest).then_some((own + lowest) / 2.0);
         let told = UnusedRows { count: unused.len(), own, lowest, usual, bound };
         Self { matrix, survey, distances, unused: Some(told) }

@@ -26,9 +26,12 @@ fn tokenizer(reserved: bool) -> AutoTokenizer {
     tokenizer
 }
 
-/// Numbers between -1 and 1 that differ everywhere.
+/// Numbers between -1 and 1 that follow no rule.
 fn number(at: usize) -> f32 {
-    ((at * 7919 + at / 32 * 104_729) % 20_011) as f32 / 10_000.0 - 1.0
+    let mut mixed = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed >> 40) as f32) / 8_388_608.0 - 1.0
 }
 
 /// A row as unused ones are: all near one point.
