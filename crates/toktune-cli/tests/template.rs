@@ -64,7 +64,7 @@ fn with_template(work: &Work, zeroed: bool) {
 fn a_model_without_a_template_learns_chatml_and_stops_by_itself() {
     let work = Work::new();
     chats(&work);
-    let long = ["--max-steps", "200", "--learning-rate", "0.05", "--require-emission", "0.9"];
+    let long = ["--max-steps", "200", "--learning-rate", "0.05", "--require-emission", "0.75"];
     let held_out = ["--eval-data", "chats.jsonl", "--log-format", "json"];
     let called = train(&work, &[&CHATML[..], &long, &held_out].concat()).ok();
     for part in [
@@ -132,7 +132,8 @@ fn just_the_tokens_that_were_never_learnt_are_trained() {
     assert!(work.path("out/tokenizer.json").exists() && work.path("out/chat_template.jinja").exists());
     let preview =
         ["preview", "--model", "model", "--data", "chats.jsonl", "--template-tokens", "--rows", "1"];
-    assert!(work.call(&preview).ok().out.contains("⟦<|end|>⟧"));
+    let shown = work.call(&preview).ok().out;
+    assert!(shown.contains("w7⟦ <|end|>⟧"), "{shown}");
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn what_cannot_be_is_told_with_what_helps() {
     // rows that no template renders have none of its tokens
     work.train(&CHATML).fails(2, &["nothing can be learnt of '<|im_start|>', '<|im_end|>'", "`messages`"]);
     // a template alone leaves its tokens as they are
-    let called = train(&work, &["--chat-template", "chatml", "--token", "w7", "--max-steps", "1"]).ok();
+    let called = train(&work, &["--chat-template", "chatml", "--token", "w10", "--max-steps", "1"]).ok();
     assert!(called.err.contains("the tokenizer has no '<|im_start|>'"), "{}", called.err);
     assert!(work.path("out/chat_template.jinja").exists());
     let bert = Work::with("bert");
