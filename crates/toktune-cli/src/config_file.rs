@@ -85,6 +85,12 @@ fn written(arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
         let on = value.as_bool().ok_or("true or false")?;
         return Ok(on.then(|| format!("--{name}")).into_iter().collect());
     }
+    // a flag that may stand without a value
+    if let (Some(on), true) =
+        (value.as_bool(), arg.get_num_args().is_some_and(|count| count.min_values() == 0))
+    {
+        return Ok(on.then(|| format!("--{name}")).into_iter().collect());
+    }
     let kind = Kind::of(arg);
     let one = |value: &Value| kind.text(value).map(|text| format!("--{name}={text}"));
     match value {
@@ -188,7 +194,7 @@ mod tests {
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \
         log-format adapter save-embedding-layers lora-r lora-alpha lora-dropout lora-target-modules \
         lora-use-rslora lora-learning-rate beta loss-type label-smoothing mlm-probability mask-trained-tokens prompt-key completion-key \
-        text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved source-lang target-lang";
+        text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved template-tokens chat-template source-lang target-lang";
 
     fn train() -> Command {
         let mut command = Cli::command();

@@ -11,6 +11,7 @@
 mod args;
 mod audit;
 mod choose;
+mod chosen;
 mod commands;
 mod config_file;
 mod data;
@@ -24,6 +25,7 @@ mod proof;
 mod report;
 mod signals;
 mod starts;
+mod template;
 mod typed;
 
 use failure::Failure;

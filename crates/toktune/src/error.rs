@@ -7,6 +7,7 @@ use crate::export::ExportError;
 #[cfg(feature = "hub")]
 use crate::hub::HubError;
 use crate::peft::PeftError;
+use crate::template_tokens::TemplateTokensError;
 use crate::text::TextError;
 use crate::weights::WeightsError;
 use std::path::PathBuf;
@@ -194,6 +195,9 @@ pub enum Error {
     /// An adapter cannot be written in a form.
     #[error(transparent)]
     Export(Box<ExportError>),
+    /// The tokens of a chat template cannot be trained.
+    #[error(transparent)]
+    TemplateTokens(Box<TemplateTokensError>),
     /// Training data is at fault.
     #[error(transparent)]
     Data(DataError),
@@ -260,6 +264,15 @@ impl From<ExportError> for Error {
         match error {
             ExportError::Peft(error) => error.into(),
             error => Self::Export(error.into()),
+        }
+    }
+}
+
+impl From<TemplateTokensError> for Error {
+    fn from(error: TemplateTokensError) -> Self {
+        match error {
+            TemplateTokensError::Text(error) => error.into(),
+            error => Self::TemplateTokens(error.into()),
         }
     }
 }

@@ -12,7 +12,9 @@ pub use distill::DistillArgs;
 pub use preference::PreferenceArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
 pub use train::{ChoiceArgs, TokenArgs, TrainArgs};
-pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start};
+pub use values::{
+    ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start, TemplateChoice,
+};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

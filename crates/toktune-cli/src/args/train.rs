@@ -2,7 +2,9 @@
 
 use super::preference::PreferenceArgs;
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size};
+use super::values::{
+    Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size,
+};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::SPREAD;
@@ -22,7 +24,7 @@ use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, R
         Examples:\n  \
         toktune train --model smollm2.gguf --data train.jsonl --output out \\\n    \
         --add-token '<calc>' --add-token '</calc>' --eval-data heldout.jsonl\n  \
-        toktune train --model models/llama --data chats.jsonl --output out --token '<|im_end|>'\n  \
+        toktune train --model models/llama --data chats.jsonl --output out --template-tokens\n  \
         toktune train --config run.toml --resume"
 )]
 pub struct TrainArgs {
@@ -89,6 +91,16 @@ pub struct ChoiceArgs {
     /// `[unused0]`), whose rows the model has already
     #[arg(long)]
     pub use_reserved: bool,
+    /// The control tokens that the chat template writes: those that the model never learnt (rows of zeros, equal ones, ones near
+    /// unused rows), or all; what ends a turn then ends generated texts too
+    #[arg(
+        long, value_name = "unlearnt|all", num_args = 0..=1, require_equals = true, default_missing_value = "unlearnt",
+        hide_possible_values = true
+    )]
+    pub template_tokens: Option<TemplateChoice>,
+    /// The chat template, in place of the model's: a Jinja file, or chatml, whose tokens --template-tokens adds where they are missing
+    #[arg(long, value_name = "FILE|chatml")]
+    pub chat_template: Option<String>,
 }
 
 /// Which rows are trained, and what they start from.
@@ -115,7 +127,7 @@ pub struct TokenArgs {
         long,
         value_name = "DIR",
         conflicts_with_all = [
-            "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved",
+            "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved", "template_tokens", "chat_template",
             "target_modules", "init", "init_spread",
         ]
     )]

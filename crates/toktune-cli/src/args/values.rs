@@ -73,6 +73,15 @@ impl From<ConflictChoice> for OnConflict {
     }
 }
 
+/// Which of a chat template's tokens are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TemplateChoice {
+    /// Those that the model never learnt.
+    Unlearnt,
+    /// All of them.
+    All,
+}
+
 /// A form in which an adapter is written for other programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportForm {

@@ -25,7 +25,7 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     let plain = data::options(&args.options, &Collator::Causal, base.vocabulary());
     let texts = Texts { sources: &sources, options: &plain };
     // without a token there is nothing to mark, and the rows are worth a look all the same
-    let chosen = choose(&args.tokens, true, &mut tokenizer, texts)?;
+    let chosen = choose(&args.tokens, true, base, &mut tokenizer, texts)?;
     trained.extend(&chosen.ids);
     let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::required_rows));
     let collator = Collator::of(base, tokenizer.as_ref().ok(), 0);

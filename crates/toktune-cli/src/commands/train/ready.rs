@@ -97,6 +97,8 @@ impl<'a> Ready<'a> {
     pub(super) fn proof(&self) -> Outcome<Option<Proof>> {
         let trainer = &self.trainer;
         let kind = trainer.model.base().kind();
-        Proof::of(&self.args.emission, 30, (kind, trainer.eval_data()), &trainer.model.token_indices())
+        let mut tokens = trainer.model.token_indices();
+        tokens.retain(|id| !self.chosen.only_read.contains(id));
+        Proof::of(&self.args.emission, 30, (kind, trainer.eval_data()), &tokens)
     }
 }
