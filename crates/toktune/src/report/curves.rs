@@ -46,6 +46,15 @@ fn charts(report: &Report) -> Vec<Chart> {
     let mut gradient = chart("Gradient norm", "before clipping", Scale::MaybeLog, vec![gradient]);
     gradient.levels.extend(report.max_grad_norm.map(|most| (most, "clipped above".to_owned())));
     let mut all = vec![loss, gradient, chart("Learning rate", "of the rows", Scale::FromZero, vec![rate])];
+    if report.log.iter().any(|step| step.preference.is_some()) {
+        let rewards = [
+            of_log("of the chosen answer", "one", &|step| Some(step.preference?.rewards_chosen)),
+            of_log("of the rejected one", "two", &|step| Some(step.preference?.rewards_rejected)),
+        ];
+        all.push(chart("Reward", "over the model as the run began", Scale::FromZero, rewards.to_vec()));
+        let share = [of_log("of the pairs", "one", &|step| Some(step.preference?.accuracies))];
+        all.push(chart("Chosen answer preferred", "share", Scale::FromZero, share.to_vec()));
+    }
     if report.log.iter().any(|step| step.norms.is_some()) {
         let norms = [
             of_log("median", "one", &|step| Some(step.norms?.median)),

@@ -37,7 +37,7 @@ impl Report {
             max_grad_norm: Some(arguments.max_grad_norm).filter(|norm| *norm > 0.0),
             ..Report::default()
         };
-        if report.kind == ModelKind::SentencePairs {
+        if report.kind == ModelKind::SentencePairs || data.is_preference() {
             report.loss_unit = "nats a pair".into();
         }
         if let Some(output) = output {

@@ -163,7 +163,15 @@ fn evaluation(loss: f64) -> Evaluation {
         TokenEvaluation { id: 7, labels: 9, loss: Some(loss) },
         TokenEvaluation { id: 8, labels: 0, loss: None },
     ];
-    Evaluation { loss, perplexity: loss.exp(), labels: 40, nearest: None, token_loss: Some(loss), tokens }
+    Evaluation {
+        loss,
+        perplexity: loss.exp(),
+        labels: 40,
+        nearest: None,
+        preference: None,
+        token_loss: Some(loss),
+        tokens,
+    }
 }
 
 /// A run with everything in it, all of whose texts are `text`.

@@ -93,6 +93,14 @@ fn of_losses(report: &Report) -> String {
                 arrow(Some(share(*before)), Some(share(*after)))
             )
         }
+        (Some(Evaluation { preference: Some(_), .. }), Some(Evaluation { preference: Some(after), .. })) => {
+            format!(
+                "The chosen answer of {} of the held-out pairs is preferred more than the model preferred it as the run began, \
+                 by a margin of {} on average.",
+                share(after.accuracies),
+                number(after.margins)
+            )
+        }
         (Some(before), Some(after)) => match (before.token_loss, after.token_loss) {
             (Some(was), Some(is)) => {
                 format!("Held-out loss at the tokens: {} → {}.", number(was), number(is))

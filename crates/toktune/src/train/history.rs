@@ -39,6 +39,7 @@ mod tests {
             perplexity: 1.0,
             labels: 1,
             nearest: None,
+            preference: None,
             token_loss: Some(loss),
             tokens: vec![],
         };
