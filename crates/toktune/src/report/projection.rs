@@ -7,6 +7,8 @@ use rayon::prelude::*;
 const ROUNDS: usize = 60;
 /// The directions have settled when a round turns them by less than this.
 const SETTLED: f64 = 1e-7;
+/// What is shorter than this share of what it was is nothing but rounding.
+const NOTHING: f64 = 1e-9;
 /// Rows whose sums are taken together, whatever the number of threads.
 const CHUNK: usize = 64;
 
@@ -48,9 +50,13 @@ impl Plane {
             let mut next = products(&centred, &axes, width);
             held = [0, 1].map(|at| dot(&next[at], &axes[at]));
             orthonormal(&mut next);
-            let turned = [0, 1].map(|at| 1.0 - dot(&next[at], &axes[at]).abs());
+            let is_settled = |at: usize| {
+                let now = dot(&next[at], &next[at]);
+                now == 0.0 || 1.0 - dot(&next[at], &axes[at]).abs() < SETTLED
+            };
+            let is_settled = [0, 1].into_iter().all(is_settled);
             axes = next;
-            if turned.iter().all(|by| *by < SETTLED) {
+            if is_settled {
                 break;
             }
         }
@@ -100,20 +106,26 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Makes two directions of length 1 and at a right angle, the first one first.
+/// Makes two directions of length 1 and at a right angle, the first one first; a second one that goes along the first becomes
+/// nothing, since what rounding leaves of it points anywhere.
 fn orthonormal(axes: &mut [Vec<f64>; 2]) {
+    let size = |axis: &[f64]| dot(axis, axis).sqrt();
     let unit = |axis: &mut Vec<f64>| {
-        let size = dot(axis, axis).sqrt();
+        let size = size(axis);
         if size > 0.0 {
             axis.iter_mut().for_each(|x| *x /= size);
         }
     };
     let [first, second] = axes;
     unit(first);
+    unit(second);
     // twice, since the first time leaves what rounding left of it
     for _ in 0..2 {
         let along = dot(first, second);
         second.iter_mut().zip(first.iter()).for_each(|(x, y)| *x -= along * y);
+        if size(second) < NOTHING {
+            second.fill(0.0);
+        }
         unit(second);
     }
 }
