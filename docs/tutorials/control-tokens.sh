@@ -41,7 +41,8 @@ show tokens "$toktune" tokens --model smollm2 '<calc>' '<answer>'
 show preview "$toktune" preview --model smollm2 --data train.jsonl --rows 1 "${tokens[@]}"
 show before "$toktune" generate --model smollm2 --messages question.json --max-new-tokens 120
 SHORTEN='/^step [0-9]*[1-9]\//d;/^step [0-9]*[1-9]0\//d' show train "$toktune" train --model smollm2 --data train.jsonl --eval-data heldout.jsonl --output adapter \
-    "${tokens[@]}" --batch-size 4 --num-epochs 1 --lr-scheduler cosine --warmup-steps 5
+    "${tokens[@]}" --lora-r 8 --lora-target-modules all-linear \
+    --batch-size 4 --num-epochs 1 --lr-scheduler cosine --warmup-steps 5
 show after "$toktune" generate --model smollm2 --adapter adapter --messages question.json --max-new-tokens 160
 show files ls -s --block-size=K adapter
 show merge "$toktune" merge --model smollm2 --adapter adapter --output merged

@@ -18,7 +18,7 @@ ln -s "$model" smollm2
 ln -s "$texts" texts.jsonl
 cp "$words" words.txt
 
-show words cat words.txt
+show list cat words.txt
 mapfile -t some < <(head -4 words.txt | sed 's/^/ /')
 show pieces "$toktune" tokens --model smollm2 "${some[@]}"
 SHORTEN='/^step [0-9]*[1-9]\//d' show distill "$toktune" distill --model smollm2 --words words.txt --corpus texts.jsonl --output adapter
