@@ -10,6 +10,7 @@ mod inspect;
 mod inspect_adapter;
 mod merge;
 mod preview;
+mod stopped;
 mod tokens;
 mod train;
 
@@ -23,7 +24,7 @@ pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
         Command::Train(args) => train::run(&args, typed),
         Command::Chat(args) => chat::run(&args),
         Command::Combine(args) => combine::run(&args),
-        Command::Distill(args) => distill::run(&args),
+        Command::Distill(args) => distill::run(&args, typed),
         Command::Eval(args) => eval::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -35,6 +35,7 @@ pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
+pub use memory::bytes_to_hold;
 pub use norms::{Norms, OddRow, RowNorm};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use prior::{Prior, prior};

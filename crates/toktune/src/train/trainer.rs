@@ -264,7 +264,8 @@ impl Trainer {
         if !self.prefixes.is_empty() {
             batch.segments = indices.iter().map(|&at| self.prefixes.of_sequence(at)).collect();
         }
-        batch.distillation = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
+        let objective = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
+        batch.distillation = objective.transpose()?;
         Ok(batch)
     }
 
