@@ -28,19 +28,23 @@ pub fn of(args: &TokenArgs, chosen: &Chosen, tokenizer: &Tokenizer, seed: u64) -
     for &id in &chosen.ids {
         let start = match (given.own.get(&id), chosen.listed_inits.get(&id), &given.all) {
             (Some(own), ..) => makes.start(id, own, "--init")?,
-            (_, Some(listed), _) => {
-                let place = format!("--tokens, '{}'", makes.name(id));
-                let listed: Start = listed.parse().map_err(|expected| {
-                    Failure::Usage(format!("{place}: {expected} in `init`, found '{listed}'"))
-                })?;
-                makes.start(id, &listed, &place)?
-            }
+            (_, Some(listed), _) => makes.listed(id, listed, "--tokens")?,
             (.., Some(all)) => makes.start(id, all, "--init")?,
             _ => makes.usual(id)?,
         };
         starts.insert(id, start);
     }
     Ok(starts)
+}
+
+/// What the list of the flag `of` says, and for tokens of which it says nothing what suits their kind.
+pub fn of_list(of: &str, chosen: &Chosen, tokenizer: &Tokenizer, seed: u64) -> Outcome<Starts> {
+    let makes = Maker { chosen, tokenizer, seed };
+    let start = |id: &u32| match chosen.listed_inits.get(id) {
+        Some(listed) => makes.listed(*id, listed, of),
+        None => makes.usual(*id),
+    };
+    chosen.ids.iter().map(|id| Ok((*id, start(id)?))).collect()
 }
 
 /// What `--init` says.
@@ -114,6 +118,15 @@ impl Maker<'_> {
         Ok(if pieces.is_empty() { RowInit::Mean } else { RowInit::Pieces(pieces) })
     }
 
+    /// What `init` in the list of the flag `of` asks for.
+    fn listed(&self, id: u32, listed: &str, of: &str) -> Outcome<RowInit> {
+        let place = format!("{of}, '{}'", self.name(id));
+        let start: Start = listed
+            .parse()
+            .map_err(|expected| Failure::Usage(format!("{place}: {expected} in `init`, found '{listed}'")))?;
+        self.start(id, &start, &place)
+    }
+
     /// What `place` asks for.
     fn start(&self, id: u32, start: &Start, place: &str) -> Outcome<RowInit> {
         let name = || self.name(id);
@@ -133,7 +146,7 @@ impl Maker<'_> {
             Start::Description => match self.description(id)? {
                 pieces if pieces.is_empty() => {
                     return usage(format!(
-                        "{place}: '{}' has no description to start from (--tokens FILE can give one)",
+                        "{place}: '{}' has no description to start from (a list of tokens can give one)",
                         name()
                     ));
                 }

@@ -133,3 +133,162 @@ fn the_model_can_write_the_texts_itself() {
     assert!(called.err.contains("12 texts written, 100 %"), "{}", called.err);
     assert!(work.path("out/adapter_model.safetensors").exists());
 }
+
+/// A run with these flags in a folder of its own.
+fn ran(words: (&str, &str), more: &[&str]) -> (Work, Called) {
+    let work = work();
+    work.write(words.0, words.1);
+    let mut flags = vec!["--words", words.0];
+    if !more.contains(&"--max-steps") {
+        flags.extend(["--max-steps", "8", "--learning-rate", "0.02"]);
+    }
+    let usual = ["distill", "--model", "model", "--corpus", "corpus.jsonl", "--output", "out"];
+    let called = work.call(&[&usual[..], &flags, more].concat());
+    (work, called)
+}
+
+#[test]
+fn a_list_says_what_rows_start_from_and_which_are_special() {
+    let rows = |line: &str| {
+        // the first step changes little
+        let (work, called) = ran(("words.jsonl", line), &["--learning-rate", "1e-9", "--max-steps", "1"]);
+        called.ok();
+        let special = work.read_json("out/tokenizer.json")["added_tokens"]
+            .as_array()
+            .expect("added tokens")
+            .iter()
+            .find(|token| token["content"] == "w11 w12")
+            .expect("the word")["special"]
+            .clone();
+        (work.read("out/adapter_model.safetensors"), special)
+    };
+    let (pieces, special) = rows("\"w11 w12\"");
+    assert_eq!(special, false);
+    assert_eq!(rows(r#"{"token": "w11 w12", "init": "pieces"}"#), (pieces.clone(), special));
+    let (like, special) = rows(r#"{"token": " w11 w12", "init": "like:w40", "special": true}"#);
+    assert_eq!(special, true);
+    assert_ne!(like, pieces);
+    let described = rows(r#"{"token": "w11 w12", "description": "w40"}"#).0;
+    assert_eq!(described, like, "the mean of one row is that row");
+    for (line, parts) in [
+        (r#"{"token": "w11 w12", "init": "best"}"#, ["--words, 'w11 w12'", "in `init`, found 'best'"]),
+        (r#"{"token": "w11 w12", "init": "like:w200"}"#, ["--words, 'w11 w12' like:", "w200"]),
+        (r#"{"token": "w11 w12", "init": "description"}"#, ["--words, 'w11 w12'", "no description"]),
+        (r#"{"token": "w11 w12", "start": "mean"}"#, ["unknown key `start`", "line 1"]),
+    ] {
+        let (work, called) = ran(("words.jsonl", line), &[]);
+        let status = called.code;
+        assert!([1, 2].contains(&status), "{status}: {}", called.err);
+        parts.iter().for_each(|part| assert!(called.err.contains(part), "{part}: {}", called.err));
+        work.is_untouched();
+    }
+    let (_, called) = ran(("words.txt", "w11 w12\nW11 w12\n"), &[]);
+    let told = called.ok().err;
+    assert!(told.contains("W11 w12: the same word as w11 w12"), "{told}");
+}
+
+#[test]
+fn a_run_that_goes_on_from_a_checkpoint_gives_the_same_bytes() {
+    let flags = ["--save-every", "3", "--loss", "mse+0.5kl"];
+    let (work, called) = ran(("words.txt", "w11 w12\n"), &flags);
+    called.ok();
+    let rows = work.read("out/adapter_model.safetensors");
+    let measured = work.read_json("out/distillation.json");
+    for kept in [6, 3] {
+        for step in [8, 6, 3].into_iter().filter(|step| *step > kept) {
+            std::fs::remove_dir_all(work.path(&format!("out/checkpoint-{step}"))).unwrap_or_default();
+        }
+        std::fs::remove_file(work.path("out/adapter_model.safetensors")).expect("removed");
+        let again = ["--max-steps", "8", "--learning-rate", "0.02", "--resume"];
+        let called = distill(&work, &[&flags[..], &again].concat()).ok();
+        assert!(!called.err.contains("no checkpoint"), "{}", called.err);
+        assert_eq!(work.read("out/adapter_model.safetensors"), rows, "from step {kept}");
+        let now = work.read_json("out/distillation.json");
+        for name in ["before", "after", "words", "steps"] {
+            assert_eq!(now[name], measured[name], "{name}");
+        }
+    }
+    // other settings are told by name, and a folder of a run is not written over
+    let again = ["--max-steps", "8", "--learning-rate", "0.02"];
+    let other = [&again[..], &["--save-every", "3", "--loss", "ce", "--resume"]].concat();
+    distill(&work, &other).fails(2, &["distillation was", "--resume-anyway"]);
+    distill(&work, &again).fails(2, &["go on with that run by --resume"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_saves_the_run_and_tells_how_it_goes_on() {
+    use std::io::{BufRead, BufReader, Read};
+    let work = work();
+    let flags = "distill --model model --words words.txt --corpus corpus.jsonl --output out --max-steps 100000000 \
+        --batch-size 1 --lr-scheduler constant --log-format json";
+    let mut command = work.command(&flags.split_whitespace().collect::<Vec<_>>());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().expect("the program starts");
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut text = String::new();
+    while !text.contains("\"event\":\"step\"") {
+        text.clear();
+        assert!(out.read_line(&mut text).expect("lines") > 0, "the run ended");
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    out.read_to_string(&mut text).expect("lines");
+    assert_eq!(child.wait().expect("ended").code(), Some(130));
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["event"], "stopped");
+    let step = last["step"].as_u64().expect("a step");
+    let shell = last["resume"].as_str().expect("a command").replace("100000000", &(step + 2).to_string());
+    assert!(shell.contains(" distill ") && shell.ends_with("--resume"), "{shell}");
+    let mut again = std::process::Command::new("sh");
+    again.args(["-c", &shell]).current_dir(work.path("."));
+    assert_eq!(Called::of(again).ok().json().last().expect("an end")["steps"], step + 2);
+}
+
+#[test]
+fn a_teacher_that_does_not_fit_lies_in_a_file() {
+    let words = ("words.txt", "w11 w12\n");
+    for loss in ["mse", "kl"] {
+        let flags = ["--loss", loss];
+        let (memory, called) = ran(words, &flags);
+        let told = called.ok().err;
+        assert!(told.contains("the teacher's states of") && told.contains("of memory"), "{told}");
+        let (file, called) = ran(words, &[&flags[..], &["--memory-budget", "1MB"]].concat());
+        let told = called.ok().err;
+        assert!(told.contains("a temporary file in out (--memory-budget"), "{told}");
+        assert_eq!(
+            memory.read("out/adapter_model.safetensors"),
+            file.read("out/adapter_model.safetensors"),
+            "{loss}"
+        );
+        let names = |work: &Work| {
+            let entries = std::fs::read_dir(work.path("out")).expect("a folder").flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&memory), names(&file), "nothing of it is left");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_line_of_20_mb_takes_little_memory() {
+    let work = work();
+    let filler = "w30 w41 w52 w63 w74 w85 ".repeat(20_000);
+    let text: String =
+        (0..42).map(|i| format!("{filler}w{} w{} w11 w12 w{} w33 w44 ", 20 + i, 60 - i, 15 + i)).collect();
+    assert!(text.len() > 20 << 20);
+    work.write("long.txt", format!("{text}\n"));
+    let flags = ["--corpus", "long.txt", "--max-steps", "2", "--log-format", "json", "--sample-by"];
+    let usual = ["distill", "--model", "model", "--words", "words.txt", "--output"];
+    for by in ["line", "paragraph", "document"] {
+        let called = work.call(&[&usual[..], &[by], &flags, &[by]].concat()).ok();
+        let end = called.json().pop().expect("an end");
+        assert_eq!(end["words"][0]["places"], 42, "{end:#}");
+        let of = |name: &str| end["words"][0][name].as_u64().expect("a number");
+        assert_eq!((of("train"), of("held_out") > 0), (32, true), "{end:#}");
+        let peak = end["peak_memory_bytes"].as_u64().expect("on Linux");
+        assert!(peak < 100 << 20, "{peak}");
+    }
+}

@@ -42,4 +42,4 @@ pub use spelling::TokenKind;
 pub use stream::DecodeStream;
 pub use token_list::ListedToken;
 pub use tokenizer::AutoTokenizer;
-pub use words::{WordTokens, WordUse};
+pub use words::{WordTokens, WordUse, stands_alone};

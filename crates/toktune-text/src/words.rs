@@ -1,6 +1,7 @@
 //! A word in texts: which tokens it is cut into there, and which token to add where it is cut into several.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::{AutoTokenizer, NewToken, Result, TextError};
 
@@ -26,6 +27,8 @@ pub struct WordUse {
     pub inside: (usize, usize),
     /// A longer word.
     pub longer: Option<String>,
+    /// Whether the token that is added for it is a special one, which decoding may leave out.
+    pub special: bool,
     samples: Vec<String>,
 }
 
@@ -78,6 +81,14 @@ impl WordUse {
     /// # Errors
     /// When the tokenizer's model fails on the text.
     pub fn read(&mut self, tokenizer: &AutoTokenizer, text: &str) -> Result<()> {
+        self.read_within(tokenizer, text, &(0..text.len()))
+    }
+
+    /// Looks for the word where it begins at one of the bytes `own` of a text.
+    ///
+    /// # Errors
+    /// When the tokenizer's model fails on the text.
+    pub fn read_within(&mut self, tokenizer: &AutoTokenizer, text: &str, own: &Range<usize>) -> Result<()> {
         let places: Vec<(usize, usize)> = self
             .variants
             .iter()
@@ -85,6 +96,7 @@ impl WordUse {
             .flat_map(|variant| {
                 text.match_indices(variant.as_str()).map(|(at, found)| (at, at + found.len()))
             })
+            .filter(|(at, _)| own.contains(at))
             .collect();
         if places.is_empty() {
             return Ok(());
@@ -96,10 +108,8 @@ impl WordUse {
         }
         for (start, end) in places {
             let before = text[..start].chars().next_back();
-            let after = text[end..].chars().next();
-            let (bound_before, bound_after) = has_bounds(&text[start..end]);
-            let goes_back = bound_before && before.is_some_and(is_word);
-            if goes_back || bound_after && after.is_some_and(is_word) {
+            let (goes_back, goes_on) = goes_beyond(text, start..end);
+            if goes_back || goes_on {
                 *(if goes_back { &mut self.inside.1 } else { &mut self.inside.0 }) += 1;
                 self.longer.get_or_insert_with(|| around(text, start, end));
                 continue;
@@ -137,6 +147,19 @@ fn is_word(letter: char) -> bool {
 /// Whether a word may not go on before it, and behind it.
 fn has_bounds(word: &str) -> (bool, bool) {
     (word.chars().next().is_some_and(is_word), word.chars().next_back().is_some_and(is_word))
+}
+
+/// Whether letters make a word at a place longer: before it, and behind it.
+fn goes_beyond(text: &str, word: Range<usize>) -> (bool, bool) {
+    let (bound_before, bound_after) = has_bounds(&text[word.clone()]);
+    let before = text[..word.start].chars().next_back();
+    let after = text[word.end..].chars().next();
+    (bound_before && before.is_some_and(is_word), bound_after && after.is_some_and(is_word))
+}
+
+/// Whether a word stands by itself at a place of a text, as [`WordUse`] tells it.
+pub fn stands_alone(text: &str, word: Range<usize>) -> bool {
+    goes_beyond(text, word) == (false, false)
 }
 
 /// A spelling behind what is no part of it: a stop before a word, a letter before anything else.
@@ -229,10 +252,12 @@ impl AutoTokenizer {
     /// Gives the token with its id, and whether texts with it decode with other spaces.
     fn add_spelling(&mut self, word: &WordUse, form: &str) -> Result<(NewToken, u32, bool)> {
         let single_word = has_bounds(form.trim_start()) == (true, true);
-        let bare = NewToken { single_word, ..NewToken::new(form.trim_start()) };
+        let special = word.special;
+        let bare = NewToken { single_word, special, ..NewToken::new(form.trim_start()) };
+        let spaced = |form| NewToken { special, ..NewToken::new(form) };
         let ways = match form.starts_with(' ') {
-            true => vec![NewToken::new(form), bare],
-            false => vec![bare, NewToken::new(form)],
+            true => vec![spaced(form), bare],
+            false => vec![bare, spaced(form)],
         };
         let mut second_best = None;
         for way in ways {

@@ -1,13 +1,13 @@
 //! The flags of `distill`.
 
 use super::shared::{MachineArgs, OutputArgs};
-use super::values::{distillation_weights, lr_scheduler, sample_by};
+use super::values::{distillation_weights, lr_scheduler, memory_budget, sample_by};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::data::SampleBy;
 use toktune::distill::SnippetOptions;
 use toktune::engine::objective::DistillationWeights;
-use toktune::train::{LrScheduler, RELATIVE_DISTILLATION_RATE, TrainingArguments};
+use toktune::train::{LrScheduler, MemoryBudget, RELATIVE_DISTILLATION_RATE, TrainingArguments};
 
 /// The defaults that the help shows.
 fn defaults() -> SnippetOptions {
@@ -29,7 +29,8 @@ pub struct DistillArgs {
     /// The model: a folder, a .gguf file or an id of the Hub
     #[arg(long, value_name = "DIR|FILE|ID")]
     pub model: String,
-    /// The words: one a line, JSON lines with `token`, or TOML
+    /// The words: one a line, JSON lines with `token` and with `init`, `description` or `special`, or TOML, as `--tokens` of train
+    /// reads them
     #[arg(long, value_name = "FILE")]
     pub words: PathBuf,
     /// Texts with the words: files or folders of JSONL, JSON, CSV, TSV, Parquet, Arrow or text, packed or not; `hf:ORG/NAME` for a
@@ -50,6 +51,8 @@ pub struct DistillArgs {
     pub snippets: SnippetArgs,
     #[command(flatten)]
     pub steps: DistillStepArgs,
+    #[command(flatten)]
+    pub run: DistillRunArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
     /// Write report.html into the output folder: curves, words and texts on one page
@@ -116,6 +119,28 @@ pub struct DistillStepArgs {
     pub seed: u64,
 }
 
+/// What is kept on the way.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct DistillRunArgs {
+    /// Write a checkpoint every N steps
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<u64>,
+    /// Keep the N newest checkpoints [default: all]
+    #[arg(long, value_name = "N", alias = "save-total-limit")]
+    pub keep_last: Option<u64>,
+    /// Go on from the last checkpoint in the output folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Go on with other settings, another model or other texts than the run began with, which are named
+    #[arg(long)]
+    pub resume_anyway: bool,
+    /// The memory that a run may take, as in train: half of what is free (free), little (min), or so much of the process, as 900MB
+    /// or 2GB; a teacher that does not fit lies in a temporary file in the output folder, and results do not depend on it
+    #[arg(long, default_value = "free", value_name = "free|min|SIZE", value_parser = memory_budget())]
+    pub memory_budget: MemoryBudget,
+}
+
 impl DistillArgs {
     /// The library's settings of the run.
     pub fn training_arguments(&self) -> TrainingArguments {
@@ -129,6 +154,11 @@ impl DistillArgs {
         to.lr_scheduler_type = steps.lr_scheduler;
         to.warmup_steps = steps.warmup_steps;
         to.seed = steps.seed;
+        to.save_steps = self.run.save_every;
+        to.save_total_limit = self.run.keep_last;
+        to.resume = self.run.resume;
+        to.resume_anyway = self.run.resume_anyway;
+        to.memory_budget = self.run.memory_budget;
         to
     }
 

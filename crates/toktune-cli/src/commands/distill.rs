@@ -1,27 +1,30 @@
 //! `toktune distill`.
 
+mod teaching;
+mod words;
+
 use crate::args::{DistillArgs, LogFormat};
+use crate::choose::Chosen;
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
 use crate::load;
 use crate::page::{Page, files};
 use crate::report::{self, Distilled, Progress};
 use crate::signals::Signals;
+use crate::starts;
 use crate::typed::Typed;
 use serde_json::json;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Instant;
-use toktune::data::{DataError, DataOptions, Dataset, RowKeys};
-use toktune::distill::{
-    DistilledWord, FoundWord, Likeness, Snippets, Teacher, generated_texts, measure_each,
-};
+use toktune::data::{DataError, DataOptions, Dataset, Piece, RowKeys};
+use toktune::distill::{DistilledWord, FoundWord, Likeness, Snippets, generated_texts, measure_each};
 use toktune::engine::objective::DistillationWeights;
 use toktune::models::{ModelKind, PretrainedModel};
-use toktune::peft::{PeftModel, RowInit};
+use toktune::peft::PeftModel;
 use toktune::report::{Distillation, DistilledToken, Report};
-use toktune::text::{AutoTokenizer, ListedToken, TextError, WordUse};
+use toktune::text::{AutoTokenizer, ListedToken};
 use toktune::train::Trainer;
 use toktune::weights::{WeightsError, write_atomically};
 use toktune::{Error, Recipe};
@@ -39,19 +42,19 @@ enum Corpus {
 }
 
 impl Corpus {
-    /// Calls `take` with every text, until a signal ends it.
-    fn each(&self, signals: &Signals, take: &mut dyn FnMut(&str) -> Result<(), DataError>) -> Outcome {
-        let mut next = |text: &str| match signals.status() {
+    /// Calls `take` with every text, long ones in parts, until a signal ends it.
+    fn each(&self, signals: &Signals, take: &mut dyn FnMut(&Piece<'_>) -> Result<(), DataError>) -> Outcome {
+        let mut next = |piece: Piece<'_>| match signals.status() {
             // an error is what ends reading early; it is not told
             Some(_) => Err(WeightsError::io("corpus")(ErrorKind::Interrupted.into()).into()),
-            None => take(text),
+            None => take(&piece),
         };
         let result = match self {
-            Corpus::Files(sources, options) => toktune::data::texts(&sources.list, options, &mut next),
-            Corpus::Written(texts) => texts.iter().try_for_each(|text| next(text)),
+            Corpus::Files(sources, options) => toktune::data::pieces(&sources.list, options, &mut next),
+            Corpus::Written(texts) => texts.iter().try_for_each(|text| next(Piece::whole(text))),
         };
         match signals.status() {
-            Some(status) => Err(Failure::Stopped(status)),
+            Some(_) => Err(teaching::stopped(signals)),
             None => Ok(result?),
         }
     }
@@ -60,22 +63,18 @@ impl Corpus {
 /// What a run began with.
 struct Prepared {
     words: Vec<DistilledWord>,
+    chosen: Chosen,
     snippets: Snippets,
     before: AutoTokenizer,
     with_words: AutoTokenizer,
 }
 
-/// Distils.
+/// Distils; `typed` is what a run that is stopped goes on by.
 pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     let start = Instant::now();
     let arguments = args.training_arguments();
     arguments.check()?;
-    arguments.check_output().map_err(|error| match error {
-        Error::OutputNotEmpty { folder, .. } => {
-            Failure::Usage(format!("--output: {} is not empty; choose another folder", folder.display()))
-        }
-        other => other.into(),
-    })?;
+    arguments.check_output()?;
     let mut machine = load::machine(&args.machine)?;
     let (mut base, tokenizer) = load::model(&args.model, &machine.handle)?;
     if base.kind() != ModelKind::Causal {
@@ -89,7 +88,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
         tokenizer.map_err(|reason| Failure::Failed(format!("distilling needs a tokenizer: {reason}")))?;
     machine.set_precision(&mut base);
     let signals = Signals::listen();
-    let Prepared { words, snippets, before, with_words } = prepare(args, &base, before, &signals)?;
+    let Prepared { words, chosen, snippets, before, with_words } = prepare(args, &base, before, &signals)?;
     tell_words(args, &words, &snippets.words);
     if snippets.train.is_empty() {
         return Err(Failure::Failed(format!(
@@ -97,11 +96,9 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
             args.snippets.min_snippets
         )));
     }
-    let stop = |_| signals.asked();
-    let Some(teacher) = Teacher::read(&base, &snippets.train, args.loss, &mut { stop })? else {
-        return Err(Failure::Stopped(signals.status().unwrap_or(1)));
-    };
-    let model = student(args, base, &words, (&before, &with_words))?;
+    let teacher = teaching::teacher(args, &base, &snippets.train, &signals)?;
+    drop(before);
+    let model = student(args, base, &chosen, &with_words)?;
     let ids = model.token_indices();
     let each_before = measure_each(model.base(), model.active(), &snippets.held_out, &ids)?;
     let options = DataOptions::for_model(model.base(), Some(&with_words));
@@ -118,6 +115,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     progress.finish();
     let output = result?;
     if let (true, Some(status)) = (output.stopped, signals.status()) {
+        super::stopped::tell(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));
     }
     let model = &trainer.model;
@@ -178,31 +176,27 @@ fn prepare(
     before: AutoTokenizer,
     signals: &Signals,
 ) -> Outcome<Prepared> {
-    let names: Vec<String> = ListedToken::read(&args.words)?
-        .into_iter()
-        .map(|listed| listed.token.content.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .collect();
-    let corpus = corpus(args, base, &before, (&names, signals))?;
+    let listed = words::read(&args.words)?;
+    let corpus = corpus(args, base, &before, (&listed, signals))?;
     let mut with_words = before.clone();
-    let words = add_words(&names, (&corpus, signals), &before, &mut with_words)?;
+    let (words, chosen) = words::add(&listed, (&corpus, signals), &before, &mut with_words)?;
     if words.is_empty() {
         return Err(Failure::Failed(format!("{}: no word to distil", args.words.display())));
     }
     let mut finder = Snippets::find(&words, args.snippet_options());
-    corpus.each(signals, &mut |text| {
-        finder.read(text);
+    corpus.each(signals, &mut |piece| {
+        finder.read_piece(piece);
         Ok(())
     })?;
     let snippets = finder.finish(&before, &with_words)?;
-    Ok(Prepared { words, snippets, before, with_words })
+    Ok(Prepared { words, chosen, snippets, before, with_words })
 }
 
 fn corpus(
     args: &DistillArgs,
     base: &PretrainedModel,
     tokenizer: &AutoTokenizer,
-    (names, signals): (&[String], &Signals),
+    (listed, signals): (&[ListedToken], &Signals),
 ) -> Outcome<Corpus> {
     let Some(count) = args.generate else {
         let mut options = DataOptions::new(base.vocabulary());
@@ -210,8 +204,8 @@ fn corpus(
         options.sample_by = args.snippets.sample_by;
         return Ok(Corpus::Files(Sources::find(&args.corpus, false)?, options.into()));
     };
-    let spaced = |name: &String| DistilledWord { id: 0, text: format!(" {name}") };
-    let words: Vec<DistilledWord> = names.iter().map(spaced).collect();
+    let spaced = |of: &ListedToken| DistilledWord { id: 0, text: format!(" {}", of.token.content) };
+    let words: Vec<DistilledWord> = listed.iter().map(spaced).collect();
     let (mut texts, mut tenths) = (Vec::new(), 0);
     let length = (count as usize, WRITTEN_TOKENS);
     generated_texts(base, tokenizer, &words, length, &mut |text, share| {
@@ -224,55 +218,21 @@ fn corpus(
         signals.asked()
     })?;
     match signals.status() {
-        Some(status) => Err(Failure::Stopped(status)),
+        Some(_) => Err(teaching::stopped(signals)),
         None => Ok(Corpus::Written(texts)),
     }
 }
 
-/// Makes each word that comes up a token, and says which do not, or are one already.
-fn add_words(
-    names: &[String],
-    (corpus, signals): (&Corpus, &Signals),
-    before: &AutoTokenizer,
-    with_words: &mut AutoTokenizer,
-) -> Outcome<Vec<DistilledWord>> {
-    let mut uses: Vec<WordUse> = Vec::new();
-    for word in names.iter().map(|name| WordUse::new(name)) {
-        if !uses.iter().any(|earlier| earlier.is_same_word(&word)) {
-            uses.push(word);
-        }
-    }
-    corpus.each(signals, &mut |text| Ok(uses.iter_mut().try_for_each(|word| word.read(before, text))?))?;
-    let mut words = Vec::new();
-    for word in &uses {
-        let name = word.word();
-        match with_words.add_word(word) {
-            Ok(found) => match (found.added, found.ids.as_slice()) {
-                (Some(text), [id]) => words.push(DistilledWord { id: *id, text }),
-                (_, ids) => report::note(&format!(
-                    "{name}: one token already (id {}), left out",
-                    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-                )),
-            },
-            Err(TextError::Word { reason, .. }) => report::warning(&format!("{name}: {reason}; left out")),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(words)
-}
-
-/// The model with a row for each word, which starts from the word's pieces.
+/// The model with a row for each word, which starts from what the list says, or the word's pieces.
 fn student(
     args: &DistillArgs,
     mut base: PretrainedModel,
-    words: &[DistilledWord],
-    (before, with_words): (&AutoTokenizer, &AutoTokenizer),
+    chosen: &Chosen,
+    with_words: &AutoTokenizer,
 ) -> Outcome<PeftModel> {
     base.resize_token_embeddings(with_words.required_rows());
-    let mut recipe = Recipe::for_added(words.iter().map(|word| word.id).collect::<Vec<_>>());
-    for word in words {
-        recipe.inits.insert(word.id, RowInit::Pieces(before.encode(&word.text, false)?));
-    }
+    let mut recipe = Recipe::for_added(chosen.ids.clone());
+    recipe.inits = starts::of_list("--words", chosen, &Ok(with_words.clone()), args.steps.seed)?;
     recipe.seed = args.steps.seed;
     let mut model = recipe.apply(base)?;
     model.set_base_name(&load::base_name(&args.model));
@@ -283,7 +243,7 @@ fn student(
 fn tell_words(args: &DistillArgs, words: &[DistilledWord], found: &[FoundWord]) {
     for (word, found) in words.iter().zip(found).filter(|(_, found)| found.train == 0) {
         report::warning(&format!(
-            "'{}': no snippets of its own to train on ({} in the texts that no other word's snippet covers, {} of no use, {} held out; at \
+            "'{}': no snippets of its own to train on ({} in the texts, {} of no use, {} held out; at \
              least {} are wanted, --min-snippets): its row moves only where it stands in snippets of other words",
             word.text,
             report::plural(found.places, "place"),

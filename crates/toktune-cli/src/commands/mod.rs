@@ -10,6 +10,7 @@ mod inspect;
 mod inspect_adapter;
 mod merge;
 mod preview;
+mod stopped;
 mod tokens;
 mod train;
 

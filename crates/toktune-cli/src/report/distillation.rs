@@ -38,6 +38,7 @@ impl Distilled<'_> {
             "event": "end",
             "steps": self.output.global_step,
             "seconds": self.seconds,
+            "peak_memory_bytes": toktune::train::peak_memory_bytes(),
             "before": measured.then_some(untrained),
             "after": measured.then_some(trained),
             "loss_gap_closed": measured.then(|| trained.gap_closed(untrained)),

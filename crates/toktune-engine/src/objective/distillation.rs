@@ -45,6 +45,11 @@ pub struct TeacherRows {
 }
 
 impl TeacherRows {
+    /// Floats of so many rows with `d` entries, with losses and gradients where a divergence is wanted.
+    pub fn floats(rows: usize, d: usize, divergence: bool) -> usize {
+        rows * (d + usize::from(divergence) * (d + 1))
+    }
+
     /// Adds the rows of another after these.
     pub fn extend(&mut self, rows: &Self) {
         self.states.extend_from_slice(&rows.states);

@@ -535,7 +535,7 @@ fn encode<W: Write>(
     for (number, file) in (0u32..).zip(files) {
         let (mut chunks, mut chunk, mut bytes) = (Vec::new(), Vec::new(), 0);
         let (first, mut position) = (writer.len(), 0);
-        let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys };
+        let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys, cuts: false };
         let mut flush = |chunks: &mut Vec<Vec<Record>>, position: u64| -> Result<()> {
             let rows: usize = chunks.iter().map(Vec::len).sum();
             let encoded: Vec<Result<Chunk>> = std::mem::take(chunks)

@@ -12,6 +12,7 @@ use crate::weights::WeightsError;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
@@ -43,13 +44,15 @@ pub(super) enum Content {
     Fields(Map<String, Value>),
     /// A text alone.
     Text(Vec<u8>),
+    /// A part of one with what stands beside it; the bytes of the part itself are told.
+    Part(Vec<u8>, Range<usize>),
 }
 
 impl Record {
     /// Bytes that it holds, nearly.
     pub fn size(&self) -> usize {
         match &self.content {
-            Content::Json(bytes) | Content::Text(bytes) => bytes.len(),
+            Content::Json(bytes) | Content::Text(bytes) | Content::Part(bytes, _) => bytes.len(),
             Content::Fields(fields) => {
                 fields.iter().map(|(key, value)| key.len() + size_of_value(value)).sum()
             }
@@ -72,6 +75,8 @@ pub(super) struct RecordOptions<'o> {
     pub sample_by: SampleBy,
     /// The keys that rows are known by beside the usual ones: of a table with many columns, only these are read.
     pub keys: &'o RowKeys,
+    /// Whether a longer text comes in parts; else it is an error.
+    pub cuts: bool,
 }
 
 /// Where a record goes, with the bytes of the file that were read by then.
@@ -92,7 +97,7 @@ pub(super) fn read_records(file: &DataFile, options: RecordOptions<'_>, take: Ta
             let mut stream = Stream::open(file, opened)?;
             match format {
                 Format::Separated(delimiter) => table::read(stream, delimiter, take),
-                Format::Text => lines::read_text(&mut stream, options.sample_by, take),
+                Format::Text => lines::read_text(&mut stream, options, take),
                 _ if stream.skip_to_first()? == Some(b'[') => array::read(&mut stream, take),
                 _ => lines::read_json(&mut stream, take),
             }
@@ -184,7 +189,13 @@ impl Stream {
 
     /// Adds the rest of the line to `row`, its end left out; `false` at the end of the file.
     fn read_line(&mut self, row: &mut Vec<u8>) -> Result<bool> {
-        let (before, line) = (row.len(), self.line);
+        let line = self.line;
+        self.read_line_up_to(row, LONGEST_ROW)?.ok_or_else(|| self.too_long(line))
+    }
+
+    /// The same for a row of `most` bytes; nothing when it has so many and its line goes on.
+    fn read_line_up_to(&mut self, row: &mut Vec<u8>, most: usize) -> Result<Option<bool>> {
+        let before = row.len();
         let mut any = false;
         loop {
             let ahead = self.fill()?;
@@ -194,8 +205,11 @@ impl Stream {
             any = true;
             let end = memchr::memchr(b'\n', ahead);
             let part = &ahead[..end.unwrap_or(ahead.len())];
-            if row.len() + part.len() > LONGEST_ROW {
-                return Err(self.too_long(line));
+            let room = most.saturating_sub(row.len());
+            if part.len() > room {
+                row.extend_from_slice(&part[..room]);
+                self.bytes.consume(room);
+                return Ok(None);
             }
             row.extend_from_slice(part);
             let taken = part.len() + usize::from(end.is_some());
@@ -208,7 +222,7 @@ impl Stream {
         if row.len() > before && row.last() == Some(&b'\r') {
             row.pop();
         }
-        Ok(any)
+        Ok(Some(any))
     }
 
     fn too_long(&self, line: usize) -> DataError {

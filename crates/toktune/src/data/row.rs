@@ -73,7 +73,7 @@ impl Row {
         vocab_size: usize,
     ) -> Result<Row, DataError> {
         let mut fields = match content {
-            Content::Text(bytes) => {
+            Content::Text(bytes) | Content::Part(bytes, _) => {
                 let text = String::from_utf8(bytes).map_err(|_| DataError::NotText { at: at.clone() })?;
                 let (key, weights) = (Form::Text.key(), LossWeights::Once);
                 return Ok(Row { key, words: Words::Text(text), weights });

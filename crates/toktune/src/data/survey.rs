@@ -31,7 +31,7 @@ pub struct Survey {
 /// The first fault of the first faulty row; a source without rows.
 pub fn survey(source: &DataSource, options: &DataOptions) -> Result<Survey> {
     let mut survey = Survey::default();
-    let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys };
+    let record_options = RecordOptions { sample_by: options.sample_by, keys: &options.keys, cuts: false };
     for file in files_of(source)? {
         read_records(&file, record_options, &mut |record, _| {
             let at = Source { file: file.shown.clone(), line: record.line };

@@ -10,9 +10,13 @@
 //! token has come. Nothing here prints.
 
 mod corpus;
+mod kept;
 mod measure;
 mod places;
+mod reservoir;
+mod share;
 mod snippets;
+mod standing;
 mod teacher;
 
 pub use corpus::generated_texts;

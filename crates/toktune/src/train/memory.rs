@@ -3,7 +3,7 @@
 //! The estimate counts what is known to be large: the mapped weights, what the process holds before training, what the
 //! pass over a batch keeps, its working buffers, and what the optimizer has for every trained number.
 
-use super::budget::MemoryRoom;
+use super::budget::{MemoryBudget, MemoryRoom};
 use crate::data::RaggedBatch;
 use crate::engine::trained::Trained;
 use crate::models::PretrainedModel;
@@ -14,6 +14,18 @@ const LEAST_SHARE: f64 = 0.4;
 
 /// Floats of the optimizer for each trained number: two moments, the number before the last update, and two gradients.
 const FLOATS_OF_OPTIMIZER: usize = 5;
+
+/// Bytes that a run of `model` may hold in memory from its beginning to its end, beside what the process holds and the mapped
+/// weights: half of what its steps may take under a `budget`.
+pub fn bytes_to_hold(budget: MemoryBudget, model: &PretrainedModel) -> u64 {
+    let weights = model.checkpoint().total_bytes();
+    let room = match MemoryRoom::of(budget, weights, 1) {
+        MemoryRoom::Process(bytes) => bytes.saturating_sub(weights + held_bytes()),
+        MemoryRoom::HalfOfFree(bytes) | MemoryRoom::BesideWeights(bytes) => bytes,
+        MemoryRoom::Min | MemoryRoom::Unknown => (weights as f64 * LEAST_SHARE) as u64,
+    };
+    room / 2
+}
 
 /// Estimates the memory of passes over batches of one model.
 #[derive(Clone, Copy, Debug)]

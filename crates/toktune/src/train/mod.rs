@@ -39,6 +39,7 @@ pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences};
 pub use history::EvaluatedStep;
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes, read_log};
+pub use memory::bytes_to_hold;
 pub use norms::{Norms, OddRow, RowNorm};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use preference::PreferenceMetrics;

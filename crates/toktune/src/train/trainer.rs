@@ -301,7 +301,8 @@ impl Trainer {
             let sequences = self.train.sequences(indices);
             batch.segments = sequences.into_iter().map(|at| self.prefixes.of_sequence(at)).collect();
         }
-        batch.distillation = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
+        let objective = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
+        batch.distillation = objective.transpose()?;
         Ok(batch)
     }
 

@@ -4,7 +4,6 @@ use super::opened::Opened;
 use super::ready::Ready;
 use crate::args::TrainArgs;
 use crate::report::{self, Progress};
-use crate::typed::Typed;
 use serde_json::{Value, json};
 use std::path::Path;
 use toktune::emission::{Cause, Emission};
@@ -167,20 +166,6 @@ impl Closing<'_> {
         });
         rows
     }
-}
-
-/// Tells how a run that was stopped goes on.
-pub(super) fn stopped(progress: &Progress<'_>, output: &TrainOutput, total: u64, typed: Typed<'_>) {
-    let step = output.global_step;
-    if progress.is_json() {
-        return progress.json(
-            &json!({"event": "stopped", "step": step, "steps": total, "resume": typed.resume_command()}),
-        );
-    }
-    progress.lines(&[
-        format!("stopped after step {step} of {total}; to go on:"),
-        format!("  {}", typed.resume_command()),
-    ]);
 }
 
 fn merge_command(args: &TrainArgs) -> String {

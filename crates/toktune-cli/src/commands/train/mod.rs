@@ -63,7 +63,7 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let output = result?;
     if let (true, Some(status)) = (output.stopped, signals.status()) {
         paged(Some(&output), None, None);
-        closing::stopped(&progress, &output, total, typed);
+        super::stopped::tell(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));
     }
     let after = match &proof {

@@ -19,14 +19,16 @@ fn records_by(name: &str, content: &[u8], sample_by: SampleBy) -> Result<Vec<(us
         found.push((
             record.line,
             match record.content {
-                Content::Json(bytes) | Content::Text(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                Content::Json(bytes) | Content::Text(bytes) | Content::Part(bytes, _) => {
+                    String::from_utf8_lossy(&bytes).into_owned()
+                }
                 Content::Fields(fields) => Value::Object(fields).to_string(),
             },
         ));
         Ok(())
     };
     let files = files_of(&DataSource::new(&path)).expect("there");
-    match read_records(&files[0], RecordOptions { sample_by, keys: &keys }, &mut take) {
+    match read_records(&files[0], RecordOptions { sample_by, keys: &keys, cuts: false }, &mut take) {
         Ok(()) => Ok(found),
         Err(error) => Err(error.to_string().replace(&folder.path().display().to_string(), "")),
     }
