@@ -4,7 +4,7 @@ use super::chart::{label, line, n};
 use super::contents::Report;
 use super::format::{number, plural};
 use super::html::{Html, shortened};
-use super::rows::{LayerRows, RowMap};
+use super::rows::{LayerRows, MapPoint as Point, RowMap};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 360.0;
@@ -22,8 +22,6 @@ const NAMED: usize = 16;
 const NEIGHBOURS: usize = 24;
 /// So many of a hundred rows of the vocabulary may lie outside, on each side.
 const OUTSIDE: f64 = 1.0;
-
-type Point = (f64, f64);
 
 /// The section: a drawing for each layer.
 pub(super) fn section(report: &Report, html: &mut Html) {

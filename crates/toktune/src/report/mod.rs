@@ -47,7 +47,7 @@ mod written;
 pub use contents::{Distillation, DistilledToken, Facts, Report, TokenProof};
 pub use examples::{ShownExample, ShownWindow};
 pub use format::{bytes, count, duration, number, percent, plural};
-pub use rows::{LayerRows, RowMap, StartRows};
+pub use rows::{LayerRows, MapPoint, RowMap, StartRows};
 pub use texts::{Cut, WrittenText};
 
 use crate::error::Result;

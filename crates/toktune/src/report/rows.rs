@@ -45,6 +45,9 @@ pub struct LayerRows {
     pub map: Option<RowMap>,
 }
 
+/// A place in the plane of a map: along the direction in which rows differ most, and along the next one.
+pub type MapPoint = (f64, f64);
+
 /// Rows in the plane in which those of the vocabulary differ most.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -52,11 +55,11 @@ pub struct RowMap {
     /// The share of the variance of the vocabulary's rows that lies in the plane.
     pub share: f64,
     /// Some rows of the vocabulary, with their tokens.
-    pub vocabulary: Vec<(u32, (f64, f64))>,
+    pub vocabulary: Vec<(u32, MapPoint)>,
     /// Rows that trained ones are near to.
-    pub neighbours: Vec<(u32, (f64, f64))>,
+    pub neighbours: Vec<(u32, MapPoint)>,
     /// Trained tokens: where they were, as far as that is known, and where they are.
-    pub tokens: Vec<(u32, Option<(f64, f64)>, (f64, f64))>,
+    pub tokens: Vec<(u32, Option<MapPoint>, MapPoint)>,
 }
 
 /// The rows of each layer of `model`, those of `tokens`, beside what they were at the `start`. The vocabulary's rows on the map are
@@ -96,7 +99,7 @@ fn map(
     let values = matrix.gather(&sample);
     let width = matrix.width();
     let plane = Plane::of(&values, width, seed)?;
-    let placed = |ids: Vec<u32>, values: &[f32]| -> Vec<(u32, (f64, f64))> {
+    let placed = |ids: Vec<u32>, values: &[f32]| -> Vec<(u32, MapPoint)> {
         ids.into_iter().zip(values.chunks_exact(width).map(|row| plane.place(row))).collect()
     };
     let rows = layer.rows();

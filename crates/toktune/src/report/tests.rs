@@ -148,10 +148,8 @@ fn emission(written: usize) -> Emission {
         written,
         unexpected: 1,
     };
-    let mut of = Emission::default();
-    (of.prompts, of.tokens) =
-        (10, vec![token.clone(), TokenEmission { id: 8, expected: 0, written: 0, ..token }]);
-    of
+    let tokens = vec![token.clone(), TokenEmission { id: 8, expected: 0, written: 0, ..token }];
+    Emission { prompts: 10, tokens, ..Emission::default() }
 }
 
 fn shown(text: &str, learnt: bool, trained: bool) -> ShownToken {
@@ -375,11 +373,7 @@ fn a_long_run_of_many_tokens_has_a_page_of_a_bounded_size() {
 
 #[test]
 fn a_distillation_has_a_table_of_its_own() {
-    let of = |kl, loss, rows| {
-        let mut of = Likeness::default();
-        (of.kl, of.loss, of.teacher_loss, of.leak, of.rows) = (kl, loss, 2.0, 0.001, rows);
-        of
-    };
+    let of = |kl, loss, rows| Likeness { kl, loss, teacher_loss: 2.0, leak: 0.001, rows };
     let mut report = full("w");
     report.emission = None;
     let mut result = Distillation::new(of(0.4, 3.0, 9), of(0.1, 2.25, 9));

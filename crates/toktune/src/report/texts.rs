@@ -99,8 +99,7 @@ mod tests {
     #[test]
     fn what_went_wrong_comes_first() {
         let prompts: Vec<Prompt> = (0..20).map(|_| prompt(&[1, 2])).collect();
-        let mut after = Emission::default();
-        after.texts = vec![vec![1, 2]; 20];
+        let mut after = Emission { texts: vec![vec![1, 2]; 20], ..Emission::default() };
         (after.texts[4], after.texts[9]) = (vec![1], vec![1, 2, 3]);
         let shown = written_texts(&prompts, (None, &after), &[1, 2, 3], None).expect("texts");
         assert_eq!(shown.iter().map(|of| of.number).collect::<Vec<_>>(), [5, 10, 1, 2, 3, 4]);
