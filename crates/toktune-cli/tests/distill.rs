@@ -277,18 +277,15 @@ fn a_line_of_20_mb_takes_little_memory() {
     let work = work();
     let filler = "w30 w41 w52 w63 w74 w85 ".repeat(20_000);
     let text: String =
-        (0..42).map(|i| format!("{filler}w{} w{} w11 w12 w{} w33 w44 ", 20 + i, 60 - i, 15 + i)).collect();
+        (0..44).map(|i| format!("{filler}w{} w{} w11 w12 w{} w33 w44 ", 20 + i, 60 - i, 15 + i)).collect();
     assert!(text.len() > 20 << 20);
     work.write("long.txt", format!("{text}\n"));
-    let flags = ["--corpus", "long.txt", "--max-steps", "2", "--log-format", "json", "--sample-by"];
-    let usual = ["distill", "--model", "model", "--words", "words.txt", "--output"];
-    for by in ["line", "paragraph", "document"] {
-        let called = work.call(&[&usual[..], &[by], &flags, &[by]].concat()).ok();
-        let end = called.json().pop().expect("an end");
-        assert_eq!(end["words"][0]["places"], 42, "{end:#}");
-        let of = |name: &str| end["words"][0][name].as_u64().expect("a number");
-        assert_eq!((of("train"), of("held_out") > 0), (32, true), "{end:#}");
-        let peak = end["peak_memory_bytes"].as_u64().expect("on Linux");
-        assert!(peak < 100 << 20, "{peak}");
-    }
+    let flags = ["--corpus", "long.txt", "--max-steps", "2", "--log-format", "json"];
+    let usual = ["distill", "--model", "model", "--words", "words.txt", "--output", "out"];
+    let end = work.call(&[&usual[..], &flags].concat()).ok().json().pop().expect("an end");
+    assert_eq!(end["words"][0]["places"], 44, "{end:#}");
+    let of = |name: &str| end["words"][0][name].as_u64().expect("a number");
+    assert!(of("train") >= 24 && of("held_out") >= 1, "{end:#}");
+    let peak = end["peak_memory_bytes"].as_u64().expect("on Linux");
+    assert!(peak < 100 << 20, "{peak}");
 }

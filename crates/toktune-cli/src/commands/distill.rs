@@ -4,14 +4,13 @@ mod teaching;
 mod words;
 
 use crate::args::{DistillArgs, LogFormat};
-use crate::choose::Chosen;
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
 use crate::load;
 use crate::page::{Page, files};
 use crate::report::{self, Distilled, Progress};
 use crate::signals::Signals;
-use crate::starts;
+use crate::starts::{self, Starts};
 use crate::typed::Typed;
 use serde_json::json;
 use std::fs::File;
@@ -63,9 +62,8 @@ impl Corpus {
 /// What a run began with.
 struct Prepared {
     words: Vec<DistilledWord>,
-    chosen: Chosen,
+    starts: Starts,
     snippets: Snippets,
-    before: AutoTokenizer,
     with_words: AutoTokenizer,
 }
 
@@ -88,7 +86,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
         tokenizer.map_err(|reason| Failure::Failed(format!("distilling needs a tokenizer: {reason}")))?;
     machine.set_precision(&mut base);
     let signals = Signals::listen();
-    let Prepared { words, chosen, snippets, before, with_words } = prepare(args, &base, before, &signals)?;
+    let Prepared { words, starts, snippets, with_words } = prepare(args, &base, before, &signals)?;
     tell_words(args, &words, &snippets.words);
     if snippets.train.is_empty() {
         return Err(Failure::Failed(format!(
@@ -97,8 +95,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
         )));
     }
     let teacher = teaching::teacher(args, &base, &snippets.train, &signals)?;
-    drop(before);
-    let model = student(args, base, &chosen, &with_words)?;
+    let model = student(args, base, starts, &with_words)?;
     let ids = model.token_indices();
     let each_before = measure_each(model.base(), model.active(), &snippets.held_out, &ids)?;
     let options = DataOptions::for_model(model.base(), Some(&with_words));
@@ -183,13 +180,14 @@ fn prepare(
     if words.is_empty() {
         return Err(Failure::Failed(format!("{}: no word to distil", args.words.display())));
     }
+    let starts = starts::of_list("--words", &chosen, &Ok(with_words.clone()), args.steps.seed)?;
     let mut finder = Snippets::find(&words, args.snippet_options());
     corpus.each(signals, &mut |piece| {
         finder.read_piece(piece);
         Ok(())
     })?;
     let snippets = finder.finish(&before, &with_words)?;
-    Ok(Prepared { words, chosen, snippets, before, with_words })
+    Ok(Prepared { words, starts, snippets, with_words })
 }
 
 fn corpus(
@@ -227,12 +225,12 @@ fn corpus(
 fn student(
     args: &DistillArgs,
     mut base: PretrainedModel,
-    chosen: &Chosen,
+    starts: Starts,
     with_words: &AutoTokenizer,
 ) -> Outcome<PeftModel> {
     base.resize_token_embeddings(with_words.required_rows());
-    let mut recipe = Recipe::for_added(chosen.ids.clone());
-    recipe.inits = starts::of_list("--words", chosen, &Ok(with_words.clone()), args.steps.seed)?;
+    let mut recipe = Recipe::for_added(starts.keys().copied().collect::<Vec<_>>());
+    recipe.inits = starts;
     recipe.seed = args.steps.seed;
     let mut model = recipe.apply(base)?;
     model.set_base_name(&load::base_name(&args.model));
