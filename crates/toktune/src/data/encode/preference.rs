@@ -40,7 +40,7 @@ impl Encoder<'_> {
             }
             Preference::Chats { chosen, rejected } => {
                 let mut side = |of: Conversation, side| self.answered(of, (key, side), &at, notes);
-                [side(chosen, SIDES[0])?, side(rejected, SIDES[1])?]
+                [side(*chosen, SIDES[0])?, side(*rejected, SIDES[1])?]
             }
         };
         self.cut_answers(sides, at)

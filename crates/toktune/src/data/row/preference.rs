@@ -17,8 +17,8 @@ pub(in crate::data) enum Preference {
     },
     /// Two conversations that begin alike; what they are to go on from is not learnt.
     Chats {
-        chosen: Conversation,
-        rejected: Conversation,
+        chosen: Box<Conversation>,
+        rejected: Box<Conversation>,
     },
     Ids {
         prompt: Vec<u32>,
@@ -82,7 +82,7 @@ impl Reader<'_> {
         before.iter_mut().filter_map(Value::as_object_mut).for_each(turn_off);
         let [chosen, rejected] =
             answers.map(|answer| self.conversation(before.iter().cloned().chain(answer).collect()));
-        Ok(Preference::Chats { chosen: chosen?, rejected: rejected? })
+        Ok(Preference::Chats { chosen: Box::new(chosen?), rejected: Box::new(rejected?) })
     }
 
     /// Two texts that begin with their prompt.
