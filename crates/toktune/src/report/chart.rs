@@ -11,6 +11,8 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 34.0;
+/// How wide a letter is taken to be.
+const LETTER: f64 = 6.2;
 /// Points of a line, at most: a longer one is drawn by the means of parts of it, over a band from least to largest.
 pub(super) const POINTS: usize = 240;
 /// Points that show their numbers under the mouse, at most.
@@ -168,22 +170,27 @@ impl Frame<'_> {
         line(html, "level", (LEFT, top), (WIDTH - RIGHT, top));
     }
 
-    /// The name of a level, above it at that end where the lines are further away.
+    /// The name of a level, over or under it at one of its ends: where the lines are furthest away.
     fn level_name(&self, html: &mut Html, (value, name): (f64, &str), series: &[Series]) {
         let Some(top) = self.top(value) else { return };
-        let above = if top - 4.0 < TOP + 8.0 { top + 12.0 } else { top - 4.0 };
-        let middle = (LEFT + WIDTH - RIGHT) / 2.0;
-        let room = |is_start: bool| {
+        let width = LETTER * name.chars().count() as f64;
+        let (start, end) = (LEFT + 4.0, WIDTH - RIGHT - 2.0);
+        let room = |(anchor, at): (&str, f64)| {
+            let from = if anchor == "start" { start } else { end - width };
             let points = series.iter().flat_map(|series| &series.points);
             let points = points.filter_map(|(step, value)| self.point(*step, *value));
-            let beside = points.filter(|(left, _)| (*left < middle) == is_start);
-            beside.map(|(_, at)| (at - (above - 4.0)).abs()).fold(f64::INFINITY, f64::min)
+            let beside = points.filter(|(left, _)| (from..=from + width).contains(left));
+            beside.map(|(_, top)| (top - (at - 4.0)).abs()).fold(f64::INFINITY, f64::min)
         };
-        let (anchor, left) = match room(true) > room(false) {
-            true => ("start", LEFT + 4.0),
-            false => ("end", WIDTH - RIGHT - 2.0),
-        };
-        label(html, (anchor, "level"), (left, above), name);
+        let mut best = ("end", top - 4.0);
+        for place in [("start", top - 4.0), ("end", top + 12.0), ("start", top + 12.0)] {
+            let fits = (TOP + 8.0..HEIGHT - BOTTOM).contains(&place.1);
+            if fits && (room(place) > room(best) || best.1 < TOP + 8.0) {
+                best = place;
+            }
+        }
+        let (anchor, at) = best;
+        label(html, (anchor, "level"), (if anchor == "start" { start } else { end }, at), name);
     }
 
     fn event(&self, html: &mut Html, step: f64, name: &str) {
@@ -342,6 +349,21 @@ mod tests {
             assert!(drawn(none).contains("no finite number"));
         }
         assert!(!one.contains("outside"), "{one}");
+    }
+
+    #[test]
+    fn the_name_of_a_level_stands_off_the_lines() {
+        let is_at_start = |points: Vec<(f64, f64)>| {
+            let text = drawn(points);
+            let (before, _) = text.split_once(">level<").expect("a name");
+            before.rsplit_once("<text").expect("an element").1.contains("\"start\"")
+        };
+        // near to the level at the end, then at the start
+        let rising: Vec<(f64, f64)> =
+            (0..60).map(|n| (f64::from(n), 0.5 + 0.52 * f64::from(n.min(50)) / 50.0)).collect();
+        assert!(is_at_start(rising));
+        let falling = (0..60).map(|n| (f64::from(n), 1.05 - 0.9 * f64::from(n) / 59.0)).collect();
+        assert!(!is_at_start(falling));
     }
 
     #[test]

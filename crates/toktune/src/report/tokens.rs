@@ -6,6 +6,7 @@ use super::html::{Html, shortened};
 use super::rows::LayerRows;
 use super::table::{arrow, share, table, token};
 use super::verdict::unlisted;
+use crate::data::ModelKind;
 use crate::emission::{Emission, TokenEmission};
 use crate::peft::{RowInit, RowPlace};
 
@@ -31,7 +32,9 @@ pub(super) fn section(report: &Report, html: &mut Html) {
 /// What each token is, where the data have it, and how the model says it.
 fn about(report: &Report, html: &mut Html) {
     let listed = report.listed();
-    let mut headings = vec!["token", "id", "starts from", "read", "learnt"];
+    let mut headings = vec!["token", "id", "starts from", "read"];
+    // pairs are learnt as a whole
+    headings.extend((report.kind != ModelKind::SentencePairs).then_some("learnt"));
     let proof = report.emission.as_ref();
     if proof.is_some() {
         headings.extend(["where it belongs", "rank there", "elsewhere", "unasked"]);
