@@ -1,12 +1,13 @@
 //! Which tokens are trained: flags to ids, with tokens added to the tokenizer on the way.
 
 use crate::args::ChoiceArgs;
-use crate::data::Sources;
+pub use crate::chosen::{Chosen, Texts};
 use crate::failure::{Failure, Outcome, usage};
 use crate::load::Tokenizer;
 use crate::report;
-use std::collections::{HashMap, HashSet};
-use toktune::data::DataOptions;
+use crate::template;
+use std::collections::HashMap;
+use toktune::models::PretrainedModel;
 use toktune::text::{AutoTokenizer, ListedToken, NewToken, TextError, TokenKind, WordTokens, WordUse};
 
 /// How many near names a message lists.
@@ -14,37 +15,19 @@ const NEAREST: usize = 5;
 /// With more tokens than this, known and reserved ones are not told one by one.
 const MOST_NOTES: usize = 32;
 
-/// The chosen tokens.
-#[derive(Debug, Default)]
-pub struct Chosen {
-    /// Their ids, in the order of the adapter's rows.
-    pub ids: Vec<u32>,
-    /// Those that the tokenizer did not have, or had in reserve.
-    pub added: HashSet<u32>,
-    /// Whether the tokenizer is another one now, and so belongs to the adapter.
-    pub changed_tokenizer: bool,
-    /// The tokenizer as it was before tokens were added, where some were asked for.
-    pub before: Option<AutoTokenizer>,
-    /// Those that were added for `--word`.
-    pub words: HashSet<u32>,
-    /// What a list says that tokens start from.
-    pub listed_inits: HashMap<u32, String>,
-}
-
-/// What is looked at for tokens that the data decide.
-#[derive(Clone, Copy)]
-pub struct Texts<'t> {
-    /// The data.
-    pub sources: &'t Sources,
-    /// How they are read.
-    pub options: &'t DataOptions,
-}
-
-/// Resolves the flags; new tokens are in `tokenizer` afterwards.
+/// Resolves the flags; new tokens, and another chat template, are in `tokenizer` afterwards. `model` has rows for the tokens that were
+/// there.
 ///
 /// Without a token there is nothing to train, unless `lora` is.
-pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer, texts: Texts<'_>) -> Outcome<Chosen> {
+pub fn choose(
+    args: &ChoiceArgs,
+    lora: bool,
+    model: &PretrainedModel,
+    tokenizer: &mut Tokenizer,
+    texts: Texts<'_>,
+) -> Outcome<Chosen> {
     let mut chosen = Chosen::default();
+    let of_template = template::set(args, tokenizer, &mut chosen)?;
     // each id with the flag that chose it, for a message about the second
     let mut origins: Vec<(u32, String)> =
         args.token_ids.iter().map(|id| (*id, format!("--token-ids {id}"))).collect();
@@ -52,7 +35,11 @@ pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer, texts: T
         let id = existing("--token", with("--token", tokenizer)?, token)?;
         origins.push((id, format!("--token '{token}'")));
     }
-    let new = to_add(args)?;
+    let mut new = to_add(args)?;
+    let is_given =
+        |token: &ListedToken| new.iter().any(|(_, given)| given.token.content == token.token.content);
+    let of_template: Vec<_> = of_template.into_iter().filter(|token| !is_given(token)).collect();
+    new.extend(of_template.into_iter().map(|token| ("--template-tokens", token)));
     if !new.is_empty() || !args.word.is_empty() {
         chosen.before = tokenizer.as_ref().ok().cloned();
     }
@@ -61,16 +48,25 @@ pub fn choose(args: &ChoiceArgs, lora: bool, tokenizer: &mut Tokenizer, texts: T
         add(args, &new, tokenizer, &mut chosen, &mut origins)?;
     } else if args.use_reserved {
         return usage(
-            "--use-reserved renames reserved tokens to those of --add-token, --add-special-token and --tokens",
+            "--use-reserved renames reserved tokens to those of --add-token, --add-special-token, --tokens and \
+             --chat-template chatml",
         );
     }
     if !args.word.is_empty() {
         words(&args.word, with("--word", tokenizer)?, texts, &mut chosen, &mut origins)?;
     }
+    if let Some(choice) = args.template_tokens {
+        let tokenizer = with("--template-tokens", tokenizer)?;
+        let others = lora || !origins.is_empty();
+        let ids = template::choose(choice, model, tokenizer, texts, others, &mut chosen)?;
+        let is_chosen = |id: &u32| origins.iter().any(|(other, _)| other == id);
+        let more: Vec<u32> = ids.into_iter().filter(|id| !is_chosen(id)).collect();
+        origins.extend(more.into_iter().map(|id| (id, "--template-tokens".to_owned())));
+    }
     if origins.is_empty() && !lora {
         return usage(
-            "no token to train; choose some by --token-ids, --token, --word, --add-token, --add-special-token or \
-             --tokens (or go on with an adapter by --adapter)",
+            "no token to train; choose some by --token-ids, --token, --word, --add-token, --add-special-token, --tokens or \
+             --template-tokens (or go on with an adapter by --adapter)",
         );
     }
     refuse_repeats(&origins)?;

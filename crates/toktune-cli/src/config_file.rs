@@ -85,6 +85,12 @@ fn written(arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
         let on = value.as_bool().ok_or("true or false")?;
         return Ok(on.then(|| format!("--{name}")).into_iter().collect());
     }
+    // a flag that may stand without a value
+    if let (Some(on), true) =
+        (value.as_bool(), arg.get_num_args().is_some_and(|count| count.min_values() == 0))
+    {
+        return Ok(on.then(|| format!("--{name}")).into_iter().collect());
+    }
     let kind = Kind::of(arg);
     let one = |value: &Value| kind.text(value).map(|text| format!("--{name}={text}"));
     match value {
@@ -182,13 +188,13 @@ mod tests {
 
     /// The flags that users hold on to, as the documentation has them.
     const PROMISED: &str = "\
-        model data output token-ids token add-token add-special-token target-modules init eval-data emission-prompts require-emission tensorboard \
+        model data output token-ids token add-token add-special-token target-modules init eval-data emission-prompts require-emission tensorboard report \
         config batch-size gradient-accumulation-steps num-epochs max-steps max-length learning-rate \
         lr-scheduler warmup-steps weight-decay max-grad-norm loss-on shuffle share-prefixes seed precision device \
         threads memory-budget cache-constants cache-limit profile log-every eval-every save-every resume \
         log-format adapter save-embedding-layers lora-r lora-alpha lora-dropout lora-target-modules \
-        lora-use-rslora lora-learning-rate mlm-probability mask-trained-tokens prompt-key completion-key \
-        text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved source-lang target-lang";
+        lora-use-rslora lora-learning-rate beta loss-type label-smoothing mlm-probability mask-trained-tokens prompt-key completion-key \
+        text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved template-tokens chat-template source-lang target-lang";
 
     fn train() -> Command {
         let mut command = Cli::command();

@@ -11,6 +11,7 @@
 mod args;
 mod audit;
 mod choose;
+mod chosen;
 mod commands;
 mod config_file;
 mod data;
@@ -19,10 +20,12 @@ mod fields;
 mod load;
 mod lookalikes;
 mod machine;
+mod page;
 mod proof;
 mod report;
 mod signals;
 mod starts;
+mod template;
 mod typed;
 
 use failure::Failure;

@@ -53,6 +53,11 @@ impl Proof {
         Ok(Some(Self { prompts, tokens: tokens.to_vec(), required }))
     }
 
+    /// What the model goes on with.
+    pub fn prompts(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
     /// Tries the tokens; nothing when `stop` ends it.
     pub fn run(
         &self,

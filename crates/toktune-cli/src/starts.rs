@@ -103,6 +103,9 @@ impl Maker<'_> {
 
     /// What suits the kind of token.
     fn usual(&self, id: u32) -> Outcome<RowInit> {
+        if self.chosen.unlearnt.contains(&id) {
+            return Ok(RowInit::Mean);
+        }
         if !self.chosen.added.contains(&id) {
             return Ok(RowInit::Base);
         }

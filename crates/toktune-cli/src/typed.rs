@@ -7,9 +7,18 @@ use std::ffi::OsString;
 pub struct Typed<'a>(pub &'a [OsString]);
 
 impl Typed<'_> {
-    /// The command that was typed, with `--resume`, as a shell reads it.
+    /// The command that was typed, as a shell reads it.
+    pub fn command(self) -> String {
+        self.words().join(" ")
+    }
+
+    fn words(self) -> Vec<String> {
+        self.0.iter().map(|word| quoted(&word.to_string_lossy())).collect()
+    }
+
+    /// The same with `--resume`.
     pub fn resume_command(self) -> String {
-        let mut words: Vec<String> = self.0.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+        let mut words = self.words();
         if !words.iter().any(|word| word == "--resume" || word == "--resume-anyway") {
             words.push("--resume".to_owned());
         }
@@ -47,6 +56,7 @@ mod tests {
         ] {
             let words: Vec<_> = typed.iter().map(Into::into).collect();
             assert_eq!(Typed(&words).resume_command(), expected);
+            assert!(expected.starts_with(&Typed(&words).command()));
         }
     }
 }

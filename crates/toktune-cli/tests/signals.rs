@@ -58,6 +58,8 @@ fn a_signal_saves_the_run_and_tells_how_it_goes_on() {
         assert!(command.contains("--add-token '<calc>'") && command.ends_with("--resume"), "{command}");
         assert!(work.path(&format!("out/checkpoint-{step}/trainer_state.json")).is_file());
         assert!(work.path("out/adapter_model.safetensors").is_file());
+        let page = String::from_utf8(work.read("out/report.html")).expect("text");
+        assert!(page.contains("The run was stopped after step"), "{page}");
         // the command as it was told, but for its length
         let shell = command.replace("100000000", &(step + 2).to_string());
         let mut again = Command::new("sh");

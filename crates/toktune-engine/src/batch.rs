@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::objective::Distillation;
+use super::objective::{Distillation, Preference};
 use super::prefixes::Segment;
 use super::spec::ModelKind;
 
@@ -27,6 +27,8 @@ pub struct RaggedBatch {
     pub encoder: Option<RaggedRows>,
     /// What the labelled rows are to be like instead of predicting their targets.
     pub distillation: Option<Distillation>,
+    /// What the sequences are beside a reference: chosen and rejected ones in turn.
+    pub preference: Option<Preference>,
 }
 
 /// Sequences laid end to end that predict nothing themselves.

@@ -78,6 +78,11 @@ impl Prefixes {
         found
     }
 
+    /// The shared beginnings of every `n`th sequence, from the first one on; segments stay what they are.
+    pub fn every(&self, n: usize) -> Self {
+        Self { last: self.last.iter().copied().step_by(n.max(1)).collect(), ..self.clone() }
+    }
+
     /// Whether nothing is shared.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()

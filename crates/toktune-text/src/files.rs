@@ -35,3 +35,9 @@ pub fn write_object(path: &Path, object: Map<String, Value>) -> Result<()> {
 pub fn write(path: &Path, text: &str) -> Result<()> {
     write_atomically(path, |file| file.write_all(text.as_bytes()).map_err(TextError::io(path)))
 }
+
+/// The error of a field that holds something else than it should.
+pub fn field_error(path: &Path, field: &str, found: &Value, expected: &'static str) -> TextError {
+    let found: String = found.to_string().chars().take(60).collect();
+    TextError::ConfigField { path: path.to_owned(), field: field.to_owned(), found, expected }
+}

@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use crate::class::Class;
+use crate::ends::read_stop_ids;
+use crate::files::field_error;
 use crate::guard::{self, guarded};
 use crate::language::{M2M100, MBART, MBART50, WMT21};
 use crate::{AutoTokenizer, Result, TextError, files, special, vocabulary};
@@ -71,7 +73,7 @@ impl AutoTokenizer {
         }
         tokenizer.set_frame(is_whole)?;
         tokenizer.read_templates(dir, &config_path)?;
-        tokenizer.stop_ids = read_stop_ids(&dir.join("generation_config.json"))?;
+        tokenizer.stop_ids = read_stop_ids(dir)?;
         Ok(tokenizer)
     }
 
@@ -291,7 +293,7 @@ impl AutoTokenizer {
 
     /// Writes the folder so that transformers' `AutoTokenizer.from_pretrained` loads it without a network and
     /// gives the same ids: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and the chat
-    /// templates.
+    /// templates. Where texts end at more than `eos_token`, a `generation_config.json` says so, beside what it says already.
     ///
     /// No `added_tokens.json` is written: tools that meet one take its entries for tokens beyond the base
     /// vocabulary.
@@ -309,6 +311,7 @@ impl AutoTokenizer {
             map.insert(name.to_owned(), Value::from(token));
         }
         files::write_object(&dir.join("special_tokens_map.json"), map)?;
+        self.save_stop_ids(dir)?;
         for (name, source) in &self.templates {
             if name == "default" {
                 files::write(&dir.join("chat_template.jinja"), source)?;
@@ -365,18 +368,6 @@ impl AutoTokenizer {
     }
 }
 
-/// The ids in `eos_token_id` of a generation configuration: a number or a list.
-fn read_stop_ids(path: &Path) -> Result<Vec<u32>> {
-    let Some(config) = files::read_object(path)? else { return Ok(Vec::new()) };
-    let wrong = |value: &Value| field_error(path, "eos_token_id", value, "a token id or a list of token ids");
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong(value));
-    Ok(match config.get("eos_token_id") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(ids)) => ids.iter().map(id).collect::<Result<_, _>>()?,
-        Some(value) => vec![id(value)?],
-    })
-}
-
 /// The token in a field that holds a string, an `AddedToken` object or nothing.
 fn token_content<'v>(
     path: &Path,
@@ -391,9 +382,4 @@ fn token_content<'v>(
             None => Err(field_error(path, name, value, "a string or an object with `content`")),
         },
     }
-}
-
-fn field_error(path: &Path, field: &str, found: &Value, expected: &'static str) -> TextError {
-    let found: String = found.to_string().chars().take(60).collect();
-    TextError::ConfigField { path: path.to_owned(), field: field.to_owned(), found, expected }
 }

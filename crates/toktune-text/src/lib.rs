@@ -7,7 +7,9 @@
 
 mod adding;
 mod chat;
+mod chatml;
 mod class;
+mod ends;
 mod error;
 mod files;
 mod folder;
@@ -33,6 +35,7 @@ pub const ENCODING: &str = env!("TOKTUNE_TEXT_ENCODING");
 
 pub use adding::NewToken;
 pub use chat::{ChatOptions, ChatTemplate, PreparedChat, RenderedChat, printed};
+pub use chatml::ChatMl;
 pub use error::{Result, TextError};
 pub use gguf::{GgufTokenizer, PatchedTokens, patch_gguf_tokens};
 pub use spelling::TokenKind;

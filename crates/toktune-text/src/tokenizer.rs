@@ -190,18 +190,6 @@ impl AutoTokenizer {
         self.token_to_id(self.mask_token()?)
     }
 
-    /// Every id that ends a generated text: `eos_token`, then what generation_config.json or the GGUF file
-    /// adds.
-    pub fn eos_token_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = Vec::new();
-        for id in self.eos_token_id().into_iter().chain(self.stop_ids.iter().copied()) {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        ids
-    }
-
     /// Says what a token means, in words.
     pub fn describe(&mut self, id: u32, description: impl Into<String>) {
         self.descriptions.insert(id, description.into());
@@ -223,9 +211,9 @@ impl AutoTokenizer {
         &self.templates
     }
 
-    /// Sets the chat template called `default`.
+    /// Sets the chat template, in place of all that there are, as transformers' `tokenizer.chat_template = source` does.
     pub fn set_chat_template(&mut self, source: impl Into<String>) {
-        self.templates.insert("default".to_owned(), source.into());
+        self.templates = BTreeMap::from([("default".to_owned(), source.into())]);
     }
 
     /// The `n` tokens whose spelling is nearest to `wanted`, nearest first: for messages about an unknown

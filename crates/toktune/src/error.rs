@@ -7,6 +7,7 @@ use crate::export::ExportError;
 #[cfg(feature = "hub")]
 use crate::hub::HubError;
 use crate::peft::PeftError;
+use crate::template_tokens::TemplateTokensError;
 use crate::text::TextError;
 use crate::weights::WeightsError;
 use std::path::PathBuf;
@@ -49,6 +50,12 @@ pub enum Error {
         found: usize,
         /// How many there are.
         expected: usize,
+    },
+    /// Held-out rows that are learnt in another way than those that are trained on.
+    #[error("the rows to train on {} two answers to one prompt each, and those to evaluate on {}; expected both alike", are(*.train), are(!*.train))]
+    OtherEvalData {
+        /// Whether the rows to train on are.
+        train: bool,
     },
     /// Adapters cannot be combined.
     #[error(transparent)]
@@ -188,6 +195,9 @@ pub enum Error {
     /// An adapter cannot be written in a form.
     #[error(transparent)]
     Export(Box<ExportError>),
+    /// The tokens of a chat template cannot be trained.
+    #[error(transparent)]
+    TemplateTokens(Box<TemplateTokensError>),
     /// Training data is at fault.
     #[error(transparent)]
     Data(DataError),
@@ -258,6 +268,15 @@ impl From<ExportError> for Error {
     }
 }
 
+impl From<TemplateTokensError> for Error {
+    fn from(error: TemplateTokensError) -> Self {
+        match error {
+            TemplateTokensError::Text(error) => error.into(),
+            error => Self::TemplateTokens(error.into()),
+        }
+    }
+}
+
 impl From<DataError> for Error {
     fn from(error: DataError) -> Self {
         match error {
@@ -308,4 +327,7 @@ fn offered(before: Option<&std::path::Path>, damaged: &std::path::Path) -> Strin
         Some(before) => format!("remove it to go on from {}", before.display()),
         None => format!("there is none before it: without {} the run begins anew", damaged.display()),
     }
+}
+fn are(yes: bool) -> &'static str {
+    if yes { "are" } else { "are not" }
 }

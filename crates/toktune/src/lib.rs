@@ -29,8 +29,10 @@
 //! | [`data`] | rows of training data from any file, ragged batches |
 //! | [`distill`] | tokens that are to act as the pieces of their words did |
 //! | [`emission`] | whether trained tokens are written where they belong |
+//! | [`template_tokens`] | the control tokens of a chat template, and which of them a model never learnt |
 //! | [`train`] | the step, the loop, optimizer, schedules, checkpoints, evaluation |
 //! | [`generate`] | text from a model with its trained rows |
+//! | [`report`] | a page that shows what came of a run |
 //! | [`runtime`] | the instruction set and the threads |
 //! | `hub` (a feature) | models by their id of the Hub |
 //!
@@ -50,7 +52,9 @@ pub mod hub;
 pub mod peft;
 mod random;
 mod recipe;
+pub mod report;
 pub mod runtime;
+pub mod template_tokens;
 pub mod train;
 
 pub use combine::{CombineError, Combined, OnConflict, combine_adapters};

@@ -55,6 +55,9 @@ pub struct DistillArgs {
     pub run: DistillRunArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Write report.html into the output folder: curves, words and texts on one page
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", hide_possible_values = true)]
+    pub report: bool,
     #[command(flatten)]
     pub told: OutputArgs,
     /// Write a line every N steps [default: 1, none on a terminal, where there is a progress bar]

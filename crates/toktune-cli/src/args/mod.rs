@@ -3,14 +3,18 @@
 //! The structs here are the only list of flags: the configuration file of `train` is read by the same table.
 
 mod distill;
+mod preference;
 mod shared;
 mod train;
 mod values;
 
 pub use distill::DistillArgs;
+pub use preference::PreferenceArgs;
 pub use shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs, ModelArgs, OutputArgs, SamplingArgs};
 pub use train::{ChoiceArgs, TokenArgs, TrainArgs};
-pub use values::{ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start};
+pub use values::{
+    ConflictChoice, DeviceChoice, ExportForm, Init, LogFormat, MergeType, Precision, Start, TemplateChoice,
+};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -111,6 +115,8 @@ pub struct EvalArgs {
     pub batch_size: usize,
     #[command(flatten)]
     pub emission: EmissionArgs,
+    #[command(flatten)]
+    pub preference: PreferenceArgs,
     #[command(flatten)]
     pub options: DataArgs,
     #[command(flatten)]

@@ -1,7 +1,10 @@
 //! The flags of `train`.
 
+use super::preference::PreferenceArgs;
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
-use super::values::{Init, LogFormat, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size};
+use super::values::{
+    Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size,
+};
 use clap::Args;
 use std::path::PathBuf;
 use toktune::SPREAD;
@@ -21,7 +24,7 @@ use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, R
         Examples:\n  \
         toktune train --model smollm2.gguf --data train.jsonl --output out \\\n    \
         --add-token '<calc>' --add-token '</calc>' --eval-data heldout.jsonl\n  \
-        toktune train --model models/llama --data chats.jsonl --output out --token '<|im_end|>'\n  \
+        toktune train --model models/llama --data chats.jsonl --output out --template-tokens\n  \
         toktune train --config run.toml --resume"
 )]
 pub struct TrainArgs {
@@ -50,6 +53,8 @@ pub struct TrainArgs {
     pub languages: LanguageArgs,
     #[command(flatten)]
     pub masks: MaskArgs,
+    #[command(flatten)]
+    pub preference: PreferenceArgs,
     #[command(flatten)]
     pub run: RunArgs,
     #[command(flatten)]
@@ -86,6 +91,16 @@ pub struct ChoiceArgs {
     /// `[unused0]`), whose rows the model has already
     #[arg(long)]
     pub use_reserved: bool,
+    /// The control tokens that the chat template writes: those that the model never learnt (rows of zeros, equal ones, ones near
+    /// unused rows), or all; what ends a turn then ends generated texts too
+    #[arg(
+        long, value_name = "unlearnt|all", num_args = 0..=1, require_equals = true, default_missing_value = "unlearnt",
+        hide_possible_values = true
+    )]
+    pub template_tokens: Option<TemplateChoice>,
+    /// The chat template, in place of the model's: a Jinja file, or chatml, whose tokens --template-tokens adds where they are missing
+    #[arg(long, value_name = "FILE|chatml")]
+    pub chat_template: Option<String>,
 }
 
 /// Which rows are trained, and what they start from.
@@ -112,7 +127,7 @@ pub struct TokenArgs {
         long,
         value_name = "DIR",
         conflicts_with_all = [
-            "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved",
+            "token_ids", "token", "add_token", "add_special_token", "word", "tokens", "use_reserved", "template_tokens", "chat_template",
             "target_modules", "init", "init_spread",
         ]
     )]
@@ -321,6 +336,9 @@ pub struct RunArgs {
     /// Also write the numbers of the run for TensorBoard, into runs/ of the output folder
     #[arg(long)]
     pub tensorboard: bool,
+    /// Write report.html into the output folder: curves, tokens, texts and rows of the data on one page
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", hide_possible_values = true)]
+    pub report: bool,
     /// Tell at the end where the time went
     #[arg(long)]
     pub profile: bool,
@@ -363,6 +381,7 @@ impl TrainArgs {
         to.save_embedding_layers = run.save_embedding_layers;
         to.memory_budget = run.memory_budget;
         to.share_prefixes = run.share_prefixes;
+        to.dpo = self.preference.config();
         to.cache_constants = run.cache_constants.as_ref().map(|place| {
             let location = match place.to_str() {
                 Some("RAM" | "ram") => CacheLocation::Memory,

@@ -9,7 +9,7 @@ use toktune::data::{LossOn, SampleBy};
 use toktune::engine::objective::DistillationWeights;
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{LrScheduler, MemoryBudget, RowNorm};
+use toktune::train::{DpoLoss, LrScheduler, MemoryBudget, RowNorm};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,6 +71,15 @@ impl From<ConflictChoice> for OnConflict {
             ConflictChoice::Mean => OnConflict::Mean,
         }
     }
+}
+
+/// Which of a chat template's tokens are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TemplateChoice {
+    /// Those that the model never learnt.
+    Unlearnt,
+    /// All of them.
+    All,
 }
 
 /// A form in which an adapter is written for other programs.
@@ -200,6 +209,11 @@ fn named<T: Clone + Send + Sync + 'static>(
 /// A schedule by its name.
 pub fn lr_scheduler() -> impl TypedValueParser<Value = LrScheduler> {
     named(LrScheduler::NAMES)
+}
+
+/// The loss of a pair, by TRL's name.
+pub fn dpo_loss() -> impl TypedValueParser<Value = DpoLoss> {
+    named(DpoLoss::NAMES)
 }
 
 /// Whether whole embeddings are stored, by its name.

@@ -7,6 +7,7 @@ use crate::args::{DistillArgs, LogFormat};
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
 use crate::load;
+use crate::page::{Page, files};
 use crate::report::{self, Distilled, Progress};
 use crate::signals::Signals;
 use crate::starts::{self, Starts};
@@ -14,11 +15,14 @@ use crate::typed::Typed;
 use serde_json::json;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::time::Instant;
 use toktune::data::{DataError, DataOptions, Dataset, Piece, RowKeys};
-use toktune::distill::{DistilledWord, FoundWord, Snippets, generated_texts, measure};
+use toktune::distill::{DistilledWord, FoundWord, Likeness, Snippets, generated_texts, measure_each};
+use toktune::engine::objective::DistillationWeights;
 use toktune::models::{ModelKind, PretrainedModel};
 use toktune::peft::PeftModel;
+use toktune::report::{Distillation, DistilledToken, Report};
 use toktune::text::{AutoTokenizer, ListedToken};
 use toktune::train::Trainer;
 use toktune::weights::{WeightsError, write_atomically};
@@ -93,7 +97,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     let teacher = teaching::teacher(args, &base, &snippets.train, &signals)?;
     let model = student(args, base, starts, &with_words)?;
     let ids = model.token_indices();
-    let untrained = measure(model.base(), model.active(), &snippets.held_out, &ids)?;
+    let each_before = measure_each(model.base(), model.active(), &snippets.held_out, &ids)?;
     let options = DataOptions::for_model(model.base(), Some(&with_words));
     let data = Dataset::from_rows(snippets.train.iter().map(|of| of.row()), None, &options)?;
     toktune::runtime::release_freed_memory();
@@ -103,6 +107,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     let json = args.told.log_format == LogFormat::Json;
     let mut progress = Progress::new(json, args.log_every, total, Some(&with_words));
     progress.listen(signals.clone());
+    let page = args.report.then(|| Page::of(&trainer, typed));
     let result = trainer.train(&mut progress);
     progress.finish();
     let output = result?;
@@ -111,11 +116,54 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
         return Err(Failure::Stopped(status));
     }
     let model = &trainer.model;
-    let trained = measure(model.base(), model.active(), &snippets.held_out, &ids)?;
+    let each_after = measure_each(model.base(), model.active(), &snippets.held_out, &ids)?;
+    let (untrained, trained) = (Likeness::mean(&each_before), Likeness::mean(&each_after));
     let seconds = start.elapsed().as_secs_f64();
     let distilled =
         Distilled { output: &output, words: &words, snippets: &snippets, untrained, trained, seconds };
-    close(args, &progress, &distilled)
+    let page = page.and_then(|page| {
+        let report = paged(&page, &trainer, &distilled, (&each_before, &each_after), &with_words);
+        let report = report.map(|mut report| {
+            report.loss_unit = loss_unit(args.loss);
+            report
+        });
+        page.write(report, files([("--corpus", &args.corpus[..])]), &args.output)
+    });
+    close(args, &progress, &distilled, page.as_deref())
+}
+
+/// What the loss of a run is made of.
+fn loss_unit(DistillationWeights { mse, kl, ce }: DistillationWeights) -> String {
+    let parts = [("mse", mse), ("kl", kl), ("ce", ce)].into_iter().filter(|(_, weight)| *weight > 0.0);
+    let parts =
+        parts.map(|(name, weight)| if weight == 1.0 { name.to_owned() } else { format!("{weight} {name}") });
+    format!("{} to the pieces", parts.collect::<Vec<_>>().join(" + "))
+}
+
+/// The page of a distillation: what was measured of each word beside what any run has.
+fn paged(
+    page: &Page,
+    trainer: &Trainer,
+    distilled: &Distilled<'_>,
+    (before, after): (&[Likeness], &[Likeness]),
+    tokenizer: &AutoTokenizer,
+) -> toktune::Result<Report> {
+    let mut report = Report::of(trainer, Some(distilled.output), Some(tokenizer))?;
+    let mut result = Distillation::new(distilled.untrained, distilled.trained);
+    let Snippets { held_out, words: found, .. } = distilled.snippets;
+    for (at, (word, found)) in distilled.words.iter().zip(found).enumerate() {
+        let of_word = |each: &[Likeness]| {
+            let own = held_out.iter().zip(each).filter(|(snippet, _)| snippet.word == at);
+            Likeness::mean(own.map(|(_, of)| of))
+        };
+        let likeness = (of_word(before), of_word(after));
+        result.words.push(DistilledToken::new(word.clone(), (found.train, found.held_out), likeness));
+    }
+    report.distillation = Some(result);
+    report.added = distilled.words.iter().map(|word| word.id).collect();
+    let seed = trainer.arguments().seed;
+    report.add_rows(&trainer.model, Some(page.start()), seed, Some(tokenizer));
+    Ok(report)
 }
 
 /// Finds the words, makes them tokens, and chooses the texts around them.
@@ -205,9 +253,15 @@ fn tell_words(args: &DistillArgs, words: &[DistilledWord], found: &[FoundWord]) 
 }
 
 /// Tells what the run came to, and keeps it beside the adapter.
-fn close(args: &DistillArgs, progress: &Progress<'_>, distilled: &Distilled<'_>) -> Outcome {
+fn close(
+    args: &DistillArgs,
+    progress: &Progress<'_>,
+    distilled: &Distilled<'_>,
+    page: Option<&Path>,
+) -> Outcome {
     let mut all = distilled.json();
     all["output"] = json!(args.output);
+    all["report"] = json!(page);
     let text = format!("{all:#}\n");
     let path = args.output.join(MEASUREMENTS);
     let write = |file: &mut File| file.write_all(text.as_bytes()).map_err(WeightsError::io(&path));
@@ -220,8 +274,11 @@ fn close(args: &DistillArgs, progress: &Progress<'_>, distilled: &Distilled<'_>)
     let folder = args.output.display().to_string();
     let try_it = format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model);
     let mut lines = distilled.lines(style);
-    let rows = [("time", distilled.time()), ("adapter", folder), ("try it", try_it)];
-    lines.extend(report::pairs(&rows.map(|(name, value)| (name.to_owned(), value)), style));
+    let mut rows = vec![("time", distilled.time()), ("adapter", folder), ("try it", try_it)];
+    rows.extend(page.map(|page| ("report", page.display().to_string())));
+    let rows: Vec<(String, String)> =
+        rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    lines.extend(report::pairs(&rows, style));
     progress.lines(&lines);
     Ok(())
 }

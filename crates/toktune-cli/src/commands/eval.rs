@@ -13,7 +13,7 @@ use toktune::data::Collator;
 use toktune::emission::Emission;
 use toktune::peft::ActiveRows;
 use toktune::text::AutoTokenizer;
-use toktune::train::{Evaluation, evaluate};
+use toktune::train::{Evaluation, evaluate, evaluate_preferences};
 use toktune::{EngineError, Error};
 
 /// Evaluates and writes a table, or one JSON object.
@@ -39,7 +39,11 @@ pub fn run(args: &EvalArgs) -> Outcome {
     let collator = Collator::of(model.base(), tokenizer.as_ref().ok(), 0);
     let sources = Sources::find(&args.data, false)?;
     let data = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
-    let pass = |active: ActiveRows<'_>| evaluate(model.base(), active, &data, args.batch_size, &tokens);
+    args.preference.check(&data).map_err(Failure::Usage)?;
+    let pass = |active: ActiveRows<'_>| match data.is_preference() {
+        true => evaluate_preferences(model.base(), active, &data, args.batch_size, args.preference.config()),
+        false => evaluate(model.base(), active, &data, args.batch_size, &tokens),
+    };
     let base = if args.compare_base { Some(pass(ActiveRows::default())?) } else { None };
     let result = pass(model.active())?;
     let tokenizer = tokenizer.as_ref().ok();

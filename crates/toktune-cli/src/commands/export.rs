@@ -61,7 +61,13 @@ fn gguf(args: &ExportArgs, model: &PeftModel, tokenizer: Option<&AutoTokenizer>)
     let matrices: Vec<String> =
         file.matrices.iter().map(|(name, dtype)| format!("{name} ({dtype})")).collect();
     report::note(&format!("rows written into {}; everything else is as it was", matrices.join(" and ")));
-    let PatchedTokens { added, changed, single_word, .. } = &file.vocabulary;
+    let PatchedTokens { added, changed, single_word, end_of_turn, chat_template, .. } = &file.vocabulary;
+    if let Some(end) = end_of_turn {
+        report::note(&format!("a turn ends with {end} (tokenizer.ggml.eot_token_id)"));
+    }
+    if *chat_template {
+        report::note("the adapter's chat template is in the file (tokenizer.chat_template)");
+    }
     for (what, tokens) in [("added to the file's tokens", added), ("named anew in the file", changed)] {
         if !tokens.is_empty() {
             report::note(&format!("{what}: {}", tokens.join(" ")));

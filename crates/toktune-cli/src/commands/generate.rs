@@ -69,7 +69,7 @@ pub(super) fn config(
     model: &PretrainedModel,
     tokenizer: &AutoTokenizer,
 ) -> Outcome<GenerationConfig> {
-    let mut config = GenerationConfig::of_model(model)?;
+    let mut config = GenerationConfig::of_model(model)?.with_ends_of(tokenizer);
     let sampling = args.temperature.is_some() || args.top_p.is_some() || args.top_k.is_some();
     config.do_sample = args.do_sample || sampling;
     config.max_new_tokens = args.max_new_tokens;
@@ -80,11 +80,6 @@ pub(super) fn config(
     config.repetition_penalty = args.repetition_penalty.unwrap_or(config.repetition_penalty);
     config.forced_bos_token_id = tokenizer.forced_bos_token_id().or(config.forced_bos_token_id);
     config.decoder_start_token_id = tokenizer.decoder_start_token_id();
-    for id in tokenizer.eos_token_ids() {
-        if !config.eos_token_ids.contains(&id) {
-            config.eos_token_ids.push(id);
-        }
-    }
     Ok(config)
 }
 

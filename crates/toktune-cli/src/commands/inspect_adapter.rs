@@ -10,6 +10,7 @@ use std::path::Path;
 use toktune::Device;
 use toktune::config::{CONFIG_FILE, LoraConfig, PeftConfig};
 use toktune::peft::adapter_file;
+use toktune::report::REPORT_FILE;
 use toktune::weights::{Checkpoint, RowOrder};
 
 /// Tokens of an adapter that are listed one by one.
@@ -64,11 +65,15 @@ pub(super) fn look(folder: &Path, base: Option<&str>) -> Outcome<Found> {
         "tokenizer",
         if own_tokenizer { "in the folder: tokens were added" } else { "the base's" },
     ));
+    let report_file = folder.join(REPORT_FILE);
+    let report_file = report_file.is_file().then(|| report_file.display().to_string());
+    table.extend(report_file.as_ref().map(|path| row("report", path)));
     let spelled: Vec<Value> =
         tokens.iter().map(|id| json!({"id": id, "token": spelling(tokenizer.as_ref(), *id)})).collect();
     let mut json = json!({
         "kind": "adapter", "peft_type": config.peft_type(),
         "base": config.common().base_model_name_or_path, "tokens": spelled, "tensors": tensors,
+        "report": report_file,
     });
     match &config {
         PeftConfig::TrainableTokens(config) => json["target_modules"] = json!(config.target_modules),

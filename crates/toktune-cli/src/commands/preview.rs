@@ -6,11 +6,11 @@ use crate::choose::{Texts, choose};
 use crate::data::{self, Sources};
 use crate::failure::{Outcome, usage};
 use crate::load::{self, Loaded};
-use crate::report::{self, ShownToken, Style};
+use crate::report::{self, Style};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
-use toktune::data::{Collator, DataOptions, Dataset, Example, ModelKind};
+use toktune::data::{Collator, DataOptions, Dataset, ModelKind, ShownToken};
 use toktune::text::AutoTokenizer;
 
 /// Reads the data as training would and shows some rows.
@@ -25,7 +25,7 @@ pub fn run(args: &PreviewArgs) -> Outcome {
     let plain = data::options(&args.options, &Collator::Causal, base.vocabulary());
     let texts = Texts { sources: &sources, options: &plain };
     // without a token there is nothing to mark, and the rows are worth a look all the same
-    let chosen = choose(&args.tokens, true, &mut tokenizer, texts)?;
+    let chosen = choose(&args.tokens, true, base, &mut tokenizer, texts)?;
     trained.extend(&chosen.ids);
     let rows = base.vocabulary().max(tokenizer.as_ref().map_or(0, AutoTokenizer::required_rows));
     let collator = Collator::of(base, tokenizer.as_ref().ok(), 0);
@@ -62,65 +62,12 @@ struct Preview<'p> {
 }
 
 impl Preview<'_> {
-    /// The sequences of an example, each with the name of its part.
-    fn parts(&self, index: usize, example: &Example) -> Outcome<Vec<(&'static str, Vec<ShownToken>)>> {
-        let is_label = |at: usize| example.labels.get(at).is_some_and(Option::is_some) && example.counts(at);
-        Ok(match self.data.collator() {
-            Collator::Causal => {
-                // the first token has nothing before it to be told from
-                let learnt = |at: usize| at > 0 && is_label(at);
-                vec![("", self.tokens(&example.input_ids, learnt, &example.weights)?)]
-            }
-            Collator::MaskedLm(_) => {
-                let batch = self.data.batch(&[index], 0)?;
-                let hidden = |at: usize| batch.targets.get(at).is_some_and(Option::is_some);
-                vec![("", self.tokens(&example.input_ids, hidden, &example.weights)?)]
-            }
-            Collator::Seq2Seq(inputs) => {
-                let targets: Vec<u32> =
-                    example.labels.iter().map(|label| label.unwrap_or(inputs.pad)).collect();
-                vec![
-                    ("encoder ", self.tokens(&example.input_ids, |_| false, &[])?),
-                    ("decoder ", self.tokens(&targets, is_label, &example.weights)?),
-                ]
-            }
-            Collator::SentencePairs => vec![
-                ("anchor ", self.tokens(&example.input_ids, |_| false, &[])?),
-                ("positive ", self.tokens(&example.second, |_| false, &[])?),
-            ],
-        })
-    }
-
-    /// Tokens with the text that each adds, and of those that are learnt their weights.
-    fn tokens(
-        &self,
-        ids: &[u32],
-        learnt: impl Fn(usize) -> bool,
-        weights: &[f32],
-    ) -> Outcome<Vec<ShownToken>> {
-        let mut stream = self.tokenizer.map(|tokenizer| tokenizer.decode_stream(false));
-        let mut tokens = Vec::with_capacity(ids.len());
-        for (at, &id) in ids.iter().enumerate() {
-            let text = match &mut stream {
-                Some(stream) => stream.push(id)?.unwrap_or_default(),
-                None => format!("{id} "),
-            };
-            let (learnt, trained) = (learnt(at), self.trained.contains(&id));
-            let weight = weights.get(at).copied().filter(|weight| learnt && *weight != 1.0);
-            tokens.push(ShownToken { id, text, learnt, weight, trained });
-        }
-        if let (Some(stream), Some(last)) = (&mut stream, tokens.last_mut()) {
-            last.text.push_str(&stream.finish()?.unwrap_or_default());
-        }
-        Ok(tokens)
-    }
-
     fn json(&self, shown: std::ops::Range<usize>, trained: &[u32]) -> Outcome {
         for index in shown {
             let example = self.data.example(index)?;
-            let parts = self.parts(index, &example)?;
+            let parts = self.data.shown((index, &example), self.tokenizer, &self.trained)?;
             let parts: Vec<Value> =
-                parts.iter().map(|(name, tokens)| json!({"part": name.trim(), "tokens": tokens})).collect();
+                parts.iter().map(|part| json!({"part": part.name, "tokens": part.tokens})).collect();
             report::json_line(&json!({
                 "event": "row", "row": index + 1, "source": example.source.to_string(),
                 "cut_tokens": example.cut.len(), "parts": parts,
@@ -144,8 +91,8 @@ impl Preview<'_> {
         let mut out = std::io::stdout().lock();
         for index in shown {
             let example = self.data.example(index)?;
-            let parts = self.parts(index, &example)?;
-            let tokens = || parts.iter().flat_map(|(_, tokens)| tokens);
+            let parts = self.data.shown((index, &example), self.tokenizer, &self.trained)?;
+            let tokens = || parts.iter().flat_map(|part| &part.tokens);
             let count = |of: &dyn Fn(&ShownToken) -> bool| tokens().filter(|token| of(token)).count();
             let (learnt, marked) = (count(&|token| token.learnt), count(&|token| token.trained));
             let both = count(&|token| token.trained && token.learnt);
@@ -174,7 +121,7 @@ impl Preview<'_> {
                 example.source,
                 report::plural(read, "token"),
             )?;
-            let lines = parts.iter().flat_map(|(part, tokens)| report::shown_lines(tokens, part, style));
+            let lines = parts.iter().flat_map(|part| report::shown_lines(&part.tokens, part.name, style));
             let lines: Vec<_> = lines.collect();
             let width = lines.iter().map(|line| line.name.len()).max().unwrap_or(0).max(8);
             for line in &lines {

@@ -50,6 +50,13 @@ pub fn emission_table(
             name(pair.close)
         ));
     }
+    if last.has_end() && last.to_end > 0 {
+        lines.push(format!(
+            "stops by itself in {} of {}",
+            arrow(&|e| e.ended.to_string()),
+            plural(last.to_end, "row")
+        ));
+    }
     let mut wrong: Vec<String> = grouped(last, causes, &name);
     let untried: Vec<u32> = last.tokens.iter().filter(|of| of.expected == 0).map(|of| of.id).collect();
     if !untried.is_empty() {
@@ -120,6 +127,8 @@ pub fn emission_json(
     json!({
         "prompts": emission.prompts,
         "least_rate": emission.least_rate(),
+        "to_end": emission.to_end,
+        "ended": emission.ended,
         "tokens": tokens.collect::<Vec<_>>(),
         "pairs": pairs.collect::<Vec<_>>(),
     })

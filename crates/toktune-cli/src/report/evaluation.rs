@@ -5,7 +5,7 @@ use super::style::Style;
 use super::table::columns;
 use serde_json::{Value, json};
 use toktune::text::AutoTokenizer;
-use toktune::train::Evaluation;
+use toktune::train::{Evaluation, PreferenceMetrics};
 
 /// Tokens that a table lists; JSON has them all.
 const LISTED: usize = 24;
@@ -23,15 +23,28 @@ pub fn evaluation_table(
     };
     let loss = |loss: Option<f64>| loss.map_or("-".to_string(), |loss| format!("{loss:.4}"));
     let mut rows = vec![row("loss".into(), &|e| loss(Some(e.loss)), first.labels)];
+    let are_pairs = first.nearest.is_some() || first.preference.is_some();
     // pairs have no labels that are tokens
-    let of_tokens = if first.nearest.is_some() { &[][..] } else { &first.tokens[..] };
-    match first.nearest {
-        Some(_) => {
+    let of_tokens = if are_pairs { &[][..] } else { &first.tokens[..] };
+    match (first.nearest, &first.preference) {
+        (None, Some(_)) => {
+            let of = |e: &Evaluation, value: fn(&PreferenceMetrics) -> String| {
+                e.preference.as_ref().map_or("-".into(), value)
+            };
+            let accuracy = |e: &Evaluation| of(e, |of| format!("{:.1} %", 100.0 * of.accuracies));
+            rows.push(row("accuracy".into(), &accuracy, first.labels));
+            rows.push(row("margin".into(), &|e| of(e, |of| format!("{:.4}", of.margins)), first.labels));
+            let chosen = |e: &Evaluation| of(e, |of| format!("{:.4}", of.rewards_chosen));
+            rows.push(row("reward of the chosen".into(), &chosen, first.labels));
+            let rejected = |e: &Evaluation| of(e, |of| format!("{:.4}", of.rewards_rejected));
+            rows.push(row("reward of the rejected".into(), &rejected, first.labels));
+        }
+        (Some(_), _) => {
             let share =
                 |e: &Evaluation| e.nearest.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
             rows.push(row("nearest is its own".into(), &share, first.labels));
         }
-        None => rows.push(row("perplexity".into(), &|e| number(e.perplexity), first.labels)),
+        (None, None) => rows.push(row("perplexity".into(), &|e| number(e.perplexity), first.labels)),
     }
     if !of_tokens.is_empty() {
         let labels = of_tokens.iter().map(|token| token.labels).sum();
@@ -44,7 +57,7 @@ pub fn evaluation_table(
         };
         rows.push(row(name, &|e| loss(e.tokens[at].loss), token.labels));
     }
-    let counted = if first.nearest.is_some() { "pairs" } else { "labels" };
+    let counted = if are_pairs { "pairs" } else { "labels" };
     let names = evaluations.iter().map(|(name, _)| *name);
     let headings: Vec<&str> = std::iter::once("").chain(names).chain([counted]).collect();
     let mut lines = columns(&headings, &rows, style);
@@ -70,6 +83,9 @@ pub fn evaluation_json(evaluation: &Evaluation, tokenizer: Option<&AutoTokenizer
     });
     if let Some(nearest) = evaluation.nearest {
         object["nearest"] = nearest.into();
+    }
+    for (name, value) in evaluation.preference.iter().flat_map(|of| of.named()) {
+        object[name] = value.into();
     }
     object
 }

@@ -52,6 +52,38 @@ impl LoraLine {
     }
 }
 
+/// How two answers to one prompt are learnt.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PreferenceLine {
+    /// The form of the loss.
+    pub loss_type: &'static str,
+    /// What rewards are scaled by.
+    pub beta: f64,
+    /// The share of pairs that are taken to be the wrong way round.
+    pub label_smoothing: f64,
+}
+
+impl PreferenceLine {
+    /// Of a run on such rows.
+    pub fn of(trainer: &Trainer) -> Option<Self> {
+        let dpo = trainer.arguments().dpo;
+        trainer.train_data().is_preference().then(|| Self {
+            loss_type: dpo.loss_type.name(),
+            beta: dpo.beta,
+            label_smoothing: dpo.label_smoothing,
+        })
+    }
+
+    fn text(self) -> String {
+        let smoothing = match self.label_smoothing {
+            0.0 => String::new(),
+            share => format!(", label smoothing {}", number(share)),
+        };
+        let Self { loss_type, beta, .. } = self;
+        format!("{loss_type}, beta {}{smoothing}, beside the model as the run begins", number(beta))
+    }
+}
+
 /// Rows, tokens and labels of data.
 #[derive(Clone, Debug, Serialize)]
 pub struct DataLine {
@@ -140,6 +172,9 @@ pub struct Header {
     pub machine: Machine,
     /// Updates of linear layers beside the rows.
     pub lora: Option<LoraLine>,
+    /// How two answers to one prompt are learnt, where the rows are such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceLine>,
     /// The highest learning rate of the rows.
     pub learning_rate: f64,
     /// Whether it follows from the embedding.
@@ -224,6 +259,7 @@ impl Header {
         if let Some(data) = &self.eval_data {
             rows.push(("held out", data.text()));
         }
+        rows.extend(self.preference.map(|of| ("preference", of.text())));
         rows.push(("steps", format!("{} of {batch}", count(self.steps))));
         rows.push((
             "learning rate",

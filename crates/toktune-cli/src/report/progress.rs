@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 use toktune::peft::PeftModel;
 use toktune::text::AutoTokenizer;
-use toktune::train::{Evaluation, StepLog, TrainerCallback, TrainerWarning};
+use toktune::train::{Evaluation, PreferenceMetrics, StepLog, TrainerCallback, TrainerWarning};
 
 /// How a run is told of.
 #[derive(Clone, Debug)]
@@ -41,6 +41,11 @@ pub struct Progress<'a> {
     style: Style,
     /// Ask for the end of the run.
     signals: Signals,
+}
+
+/// How two answers compare, shortly.
+fn compared(of: &PreferenceMetrics) -> String {
+    format!("accuracy {:.1} %  margin {:.4}", 100.0 * of.accuracies, of.margins)
 }
 
 const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {wide_msg}";
@@ -128,8 +133,9 @@ impl<'a> Progress<'a> {
 
     fn step_line(&self, log: &StepLog) -> String {
         let memory = log.peak_memory_bytes.map_or(String::new(), |n| format!("  {}", bytes(n)));
+        let answers = log.preference.as_ref().map_or(String::new(), |of| format!("  {}", compared(of)));
         format!(
-            "step {}/{}  epoch {:.2}  loss {:.4}  lr {}  grad norm {}  {:.0} tokens/s{memory}",
+            "step {}/{}  epoch {:.2}  loss {:.4}{answers}  lr {}  grad norm {}  {:.0} tokens/s{memory}",
             log.step,
             self.total,
             log.epoch,
@@ -210,9 +216,10 @@ impl TrainerCallback for Progress<'_> {
         }
         let at_tokens =
             evaluation.token_loss.map_or(String::new(), |loss| format!("  loss at the tokens {loss:.4}"));
-        let quality = match evaluation.nearest {
-            Some(share) => format!("nearest is its own {:.1} %", 100.0 * share),
-            None => format!("perplexity {}", number(evaluation.perplexity)),
+        let quality = match (evaluation.nearest, &evaluation.preference) {
+            (Some(share), _) => format!("nearest is its own {:.1} %", 100.0 * share),
+            (None, Some(of)) => compared(of),
+            (None, None) => format!("perplexity {}", number(evaluation.perplexity)),
         };
         let loss = evaluation.loss;
         self.lines(&[format!("held out after step {step}: loss {loss:.4}  {quality}{at_tokens}")]);

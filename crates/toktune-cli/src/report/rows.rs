@@ -4,25 +4,10 @@
 //! marks.
 
 use super::style::Style;
+use toktune::data::ShownToken;
 
 /// Around a trained token.
 const MARKS: (char, char) = ('⟦', '⟧');
-
-/// A token as it is shown.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct ShownToken {
-    /// Its id.
-    pub id: u32,
-    /// Its text in its place.
-    pub text: String,
-    /// Whether it is a target.
-    pub learnt: bool,
-    /// What it counts as a target, where that is not once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weight: Option<f32>,
-    /// Whether its row is trained.
-    pub trained: bool,
-}
 
 /// A run of tokens under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +20,7 @@ pub struct Line {
 
 /// The runs of tokens that are read and learnt alike, with what they count where that is not once; `part` stands before the names where a row has several.
 pub fn shown_lines(tokens: &[ShownToken], part: &str, style: Style) -> Vec<Line> {
+    let part = if part.is_empty() { String::new() } else { format!("{part} ") };
     let run = |run: &[ShownToken]| {
         let learnt = run.first().is_some_and(|token| token.learnt);
         let text = run.iter().map(|token| {
@@ -89,7 +75,7 @@ mod tests {
         let line = |name: &str, text: &str| Line { name: name.into(), text: text.into() };
         let expected = [line("read", "a⏎⟦<x>⟧"), line("learnt", " b⟦<x>⟧"), line("read", "\\u{1b}[31m")];
         assert_eq!(shown_lines(&tokens, "", Style::PLAIN), expected);
-        assert_eq!(shown_lines(&tokens[..1], "encoder ", Style::PLAIN), [line("encoder read", "a⏎")]);
+        assert_eq!(shown_lines(&tokens[..1], "encoder", Style::PLAIN), [line("encoder read", "a⏎")]);
         assert!(shown_lines(&[], "", Style::PLAIN).is_empty());
         let counting = |weight, text: &str| ShownToken { weight, ..token(text, true, false) };
         let tokens = [counting(Some(0.5), "a"), counting(Some(0.5), "b"), counting(None, "c")];

@@ -162,6 +162,6 @@ impl Objective for Distillation {
         for (loss, of_vocabulary) in losses.iter_mut().zip(rows.pull_states(&gradients, share)) {
             loss.value += share * of_vocabulary;
         }
-        Losses { losses, hits: None }
+        Losses { losses, ..Losses::default() }
     }
 }

@@ -6,10 +6,12 @@
 mod distillation;
 mod next_tokens;
 mod pairs;
+mod preference;
 
 pub use distillation::{Distillation, DistillationWeights, TeacherRows};
 pub use next_tokens::{MaskedTokens, NextTokens};
 pub use pairs::Pairs;
+pub use preference::{DpoConfig, DpoLoss, Preference, PreferenceSums, ReferencePair, sequence_logps};
 
 use crate::spec::ModelKind;
 
@@ -58,6 +60,8 @@ pub struct Losses {
     /// How many of them count as a hit, where the objective knows hits: of pairs, the anchors that have their own positive as
     /// the nearest of the batch.
     pub hits: Option<usize>,
+    /// Of pairs of answers: how they compare.
+    pub preference: Option<PreferenceSums>,
 }
 
 impl Losses {
@@ -76,6 +80,13 @@ impl Losses {
 pub trait LastRows {
     /// The losses of all labels against the vocabulary; their weighted sum is differentiated.
     fn vocabulary(&mut self) -> Vec<Loss>;
+
+    /// The losses of all labels against the vocabulary, differentiated by [`LastRows::pull_labels`] alone.
+    fn label_losses(&mut self) -> Vec<Loss>;
+
+    /// Differentiates the sum of those losses, each times a number of its own, which may be negative; what the labels count is not
+    /// asked.
+    fn pull_labels(&mut self, weights: &[f32]);
 
     /// The labelled rows that depend on what is trained: their labels, whose values are 0, and their states after the final norm,
     /// `[labels, d]`.

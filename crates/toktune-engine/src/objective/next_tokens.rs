@@ -16,7 +16,7 @@ impl Objective for NextTokens {
     }
 
     fn losses(&self, rows: &mut dyn LastRows) -> Losses {
-        Losses { losses: rows.vocabulary(), hits: None }
+        Losses { losses: rows.vocabulary(), ..Losses::default() }
     }
 }
 
@@ -26,6 +26,6 @@ impl Objective for MaskedTokens {
     }
 
     fn losses(&self, rows: &mut dyn LastRows) -> Losses {
-        Losses { losses: rows.vocabulary(), hits: None }
+        Losses { losses: rows.vocabulary(), ..Losses::default() }
     }
 }

@@ -30,7 +30,11 @@ impl Objective for Pairs {
             value: value as f32,
             weight: 1.0,
         };
-        Losses { losses: losses.into_iter().enumerate().map(of).collect(), hits: Some(hits) }
+        Losses {
+            losses: losses.into_iter().enumerate().map(of).collect(),
+            hits: Some(hits),
+            ..Losses::default()
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Readout<'a, 'c, 't, B: Backend> {
     pub(super) dtrained: Option<&'a mut B::Buffer>,
     /// Whether the gradient of the depending rows is wanted.
     pub(super) pull: bool,
+    /// The labelled constant rows of this pass, once they are read.
+    pub(super) constants: Option<ConstantRows<B>>,
     /// That gradient.
     pub(super) upstream: Option<B::Buffer>,
     /// What went wrong, since an objective cannot.
@@ -33,6 +35,14 @@ struct Constant {
     frozen: Vec<FrozenPart>,
 }
 
+/// The labelled constant rows of a batch in the order of their sequences: all that their losses and gradients are made of.
+pub(super) struct ConstantRows<B: Backend> {
+    targets: Vec<u32>,
+    /// After the final norm, `[labels, d]`.
+    hidden: B::Buffer,
+    frozen: Vec<FrozenPart>,
+}
+
 impl<B: Backend> Readout<'_, '_, '_, B> {
     /// The gradient of the depending rows, where it was wanted and something reached them.
     pub(super) fn finish(self) -> Result<Option<B::Buffer>> {
@@ -42,9 +52,8 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         }
     }
 
-    /// The losses of the constant labelled rows, in the order of their sequences. What does not change of them is kept; the
-    /// head's own trained rows get their gradient.
-    fn constant_losses(&mut self) -> Result<Vec<Loss>> {
+    /// The constant labelled rows. What does not change of them is kept.
+    fn constant_rows(&mut self) -> Result<ConstantRows<B>> {
         let (model, backend, plan) = (self.model, &self.model.backend, self.plan);
         let d = model.spec.stack.embedding.width;
         let head = model.head(self.output);
@@ -53,7 +62,7 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         let computed = model.final_rows(labelled);
         let frozen = backend.frozen_parts(&computed, &head, &part.targets());
         let labels = || plan.constant_labels.iter().flat_map(|of| &of.labels);
-        let (targets, weights) = (labels().map(|l| l.target).collect::<Vec<_>>(), weights_of(labels()));
+        let targets: Vec<u32> = labels().map(|label| label.target).collect();
         let mut all_frozen: Vec<FrozenPart> = Vec::with_capacity(targets.len());
         let needs_host = self.cached.is_some();
         // one order, whatever is known: sums of gradients depend on it to the last bit
@@ -71,10 +80,24 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
             all_frozen.extend(labels().map(|label| frozen[label.entry]));
             backend.gather(&computed, &entries, d)
         };
-        let of = Labels { targets: &targets, weights: &weights };
-        let losses =
-            backend.with_trained_entries(&hidden, &head, of, &all_frozen, self.dtrained.as_deref_mut());
-        Ok(labels().zip(losses).map(|(label, value)| loss(label, value)).collect())
+        Ok(ConstantRows { targets, hidden, frozen: all_frozen })
+    }
+
+    /// The losses of the constant labelled rows, in the order of their sequences. With weights, none of them for each counting once,
+    /// the head's own trained rows get the gradient of their sum.
+    fn constant_losses(&mut self, weights: Option<&[f32]>) -> Result<Vec<Loss>> {
+        let (model, backend, plan) = (self.model, &self.model.backend, self.plan);
+        let rows = match self.constants.take() {
+            Some(rows) => rows,
+            None => self.constant_rows()?,
+        };
+        let head = model.head(self.output);
+        let of = Labels { targets: &rows.targets, weights: weights.unwrap_or_default() };
+        let dtrained = self.dtrained.as_deref_mut().filter(|_| weights.is_some());
+        let losses = backend.with_trained_entries(&rows.hidden, &head, of, &rows.frozen, dtrained);
+        self.constants = Some(rows);
+        let labels = plan.constant_labels.iter().flat_map(|of| &of.labels);
+        Ok(labels.zip(losses).map(|(label, value)| loss(label, value)).collect())
     }
 
     /// What does not change of a sequence's losses, from the cache or to be put into it.
@@ -112,8 +135,9 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         Ok(constant)
     }
 
-    /// The losses of the depending labelled rows; their gradient, when it is wanted, and that of the head's own trained rows.
-    fn depending_losses(&mut self) -> Vec<Loss> {
+    /// The losses of the depending labelled rows. With weights, one for each entry or none for each counting once, the gradient of
+    /// their sum: that of the rows, when it is wanted, and that of the head's own trained rows.
+    fn depending_losses(&mut self, weights: Option<&[f32]>) -> Vec<Loss> {
         let (model, backend, plan) = (self.model, &self.model.backend, self.plan);
         let part = &plan.depending;
         if part.entries.is_empty() {
@@ -121,16 +145,31 @@ impl<B: Backend> Readout<'_, '_, '_, B> {
         }
         let (labelled, last) = self.labelled_states();
         let head = model.head(self.output);
-        let (targets, weights) = (part.targets(), part.weights());
-        let mut dlast = self.pull.then(|| backend.take(backend.len(&last)));
-        let of = Labels { targets: &targets, weights: &weights };
-        let losses = backend.cross_entropy(&last, &head, of, dlast.as_mut(), self.dtrained.as_deref_mut());
+        let targets = part.targets();
+        let of = Labels { targets: &targets, weights: weights.unwrap_or_default() };
+        let mut dlast = (self.pull && weights.is_some()).then(|| backend.take(backend.len(&last)));
+        let dtrained = self.dtrained.as_deref_mut().filter(|_| weights.is_some());
+        let losses = backend.cross_entropy(&last, &head, of, dlast.as_mut(), dtrained);
         drop(last);
         if let Some(dlast) = dlast {
             let dlabelled = model.pull_final_rows(&labelled, dlast);
             self.upstream = Some(self.spread(part, dlabelled));
         }
         plan.labels.iter().map(|label| loss(label, losses[label.entry])).collect()
+    }
+
+    /// The losses of constant and of depending rows; with what the labels of the first and the entries of the second count, their
+    /// gradients.
+    fn losses_of_both(&mut self, weights: Option<(&[f32], &[f32])>) -> Vec<Loss> {
+        let mut losses = match self.constant_losses(weights.map(|of| of.0)) {
+            Ok(losses) => losses,
+            Err(fault) => {
+                self.fault = Some(fault);
+                return Vec::new();
+            }
+        };
+        losses.extend(self.depending_losses(weights.map(|of| of.1)));
+        losses
     }
 
     fn backend(&self) -> &B {
@@ -191,15 +230,28 @@ fn weights_of<'l>(labels: impl Iterator<Item = &'l Label> + Clone) -> Vec<f32> {
 
 impl<B: Backend> LastRows for Readout<'_, '_, '_, B> {
     fn vocabulary(&mut self) -> Vec<Loss> {
-        let mut losses = match self.constant_losses() {
-            Ok(losses) => losses,
-            Err(fault) => {
-                self.fault = Some(fault);
-                return Vec::new();
-            }
-        };
-        losses.extend(self.depending_losses());
-        losses
+        let plan = self.plan;
+        let of_constants = weights_of(plan.constant_labels.iter().flat_map(|of| &of.labels));
+        let of_entries = plan.depending.weights();
+        self.losses_of_both(Some((&of_constants, &of_entries)))
+    }
+
+    fn label_losses(&mut self) -> Vec<Loss> {
+        self.losses_of_both(None)
+    }
+
+    fn pull_labels(&mut self, weights: &[f32]) {
+        if !self.pull && self.dtrained.is_none() {
+            return;
+        }
+        let plan = self.plan;
+        let constants = plan.constant_labels.iter().map(|of| of.labels.len()).sum::<usize>();
+        let (of_constants, of_labels) = weights.split_at(constants.min(weights.len()));
+        let mut of_entries = vec![0f32; plan.depending.entries.len()];
+        for (label, weight) in plan.labels.iter().zip(of_labels) {
+            of_entries[label.entry] += weight;
+        }
+        self.losses_of_both(Some((of_constants, &of_entries)));
     }
 
     fn states(&mut self) -> (Vec<Loss>, Vec<f32>) {

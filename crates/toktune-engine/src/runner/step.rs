@@ -24,6 +24,8 @@ use crate::trained::Trained;
 pub enum Wanted {
     /// The losses.
     Losses,
+    /// The losses, number for number those that a pass with gradients gives, which [`Wanted::Losses`] of few rows need not be.
+    LossesAsTrained,
     /// The losses and the gradients.
     Gradients,
     /// The same, computing every row of every sequence as if it depended on what is trained: slower, for comparison.
@@ -125,7 +127,8 @@ impl<B: Backend> Model<B> {
             placed: self.place(trained)?,
             sums: Sums::zeros(&self.backend, trained),
             objective: objective_of(batch, self.spec.kind),
-            backward: wanted != Wanted::Losses,
+            backward: matches!(wanted, Wanted::Gradients | Wanted::GradientsWithoutShortcuts),
+            as_trained: wanted != Wanted::Losses,
             shortcuts: wanted != Wanted::GradientsWithoutShortcuts,
             // what may be kept is shared by the stacks
             kept_bytes: options.kept_bytes / self.stacks().count() as u64,
@@ -158,9 +161,10 @@ impl<B: Backend> Model<B> {
 
 /// What a batch is for.
 fn objective_of(batch: &RaggedBatch, kind: ModelKind) -> &dyn Objective {
-    match &batch.distillation {
-        Some(distillation) => distillation,
-        None => objective::of(kind),
+    match (&batch.distillation, &batch.preference) {
+        (Some(distillation), _) => distillation,
+        (None, Some(preference)) => preference,
+        (None, None) => objective::of(kind),
     }
 }
 
@@ -223,6 +227,8 @@ struct Step<'a, 't, B: Backend> {
     sums: Sums<B>,
     objective: &'a dyn Objective,
     backward: bool,
+    /// Whether products are those of training.
+    as_trained: bool,
     shortcuts: bool,
     kept_bytes: u64,
     shared_rows: usize,
@@ -251,6 +257,7 @@ impl<B: Backend> Step<'_, '_, B> {
             cached: cached.as_mut(),
             dtrained: self.trained.output.filter(|_| self.backward).map(|at| &mut self.sums.rows[at]),
             pull,
+            constants: None,
             upstream: None,
             fault: None,
         };
@@ -311,6 +318,7 @@ impl<B: Backend> Step<'_, '_, B> {
             cached: None,
             dtrained: self.trained.output.filter(|_| self.backward).map(|at| &mut self.sums.rows[at]),
             pull,
+            constants: None,
             upstream: None,
             fault: None,
         };
@@ -353,7 +361,7 @@ impl<B: Backend> Step<'_, '_, B> {
         mut cached: Option<&mut CachedExamples<'_>>,
     ) -> Result<Forward<B>> {
         let (plan, stack) = (pass.plan, pass.stack);
-        let backend = if self.backward { &self.model.backend } else { &self.model.decoding };
+        let backend = if self.as_trained { &self.model.backend } else { &self.model.decoding };
         let is_seen = plan.computed.iter().any(|node| node.is_seen);
         // nothing of a last block is needed of rows without labels but keys and values
         let wanted = match plan.constant.entries.is_empty() {

@@ -10,8 +10,6 @@ use std::collections::HashMap;
 
 /// Rows that are decoded at a time.
 const BLOCK: usize = 1024;
-/// An entry of a row of zeros is at most so large: the bound that Unsloth takes (`fix_untrained_tokens`).
-const ZERO: f32 = 1e-16;
 /// A row shorter than this share of the median was left to weight decay.
 const SHORT: f64 = 0.01;
 
@@ -43,6 +41,9 @@ struct Block {
 }
 
 impl MatrixSurvey {
+    /// An entry of a row of zeros is at most so large: the bound that Unsloth takes (`fix_untrained_tokens`).
+    pub const ZERO: f32 = 1e-16;
+
     /// The norm that half of the trained rows have at least.
     pub fn median_norm(&self) -> f64 {
         self.norms.get(self.norms.len() / 2).map_or(0.0, |norm| f64::from(*norm))
@@ -122,6 +123,22 @@ impl TokenMatrix {
         nearest
     }
 
+    /// The Euclidean distance of each of the checkpoint's rows to a point, `[rows]`.
+    ///
+    /// Panics when the point has another width than the rows.
+    pub fn distances_to(&self, point: &[f32]) -> Vec<f32> {
+        assert_eq!(point.len(), self.width(), "a point of another width");
+        let distance = |row: &[f32]| {
+            let squares = row.iter().zip(point).map(|(x, y)| f64::from(x - y).powi(2));
+            squares.sum::<f64>().sqrt() as f32
+        };
+        let of_block = |(_, block): (usize, Vec<f32>)| {
+            block.chunks_exact(self.width().max(1)).map(distance).collect::<Vec<f32>>()
+        };
+        let blocks: Vec<Vec<f32>> = self.blocks().map(of_block).collect();
+        blocks.concat()
+    }
+
     /// The checkpoint's rows a block at a time, each with the number of its first row.
     fn blocks(&self) -> impl IndexedParallelIterator<Item = (usize, Vec<f32>)> + '_ {
         let rows = self.frozen().rows();
@@ -140,7 +157,7 @@ impl Block {
             for (sum, x) in block.sums.iter_mut().zip(row) {
                 *sum += f64::from(*x);
                 square += f64::from(*x) * f64::from(*x);
-                is_zero &= x.abs() <= ZERO;
+                is_zero &= x.abs() <= MatrixSurvey::ZERO;
                 // FxHash: each step can be undone, so that rows which differ in one place never agree
                 hash = (hash.rotate_left(5) ^ u64::from(x.to_bits())).wrapping_mul(0x517c_c1b7_2722_0a95);
             }
@@ -210,6 +227,7 @@ mod tests {
             (f64::from(survey.rms) - (25.0 + 98.0 + 1.0 + 98.0 + 29.0f64 + 1e-6).sqrt() / 14f64.sqrt()).abs()
                 < 1e-6
         );
+        assert_eq!(matrix(&rows).distances_to(&[0.0, 0.0])[..4], [5.0, 0.0, 98f32.sqrt(), 1.0]);
         // where no row differs from another there is nothing to tell them by
         let survey = matrix(&[[1.0, 2.0], [1.0, 2.0]]).survey();
         assert_eq!((survey.mean, survey.untrained), (vec![1.0, 2.0], vec![]));

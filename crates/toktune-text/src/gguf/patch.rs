@@ -10,6 +10,9 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";
 
+const EOT: &str = "tokenizer.ggml.eot_token_id";
+const TEMPLATE: &str = "tokenizer.chat_template";
+
 /// The score that llama.cpp's converter gives to added tokens of a SentencePiece vocabulary.
 const ADDED_SCORE: f32 = -1000.0;
 
@@ -23,6 +26,10 @@ pub struct PatchedTokens {
     pub changed: Vec<String>,
     /// Those of both that llama.cpp matches in the middle of words too, where the tokenizer does not: it knows no such rule.
     pub single_word: Vec<String>,
+    /// The token that ends a turn from now on (`tokenizer.ggml.eot_token_id`), where the file named no such or another.
+    pub end_of_turn: Option<String>,
+    /// Whether the file has another chat template, or its first one.
+    pub chat_template: bool,
 }
 
 /// A token as llama.cpp lists it.
@@ -34,7 +41,8 @@ struct Listed {
 /// Puts into `patch` what the file's lists need so that llama.cpp cuts texts as `tokenizer` does: the tokens that the file does
 /// not have, as control tokens where they are special and user-defined ones where they are not, both of which it matches
 /// whole; those with another name; and those of `trained` that only `tokenizer` matches whole. Lists become as long as `rows`,
-/// with unused entries as llama.cpp's converter has them for rows without a token; `vocab_size` follows.
+/// with unused entries as llama.cpp's converter has them for rows without a token; `vocab_size` follows. A token that ends texts and of
+/// which the file does not say so becomes its end of a turn, and the tokenizer's chat template becomes the file's.
 ///
 /// # Errors
 /// The file has no tokenizer that is read, or another one: a token that was not added differs.
@@ -49,7 +57,11 @@ pub fn patch_gguf_tokens(
     let count = metadata.require::<&[String]>(TOKENS)?.len();
     let mut patched = PatchedTokens::default();
     let mut listed = match tokenizer {
-        Some(tokenizer) => tokenizer.unlisted(gguf, trained, count, &mut patched)?,
+        Some(tokenizer) => {
+            let listed = tokenizer.unlisted(gguf, trained, count, &mut patched)?;
+            tokenizer.patch_conversations(gguf, patch, &mut patched)?;
+            listed
+        }
         None => BTreeMap::new(),
     };
     for id in (count..rows).map(|id| id as u32) {
@@ -94,6 +106,37 @@ pub fn patch_gguf_tokens(
 }
 
 impl AutoTokenizer {
+    /// Puts the end of a turn and the chat template into `patch`, where the file has others.
+    fn patch_conversations(
+        &self,
+        gguf: &Gguf,
+        patch: &mut GgufPatch,
+        patched: &mut PatchedTokens,
+    ) -> Result<()> {
+        let metadata = gguf.metadata();
+        let keys = ["eos", "eot", "eom"].map(|name| format!("tokenizer.ggml.{name}_token_id"));
+        let mut known = Vec::new();
+        for key in &keys {
+            known.extend(metadata.get::<u32>(key)?);
+        }
+        if let Some(end) = self.eos_token_ids().into_iter().find(|id| !known.contains(id)) {
+            match metadata.value(EOT) {
+                Some(_) => drop(patch.integers.insert(EOT.into(), end.into())),
+                None => drop(patch.added.insert(EOT.into(), Value::U32(end))),
+            }
+            patched.end_of_turn = self.id_to_token(end);
+        }
+        let stored = metadata.get::<&str>(TEMPLATE)?;
+        if let Some(template) = self.chat_template().filter(|template| stored != Some(*template)) {
+            match stored {
+                Some(_) => drop(patch.texts.insert(TEMPLATE.into(), template.to_owned())),
+                None => drop(patch.added.insert(TEMPLATE.into(), Value::String(template.to_owned()))),
+            }
+            patched.chat_template = true;
+        }
+        Ok(())
+    }
+
     /// The tokens that a file with `count` of them lacks, by their ids.
     fn unlisted(
         &self,

@@ -19,6 +19,8 @@ use std::path::Path;
 pub struct GgufPatch {
     /// Integers, each in the type that it has in the file.
     pub integers: BTreeMap<String, i64>,
+    /// Texts.
+    pub texts: BTreeMap<String, String>,
     /// Entries of arrays.
     pub arrays: BTreeMap<String, ArrayPatch>,
     /// Keys that the file does not have.
@@ -157,7 +159,7 @@ impl<'a> Layout<'a> {
     /// Makes sure that everything that the patch names is there, or is not.
     fn check(&self, patch: &GgufPatch) -> Result<()> {
         let has = |key: &str| self.pairs.iter().any(|pair| pair.key == key);
-        let changed = patch.integers.keys().chain(patch.arrays.keys());
+        let changed = patch.integers.keys().chain(patch.texts.keys()).chain(patch.arrays.keys());
         if let Some(key) = changed.into_iter().find(|key| !has(key)) {
             return Err(self.misfit(key, "no such key", "one of the file's"));
         }
@@ -194,6 +196,8 @@ impl<'a> Layout<'a> {
                 self.put_array(pair, array, &mut out)?;
             } else if let Some(integer) = patch.integers.get(&pair.key) {
                 self.put_integer(pair, *integer, &mut out)?;
+            } else if let Some(text) = patch.texts.get(&pair.key) {
+                self.put_text(pair, text, &mut out)?;
             } else {
                 out.extend(&self.bytes[pair.range.clone()]);
             }
@@ -232,6 +236,16 @@ impl<'a> Layout<'a> {
             .ok_or_else(|| self.misfit(&pair.key, x.to_string(), format!("a value of GGUF's type {id}")))?;
         out.extend(&self.bytes[pair.range.start..pair.value + 4]);
         out.extend(bytes);
+        Ok(())
+    }
+
+    fn put_text(&self, pair: &Pair, text: &str, out: &mut Vec<u8>) -> Result<()> {
+        let id = Reader::new(self.path, &self.bytes[pair.value..]).u32()?;
+        if id != STRING {
+            return Err(self.misfit(&pair.key, "text", format!("a value of GGUF's type {id}")));
+        }
+        out.extend(&self.bytes[pair.range.start..pair.value + 4]);
+        out.extend(text_bytes(text));
         Ok(())
     }
 

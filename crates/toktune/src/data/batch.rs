@@ -4,14 +4,28 @@ use super::{DecoderInputs, Example, Masking, ModelKind};
 use crate::engine::batch::{RaggedBatch, RaggedRows};
 
 /// A batch for a decoder: row `i` is to predict the label of row `i + 1` of the same sequence, and the
-/// last row of a sequence nothing, as transformers shifts labels inside its models.
+/// last row of a sequence nothing, as transformers shifts labels inside its models. Two answers to one prompt are two sequences,
+/// the chosen one first.
 pub fn causal<'e>(examples: impl IntoIterator<Item = &'e Example>) -> RaggedBatch {
     let mut batch = RaggedBatch::new(ModelKind::Causal);
     for example in examples {
-        let targets = example.labels.iter().copied().skip(1).chain([None]).take(example.input_ids.len());
+        if example.is_preference() {
+            // a pair has a weight, and its labels have none
+            let (chosen, rejected) =
+                example.labels.split_at(example.input_ids.len().min(example.labels.len()));
+            batch.push(example.input_ids.iter().copied(), shifted(chosen, example.input_ids.len()), &[]);
+            batch.push(example.second.iter().copied(), shifted(rejected, example.second.len()), &[]);
+            continue;
+        }
+        let targets = shifted(&example.labels, example.input_ids.len());
         batch.push(example.input_ids.iter().copied(), targets, example.weights.get(1..).unwrap_or_default());
     }
     batch
+}
+
+/// What each of so many rows is to predict: the label of the row after it.
+fn shifted(labels: &[Option<u32>], rows: usize) -> impl Iterator<Item = Option<u32>> {
+    labels.iter().copied().skip(1).chain([None]).take(rows)
 }
 
 /// A batch for a masked language model: labels are targets of their own rows. Examples without labels are

@@ -2,6 +2,7 @@
 
 use crate::models::PretrainedModel;
 use crate::text::AutoTokenizer;
+use std::ops::Range;
 
 use super::{DataError, DecoderInputs, Example, Masking, ModelKind, RaggedBatch, Source, batch};
 
@@ -90,23 +91,28 @@ impl Collator {
         }
     }
 
-    /// How many of [`inputs`](Self::inputs), from the first one on, some loss depends on: those that a decoder reads before its
-    /// last label, and all that an encoder reads where there is a label.
-    pub(super) fn acting_inputs(&self, example: &Example) -> usize {
+    /// Which of [`inputs`](Self::inputs) some loss depends on: those that a decoder reads before its last label, and all that an
+    /// encoder reads where there is a label.
+    pub(super) fn acting_inputs(&self, example: &Example) -> Vec<Range<usize>> {
         let inputs = || self.inputs(example).count();
-        let last = example
-            .labels
-            .iter()
-            .enumerate()
-            .rev()
-            .find(|(at, label)| label.is_some() && example.counts(*at));
-        match (self, last) {
+        let last_of = |places: Range<usize>| {
+            let is_label = |at: &usize| example.labels[*at].is_some() && example.counts(*at);
+            places.rev().find(is_label)
+        };
+        let last = last_of(0..example.labels.len());
+        if example.is_preference() {
+            let (first, all) = (example.input_ids.len(), example.labels.len());
+            let ends = [(0, last_of(0..first.min(all))), (first, last_of(first.min(all)..all))];
+            return ends.into_iter().filter_map(|(start, last)| Some(start..last?)).collect();
+        }
+        let acting = match (self, last) {
             (Collator::SentencePairs, _) => inputs(),
             (Collator::MaskedLm(_), _) if self.targets(example).next().is_some() => inputs(),
-            (Collator::Causal, Some((at, _))) => at,
-            (Collator::Seq2Seq(_), Some((at, _))) => example.input_ids.len() + at + 1,
+            (Collator::Causal, Some(at)) => at,
+            (Collator::Seq2Seq(_), Some(at)) => example.input_ids.len() + at + 1,
             _ => 0,
-        }
+        };
+        std::iter::once(0..acting).collect()
     }
 
     /// Every token of an example that can be a target: of one that is masked anew in every epoch, each that can be
@@ -121,8 +127,11 @@ impl Collator {
         }
         let labels = example.labels.iter().enumerate().filter_map(|(at, label)| Some((at, (*label)?)));
         match self {
-            // the first position's label has nothing before it
-            Collator::Causal => counting(Box::new(labels.filter(|(at, _)| *at > 0))),
+            // a first position's label has nothing before it
+            Collator::Causal => {
+                let second = if example.is_preference() { example.input_ids.len() } else { 0 };
+                counting(Box::new(labels.filter(move |(at, _)| *at > 0 && *at != second)))
+            }
             _ => counting(Box::new(labels)),
         }
     }

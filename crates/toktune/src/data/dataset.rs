@@ -47,13 +47,14 @@ impl fmt::Display for Source {
 pub struct Example {
     /// The tokens: of an encoder-decoder model the encoder's, of a pair the first sequence's.
     pub input_ids: Vec<u32>,
-    /// The second sequence of a pair; empty for every other row.
+    /// The second sequence of a pair, with two answers to one prompt the prompt and the rejected one; empty for every other row.
     pub second: Vec<u32>,
     /// What each position is labelled, in the position's own place: for a decoder the shift comes later.
     /// `None` (Python's -100) is not learnt.
     ///
     /// An encoder-decoder model's are its decoder's targets, of a length of their own. A masked language model's
-    /// are empty when the tokens to guess are chosen anew in every epoch, and those of a pair always are.
+    /// are empty when the tokens to guess are chosen anew in every epoch, and those of a pair of sentences always are. Two answers
+    /// to one prompt have those of `input_ids` and then those of `second`.
     pub labels: Vec<Option<u32>>,
     /// What the loss of each label counts, in the label's own place; of a masked language model's example without labels, in
     /// the tokens' places. Empty where each counts once. A label of weight 0 is not learnt; an encoder-decoder's decoder
@@ -76,8 +77,17 @@ impl Example {
         if self.labels.is_empty() { self.input_ids.len() } else { self.labels.len() }
     }
 
+    /// Whether it is two answers to one prompt: `input_ids` with the chosen one, `second` with the rejected one, and the labels of both
+    /// one after the other.
+    pub fn is_preference(&self) -> bool {
+        !self.second.is_empty() && !self.labels.is_empty()
+    }
+
     /// The length of its longest sequence.
     pub(super) fn longest(&self) -> usize {
+        if self.is_preference() {
+            return self.input_ids.len().max(self.second.len());
+        }
         self.input_ids.len().max(self.second.len()).max(self.labels.len())
     }
 }
@@ -189,6 +199,7 @@ impl Dataset {
             let (rows, cut_rows) = (dataset.len(), dataset.cut_rows());
             return Err(DataError::NoLabels { rows, cut_rows });
         }
+        dataset.check_preferences()?;
         Ok(dataset)
     }
 
@@ -241,7 +252,31 @@ impl Dataset {
         }
         let bytes = Bytes::owned(in_memory(writer.finish())?);
         let store = Store::open(bytes, files, vocab_size).ok_or(DataError::DamagedStore { example: 0 })?;
-        Ok(Dataset { parts: vec![Part { store, weight: 1.0 }], collator, vocab_size, options: Vec::new() })
+        let dataset =
+            Dataset { parts: vec![Part { store, weight: 1.0 }], collator, vocab_size, options: Vec::new() };
+        dataset.check_preferences()?;
+        Ok(dataset)
+    }
+
+    /// Whether the examples are two answers to one prompt each; all of them are or none is.
+    pub fn is_preference(&self) -> bool {
+        self.summaries().any(|summary| summary.preferences > 0)
+    }
+
+    fn check_preferences(&self) -> Result<()> {
+        let (pairs, rows) = (self.summaries().map(|summary| summary.preferences).sum(), self.len());
+        if pairs == 0 || pairs == rows { Ok(()) } else { Err(DataError::MixedPreferences { pairs, rows }) }
+    }
+
+    /// How many sequences of a batch an example is.
+    fn sequences_of_one(&self) -> usize {
+        1 + usize::from(self.is_preference())
+    }
+
+    /// The numbers of the sequences that a batch of the examples `indices` has, among those of all examples.
+    pub fn sequences(&self, indices: &[usize]) -> Vec<usize> {
+        let of_one = self.sequences_of_one();
+        indices.iter().flat_map(|index| of_one * index..of_one * (index + 1)).collect()
     }
 
     /// The number of examples.
@@ -299,7 +334,7 @@ impl Dataset {
         Ok(self.collator.batch(placed, epoch, self.vocab_size))
     }
 
-    /// What the examples begin with alike, so far as `model` computes it alike: nothing but for causal language models.
+    /// What the examples' sequences begin with alike, so far as `model` computes it alike: nothing but for causal language models.
     pub fn prefixes(&self, model: &PretrainedModel) -> Prefixes {
         if self.collator.kind() != ModelKind::Causal {
             return Prefixes::default();
@@ -308,16 +343,17 @@ impl Dataset {
         for (part, of) in self.parts.iter().enumerate() {
             places.extend((0..of.store.len()).map(|within| (part, within)));
         }
+        let of_one = self.sequences_of_one();
         let token = |index: usize, at: usize| {
-            let (part, within) = *places.get(index)?;
-            self.parts[part].store.token(within, at)
+            let (part, within) = *places.get(index / of_one)?;
+            self.parts[part].store.token((within, index % of_one), at)
         };
         let by_length = model.rotations_depend_on_length();
         let class = |index: usize| match by_length {
             true => model.rotation_class((0..).find(|&at| token(index, at).is_none()).unwrap_or(0)),
             false => 0,
         };
-        Prefixes::of(self.len(), token, class)
+        Prefixes::of(of_one * self.len(), token, class)
     }
 
     /// Checks that what is made of the rows is what `model` takes.

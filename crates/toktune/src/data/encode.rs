@@ -7,9 +7,10 @@
 //!   tokens are those of generation; `bos` before, `eos` after.
 //! - `messages`: rendered by the chat template, tokenised as one text without further special tokens.
 //!
-//! Other kinds of models are in [`framed`].
+//! Two answers to one prompt are in [`preference`], other kinds of models in [`framed`].
 
 mod framed;
+mod preference;
 
 use super::chat::{ChatEncoder, LabelledIds};
 use super::row::{Conversation, Row, Words};
@@ -183,6 +184,7 @@ impl<'e> Encoder<'e> {
         let key = row.key;
         let sequences = match row.words {
             Words::Messages(conversation) => self.conversation(conversation, key, &at, notes)?,
+            Words::Preference(of) => return Ok(vec![self.preference(of, key, at, notes)?]),
             words => vec![self.tokens((key, words), &at)?],
         };
         let example = |(mut input_ids, mut labels): LabelledIds| {
@@ -233,7 +235,9 @@ impl<'e> Encoder<'e> {
                 let labels = learn(&input_ids);
                 (input_ids, labels)
             }
-            Words::Pair { .. } | Words::Messages(_) => return Err(self.wrong_kind(key, at)),
+            Words::Pair { .. } | Words::Messages(_) | Words::Preference(_) => {
+                return Err(self.wrong_kind(key, at));
+            }
             Words::Prompt { prompt, completion } => {
                 if prompt.is_empty() && completion.is_empty() {
                     return Err(DataError::EmptyRow { at: at.clone(), key: key.to_owned() });

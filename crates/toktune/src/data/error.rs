@@ -162,6 +162,46 @@ pub enum DataError {
         /// The key.
         key: &'static str,
     },
+    /// Two answers that are one.
+    #[error("{at}: `chosen` and `rejected` are the same{with}; expected two answers that differ")]
+    EqualAnswers {
+        /// The line.
+        at: Source,
+        /// What they are the same with; nothing where they are as they stand.
+        with: &'static str,
+    },
+    /// Two answers that have no prompt.
+    #[error(
+        "{at}: no `prompt`, and `chosen` and `rejected` do not begin alike; expected one prompt for both"
+    )]
+    NoSharedPrompt {
+        /// The line.
+        at: Source,
+    },
+    /// An answer of which nothing is left.
+    #[error(
+        "{at}: a `max_length` of {max_length} leaves nothing to learn of `{side}`: its prompt has {prompt} tokens"
+    )]
+    AnswerCut {
+        /// The line.
+        at: Source,
+        /// The answer.
+        side: &'static str,
+        /// The length.
+        max_length: usize,
+        /// Tokens before the answer.
+        prompt: usize,
+    },
+    /// Rows with two answers among others.
+    #[error(
+        "{pairs} of {rows} rows have `chosen` and `rejected`, and the others do not: they are learnt in different ways; train on one kind at a time"
+    )]
+    MixedPreferences {
+        /// Rows with two answers.
+        pairs: usize,
+        /// All rows.
+        rows: usize,
+    },
     /// Loss on the completion of a row that has none.
     #[error(
         "{at}: `loss_on` is completion, but `{key}` has none; give rows of prompt and completion, or learn all"

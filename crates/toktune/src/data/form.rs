@@ -11,7 +11,7 @@ use crate::weights::nearest;
 
 /// The forms, for messages.
 pub(super) const EXPECTED: &str = "`messages`, `prompt` with `completion`, `conversations`, `instruction` with `output`, `text`, \
-     `input_ids` (and `labels`), or `anchor` with `positive`";
+     `input_ids` (and `labels`), `chosen` with `rejected` (and `prompt`), or `anchor` with `positive`";
 
 /// What a row is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +24,15 @@ pub(super) enum Form {
     /// Alpaca's.
     Instruction,
     Pair,
+    /// Two answers to one prompt.
+    Preference,
+    /// The same as ids.
+    PreferenceIds,
     Text,
 }
 
 /// Each form with the keys that it needs, the first of them its name, and those it may have.
-const FORMS: [(Form, &[&str], &[&str]); 7] = [
+const FORMS: [(Form, &[&str], &[&str]); 9] = [
     (
         Form::Ids,
         &["input_ids"],
@@ -39,16 +43,26 @@ const FORMS: [(Form, &[&str], &[&str]); 7] = [
     (Form::Prompt, &["prompt", "completion"], &["tools", "documents", "chat_template_kwargs"]),
     (Form::Instruction, &["instruction", "output"], &["input", "system", "history"]),
     (Form::Pair, &["anchor", "positive"], &[]),
+    (Form::Preference, &SIDES, &["prompt", "tools", "documents", "chat_template_kwargs"]),
+    (Form::PreferenceIds, &["chosen_ids", "rejected_ids", "prompt_ids"], &[]),
     (Form::Text, &["text"], &[]),
 ];
+
+/// The keys of two answers to one prompt.
+pub(super) const SIDES: [&str; 2] = ["chosen", "rejected"];
 
 /// Keys that every row may have.
 const ANYWHERE: [&str; 1] = ["loss_weight"];
 
 /// Keys that mean nothing without another one.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 13] = [
     ("labels", "input_ids"),
     ("loss_weights", "input_ids"),
+    ("chosen", "rejected"),
+    ("rejected", "chosen"),
+    ("chosen_ids", "rejected_ids"),
+    ("rejected_ids", "chosen_ids"),
+    ("chosen_ids", "prompt_ids"),
     ("prompt", "completion"),
     ("completion", "prompt"),
     ("instruction", "output"),
@@ -74,6 +88,10 @@ impl Form {
         if found.len() > 1 {
             found.retain(|form| *form != Form::Text);
         }
+        // the chosen conversation once more, as in UltraFeedback
+        if found.contains(&Form::Preference) {
+            found.retain(|form| *form != Form::Messages);
+        }
         match found.as_slice() {
             [only] => Ok(*only),
             [first, second, ..] => {
@@ -90,6 +108,10 @@ impl Form {
         let prompt = keys.prompt.is_some() || keys.completion.is_some();
         let (form, wanted) = match (&keys.text, prompt) {
             (Some(text), false) => (Form::Text, vec![text.as_str()]),
+            // of answers nobody has named one
+            (None, true) if keys.completion.is_none() && has_answers(fields) => {
+                (Form::Preference, vec![keys.prompt()])
+            }
             (None, true) => (Form::Prompt, vec![keys.prompt(), keys.completion()]),
             (None, false) => return Ok(None),
             // rows of both kinds: each is known by what it has
@@ -142,12 +164,25 @@ const PROMPTS: [&str; 9] =
 const COMPLETIONS: [&str; 9] =
     ["answer", "response", "solution", "output", "completion", "target", "reply", "assistant", "chosen"];
 
+/// Whether a row has both answers.
+fn has_answers(fields: &Map<String, Value>) -> bool {
+    SIDES.iter().all(|key| fields.contains_key(*key))
+}
+
+/// A key of a row that has no `prompt`, and whose text is one by the look of its name.
+pub(super) fn prompt_beside(fields: &Map<String, Value>) -> Option<&'static str> {
+    let is_text = |name: &&str| fields.get(*name).is_some_and(Value::is_string);
+    ["question", "query", "problem", "instruction", "input"].into_iter().find(is_text)
+}
+
 /// A row of no form.
 fn unknown(fields: &Map<String, Value>, at: &Source) -> DataError {
     let text = |names: &[&'static str]| {
         names.iter().copied().find(|name| fields.get(*name).is_some_and(Value::is_string))
     };
-    if let Some(pair) = text(&PROMPTS).zip(text(&COMPLETIONS)) {
+    // one answer of two is no completion
+    let is_half = SIDES.iter().any(|key| fields.contains_key(*key)) && fields.contains_key("prompt");
+    if let Some(pair) = text(&PROMPTS).zip(text(&COMPLETIONS)).filter(|_| !is_half) {
         let (at, found) = (at.clone(), listed(fields));
         return DataError::UnknownKeys { at, found, nearest: None, pair: Some(pair) };
     }

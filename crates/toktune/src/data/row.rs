@@ -2,6 +2,7 @@
 
 mod alpaca;
 mod conversation;
+mod preference;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -13,6 +14,7 @@ pub(super) use super::form::{is_key_of_any, is_known_key};
 use super::records::Content;
 use super::weights::LossWeights;
 use super::{DataError, RowKeys, Source};
+pub(super) use preference::{Preference, messages};
 
 /// The label of a position that is not learnt, as in torch.
 const IGNORED: i64 = -100;
@@ -40,6 +42,8 @@ pub(super) enum Words {
     Messages(Conversation),
     /// Two sequences that belong together.
     Pair { anchor: Sequence, positive: Sequence },
+    /// Two answers to one prompt.
+    Preference(Preference),
 }
 
 /// A conversation.
@@ -96,6 +100,8 @@ impl Row {
             Form::Messages => Words::Messages(reader.conversation(reader.messages("messages")?)?),
             Form::Conversations => reader.share_gpt()?,
             Form::Instruction => reader.instruction()?,
+            Form::Preference => reader.preference(keys)?,
+            Form::PreferenceIds => reader.preference_of_ids(vocab_size)?,
             Form::Pair => Words::Pair {
                 anchor: reader.sequence("anchor", vocab_size)?,
                 positive: reader.sequence("positive", vocab_size)?,

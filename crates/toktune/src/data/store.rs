@@ -41,6 +41,9 @@ pub(super) struct Summary {
     pub cut: usize,
     /// Examples that leave nothing to learn.
     pub empty: usize,
+    /// Examples that are two answers to one prompt.
+    #[serde(default)]
+    pub preferences: usize,
     /// Of the examples' bytes, in hexadecimal digits.
     pub hash: String,
     /// For each token that occurs: its id, how often it is read, a target, cut off, and read where a loss depends on it.
@@ -118,7 +121,7 @@ impl<'c, W: Write> StoreWriter<'c, W> {
         for (at, id) in collator.inputs(example).enumerate() {
             summary.tokens += 1;
             count(id, 0);
-            if at < acting {
+            if acting.iter().any(|acting| acting.contains(&at)) {
                 count(id, 3);
             }
         }
@@ -129,6 +132,7 @@ impl<'c, W: Write> StoreWriter<'c, W> {
         example.cut.iter().for_each(|&id| count(id, 2));
         summary.cut += usize::from(!example.cut.is_empty());
         summary.empty += usize::from(!collator.can_learn(example));
+        summary.preferences += usize::from(example.is_preference());
     }
 
     /// Writes what stands behind the records.
@@ -206,8 +210,8 @@ impl Store {
         self.read(index).ok_or(DataError::DamagedStore { example: index })
     }
 
-    /// Token `at` of an example's inputs; nothing past their end.
-    pub fn token(&self, index: usize, at: usize) -> Option<u32> {
+    /// Token `at` of a sequence of an example, the first or the second of its inputs; nothing past its end.
+    pub fn token(&self, (index, sequence): (usize, usize), at: usize) -> Option<u32> {
         let number =
             |at: usize| -> Option<[u8; 8]> { self.bytes.get(at..at.checked_add(8)?)?.try_into().ok() };
         let entry = |entry: usize| usize::try_from(u64::from_le_bytes(number(self.table + 8 * entry)?)).ok();
@@ -216,10 +220,11 @@ impl Store {
             let bytes = self.bytes.get(at..at.checked_add(4)?)?;
             (at + 4 <= end).then_some(u32::from_le_bytes(bytes.try_into().ok()?))
         };
-        if at >= word(start)? as usize {
+        let first = if sequence == 0 { 0 } else { word(start)? as usize };
+        if at >= word(start + 4 * sequence.min(1))? as usize {
             return None;
         }
-        word(start + 4 * (HEAD + at))
+        word(start + 4 * (HEAD + first + at))
     }
 
     fn read(&self, index: usize) -> Option<Example> {
@@ -248,7 +253,7 @@ impl Store {
         };
         let (input_ids, second) = (ids(take(inputs)?)?, ids(take(second)?)?);
         let labels = match kind {
-            RUNS => learnt_runs(numbers(take(labels)?), &input_ids)?,
+            RUNS => learnt_runs(numbers(take(labels)?), &[&input_ids[..], &second].concat())?,
             _ => {
                 let labels = numbers(take(labels)?).map(|label| (label != NOT_LEARNT).then_some(label));
                 labels
@@ -298,7 +303,8 @@ fn weights_of(stored: Vec<f32>, places: usize) -> Option<Vec<f32>> {
 /// An example's record.
 fn pack(example: &Example, file: u32, out: &mut Vec<u8>) {
     let Example { input_ids, second, labels, weights, cut, source } = example;
-    let (kind, labels) = match runs_of(labels, input_ids) {
+    let inputs = if example.is_preference() { &[&input_ids[..], second].concat() } else { input_ids };
+    let (kind, labels) = match runs_of(labels, inputs) {
         Some(runs) if runs.len() < labels.len() => (RUNS, runs),
         _ => (PLAIN, labels.iter().map(|label| label.unwrap_or(NOT_LEARNT)).collect()),
     };

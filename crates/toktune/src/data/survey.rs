@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::files::files_of;
 use super::records::{RecordOptions, read_records};
-use super::row::{Row, Words};
+use super::row::{Row, Words, messages};
 use super::{DataError, DataOptions, DataSource, Source};
 use crate::data::error::Result;
 
@@ -45,6 +45,7 @@ pub fn survey(source: &DataSource, options: &DataOptions) -> Result<Survey> {
                     survey.labels_apart += usize::from(labels.len() != input_ids.len());
                 }
                 Words::Messages(conversation) => survey.messages += conversation.messages.len(),
+                Words::Preference(preference) => survey.messages += messages(&preference),
                 _ => {}
             }
             Ok(())

@@ -2,6 +2,7 @@
 
 mod chats;
 mod kinds;
+mod preference;
 mod weights;
 
 use std::path::Path;

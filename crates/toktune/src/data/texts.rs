@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::files::files_of;
 use super::pieces::Piece;
 use super::records::{Content, RecordOptions, read_records};
-use super::row::{Row, Sequence, Words};
+use super::row::{Preference, Row, Sequence, Words};
 use super::{DataOptions, DataSource, Source};
 use crate::data::error::Result;
 
@@ -74,6 +74,14 @@ fn of_row(row: &Row, take: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
         }
         Words::Messages(conversation) => {
             conversation.messages.iter().try_for_each(|message| said(message.get("content"), take))
+        }
+        Words::Preference(Preference::Ids { .. }) => Ok(()),
+        Words::Preference(Preference::Texts { prompt, chosen, rejected }) => {
+            [prompt, chosen, rejected].into_iter().try_for_each(|text| take(text))
+        }
+        Words::Preference(Preference::Chats { chosen, rejected }) => {
+            let messages = chosen.messages.iter().chain(&rejected.messages);
+            messages.into_iter().try_for_each(|message| said(message.get("content"), take))
         }
     }
 }

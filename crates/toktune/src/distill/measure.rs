@@ -40,12 +40,26 @@ impl Likeness {
         if start.kl == 0.0 { 0.0 } else { 1.0 - self.kl / start.kl }
     }
 
-    fn add(&mut self, of: &Self) {
-        self.kl += of.kl;
-        self.loss += of.loss;
-        self.teacher_loss += of.teacher_loss;
-        self.leak += of.leak;
-        self.rows += 1;
+    /// The mean over the rows of several, zeros where they have none.
+    pub fn mean<'l>(of: impl IntoIterator<Item = &'l Self>) -> Self {
+        let mut sum = Self::default();
+        for one in of {
+            let rows = one.rows as f64;
+            sum.kl += rows * one.kl;
+            sum.loss += rows * one.loss;
+            sum.teacher_loss += rows * one.teacher_loss;
+            sum.leak += rows * one.leak;
+            sum.rows += one.rows;
+        }
+        let rows = sum.rows.max(1) as f64;
+        let Self { kl, loss, teacher_loss, leak, .. } = sum;
+        Self {
+            kl: kl / rows,
+            loss: loss / rows,
+            teacher_loss: teacher_loss / rows,
+            leak: leak / rows,
+            rows: sum.rows,
+        }
     }
 }
 
@@ -60,7 +74,20 @@ pub fn measure(
     snippets: &[Snippet],
     new: &[u32],
 ) -> Result<Likeness> {
-    let mut sum = Likeness::default();
+    Ok(Likeness::mean(&measure_each(base, rows, snippets, new)?))
+}
+
+/// The same of each of the snippets.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_each(
+    base: &PretrainedModel,
+    rows: ActiveRows<'_>,
+    snippets: &[Snippet],
+    new: &[u32],
+) -> Result<Vec<Likeness>> {
+    let mut each = Vec::with_capacity(snippets.len());
     let student = rows.trained();
     for snippet in snippets {
         let matches = &snippet.matches[..snippet.matches.len().min(FOLLOWING)];
@@ -79,16 +106,9 @@ pub fn measure(
             .into_par_iter()
             .map(|(of, seen, known)| compare(seen, known, of.next, new))
             .collect();
-        rows.iter().for_each(|of| sum.add(of));
+        each.push(Likeness::mean(&rows));
     }
-    let count = sum.rows.max(1) as f64;
-    Ok(Likeness {
-        kl: sum.kl / count,
-        loss: sum.loss / count,
-        teacher_loss: sum.teacher_loss / count,
-        leak: sum.leak / count,
-        rows: sum.rows,
-    })
+    Ok(each)
 }
 
 /// The logarithm of the sum of exponentials of the logits, those of `without` left out.
@@ -141,6 +161,14 @@ mod tests {
         let ln2 = std::f64::consts::LN_2;
         assert!((of.leak - 0.5).abs() < 1e-7 && (of.kl - ln2).abs() < 1e-7, "{of:?}");
         assert!((of.loss - 2.0 * ln2).abs() < 1e-7 && (of.teacher_loss - ln2).abs() < 1e-12, "{of:?}");
+    }
+
+    #[test]
+    fn a_mean_counts_rows() {
+        let of = |x, rows| Likeness { kl: x, loss: x, teacher_loss: 2.0 * x, leak: 0.5, rows };
+        let mean = Likeness::mean([&of(1.0, 1), &of(4.0, 2), &of(9.0, 0)]);
+        assert_eq!(mean, Likeness { teacher_loss: 6.0, ..of(3.0, 3) });
+        assert_eq!(Likeness::mean([]), Likeness::default());
     }
 
     #[test]

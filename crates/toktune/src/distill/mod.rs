@@ -20,7 +20,7 @@ mod standing;
 mod teacher;
 
 pub use corpus::generated_texts;
-pub use measure::{Likeness, measure};
+pub use measure::{Likeness, measure, measure_each};
 pub use snippets::{FoundWord, SnippetFinder, SnippetOptions, Snippets};
 pub use teacher::Teacher;
 

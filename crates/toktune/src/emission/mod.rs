@@ -67,6 +67,12 @@ pub struct Emission {
     pub tokens: Vec<TokenEmission>,
     /// Openings and closings among them.
     pub pairs: Vec<PairEmission>,
+    /// The tokens that end a text: the model's, and those of the tokenizer.
+    pub ends: Vec<u32>,
+    /// Rows that were to end with one of them.
+    pub to_end: usize,
+    /// Those of them of which the model ended the text itself, before it had twice the room that the row takes.
+    pub ended: usize,
     /// What was written for each prompt.
     pub texts: Vec<Vec<u32>>,
 }
@@ -84,6 +90,11 @@ impl Emission {
         (chosen, tokenizer): (&[u32], Option<&AutoTokenizer>),
         stop: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Self>> {
+        let mut config = GenerationConfig::of_model(model)?;
+        (config.do_sample, config.repetition_penalty) = (false, 1.0);
+        if let Some(tokenizer) = tokenizer {
+            config = config.with_ends_of(tokenizer);
+        }
         let mut tally = Tally::new(chosen);
         let mut texts = Vec::with_capacity(prompts.len());
         for some in prompts.chunks(TOGETHER) {
@@ -91,14 +102,24 @@ impl Emission {
                 return Ok(None);
             }
             tally.predicted(model, &rows, some)?;
-            let written = written(model, &rows, some, tokenizer)?;
+            let written = written(model, &rows, some, &config)?;
             some.iter().zip(&written).for_each(|(prompt, text)| tally.written(prompt, text));
             texts.extend(written);
         }
         let names: Vec<(u32, String)> =
             chosen.iter().filter_map(|id| Some((*id, tokenizer?.id_to_token(*id)?))).collect();
         let pairs = pairs(&names, &texts);
-        Ok(Some(Self { prompts: prompts.len(), tokens: tally.finish(), pairs, texts }))
+        let ends = config.eos_token_ids;
+        let is_ended = |text: &Vec<u32>| text.last().is_some_and(|last| ends.contains(last));
+        let to_end: Vec<usize> = (0..prompts.len()).filter(|at| is_ended(&prompts[*at].expected)).collect();
+        let ended = to_end.iter().filter(|at| is_ended(&texts[**at])).count();
+        let to_end = to_end.len();
+        Ok(Some(Self { prompts: prompts.len(), tokens: tally.finish(), pairs, ends, to_end, ended, texts }))
+    }
+
+    /// Whether one of the tokens that were tried ends texts.
+    pub fn has_end(&self) -> bool {
+        self.tokens.iter().any(|token| self.ends.contains(&token.id))
     }
 
     /// The smallest share in which a token that was to be written was; `None` where none was to be.
@@ -112,16 +133,10 @@ fn written(
     model: &PretrainedModel,
     rows: &ActiveRows<'_>,
     prompts: &[Prompt],
-    tokenizer: Option<&AutoTokenizer>,
+    config: &GenerationConfig,
 ) -> Result<Vec<Vec<u32>>> {
-    let mut config = GenerationConfig::of_model(model)?;
-    (config.do_sample, config.repetition_penalty) = (false, 1.0);
-    for id in tokenizer.map(AutoTokenizer::eos_token_ids).unwrap_or_default() {
-        if !config.eos_token_ids.contains(&id) {
-            config.eos_token_ids.push(id);
-        }
-    }
-    config.max_new_tokens = prompts.iter().map(Prompt::room).max().unwrap_or(0);
+    let max_new_tokens = prompts.iter().map(Prompt::room).max().unwrap_or(0);
+    let config = GenerationConfig { max_new_tokens, ..config.clone() };
     let of: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.ids[..]).collect();
     let mut going = Generator::new(model, *rows, config)?.generate_batch(&of)?;
     let mut texts = vec![Vec::new(); prompts.len()];

@@ -27,13 +27,15 @@ impl Prompt {
     pub fn of(example: &Example) -> Option<Self> {
         let label = |at: usize| example.labels.get(at).copied().flatten().filter(|_| example.counts(at));
         // the first token is predicted by nothing
-        let first = (1..example.labels.len()).find(|at| label(*at).is_some())?;
         let row = &example.input_ids;
+        // behind them are the labels of a rejected answer, which nobody is to write
+        let labels = example.labels.len().min(row.len());
+        let first = (1..labels).find(|at| label(*at).is_some())?;
         Some(Self {
             ids: row.get(..first)?.to_vec(),
-            expected: (first..example.labels.len()).filter_map(label).collect(),
+            expected: (first..labels).filter_map(label).collect(),
             row: row.clone(),
-            targets: (0..row.len()).map(|at| label(at + 1)).collect(),
+            targets: (1..=row.len()).map(|at| label(at).filter(|_| at < labels)).collect(),
         })
     }
 

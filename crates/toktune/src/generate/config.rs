@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::{ModelConfig, PretrainedModel};
+use crate::text::AutoTokenizer;
 use crate::weights::WeightsError;
 use serde_json::Value;
 use std::path::Path;
@@ -79,6 +80,17 @@ impl GenerationConfig {
             config.eos_token_ids = ids(&model.config().text_part(), "eos_token_id")?;
         }
         Ok(config)
+    }
+
+    /// The same that ends texts where the tokenizer says that they end too: at its `eos_token`, and at what the folder it was read from
+    /// names besides. An adapter's tokenizer brings the end of a turn that way.
+    pub fn with_ends_of(mut self, tokenizer: &AutoTokenizer) -> Self {
+        for id in tokenizer.eos_token_ids() {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+        self
     }
 
     fn read(path: &Path) -> Result<Self> {

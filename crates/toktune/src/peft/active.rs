@@ -76,6 +76,15 @@ impl<'a> ActiveRows<'a> {
         self.lora
     }
 
+    /// A copy of the values, which stays as it is while they are trained.
+    pub fn held(&self) -> HeldRows {
+        HeldRows {
+            layers: self.layers.to_vec(),
+            lora: self.lora.to_vec(),
+            at: [self.input, self.encoder, self.output],
+        }
+    }
+
     /// For a training step: with LoRA's dropout, chosen by `seed`.
     pub fn with_dropout(self, seed: u64) -> Self {
         Self { dropout: Some(seed), ..self }
@@ -89,6 +98,23 @@ impl<'a> ActiveRows<'a> {
         let names: Vec<String> = rows.chain(self.lora.iter().flat_map(update_names)).collect();
         assert_eq!(names.len(), gradients.len(), "a gradient for each of {names:?}");
         names.into_iter().zip(gradients).map(|(name, values)| Gradient { name, values }).collect()
+    }
+}
+
+/// Trained values as they were at one time.
+#[derive(Clone, Debug, Default)]
+pub struct HeldRows {
+    layers: Vec<TrainableTokensLayer>,
+    lora: Vec<LoraLayer>,
+    /// Which layers replace rows of the input embedding, the encoder's and the head.
+    at: [Option<usize>; 3],
+}
+
+impl HeldRows {
+    /// The values as a forward pass uses them.
+    pub fn active(&self) -> ActiveRows<'_> {
+        let [input, encoder, output] = self.at;
+        ActiveRows { layers: &self.layers, input, encoder, output, lora: &self.lora, dropout: None }
     }
 }
 

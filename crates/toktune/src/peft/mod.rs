@@ -31,7 +31,7 @@ mod switching;
 #[cfg(test)]
 mod tests;
 
-pub use active::ActiveRows;
+pub use active::{ActiveRows, HeldRows};
 pub use adapter::{Adapter, BASE_ADAPTER, DEFAULT_ADAPTER};
 pub use auto::{
     AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, AutoPeftModelForSeq2SeqLM,

@@ -3,9 +3,10 @@
 use super::inject::normal;
 use super::layer::TrainableTokensLayer;
 use super::model::PeftModel;
-use crate::models::{PretrainedModel, TokenMatrix};
+use crate::models::{MatrixSurvey, PretrainedModel, TokenMatrix, TrainedRows};
 use crate::random::Random;
 use std::cell::OnceCell;
+use std::collections::HashSet;
 
 /// What the row of a token starts from. Rows of a head that is a matrix of its own start from rows of the head by the same
 /// rule.
@@ -135,24 +136,38 @@ impl PeftModel {
     /// Where the active adapter's rows of some tokens lie among those of the vocabulary: for each of its layers, a place for
     /// each token that it trains, with the `neighbours` nearest tokens.
     pub fn row_places(&self, tokens: &[u32], neighbours: usize) -> Vec<RowPlace> {
-        let trained = self.token_indices();
-        let trained: std::collections::HashSet<u32> = trained.into_iter().collect();
         let mut places = Vec::new();
         for layer in self.layers() {
-            let matrix = matrix_of(self.base(), layer);
-            let rows = layer.rows();
-            let found: Vec<(u32, usize)> =
-                tokens.iter().filter_map(|id| Some((*id, rows.position(*id)?))).collect();
-            let values: Vec<&[f32]> = found.iter().map(|(_, at)| rows.row(*at)).collect();
-            let nearest = matrix.nearest(&values, neighbours, |id| trained.contains(&id));
-            let survey = matrix.survey();
-            places.extend(found.into_iter().zip(nearest).map(|((id, at), nearest)| {
-                let norm = rows.norm(at);
-                let percentile = survey.percentile(norm);
-                RowPlace { layer: layer.name().to_owned(), id, norm, percentile, nearest }
-            }));
+            let survey = matrix_of(self.base(), layer).survey();
+            places.extend(self.places_in(layer, &survey, &[layer.rows()], (tokens, neighbours)).concat());
         }
         places
+    }
+
+    /// The same of one of the layers, whose matrix was surveyed, for each of some states of its rows.
+    pub(crate) fn places_in(
+        &self,
+        layer: &TrainableTokensLayer,
+        survey: &MatrixSurvey,
+        states: &[&TrainedRows],
+        (tokens, neighbours): (&[u32], usize),
+    ) -> Vec<Vec<RowPlace>> {
+        let trained: HashSet<u32> = self.token_indices().into_iter().collect();
+        let found = |rows: &TrainedRows| -> Vec<(u32, usize)> {
+            tokens.iter().filter_map(|id| Some((*id, rows.position(*id)?))).collect()
+        };
+        let found: Vec<Vec<(u32, usize)>> = states.iter().map(|rows| found(rows)).collect();
+        let of = || states.iter().zip(&found).flat_map(|(rows, found)| found.iter().map(|of| (*rows, of)));
+        let values: Vec<&[f32]> = of().map(|(rows, (_, at))| rows.row(*at)).collect();
+        // one pass over the matrix for all of them
+        let matrix = matrix_of(self.base(), layer);
+        let nearest = matrix.nearest(&values, neighbours, |id| trained.contains(&id));
+        let mut places = of().zip(nearest).map(|((rows, (id, at)), nearest)| {
+            let norm = rows.norm(*at);
+            let percentile = survey.percentile(norm);
+            RowPlace { layer: layer.name().to_owned(), id: *id, norm, percentile, nearest }
+        });
+        found.iter().map(|found| places.by_ref().take(found.len()).collect()).collect()
     }
 
     /// Shows every layer of the first active adapter, with the adapter's name and the matrix whose rows it replaces.

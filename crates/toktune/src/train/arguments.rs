@@ -3,8 +3,10 @@
 use super::budget::MemoryBudget;
 use super::log::LOG_FILE;
 use super::norms::RowNorm;
+use super::preference::check_dpo;
 use super::schedule::LrScheduler;
 use crate::engine::constants::{CacheConstants, CacheLocation, check_folder};
+use crate::engine::objective::DpoConfig;
 use crate::error::{Error, Result};
 use crate::peft::SaveEmbeddingLayers;
 use crate::weights::WeightsError;
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct TrainingArguments {
     /// Where the adapter, the log and the checkpoints go.
     pub output_dir: PathBuf,
-    /// Sequences of a micro-step.
+    /// Sequences of a micro-step; where each row is two answers to one prompt, pairs of them.
     pub per_device_train_batch_size: usize,
     /// Micro-steps of an optimizer step; the loss is the mean over the labels of all of them.
     pub gradient_accumulation_steps: usize,
@@ -67,6 +69,8 @@ pub struct TrainingArguments {
     /// Rows that examples begin with alike are computed once a batch, and such examples are brought together when they are
     /// shuffled. Losses and gradients are the same to rounding.
     pub share_prefixes: bool,
+    /// How two answers to one prompt are learnt; of no account to other data.
+    pub dpo: DpoConfig,
 }
 
 /// The default learning rate as a share of the embedding's root mean square: Adam moves every entry by about the rate in
@@ -110,6 +114,7 @@ impl TrainingArguments {
             memory_budget: MemoryBudget::default(),
             cache_constants: None,
             share_prefixes: true,
+            dpo: DpoConfig::default(),
         }
     }
 
@@ -166,6 +171,7 @@ impl TrainingArguments {
                 });
             }
         }
+        check_dpo(&self.dpo)?;
         if let RowNorm::Clamp(most) = self.norm
             && !(most > 0.0 && most.is_finite())
         {

@@ -6,6 +6,7 @@
 use super::best::BestSoFar;
 use super::callback::ChangedSetting;
 use super::evaluate::Evaluation;
+use super::history::EvaluatedStep;
 use super::log::StepLog;
 use super::optimizer::AdamW;
 use super::settings::Settings;
@@ -38,6 +39,9 @@ pub(super) struct TrainerState {
     /// The best evaluation so far; the values that gave it are in a file of their own.
     #[serde(default)]
     pub(super) best: BestSoFar,
+    /// The evaluations so far.
+    #[serde(default)]
+    pub(super) evaluations: Vec<EvaluatedStep>,
 }
 
 /// Writes the checkpoint of `state` into `folder` and returns its folder.

@@ -1,11 +1,12 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
+use super::preference::{PreferenceMetrics, Reference, check_dpo};
 use crate::data::Dataset;
-use crate::engine::objective::Losses;
+use crate::engine::objective::{DpoConfig, Losses, PreferenceSums};
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;
 use crate::models::PretrainedModel;
-use crate::peft::ActiveRows;
+use crate::peft::{ActiveRows, HeldRows};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -21,11 +22,14 @@ pub struct Evaluation {
     pub loss: f64,
     /// `e^loss`.
     pub perplexity: f64,
-    /// How many labels that count anything; of sentence pairs, how many pairs.
+    /// How many labels that count anything; of sentence pairs and of two answers to one prompt, how many pairs.
     pub labels: usize,
     /// Of sentence pairs: the share of anchors whose own positive is the nearest of their batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest: Option<f64>,
+    /// Of two answers to one prompt: how they compare; the loss is then the pairs' mean.
+    #[serde(flatten)]
+    pub preference: Option<PreferenceMetrics>,
     /// Over the labels that are chosen tokens; `None` when there is none.
     pub token_loss: Option<f64>,
     /// For each chosen token.
@@ -44,7 +48,8 @@ pub struct TokenEvaluation {
     pub loss: Option<f64>,
 }
 
-/// Evaluates `model` with `rows` on all of `data`, and on the labels in `chosen` one by one.
+/// Evaluates `model` with `rows` on all of `data`, and on the labels in `chosen` one by one. Two answers to one prompt are compared as
+/// [`evaluate_preferences`] does by default.
 ///
 /// # Errors
 /// The data are for another kind of model; as [`crate::engine::runner::Runner::step`].
@@ -55,33 +60,77 @@ pub fn evaluate(
     batch_size: usize,
     chosen: &[u32],
 ) -> Result<Evaluation> {
-    // nothing stops it, so that it is whole
-    let whole = evaluate_until(model, rows, data, (batch_size, chosen), &mut || ControlFlow::Continue(()))?;
-    Ok(whole.unwrap_or_else(|| Tally::new(chosen).finish()))
+    Evaluated { model, data, batch_size, chosen, reference: None }.whole(rows)
 }
 
-/// As [`evaluate`], with the batch size and the chosen tokens together; `None` when `stop`, which is asked before every
-/// batch, ends it.
-pub(super) fn evaluate_until(
+/// Evaluates `model` with `rows` on two answers to one prompt a row. They are compared with what the model gives them without rows and
+/// updates.
+///
+/// # Errors
+/// A setting is outside its range; otherwise as [`evaluate`].
+pub fn evaluate_preferences(
     model: &PretrainedModel,
     rows: ActiveRows<'_>,
     data: &Dataset,
-    (batch_size, chosen): (usize, &[u32]),
-    stop: &mut dyn FnMut() -> ControlFlow<()>,
-) -> Result<Option<Evaluation>> {
-    data.check_for(model)?;
-    let trained = rows.trained();
-    let mut tally = Tally::new(chosen);
-    let indices: Vec<usize> = (0..data.len()).collect();
-    for indices in indices.chunks(batch_size.max(1)) {
-        if stop().is_break() {
-            return Ok(None);
-        }
-        // always the tokens that the first epoch would mask, so that evaluations can be compared
-        let batch = data.batch(indices, 0)?;
-        tally.add(model.step(&batch, &trained, Wanted::Losses, StepOptions::default())?.losses);
+    batch_size: usize,
+    config: DpoConfig,
+) -> Result<Evaluation> {
+    check_dpo(&config)?;
+    let reference = Reference::new(HeldRows::default(), config);
+    Evaluated { model, data, batch_size, chosen: &[], reference: Some(&reference) }.whole(rows)
+}
+
+/// What is evaluated.
+pub(super) struct Evaluated<'e> {
+    pub(super) model: &'e PretrainedModel,
+    pub(super) data: &'e Dataset,
+    pub(super) batch_size: usize,
+    pub(super) chosen: &'e [u32],
+    /// What two answers to one prompt are compared with; the model alone where nothing is said.
+    pub(super) reference: Option<&'e Reference>,
+}
+
+impl Evaluated<'_> {
+    /// Evaluates all of it.
+    fn whole(&self, rows: ActiveRows<'_>) -> Result<Evaluation> {
+        // nothing stops it, so that it is whole
+        let whole = self.until(rows, &mut || ControlFlow::Continue(()))?;
+        Ok(whole.unwrap_or_else(|| Tally::new(self.chosen).finish()))
     }
-    Ok(Some(tally.finish()))
+
+    /// As [`evaluate`]; `None` when `stop`, which is asked before every batch, ends it.
+    pub(super) fn until(
+        &self,
+        rows: ActiveRows<'_>,
+        stop: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Evaluation>> {
+        let Self { model, data, batch_size, chosen, reference } = *self;
+        data.check_for(model)?;
+        let trained = rows.trained();
+        let mut tally = Tally::new(chosen);
+        let indices: Vec<usize> = (0..data.len()).collect();
+        let base = Reference::new(HeldRows::default(), DpoConfig::default());
+        let reference = data.is_preference().then(|| reference.unwrap_or(&base));
+        // both answers begin with their prompt
+        let prefixes = reference.map(|_| data.prefixes(model));
+        for indices in indices.chunks(batch_size.max(1)) {
+            if stop().is_break() {
+                return Ok(None);
+            }
+            // always the tokens that the first epoch would mask, so that evaluations can be compared
+            let mut batch = data.batch(indices, 0)?;
+            let mut wanted = Wanted::Losses;
+            if let (Some(reference), Some(prefixes)) = (reference, &prefixes) {
+                batch.segments =
+                    data.sequences(indices).into_iter().map(|at| prefixes.of_sequence(at)).collect();
+                batch.preference = Some(reference.objective((model, data), (indices, &batch), None)?);
+                // what is not trained yet has rewards of 0, to the last bit
+                wanted = Wanted::LossesAsTrained;
+            }
+            tally.add(model.step(&batch, &trained, wanted, StepOptions::default())?.losses);
+        }
+        Ok(Some(tally.finish()))
+    }
 }
 
 /// Losses added up.
@@ -92,6 +141,7 @@ struct Tally<'c> {
     all: (f64, usize),
     of_tokens: Vec<(f64, usize)>,
     hits: Option<usize>,
+    preference: Option<PreferenceSums>,
     /// The sum of the weights of all losses.
     weight: f64,
 }
@@ -105,6 +155,7 @@ impl<'c> Tally<'c> {
             all: (0.0, 0),
             of_tokens: vec![(0.0, 0); chosen.len()],
             hits: None,
+            preference: None,
             weight: 0.0,
         }
     }
@@ -112,6 +163,9 @@ impl<'c> Tally<'c> {
     /// Adds the losses of a batch.
     fn add(&mut self, losses: Losses) {
         self.hits = losses.hits.map(|hits| hits + self.hits.unwrap_or(0));
+        if let Some(of) = &losses.preference {
+            self.preference.get_or_insert_default().add(of);
+        }
         for loss in losses.losses {
             let place = loss.target.and_then(|target| self.places.get(&target));
             let of_token = place.map(|&at| &mut self.of_tokens[at]);
@@ -133,6 +187,15 @@ impl<'c> Tally<'c> {
         let tokens = self.chosen.iter().zip(&self.of_tokens).map(of).collect();
         let at_tokens = self.of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
         let nearest = self.hits.map(|hits| hits as f64 / labels.max(1) as f64);
-        Evaluation { loss, perplexity: loss.exp(), labels, nearest, token_loss: mean(at_tokens), tokens }
+        let preference = self.preference.as_ref().map(PreferenceMetrics::of);
+        Evaluation {
+            loss,
+            perplexity: loss.exp(),
+            labels,
+            nearest,
+            preference,
+            token_loss: mean(at_tokens),
+            tokens,
+        }
     }
 }

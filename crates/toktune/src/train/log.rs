@@ -1,6 +1,7 @@
 //! What is reported of every optimizer step, and the file it is kept in.
 
 use super::norms::Norms;
+use super::preference::PreferenceMetrics;
 use crate::error::Result;
 use crate::weights::WeightsError;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct StepLog {
     /// Norms of the trained rows after the update, over the median of the vocabulary's; `None` without rows.
     #[serde(default)]
     pub norms: Option<Norms>,
+    /// Of two answers to one prompt: how they compare, before the update.
+    #[serde(flatten)]
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// The log file of a run, appended to a line a step.
@@ -74,6 +78,13 @@ fn is_before(line: &str, step: u64) -> bool {
     serde_json::from_str::<StepLog>(line).is_ok_and(|log| log.step <= step)
 }
 
+/// The steps that the log in a run's folder has, in their order; none where there is no log. Lines that are no steps are passed
+/// over: a run that was killed may have left half of one.
+pub fn read_log(folder: &Path) -> Vec<StepLog> {
+    let text = std::fs::read_to_string(folder.join(LOG_FILE)).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
 /// The largest resident memory of this process so far, in bytes.
 pub fn peak_memory_bytes() -> Option<u64> {
     #[cfg(unix)]
@@ -108,6 +119,7 @@ mod tests {
             tokens_per_second: 6.0,
             peak_memory_bytes: peak_memory_bytes(),
             norms: None,
+            preference: None,
         }
     }
 
@@ -123,6 +135,10 @@ mod tests {
         let mut file = LogFile::open(folder.path(), 2).expect("opened");
         file.write(&log(3)).expect("written");
         assert_eq!(steps(), [1, 2, 3]);
+        let read = |folder: &Path| read_log(folder).iter().map(|log| log.step).collect::<Vec<_>>();
+        writeln!(file.file, "{{\"step\": 4, \"epo").expect("written");
+        assert_eq!(read(folder.path()), [1, 2, 3]);
+        assert!(read(&folder.path().join("none")).is_empty());
         LogFile::open(folder.path(), 0).expect("opened");
         assert!(steps().is_empty());
     }

@@ -12,11 +12,13 @@ mod checkpoint;
 mod evaluate;
 mod free_memory;
 mod growth;
+mod history;
 mod lock;
 mod log;
 mod memory;
 mod norms;
 mod optimizer;
+mod preference;
 mod prior;
 mod run;
 mod schedule;
@@ -27,17 +29,20 @@ mod trainer;
 mod workers;
 
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
+pub use crate::engine::objective::{DpoConfig, DpoLoss};
 pub use arguments::{
     LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE, TrainingArguments,
 };
 pub use best::BestStep;
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
-pub use evaluate::{Evaluation, TokenEvaluation, evaluate};
-pub use log::{LOG_FILE, StepLog, peak_memory_bytes};
+pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences};
+pub use history::EvaluatedStep;
+pub use log::{LOG_FILE, StepLog, peak_memory_bytes, read_log};
 pub use memory::bytes_to_hold;
 pub use norms::{Norms, OddRow, RowNorm};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
+pub use preference::PreferenceMetrics;
 pub use prior::{Prior, prior};
 pub use run::TrainOutput;
 pub use schedule::{LrScheduler, Schedule};

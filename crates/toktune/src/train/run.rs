@@ -3,6 +3,7 @@
 use super::best::BestStep;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::evaluate::Evaluation;
+use super::history::{self, EvaluatedStep};
 use super::lock::RunLock;
 use super::log::{LogFile, StepLog};
 use super::trainer::Trainer;
@@ -24,6 +25,8 @@ pub struct TrainOutput {
     /// The evaluation with the lowest held-out loss after a step, with evaluation data. With `load_best_model_at_end` what gave it
     /// is what was saved.
     pub best: Option<BestStep>,
+    /// Every evaluation, before, during and after the run, those of the run that is resumed included.
+    pub evaluations: Vec<EvaluatedStep>,
     /// Whether the run ended before its last step because no evaluation gave a lower held-out loss for too long.
     pub ended_early: bool,
     /// Steps taken now, without those of a run that is resumed.
@@ -69,6 +72,7 @@ impl Trainer {
             before,
             after: None,
             best: None,
+            evaluations: Vec::new(),
             ended_early: false,
             steps: 0,
             first_and_last: None,
@@ -138,6 +142,7 @@ impl Trainer {
             }
         }
         output.best = self.run.as_ref().and_then(|run| run.best.best.clone());
+        output.evaluations = self.run.as_ref().map(|run| run.evaluations.clone()).unwrap_or_default();
         if !output.stopped && self.arguments.load_best_model_at_end {
             let run = self.run.as_ref();
             let of_best = run.and_then(|run| run.best.restore(step, &mut self.model));
@@ -153,11 +158,18 @@ impl Trainer {
     }
 
     /// An evaluation, and whether the run is to end.
-    fn evaluate_and_tell(&self, callback: &mut dyn TrainerCallback) -> Result<(Option<Evaluation>, bool)> {
+    fn evaluate_and_tell(
+        &mut self,
+        callback: &mut dyn TrainerCallback,
+    ) -> Result<(Option<Evaluation>, bool)> {
         let evaluation = self.evaluate(callback)?;
         let mut stops = evaluation.is_none() && self.eval_data().is_some();
+        let step = self.global_step();
+        if let (Some(evaluation), Some(run)) = (&evaluation, &mut self.run) {
+            history::remember(&mut run.evaluations, step, evaluation);
+        }
         if let Some(evaluation) = &evaluation {
-            stops |= callback.on_evaluate(&self.model, self.global_step(), evaluation).is_break();
+            stops |= callback.on_evaluate(&self.model, step, evaluation).is_break();
         }
         Ok((evaluation, stops || callback.on_prediction_step().is_break()))
     }

@@ -3,6 +3,7 @@
 use super::arguments::TrainingArguments;
 use super::callback::ChangedSetting;
 use super::norms::RowNorm;
+use super::preference::Reference;
 use super::schedule::{LrScheduler, Schedule};
 use crate::config::PeftConfig;
 use crate::data::{Collator, Dataset};
@@ -29,6 +30,8 @@ pub(super) struct RunParts<'r> {
     /// Whether rows that begin alike are brought together.
     pub(super) shares_prefixes: bool,
     pub(super) teacher: Option<&'r Teacher>,
+    /// What two answers to one prompt are compared with.
+    pub(super) reference: Option<&'r Reference>,
 }
 
 impl Settings {
@@ -47,6 +50,13 @@ impl Settings {
         }
         if let Some(DistillationWeights { mse, kl, ce }) = run.teacher.map(Teacher::weights) {
             put("distillation", format!("mse {mse}, kl {kl}, ce {ce}"));
+        }
+        if let Some(reference) = run.reference {
+            let dpo = reference.config();
+            put("beta", dpo.beta.to_string());
+            put("loss_type", dpo.loss_type.name().to_owned());
+            put("label_smoothing", dpo.label_smoothing.to_string());
+            put("reference (hash of the rows that the run began with)", reference.fingerprint());
         }
         put("batch_size", arguments.per_device_train_batch_size.to_string());
         put("gradient_accumulation_steps", arguments.gradient_accumulation_steps.to_string());

@@ -2,6 +2,7 @@
 
 use super::log::{StepLog, peak_memory_bytes};
 use super::optimizer::{AdamW, clip_grad_norm};
+use super::preference::PreferenceMetrics;
 use super::trainer::Trainer;
 use super::workers::StepSums;
 use crate::engine::constants::CachedExamples;
@@ -15,7 +16,7 @@ use toktune_engine::EngineError;
 
 impl Trainer {
     /// Takes one optimizer step: the micro-batches' gradients summed, over all workers, divided by their labels together. The
-    /// first one begins the run. Nothing is written; [`Trainer::save_checkpoint`] and [`Trainer::save_model`] do that.
+    /// first one begins the run. Of two answers to one prompt, the gradients are divided by the number of pairs. Nothing is written; [`Trainer::save_checkpoint`] and [`Trainer::save_model`] do that.
     ///
     /// # Errors
     /// A loss, a gradient or a parameter is not finite, or has grown out of all proportion; the run that is to be resumed
@@ -25,7 +26,7 @@ impl Trainer {
         let start = Instant::now();
         let mut sums = self.sums()?;
         self.workers.sum(&mut sums)?;
-        let StepSums { mut gradients, loss, weight, labels, tokens } = sums;
+        let StepSums { mut gradients, loss, weight, labels, tokens, preference } = sums;
         // a step of rows without labels moves nothing, but still counts
         let divisor = if weight > 0.0 { weight } else { 1.0 };
         let values = gradients.iter_mut().flat_map(|gradient| &mut gradient.values);
@@ -55,6 +56,7 @@ impl Trainer {
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: peak_memory_bytes(),
             norms: self.norms.norms(&self.model),
+            preference: preference.as_ref().map(PreferenceMetrics::of),
         };
         if let Some(run) = &mut self.run {
             run.beginning.1.get_or_insert_with(|| log.clone());
@@ -73,14 +75,22 @@ impl Trainer {
         let in_epoch = run.sampler.position().offset.div_ceil(size) % per_epoch;
         let micro_steps = self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch);
         let result = (0..micro_steps).try_for_each(|micro_step| {
-            let (batch, indices) = profile::time(profile::Part::Data, 0, || {
+            let (mut batch, indices) = profile::time(profile::Part::Data, 0, || {
                 let next = run.sampler.next_batch();
                 Ok::<_, Error>((self.batch(&next.indices, next.epoch)?, next.indices))
             })?;
             let base = self.model.base();
             let active = self.model.active().with_dropout(self.dropout_seed(run.optimizer.step, micro_step));
             let trained = active.trained();
-            let constants = run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &indices });
+            let sequences = self.train.sequences(&indices);
+            if let Some(reference) = &run.reference {
+                let constants =
+                    run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
+                let of = reference.objective((base, &self.train), (&indices, &batch), constants)?;
+                batch.preference = Some(of);
+            }
+            let constants =
+                run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
             let options = StepOptions::new(self.planner().kept_bytes(&trained, &batch), constants);
             let output = base.step(&batch, &trained, Wanted::Gradients, options)?;
             sums.add(StepSums {
@@ -89,6 +99,7 @@ impl Trainer {
                 labels: output.losses.losses.len(),
                 tokens: batch.tokens(),
                 gradients: active.named(output.gradients),
+                preference: output.losses.preference,
             });
             Ok(())
         });

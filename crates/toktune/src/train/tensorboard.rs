@@ -87,15 +87,20 @@ impl TrainerCallback for TensorBoard {
         ];
         values
             .extend(log.peak_memory_bytes.map(|bytes| ("train/peak_memory_bytes".to_owned(), bytes as f64)));
+        let compared = log.preference.iter().flat_map(|of| of.named());
+        values.extend(compared.map(|(name, value)| (format!("train/{name}"), value)));
         self.put(log.step, &values, true);
         ControlFlow::Continue(())
     }
 
     fn on_evaluate(&mut self, _: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {
         let mut values = vec![("eval/loss".to_owned(), evaluation.loss)];
-        match evaluation.nearest {
-            Some(share) => values.push(("eval/nearest".to_owned(), share)),
-            None => values.push(("eval/perplexity".to_owned(), evaluation.perplexity)),
+        match (evaluation.nearest, &evaluation.preference) {
+            (Some(share), _) => values.push(("eval/nearest".to_owned(), share)),
+            (None, Some(of)) => {
+                values.extend(of.named().map(|(name, value)| (format!("eval/{name}"), value)));
+            }
+            (None, None) => values.push(("eval/perplexity".to_owned(), evaluation.perplexity)),
         }
         values.extend(evaluation.token_loss.map(|loss| ("eval/token_loss".to_owned(), loss)));
         self.put(step, &values, false);

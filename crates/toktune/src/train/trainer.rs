@@ -5,12 +5,14 @@ use super::best::BestSoFar;
 use super::budget::MemoryRoom;
 use super::callback::{TrainerCallback, TrainerWarning};
 use super::checkpoint::{self, TrainerState};
-use super::evaluate::{Evaluation, evaluate_until};
+use super::evaluate::{Evaluated, Evaluation};
 use super::growth::Sizes;
+use super::history::EvaluatedStep;
 use super::log::StepLog;
 use super::memory::{MemoryPlanner, held_bytes};
 use super::norms::{NormWatch, RowNorm};
 use super::optimizer::{AdamW, AdamWConfig};
+use super::preference::Reference;
 use super::schedule::Schedule;
 use super::settings::{RunParts, Settings};
 use super::workers::{Alone, Workers};
@@ -78,6 +80,12 @@ pub(super) struct Run {
     pub(super) beginning: (Option<Evaluation>, Option<StepLog>),
     /// What it remembers of its evaluations.
     pub(super) best: BestSoFar,
+    /// Its evaluations so far, those of the run that is resumed included.
+    pub(super) evaluations: Vec<EvaluatedStep>,
+    /// What two answers to one prompt are compared with, of the rows that are trained on.
+    pub(super) reference: Option<Reference>,
+    /// The same of the rows that are evaluated.
+    pub(super) eval_reference: Option<Reference>,
 }
 
 impl Trainer {
@@ -134,9 +142,13 @@ impl Trainer {
     /// Evaluates held-out rows before, during and after the run.
     ///
     /// # Errors
-    /// The data are for another kind of model.
+    /// The data are for another kind of model, or two answers to one prompt where the rows that are trained on are not, or the other
+    /// way round.
     pub fn with_eval(mut self, data: Dataset) -> Result<Self> {
         data.check_for(self.model.base())?;
+        if data.is_preference() != self.train.is_preference() {
+            return Err(Error::OtherEvalData { train: self.train.is_preference() });
+        }
         self.eval = Some(data);
         Ok(self)
     }
@@ -209,12 +221,20 @@ impl Trainer {
             return Ok(());
         }
         let mut sampler = self.sampler()?;
+        // before a run that is resumed has its rows: what it began with is what it is compared with
+        let reference_of = |data: &Dataset| {
+            let held = || Reference::new(self.model.active().held(), self.arguments.dpo);
+            data.is_preference().then(held)
+        };
+        let reference = reference_of(&self.train);
+        let eval_reference = self.eval.as_ref().and_then(reference_of);
         let config = AdamWConfig { weight_decay: self.arguments.weight_decay, ..AdamWConfig::default() };
         let parameters = self.model.parameters();
         let mut optimizer = AdamW::new(config, parameters.iter().map(|p| (p.name.clone(), p.values.len())));
         let (mut settings, mut beginning, mut best) = (None, (None, None), BestSoFar::default());
+        let mut evaluations = Vec::new();
         if self.arguments.resume || self.arguments.resume_anyway {
-            let now = self.settings()?;
+            let now = self.settings(reference.as_ref())?;
             let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
             match checkpoint::resume(&folder, &mut self.model, &mut optimizer, &now, anyway)? {
                 // rows without what it takes to go on from them would be lost under new ones
@@ -224,6 +244,7 @@ impl Trainer {
                     sampler.seek(resumed.state.position)?;
                     beginning = resumed.state.beginning;
                     best = resumed.state.best;
+                    evaluations = resumed.state.evaluations;
                     if let (RowNorm::Fixed, Some(starts)) = (self.arguments.norm, &resumed.state.norms)
                         && !self.norms.set_starts(starts)
                     {
@@ -238,7 +259,17 @@ impl Trainer {
         }
         let constants = self.cache_settings().as_ref().map(ConstantCache::new).transpose()?;
         callback.on_train_begin(&self.model, optimizer.step);
-        self.run = Some(Run { sampler, optimizer, constants, settings, beginning, best });
+        self.run = Some(Run {
+            sampler,
+            optimizer,
+            constants,
+            settings,
+            beginning,
+            best,
+            evaluations,
+            reference,
+            eval_reference,
+        });
         Ok(())
     }
 
@@ -246,7 +277,12 @@ impl Trainer {
     fn sampler(&self) -> Result<Sampler> {
         let TrainingArguments { per_device_train_batch_size, shuffle, seed, .. } = self.arguments;
         let sampler = Sampler::new(self.train.shares(), per_device_train_batch_size, shuffle, seed)?;
-        Ok(sampler.with_prefixes(self.prefixes.clone()))
+        let of_examples = match self.train.is_preference() {
+            // both sequences of a pair begin alike
+            true => Arc::new(self.prefixes.every(2)),
+            false => self.prefixes.clone(),
+        };
+        Ok(sampler.with_prefixes(of_examples))
     }
 
     /// What constants are kept between steps.
@@ -262,7 +298,8 @@ impl Trainer {
     pub(super) fn batch(&self, indices: &[usize], epoch: u64) -> Result<crate::data::RaggedBatch> {
         let mut batch = self.train.batch(indices, epoch)?;
         if !self.prefixes.is_empty() {
-            batch.segments = indices.iter().map(|&at| self.prefixes.of_sequence(at)).collect();
+            let sequences = self.train.sequences(indices);
+            batch.segments = sequences.into_iter().map(|at| self.prefixes.of_sequence(at)).collect();
         }
         let objective = self.teacher.as_ref().map(|teacher| teacher.objective(indices, &batch));
         batch.distillation = objective.transpose()?;
@@ -311,7 +348,9 @@ impl Trainer {
         let (model, size, tokens) =
             (&self.model, self.arguments.per_device_train_batch_size, self.model.token_indices());
         let mut stop = || callback.on_prediction_step();
-        evaluate_until(model.base(), model.active(), data, (size, &tokens), &mut stop)
+        let reference = self.run.as_ref().and_then(|run| run.eval_reference.as_ref());
+        let of = Evaluated { model: model.base(), data, batch_size: size, chosen: &tokens, reference };
+        of.until(model.active(), &mut stop)
     }
 
     /// Writes a checkpoint of the run as it stands, and gives its folder.
@@ -320,12 +359,14 @@ impl Trainer {
     /// The run has not begun; a file cannot be written.
     pub fn save_checkpoint(&mut self) -> Result<PathBuf> {
         let known = self.run.as_ref().and_then(|run| run.settings.clone());
-        let settings = known.map_or_else(|| self.settings(), Ok)?;
+        let reference = self.run.as_ref().and_then(|run| run.reference.as_ref());
+        let settings = known.map_or_else(|| self.settings(reference), Ok)?;
         let Some(run) = &mut self.run else { return Err(Error::NotBegun) };
         run.settings = Some(settings.clone());
         let (step, position, beginning) = (run.optimizer.step, run.sampler.position(), run.beginning.clone());
         let norms = (self.arguments.norm == RowNorm::Fixed).then(|| self.norms.starts());
-        let state = TrainerState { step, position, settings, beginning, norms, best: run.best.clone() };
+        let (best, evaluations) = (run.best.clone(), run.evaluations.clone());
+        let state = TrainerState { step, position, settings, beginning, norms, best, evaluations };
         let (folder, tokenizer) = (&self.arguments.output_dir, self.tokenizer.as_ref());
         let saved = checkpoint::save(folder, &self.model, &run.optimizer, tokenizer, &state)?;
         if let Some(most) = self.arguments.save_total_limit {
@@ -334,7 +375,7 @@ impl Trainer {
         Ok(saved)
     }
 
-    fn settings(&self) -> Result<Settings> {
+    fn settings(&self, reference: Option<&Reference>) -> Result<Settings> {
         Settings::of(&RunParts {
             arguments: &self.arguments,
             model: &self.model,
@@ -344,6 +385,7 @@ impl Trainer {
             lora_schedule: &self.lora_schedule(),
             shares_prefixes: !self.prefixes.is_empty(),
             teacher: self.teacher.as_ref(),
+            reference,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Where the sums of several workers are added.
 
+use crate::engine::objective::PreferenceSums;
 use crate::error::Result;
 use crate::peft::Gradient;
 
@@ -16,6 +17,8 @@ pub struct StepSums {
     pub labels: usize,
     /// Input tokens.
     pub tokens: usize,
+    /// Of two answers to one prompt: how they compare.
+    pub preference: Option<PreferenceSums>,
 }
 
 impl StepSums {
@@ -35,6 +38,9 @@ impl StepSums {
         self.weight += other.weight;
         self.labels += other.labels;
         self.tokens += other.tokens;
+        if let Some(other) = &other.preference {
+            self.preference.get_or_insert_default().add(other);
+        }
     }
 }
 
@@ -70,6 +76,7 @@ mod tests {
             weight: 2.0,
             labels: 3,
             tokens: 5,
+            preference: None,
         };
         let mut sums = StepSums::default();
         sums.add(of(&[1.0, 2.0], 0.5));

@@ -5,6 +5,7 @@ use super::ready::Ready;
 use crate::args::TrainArgs;
 use crate::report::{self, Progress};
 use serde_json::{Value, json};
+use std::path::Path;
 use toktune::emission::{Cause, Emission};
 use toktune::models::ModelKind;
 use toktune::text::AutoTokenizer;
@@ -23,6 +24,8 @@ pub(super) struct Closing<'a> {
     pub(super) ready: &'a Ready<'a>,
     pub(super) output: &'a TrainOutput,
     pub(super) tried: Option<&'a Tried<'a>>,
+    /// Where the page of the run is.
+    pub(super) page: Option<&'a Path>,
     pub(super) tokenizer: Option<&'a AutoTokenizer>,
 }
 
@@ -66,6 +69,7 @@ impl Closing<'_> {
             "best": output.best.as_ref().map(|best| json!({"step": best.step, "loss": best.evaluation.loss})),
             "ended_early": output.ended_early,
             "output": args.output,
+            "report": self.page,
         })
     }
 
@@ -143,6 +147,7 @@ impl Closing<'_> {
         let mut rows = Vec::new();
         let folder = args.output.display();
         rows.push(("adapter", folder.to_string()));
+        rows.extend(self.page.map(|page| ("report", page.display().to_string())));
         if matches!(self.ready.trainer.model.base().kind(), ModelKind::Causal | ModelKind::Seq2Seq) {
             let command =
                 format!("toktune generate --model {} --adapter {folder} --prompt '...'", args.model);

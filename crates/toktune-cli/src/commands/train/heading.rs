@@ -2,7 +2,7 @@
 
 use super::ready::Ready;
 use crate::failure::Outcome;
-use crate::report::{self, Header, LoraLine, TokenLine};
+use crate::report::{self, Header, LoraLine, PreferenceLine, TokenLine};
 use toktune::text::AutoTokenizer;
 use toktune::train::TrainingArguments;
 
@@ -32,6 +32,7 @@ pub(super) fn of(ready: &Ready<'_>, tokenizer: Option<&AutoTokenizer>) -> Outcom
         shared_rows: trainer.prefixes().shared_rows(),
         machine: machine.clone(),
         lora: LoraLine::of(trainer),
+        preference: PreferenceLine::of(trainer),
         learning_rate: schedule.learning_rate,
         learning_rate_is_relative: arguments.learning_rate.is_none(),
         relative_learning_rate: arguments.relative_learning_rate,

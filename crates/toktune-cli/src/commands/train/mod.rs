@@ -5,17 +5,21 @@
 mod closing;
 mod heading;
 mod opened;
+mod paged;
 mod prepared;
 mod ready;
 
 use crate::args::{LogFormat, TrainArgs};
 use crate::failure::{Failure, Outcome};
+use crate::page::Page;
 use crate::proof::{self, Proof};
 use crate::report::{self, Progress};
 use crate::signals::Signals;
 use crate::typed::Typed;
 use closing::{Closing, Tried};
+use paged::Paged;
 use ready::Ready;
+use toktune::Error;
 use toktune::emission::Emission;
 use toktune::train::{MemoryRoom, TensorBoard};
 
@@ -43,13 +47,22 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         toktune::profile::start();
     }
     let mut board = args.run.tensorboard.then(|| TensorBoard::new(&args.output));
+    let page = args.run.report.then(|| Page::of(&ready.trainer, typed));
     let result = ready.trainer.train(&mut (Some(&mut progress), board.as_mut()));
     progress.finish();
     if let Some(fault) = board.as_ref().and_then(TensorBoard::fault) {
         report::warning(&format!("--tensorboard: {fault}; no more of the run was written there"));
     }
+    let paged = |output, tried, note| {
+        let page = page.as_ref()?;
+        Paged { ready: &ready, page, output, tried, tokenizer }.write(note)
+    };
+    if let Err(fault @ Error::Diverged { .. }) = &result {
+        paged(None, None, Some(fault.to_string()));
+    }
     let output = result?;
     if let (true, Some(status)) = (output.stopped, signals.status()) {
+        paged(Some(&output), None, None);
         super::stopped::tell(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));
     }
@@ -63,7 +76,9 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         let causes = proof::causes(after, model.base(), &model.active(), tokenizer, &labels);
         Tried { before: before.as_ref(), after, causes }
     });
-    Closing { args, ready: &ready, output: &output, tried: tried.as_ref(), tokenizer }.tell(&progress);
+    let page = paged(Some(&output), proof.as_ref().zip(tried.as_ref()), None);
+    let (page, tried) = (page.as_deref(), tried.as_ref());
+    Closing { args, ready: &ready, output: &output, tried, page, tokenizer }.tell(&progress);
     if args.run.profile {
         report::profile(&progress, &toktune::profile::finish(), output.seconds);
     }

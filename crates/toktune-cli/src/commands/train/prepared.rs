@@ -64,6 +64,7 @@ fn from_flags(
     let chosen = choose(
         &flags.choice,
         lora.is_some(),
+        &base,
         &mut tokenizer,
         Texts { sources, options: &data::options(&args.options, &Collator::Causal, base.vocabulary()) },
     )?;
@@ -85,7 +86,8 @@ fn from_flags(
         check_tokens(&chosen.ids, base.vocabulary())
             .map_err(|e| Failure::Usage(format!("--token-ids: {e}")))?;
     }
-    let is_added = |id: &u32| chosen.added.contains(id);
+    // a row that was never trained knows no more of its token than a new one
+    let is_added = |id: &u32| chosen.added.contains(id) || chosen.unlearnt.contains(id);
     let mut recipe = Recipe::new(chosen.ids.clone());
     recipe.added = chosen.ids.iter().copied().filter(is_added).collect();
     recipe.target_modules = flags.target_modules.as_deref().map(TargetModules::parse);
@@ -105,7 +107,7 @@ fn from_flags(
     if args.run.cache_constants.is_some() && !model.lora_layers().is_empty() {
         report::note("with LoRA every row depends on what is trained: --cache-constants keeps nothing");
     }
-    tell_one_end(&model, chosen.added.is_empty());
+    tell_one_end(&model, chosen.added.is_empty() && chosen.unlearnt.is_empty());
     let head = model.base().head_name();
     if model.base().is_tied() && model.layers().iter().any(|layer| layer.name() == head) {
         report::warning(&format!(

@@ -49,6 +49,7 @@ impl<'a> Ready<'a> {
         model.set_base_name(&load::base_name(&args.model));
         args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
         let train = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
+        args.preference.check(&train).map_err(Failure::Usage)?;
         let eval = match args.run.eval_data.as_slice() {
             [] => None,
             files => {
@@ -96,6 +97,8 @@ impl<'a> Ready<'a> {
     pub(super) fn proof(&self) -> Outcome<Option<Proof>> {
         let trainer = &self.trainer;
         let kind = trainer.model.base().kind();
-        Proof::of(&self.args.emission, 30, (kind, trainer.eval_data()), &trainer.model.token_indices())
+        let mut tokens = trainer.model.token_indices();
+        tokens.retain(|id| !self.chosen.only_read.contains(id));
+        Proof::of(&self.args.emission, 30, (kind, trainer.eval_data()), &tokens)
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{NewToken, patch_gguf_tokens};
 use std::path::Path;
 use toktune_weights::testing::{GgufBytes, array, text};
-use toktune_weights::{Bytes, Gguf, GgufPatch, WeightsError};
+use toktune_weights::{Bytes, Gguf, GgufPatch, Value, WeightsError};
 
 /// The lists as a file holds them.
 fn file(metadata: &GgufTokenizer, with_types: bool) -> Vec<u8> {
@@ -53,11 +53,15 @@ fn patched(
     let mut patch = GgufPatch::default();
     let told =
         patch_gguf_tokens(&opened(bytes), Some(tokenizer), trained, rows, &mut patch).expect("patched");
+    (opened(&rewritten(bytes, &patch)), told)
+}
+
+fn rewritten(bytes: &[u8], patch: &GgufPatch) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
     let [from, to] = ["from.gguf", "to.gguf"].map(|name| folder.path().join(name));
     std::fs::write(&from, bytes).expect("written");
-    Gguf::write_patched(&from, &to, &patch).expect("written");
-    (Gguf::open(&to).expect("a sound file"), told)
+    Gguf::write_patched(&from, &to, patch).expect("written");
+    std::fs::read(&to).expect("read")
 }
 
 fn types(gguf: &Gguf) -> Vec<i64> {
@@ -123,6 +127,38 @@ fn a_renamed_token_and_one_that_is_matched_whole_from_now_on_are_changed() {
     let mut patch = GgufPatch::default();
     patch_gguf_tokens(&opened(&bytes), Some(&before), &[5], rows, &mut patch).expect("patched");
     assert!(patch.arrays.is_empty() && patch.integers.is_empty() && patch.added.is_empty());
+}
+
+#[test]
+fn a_turn_that_ends_and_a_chat_template_are_put_into_the_file() {
+    for has_both in [false, true] {
+        let metadata = sentence_piece("gemma3");
+        let count = metadata.tokens.len() as u32;
+        let bytes = file(&metadata, true);
+        let bytes = match has_both {
+            false => bytes,
+            true => {
+                let mut patch = GgufPatch::default();
+                patch.added.insert("tokenizer.chat_template".into(), Value::String("old".into()));
+                patch.added.insert("tokenizer.ggml.eot_token_id".into(), Value::U32(3));
+                rewritten(&bytes, &patch)
+            }
+        };
+        let mut tokenizer = AutoTokenizer::from_gguf(&opened(&bytes)).expect("a tokenizer");
+        let ids = tokenizer.add_special_tokens(&["<|im_start|>", "<|im_end|>"]).expect("added");
+        tokenizer.set_chat_template("new");
+        tokenizer.add_stop_ids(&ids[1..]);
+        let (gguf, told) = patched(&bytes, &tokenizer, &ids, count as usize + 2);
+        assert_eq!((told.end_of_turn.as_deref(), told.chat_template), (Some("<|im_end|>"), true));
+        let again = AutoTokenizer::from_gguf(&gguf).expect("a tokenizer");
+        assert_eq!((again.chat_template(), again.eos_token_ids()), (Some("new"), vec![2, count + 1]));
+        // what the file says already is left
+        let mut patch = GgufPatch::default();
+        let told =
+            patch_gguf_tokens(&gguf, Some(&again), &ids, count as usize + 2, &mut patch).expect("patched");
+        assert_eq!(told, crate::PatchedTokens::default());
+        assert!(patch.integers.is_empty() && patch.texts.is_empty() && patch.added.is_empty());
+    }
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn grown_tensors_push_the_others_on_with_what_lies_between() {
         patch.tensors.insert("rows".into(), rows(&[(1, 9)], &[210, 211, 212, 213], 34));
         patch.tensors.insert("bias".into(), rows(&[], &[220], 4));
         patch.integers.insert("llama.vocab_size".into(), 7);
+        patch.texts.insert("general.architecture".into(), "another".into());
         let appended = vec![Entry::Text("d".into()); 4];
         patch.arrays.insert("words".into(), ArrayPatch { changed: BTreeMap::new(), appended });
         let changed = BTreeMap::from([(1, Entry::Integer(-4))]);
@@ -128,7 +129,8 @@ fn grown_tensors_push_the_others_on_with_what_lies_between() {
         assert_eq!((words.len(), words[2].as_str(), words[6].as_str()), (7, "c", "d"));
         assert!(found.windows(2).any(|window| window == b"\xff\xfe"), "text that is no text is copied");
         assert_eq!(metadata.require::<Vec<u32>>("new").expect("numbers"), [1, 2]);
-        for key in ["nested", "bytes", "general.architecture", "general.alignment"] {
+        assert_eq!(metadata.require::<&str>("general.architecture").expect("text"), "another");
+        for key in ["nested", "bytes", "general.alignment"] {
             assert_eq!(before.metadata().value(key), metadata.value(key), "{key}");
         }
     }
@@ -147,6 +149,7 @@ fn what_does_not_fit_is_refused() {
     };
     let integer =
         |key: &str, x: i64| GgufPatch { integers: [(key.into(), x)].into(), ..GgufPatch::default() };
+    let text = |key: &str| GgufPatch { texts: [(key.into(), "x".into())].into(), ..GgufPatch::default() };
     let added = GgufPatch { added: [("words".into(), Value::U8(1))].into(), ..GgufPatch::default() };
     for (patch, parts) in [
         (one("other", rows(&[], &[], 1)), ["'other': no such tensor", "one of the file's"]),
@@ -160,6 +163,8 @@ fn what_does_not_fit_is_refused() {
         (changed("nested", 0, Entry::Integer(1)), ["'nested'", "an array of numbers or text"]),
         (changed("llama.vocab_size", 0, Entry::Integer(1)), ["entries of an array", "a single value"]),
         (integer("llama.vocab_size", -1), ["'llama.vocab_size': -1", "type 4"]),
+        (text("llama.vocab_size"), ["'llama.vocab_size': text", "type 4"]),
+        (text("no"), ["'no': no such key", "one of the file's"]),
         (added, ["'words': a key that is there", "a new one"]),
     ] {
         let error = patched(&source, &patch).expect_err("refused");
