@@ -36,8 +36,8 @@ impl<'t> Piece<'t> {
                 true => border(text.as_bytes(), from + WINDOW),
                 false => own.end,
             };
-            let begin = text.floor_char_boundary(from.saturating_sub(BESIDE));
-            let end = text.floor_char_boundary(text.len().min(to + BESIDE));
+            let begin = letter(text.as_bytes(), from.saturating_sub(BESIDE));
+            let end = letter(text.as_bytes(), text.len().min(to + BESIDE));
             take(Piece { text: &text[begin..end], own: from - begin..to - begin })?;
             from = to;
         }

@@ -40,7 +40,7 @@ pub(super) fn read_text(stream: &mut Stream, options: RecordOptions<'_>, take: T
         let more = loop {
             match stream.read_line_up_to(&mut text, most)? {
                 Some(any) => break any,
-                None if !options.cuts => return Err(stream.too_long(line).into()),
+                None if !options.cuts => return Err(stream.too_long(line)),
                 None => {
                     let part = first_part(&mut text, &mut begun);
                     take(Record { line: first, content: part }, stream.position())?;
