@@ -119,6 +119,19 @@ fn a_merged_model_needs_no_adapter() {
     // the adapter's pass computes the rows before a trained token apart, in another order of sums
     assert!((adapter - merged).abs() < 1e-5, "{adapter} {merged}");
     work.call(&["merge", "--model", "model", "--adapter", "out", "--output", "merged"]).fails(2, &["merged"]);
+    let asked = ["merge", "--model", "model", "--adapter", "out", "--output", "half", "--dtype", "bf16"];
+    let told = work.call(&asked).ok();
+    for part in ["every other entry of ", " in the type asked for rounded by at most 0.0"] {
+        assert!(told.out.contains(part), "{part}: {}", told.out);
+    }
+    assert_eq!(work.read_json("half/config.json")["dtype"], "bfloat16");
+    // widened again: the rows trained over the rounded model are there to the bit
+    let exact = ["merge", "--model", "half", "--adapter", "out", "--output", "exact", "--dtype", "f32"];
+    let told = work.call(&exact).ok();
+    for part in ["rounded by at most 0;", " in the type asked for as it was; logits differ by at most 0\n"] {
+        assert!(told.out.contains(part), "{part}: {}", told.out);
+    }
+    assert_eq!(work.read_json("exact/config.json")["dtype"], "float32");
     work.call(&["merge", "--model", "model", "--adapter", "model", "--output", "x"])
         .fails(1, &["adapter_config.json"]);
 }

@@ -235,8 +235,8 @@ pub struct MergeArgs {
     /// A new folder for the merged model
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// The type of the tensors when the model is a .gguf file; a folder's keep theirs [default: f32 or f16
-    /// when the file has such matrices, else bf16]
+    /// The type of the tensors; f32 for an exact merge, in which nothing is rounded [default: each tensor of a
+    /// folder keeps its own; of a .gguf file f32 or f16 when it has such matrices, else bf16]
     #[arg(long, value_enum, value_name = "f32|f16|bf16", hide_possible_values = true)]
     pub dtype: Option<MergeType>,
 }

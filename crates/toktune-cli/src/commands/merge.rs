@@ -1,6 +1,6 @@
 //! `toktune merge`.
 
-use crate::args::MergeArgs;
+use crate::args::{MergeArgs, MergeType};
 use crate::failure::Outcome;
 use crate::load;
 use crate::report;
@@ -18,7 +18,7 @@ pub fn run(args: &MergeArgs) -> Outcome {
     load::resize(&mut base, args.resize)?;
     let (model, tokenizer) = load::with_adapter(base, tokenizer, &args.adapter)?;
     let mut options = MergeOptions::default();
-    options.gguf_type = args.dtype.map(Into::into);
+    options.dtype = args.dtype.map(Into::into);
     merge_to_folder(&model, &args.output, options)?;
     match tokenizer {
         Ok(tokenizer) => tokenizer.save_pretrained(&args.output)?,
@@ -31,9 +31,15 @@ pub fn run(args: &MergeArgs) -> Outcome {
     writeln!(out, "{tokens} merged into {} ({})", args.output.display(), report::bytes(size))?;
     writeln!(out, "{}", told(&proof))?;
     if let (others @ 1.., places) = proof.changed {
-        let advice = match model.base().checkpoint().as_gguf() {
-            Some(_) => "what rounding the file's weights does (--dtype f32 keeps them)",
-            None => "what rounding what was trained to the model's type does",
+        let advice = match (args.dtype, model.base().checkpoint().as_gguf()) {
+            (Some(MergeType::F32), _) => {
+                "what adding up in another order does: nothing was rounded to fewer bits"
+            }
+            (_, Some(_)) => "what rounding the file's weights does (--dtype f32 keeps them)",
+            (Some(_), None) => "what rounding the model's weights does (--dtype f32 keeps them)",
+            (None, None) => {
+                "what rounding what was trained to the model's type does (--dtype f32 keeps it as it was trained)"
+            }
         };
         report::warning(&format!(
             "another token is the likeliest in {others} of {places} places of a random text: {advice}"
@@ -54,6 +60,16 @@ fn told(proof: &MergeProof) -> String {
             "every other byte of {} ({}) as it was",
             report::plural(proof.unchanged_tensors, "tensor"),
             report::bytes(proof.unchanged_bytes)
+        ));
+    }
+    if proof.converted_tensors > 0 {
+        let rounded = match proof.conversion {
+            0.0 => "as it was".to_owned(),
+            most => format!("rounded by at most {}", report::number(most.into())),
+        };
+        parts.push(format!(
+            "every other entry of {} in the type asked for {rounded}",
+            report::plural(proof.converted_tensors, "tensor")
         ));
     }
     if let Some(logits) = proof.logits {

@@ -6,10 +6,54 @@ use crate::peft::error::Result;
 use crate::weights::WeightsError;
 use serde_json::{Map, Value};
 
-/// The configuration of a model whose embedding was given more rows: everything else as it was.
-pub(super) fn resized(model: &PretrainedModel) -> Result<String> {
+/// What the type of the tensors is called.
+const TYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
+
+/// The configuration of a model whose embedding was given more rows, where it was `resized`, or whose tensors get another type:
+/// everything else as it was. `None` where nothing differs.
+pub(super) fn changed(
+    model: &PretrainedModel,
+    resized: bool,
+    dtype: Option<MergedType>,
+) -> Result<Option<String>> {
     let mut object = model.config().object().clone();
-    let rows = Value::from(model.vocabulary());
+    if resized {
+        set_rows(&mut object, model.vocabulary());
+    }
+    if let Some(dtype) = dtype {
+        set_type(&mut object, dtype);
+    }
+    match resized || object != *model.config().object() {
+        true => text(object).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Names the type of the tensors wherever a type is named. transformers 5 calls it `dtype`, earlier ones `torch_dtype`.
+fn set_type(object: &mut Map<String, Value>, dtype: MergedType) {
+    let is_named = |key: &str| object.get(key).is_some_and(|value| !value.is_null());
+    if !TYPE_KEYS.into_iter().any(is_named) {
+        TYPE_KEYS.into_iter().for_each(|key| {
+            object.insert(key.into(), dtype.torch_name().into());
+        });
+    }
+    rename_types(object, dtype);
+}
+
+/// The same for the sections of a configuration (`text_config`, `vision_config`, …), which need not name one.
+fn rename_types(object: &mut Map<String, Value>, dtype: MergedType) {
+    for (key, value) in object.iter_mut() {
+        match value {
+            Value::String(named) if TYPE_KEYS.contains(&key.as_str()) => *named = dtype.torch_name().into(),
+            // what is quantised stays as it is
+            Value::Object(section) if !key.starts_with("quantization") => rename_types(section, dtype),
+            _ => {}
+        }
+    }
+}
+
+fn set_rows(object: &mut Map<String, Value>, rows: usize) {
+    let rows = Value::from(rows);
     // Marian has one for each side, of one matrix
     if let Some(size) = object.get_mut("decoder_vocab_size").filter(|size| !size.is_null()) {
         *size = rows.clone();
@@ -19,7 +63,6 @@ pub(super) fn resized(model: &PretrainedModel) -> Result<String> {
     if !in_section || object.contains_key("vocab_size") {
         object.insert("vocab_size".into(), rows);
     }
-    text(object)
 }
 
 /// A configuration for a model from a GGUF file, for transformers 5 and 4.
@@ -30,7 +73,7 @@ pub(super) fn from_metadata(model: &PretrainedModel, dtype: MergedType) -> Resul
     object.insert("tie_word_embeddings".into(), model.is_tied().into());
     // classes have defaults of their own, some beyond a small vocabulary
     object.entry("pad_token_id").or_insert(Value::Null);
-    for key in ["dtype", "torch_dtype"] {
+    for key in TYPE_KEYS {
         object.insert(key.into(), dtype.torch_name().into());
     }
     let former = former_rope_keys(&object);

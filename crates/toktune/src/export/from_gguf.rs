@@ -1,10 +1,9 @@
 //! Merging from a GGUF file: every tensor decoded, under the name and in the order that transformers has.
 
-use super::{MergedLinear, MergedMatrix, MergedType, PANEL, config, write_file, write_rows, write_values};
+use super::{MergedLinear, MergedMatrix, MergedType, config, write_file, write_panels, write_values};
 use crate::models::FrozenTensor;
 use crate::peft::PeftModel;
 use crate::peft::error::Result;
-use crate::weights::Matrix;
 use crate::weights::WeightsError;
 use crate::weights::{Checkpoint, SINGLE, TensorHeader, TensorOut, WeightType, write_safetensors};
 use serde_json::Map;
@@ -85,11 +84,4 @@ impl Part<'_> {
             Part::Vector(values) => write_values(values, dtype, |at| format!("{name}, entry {at}"), out),
         }
     }
-}
-
-fn write_panels(name: &str, table: &impl Matrix, dtype: WeightType, out: &mut TensorOut<'_>) -> Result<()> {
-    let rows = (PANEL / table.cols().max(1)).max(1);
-    (0..table.rows())
-        .step_by(rows)
-        .try_for_each(|start| write_rows(name, table, start..(start + rows).min(table.rows()), dtype, out))
 }

@@ -1,7 +1,8 @@
-//! Merging from a HuggingFace folder: what is not trained is copied as it lies.
+//! Merging from a HuggingFace folder: what is not trained is copied as it lies, unless another type is asked for.
 
 use super::companions::{copy, copy_companions};
-use super::{MergedLinear, MergedMatrix, config, write_file, write_rows};
+use super::floats::{StoredFloats, convertible};
+use super::{MergedLinear, MergedMatrix, MergedType, config, write_file, write_panels, write_rows};
 use crate::engine::runner::LinearLayer;
 use crate::peft::PeftModel;
 use crate::peft::error::{PeftError, Result};
@@ -14,78 +15,86 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// A tensor that is not as it is stored.
-pub(super) enum ChangedTensor<'a> {
-    Tokens(MergedMatrix<'a>),
-    Linear(MergedLinear<'a>),
-    /// The logits' biases, as they are stored, with zeros for appended rows.
-    HeadBias(HeadBias<'a>),
-    /// One that an adapter brought whole, which the checkpoint has in place of its own.
-    Replaced(&'a [u8], WeightType),
+/// A tensor that is not written as it is stored, and the type that it gets.
+pub(super) struct ChangedTensor<'a> {
+    part: Part<'a>,
+    dtype: WeightType,
 }
 
-/// Biases of the logits of a head that was given more rows.
-pub(super) struct HeadBias<'a> {
-    stored: &'a [u8],
-    dtype: WeightType,
-    entries: usize,
+/// What a tensor is made of.
+enum Part<'a> {
+    Tokens(MergedMatrix<'a>),
+    Linear(MergedLinear<'a>),
+    /// The logits' biases of a head that was given more rows, with zeros for those: as many entries in all.
+    HeadBias(StoredFloats<'a>, usize),
+    /// What the checkpoint has: in another type, or in place of its own as an adapter brought it whole.
+    Stored(StoredFloats<'a>),
 }
 
 /// The changed tensors by their names.
 pub(super) type Changed<'a> = BTreeMap<String, ChangedTensor<'a>>;
 
-impl ChangedTensor<'_> {
+impl<'a> ChangedTensor<'a> {
+    /// In the type that is asked for, else in the one that it is stored in, or that an adapter brought the whole matrix in.
+    fn new(part: Part<'a>, dtype: Option<MergedType>) -> Self {
+        let stored = match &part {
+            Part::Tokens(matrix) => matrix.matrix.frozen().dtype(),
+            Part::Linear(linear) => linear.weight.dtype(),
+            Part::HeadBias(stored, _) | Part::Stored(stored) => stored.dtype,
+        };
+        Self { part, dtype: dtype.map_or(stored, MergedType::weight_type) }
+    }
+
     /// Its shape, from the one that is stored: rows may have been appended.
     fn shape(&self, stored: &[usize]) -> Vec<usize> {
         let mut shape = stored.to_vec();
-        match self {
-            Self::Tokens(matrix) => shape[0] = matrix.matrix.rows(),
-            Self::Linear(_) | Self::Replaced(..) => {}
-            Self::HeadBias(bias) => shape[stored.len() - 1] = bias.entries,
+        match &self.part {
+            Part::Tokens(matrix) => shape[0] = matrix.matrix.rows(),
+            Part::Linear(_) | Part::Stored(_) => {}
+            Part::HeadBias(_, entries) => shape[stored.len() - 1] = *entries,
         }
         shape
     }
 
     fn entries(&self) -> usize {
-        match self {
-            Self::Tokens(matrix) => matrix.matrix.rows() * matrix.matrix.width(),
-            Self::Linear(linear) => linear.weight.rows() * linear.weight.cols(),
-            Self::HeadBias(bias) => bias.entries,
-            Self::Replaced(stored, dtype) => stored.len() / dtype.bytes(1, 1).unwrap_or(1),
-        }
-    }
-
-    /// The type it is written in: the checkpoint's, unless an adapter brought the whole matrix.
-    fn dtype(&self) -> WeightType {
-        match self {
-            Self::Tokens(matrix) => matrix.matrix.frozen().dtype(),
-            Self::Linear(linear) => linear.weight.dtype(),
-            Self::HeadBias(bias) => bias.dtype,
-            Self::Replaced(_, dtype) => *dtype,
+        match &self.part {
+            Part::Tokens(matrix) => matrix.matrix.rows() * matrix.matrix.width(),
+            Part::Linear(linear) => linear.weight.rows() * linear.weight.cols(),
+            Part::HeadBias(_, entries) => *entries,
+            Part::Stored(stored) => stored.entries(),
         }
     }
 
     fn bytes(&self) -> u64 {
         // nothing but plain types is written here, whose blocks are single entries
-        self.dtype().bytes(1, self.entries()).unwrap_or(0) as u64
+        self.dtype.bytes(1, self.entries()).unwrap_or(0) as u64
     }
 
     fn write(&self, name: &str, out: &mut TensorOut<'_>) -> Result<()> {
-        match self {
-            Self::Replaced(stored, _) => Ok(out.put(stored)?),
-            Self::Tokens(matrix) => write_over(name, matrix, out),
-            Self::Linear(linear) => linear.write(name, self.dtype(), out),
-            Self::HeadBias(bias) => {
-                out.put(bias.stored)?;
-                Ok(out.put(&vec![0; (self.bytes() as usize).saturating_sub(bias.stored.len())])?)
+        match &self.part {
+            Part::Stored(stored) => stored.write(name, self.dtype, out),
+            Part::Tokens(matrix) if self.dtype == matrix.matrix.frozen().dtype() => {
+                write_over(name, matrix, out)
+            }
+            Part::Tokens(matrix) => write_panels(name, &matrix.table(), self.dtype, out),
+            Part::Linear(linear) => linear.write(name, self.dtype, out),
+            Part::HeadBias(stored, entries) => {
+                stored.write(name, self.dtype, out)?;
+                let appended = entries.saturating_sub(stored.entries());
+                Ok(out.put(&vec![0; self.dtype.bytes(1, appended).unwrap_or(0)])?)
             }
         }
     }
 }
 
-pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
+pub(super) fn write(
+    model: &PeftModel,
+    source: &Path,
+    output: &Path,
+    dtype: Option<MergedType>,
+) -> Result<()> {
     let checkpoint = model.base().checkpoint();
-    let changed = changed(model)?;
+    let changed = changed(model, dtype)?;
     let mut files: Vec<(&Path, Vec<&str>)> = Vec::new();
     for name in checkpoint.names() {
         let Some(file) = checkpoint.file(name) else { continue };
@@ -111,30 +120,34 @@ pub(super) fn write(model: &PeftModel, source: &Path, output: &Path) -> Result<(
         }
     }
     if sharded {
-        write_index(checkpoint, &changed, &output.join(INDEX))?;
+        write_index(checkpoint, &changed, dtype.is_some(), &output.join(INDEX))?;
     }
-    write_beside(model, source, output)
+    write_beside(model, source, output, dtype)
 }
 
 /// The configuration and whatever else belongs to the model beside its weights.
-pub(super) fn write_beside(model: &PeftModel, source: &Path, output: &Path) -> Result<()> {
+pub(super) fn write_beside(
+    model: &PeftModel,
+    source: &Path,
+    output: &Path,
+    dtype: Option<MergedType>,
+) -> Result<()> {
     let (checkpoint, embedding) = (model.base().checkpoint(), model.base().embedding());
     let resized = Some(embedding.rows()) != checkpoint.shape(embedding.frozen().name()).map(|shape| shape[0]);
     let config = output.join("config.json");
-    if resized {
-        write_file(&config, config::resized(model.base())?.as_bytes())?;
-    } else {
-        copy(model.base().config().path(), &config)?;
+    match config::changed(model.base(), resized, dtype)? {
+        Some(text) => write_file(&config, text.as_bytes())?,
+        None => copy(model.base().config().path(), &config)?,
     }
     copy_companions(source, output)
 }
 
 /// The tensors that are not to be written as they are stored: token matrices under every name that the checkpoint has them
-/// by, so that the copies of a tied one stay equal.
+/// by, so that the copies of a tied one stay equal; with a `dtype`, whatever is stored in another one that it can replace.
 ///
 /// # Errors
 /// One has scales beside it.
-pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
+pub(super) fn changed(model: &PeftModel, dtype: Option<MergedType>) -> Result<Changed<'_>> {
     let (base, checkpoint) = (model.base(), model.base().checkpoint());
     let (embedding, head) = (MergedMatrix::embedding(model), MergedMatrix::head(model));
     let mut matrices: Vec<(String, MergedMatrix<'_>)> =
@@ -143,18 +156,18 @@ pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
         matrices.extend(base.head_tensors().into_iter().map(|name| (name, head)));
     }
     let tokens = matrices.into_iter().filter(|(_, matrix)| matrix.is_changed());
+    let tensor = |part| ChangedTensor::new(part, dtype);
     let mut changed: Changed<'_> =
-        tokens.map(|(name, matrix)| (name, ChangedTensor::Tokens(matrix))).collect();
+        tokens.map(|(name, matrix)| (name, tensor(Part::Tokens(matrix)))).collect();
     for name in checkpoint.replaced() {
-        if let (Some(stored), Some(dtype)) = (checkpoint.stored_bytes(name), checkpoint.dtype(name)) {
-            changed.entry(name.to_owned()).or_insert(ChangedTensor::Replaced(stored, dtype));
+        if let Some(stored) = StoredFloats::of(checkpoint, name) {
+            changed.entry(name.to_owned()).or_insert_with(|| tensor(Part::Stored(stored)));
         }
     }
     if !base.head().extra().is_empty() {
         for name in base.head_bias_tensors() {
-            if let (Some(stored), Some(dtype)) = (checkpoint.stored_bytes(&name), checkpoint.dtype(&name)) {
-                let bias = HeadBias { stored, dtype, entries: base.head().rows() };
-                changed.insert(name, ChangedTensor::HeadBias(bias));
+            if let Some(stored) = StoredFloats::of(checkpoint, &name) {
+                changed.insert(name, tensor(Part::HeadBias(stored, base.head().rows())));
             }
         }
     }
@@ -163,14 +176,20 @@ pub(super) fn changed(model: &PeftModel) -> Result<Changed<'_>> {
         // one that was merged in memory is no longer the stored one
         let stored = checkpoint.stored_bytes(weight.name()).map(<[u8]>::as_ptr);
         if !linear.updates.is_empty() || stored != Some(weight.stored_bytes().as_ptr()) {
-            changed.insert(weight.name().to_owned(), ChangedTensor::Linear(linear));
+            changed.insert(weight.name().to_owned(), tensor(Part::Linear(linear)));
         }
     }
     // what is written would be taken for numbers that are yet to be multiplied
-    match changed.keys().find(|name| checkpoint.is_scaled(name)) {
-        Some(tensor) => Err(PeftError::MergeIntoScaled { tensor: tensor.clone() }),
-        None => Ok(changed),
+    if let Some(tensor) = changed.keys().find(|name| checkpoint.is_scaled(name)) {
+        return Err(PeftError::MergeIntoScaled { tensor: tensor.clone() });
     }
+    if let Some(asked) = dtype.map(MergedType::weight_type) {
+        let others = convertible(checkpoint).into_iter().filter(|(_, stored)| stored.dtype != asked);
+        for (name, stored) in others {
+            changed.entry(name.to_owned()).or_insert_with(|| tensor(Part::Stored(stored)));
+        }
+    }
+    Ok(changed)
 }
 
 /// The bytes that a tensor has in the checkpoint.
@@ -195,7 +214,7 @@ pub(super) fn write_tensors(
         let mut dtype = checkpoint.type_name(name).unwrap_or_default().to_owned();
         if let Some(tensor) = changed.get(name) {
             shape = tensor.shape(&shape);
-            (dtype, bytes) = (tensor.dtype().name().into(), tensor.bytes());
+            (dtype, bytes) = (tensor.dtype.name().into(), tensor.bytes());
         }
         headers.push(TensorHeader { name: name.to_owned(), dtype, shape, bytes });
     }
@@ -224,8 +243,8 @@ fn write_over(name: &str, matrix: &MergedMatrix<'_>, out: &mut TensorOut<'_>) ->
     (frozen..matrix.matrix.rows()).try_for_each(|row| write_rows(name, &table, row..row + 1, dtype, out))
 }
 
-/// The index as it is, but for the sizes when rows were appended.
-fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) -> Result<()> {
+/// The index as it is, but for the sizes when rows were appended or types changed.
+fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, retyped: bool, target: &Path) -> Result<()> {
     let source = checkpoint.path();
     let (mut bytes, mut entries) = (0i64, 0i64);
     for (name, tensor) in changed {
@@ -248,6 +267,12 @@ fn write_index(checkpoint: &Checkpoint, changed: &Changed<'_>, target: &Path) ->
         {
             *size = before.saturating_add_signed(added).into();
         }
+    }
+    if retyped && let Some(size) = index.pointer_mut("/metadata/total_size") {
+        let of =
+            |name| changed.get(name).map_or_else(|| stored_bytes(checkpoint, name), ChangedTensor::bytes);
+        // of all, whatever was said of the source
+        *size = checkpoint.names().map(of).sum::<u64>().into();
     }
     let text = serde_json::to_string_pretty(&index).map_err(|e| WeightsError::Serialise(e.to_string()))?;
     write_file(target, (text + "\n").as_bytes())

@@ -2,7 +2,7 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `from_safetensors`, `from_pytorch`, `from_gguf`, `config`, `companions` | [`merge_to_folder`]: a HuggingFace folder that needs no adapter |
+//! | `from_safetensors`, `from_pytorch`, `from_gguf`, `floats`, `config`, `companions` | [`merge_to_folder`]: a HuggingFace folder that needs no adapter |
 //! | `peft_folder` | [`export_peft`]: the adapter itself, as small as it can be |
 //! | `gguf_file` | [`export_gguf`]: rows inside a copy of a GGUF file |
 //! | `lora_onehot`, `gguf_lora` | [`export_lora_onehot`], [`export_gguf_lora`]: rows as LoRA, for PEFT's files and for llama.cpp |
@@ -16,6 +16,7 @@ mod companions;
 mod config;
 mod error;
 mod factor;
+mod floats;
 mod from_gguf;
 mod from_pytorch;
 mod from_safetensors;
@@ -64,20 +65,25 @@ pub enum MergedType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeOptions {
-    /// The type of the tensors when the source is a GGUF file; others keep theirs, tensor by tensor.
+    /// The type of the tensors. With `F32` nothing is rounded: the trained rows are there as they were trained, LoRA's updates are
+    /// added to the weights and rounded once, and the merged model computes what the model with the adapter does, in twice the
+    /// space of one of 16 bits.
     ///
-    /// `None` takes the type of a file that is not quantised (`float32`, `float16` or `bfloat16`), so that
-    /// nothing is lost, and `bfloat16` for a quantised one: models are published in it, and its rounding
-    /// (0.2%) is small against that of the blocks. With `F32` the merged model computes exactly what the
-    /// quantised one does, in twice the space.
-    pub gguf_type: Option<MergedType>,
+    /// From a folder every tensor of `F32`, `F16` or `BF16` is written in it, changed or not, and `config.json` names it.
+    /// Others (integers, 64-bit floats, 8-bit floats and their scales) stay as they are stored. `None` keeps the type
+    /// of each tensor, so that what was trained is rounded to that of its matrix.
+    ///
+    /// From a GGUF file every tensor is written in it. `None` takes the type of a file that is not quantised (`float32`, `float16` or
+    /// `bfloat16`), so that nothing is lost, and `bfloat16` for a quantised one: models are published in it, and its
+    /// rounding (0.2%) is small against that of the blocks.
+    pub dtype: Option<MergedType>,
 }
 
 /// Writes a folder that transformers, and [`AutoModelForCausalLM`](crate::models::AutoModelForCausalLM), load
 /// as the model with its active adapters: the trained rows and the rows appended by a resize are in the
 /// embedding and the head, LoRA's updates in the linear layers.
 ///
-/// From a folder of safetensors everything else is copied as it stands: other tensors byte for byte, each in
+/// From a folder of safetensors, unless [`MergeOptions::dtype`] asks for a type, everything else is copied as it stands: other tensors byte for byte, each in
 /// its type and its shard, `config.json` (with a new `vocab_size` when rows were appended), and the files
 /// and folders that belong to a model (`generation_config.json`, the tokenizer's and the processor's, code, cards and
 /// licences, what `modules.json` names; no other weights and nothing hidden). The tensors of `pytorch_model.bin`, sharded or not, go as they are stored into
@@ -86,8 +92,8 @@ pub struct MergeOptions {
 /// tokenizer that was changed, or that is inside the GGUF file, is the caller's to save.
 ///
 /// # Errors
-/// `folder` is the source, or holds something already; a tied head has rows of its own; a trained row is not finite in the type it is written
-/// in; a file cannot be read or written. Then nothing is left behind.
+/// `folder` is the source, or holds something already; a tied head has rows of its own; a trained row, or what the asked type cannot hold of the
+/// source, is not finite in the type it is written in; a file cannot be read or written. Then nothing is left behind.
 pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) -> Result<()> {
     model.acting().try_for_each(|adapter| model.check_ties(adapter))?;
     let checkpoint = model.base().checkpoint();
@@ -100,9 +106,9 @@ pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) 
         return Err(PeftError::MergeOntoSource { path: folder.to_path_buf() });
     }
     write_folder_atomically(folder, |output| match checkpoint {
-        Checkpoint::Gguf(_) => from_gguf::write(model, output, options.gguf_type),
-        Checkpoint::Pytorch(_) => from_pytorch::write(model, source, output),
-        Checkpoint::Safetensors(_) => from_safetensors::write(model, source, output),
+        Checkpoint::Gguf(_) => from_gguf::write(model, output, options.dtype),
+        Checkpoint::Pytorch(_) => from_pytorch::write(model, source, output, options.dtype),
+        Checkpoint::Safetensors(_) => from_safetensors::write(model, source, output, options.dtype),
     })
 }
 
@@ -113,6 +119,11 @@ impl MergedType {
             MergedType::F16 => WeightType::F16,
             MergedType::Bf16 => WeightType::BF16,
         }
+    }
+
+    /// That of a plain type of weights.
+    fn of(dtype: WeightType) -> Option<Self> {
+        [Self::F32, Self::F16, Self::Bf16].into_iter().find(|plain| plain.weight_type() == dtype)
     }
 
     /// As `config.json` names it.
@@ -249,20 +260,35 @@ fn write_values(
     what: impl Fn(usize) -> String,
     out: &mut TensorOut<'_>,
 ) -> Result<()> {
+    if let Some(at) = first_beyond(values, dtype) {
+        return Err(not_finite(what(at), values[at], dtype));
+    }
+    let bytes =
+        encode(dtype, values).ok_or_else(|| WeightsError::Serialise(format!("{} as {dtype}", what(0))))?;
+    Ok(out.put(&bytes)?)
+}
+
+/// The first value that a type cannot hold.
+fn first_beyond(values: &[f32], dtype: WeightType) -> Option<usize> {
     // values past the range of a type would become infinities in silence
     let limit = match dtype {
         WeightType::F16 => half::f16::MAX.to_f32(),
         WeightType::BF16 => half::bf16::MAX.to_f32(),
         _ => f32::MAX,
     };
-    if let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > limit) {
-        return Err(
-            EngineError::NotFinite { what: format!("{} holds {} as {dtype}", what(at), values[at]) }.into()
-        );
-    }
-    let bytes =
-        encode(dtype, values).ok_or_else(|| WeightsError::Serialise(format!("{} as {dtype}", what(0))))?;
-    Ok(out.put(&bytes)?)
+    values.iter().position(|x| x.is_nan() || x.abs() > limit)
+}
+
+fn not_finite(what: String, value: f32, dtype: WeightType) -> PeftError {
+    EngineError::NotFinite { what: format!("{what} holds {value} as {dtype}") }.into()
+}
+
+/// Writes all rows of a matrix in `dtype`, a panel at a time.
+fn write_panels(name: &str, table: &impl Matrix, dtype: WeightType, out: &mut TensorOut<'_>) -> Result<()> {
+    let rows = (PANEL / table.cols().max(1)).max(1);
+    (0..table.rows())
+        .step_by(rows)
+        .try_for_each(|start| write_rows(name, table, start..(start + rows).min(table.rows()), dtype, out))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

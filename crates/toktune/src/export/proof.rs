@@ -1,6 +1,7 @@
 //! Whether a merged folder is what it should be: opened again, and compared with the model that it was made of.
 
 use super::MergedMatrix;
+use super::floats::StoredFloats;
 use crate::engine::runner::TokenRows;
 use crate::engine::trained::Trained;
 use crate::models::{AutoModel, PrecisionMode, PretrainedModel};
@@ -22,11 +23,18 @@ pub struct MergeProof {
     pub rows: usize,
     /// The largest change of an entry of theirs by that rounding.
     pub rounding: f32,
-    /// Tensors of the source that are there byte for byte, but for the rows above; none where tensors get other types or names (GGUF
+    /// Tensors of the source that are there byte for byte, but for the rows above; none where tensors get other names (GGUF
     /// files), or are changed as a whole by LoRA.
     pub unchanged_tensors: usize,
     /// The bytes that were compared.
     pub unchanged_bytes: u64,
+    /// Tensors of the source that are there in another type ([`MergeOptions::dtype`](super::MergeOptions::dtype)): every entry, but for
+    /// the rows above, is the source's, rounded to that type.
+    pub converted_tensors: usize,
+    /// The entries that were compared.
+    pub converted_entries: u64,
+    /// The largest change of one of them by that rounding: 0 in a wider type.
+    pub conversion: f32,
     /// The largest difference of a logit on a sample of tokens, the trained ones among them, computed in `f32`; `None` of a model whose rows
     /// have no logits of their own.
     pub logits: Option<f32>,
@@ -67,7 +75,7 @@ pub fn prove_merge(model: &PeftModel, folder: &Path) -> Result<MergeProof> {
         }
         changed_rows.extend(own);
     }
-    compare_tensors(model, merged.checkpoint(), &changed_rows, &mut proof).map_err(differs)?;
+    compare_tensors(model, merged.checkpoint(), &changed_rows, &mut proof)?;
     merged.set_precision(PrecisionMode::F32);
     compare_logits(model, &merged, &changed_rows, &mut proof)?;
     Ok(proof)
@@ -85,43 +93,74 @@ fn row_difference(source: &MergedMatrix<'_>, found: &crate::models::TokenMatrix,
     (rounding, rounded.is_some_and(|(found, expected)| found == expected))
 }
 
-/// Compares the tensors that both have under one name; what differs where nothing should, in words.
+/// Compares the tensors that both have under one name.
+///
+/// # Errors
+/// [`PeftError::MergeDiffers`] where something differs that should not.
 fn compare_tensors(
     model: &PeftModel,
     merged: &Checkpoint,
     rows: &BTreeSet<usize>,
     proof: &mut MergeProof,
-) -> std::result::Result<(), String> {
-    let source = model.base().checkpoint();
+) -> Result<()> {
+    let (base, source) = (model.base(), model.base().checkpoint());
     let updated: BTreeSet<String> =
         model.active().lora().iter().map(|update| format!("{}.weight", update.name())).collect();
+    let mut tokens = base.embedding_tensors();
+    if base.has_head() && !base.is_tied() {
+        tokens.extend(base.head_tensors());
+    }
+    let none = BTreeSet::new();
     for name in source.names() {
+        // other tensors have rows of these numbers too, which are nobody's own
+        let rows = if tokens.iter().any(|token| token == name) { rows } else { &none };
         let (Some(was), Some(is)) = (source.stored_bytes(name), merged.stored_bytes(name)) else { continue };
-        let same_type = source.type_name(name) == merged.type_name(name);
         // an update changes all of its weight; the names of checkpoints may leave out what is before the layers
-        if !same_type || updated.iter().any(|layer| layer.ends_with(name) || name.ends_with(layer.as_str())) {
-            continue;
-        }
-        if was == is {
-            proof.unchanged_tensors += 1;
-            proof.unchanged_bytes += was.len() as u64;
+        if updated.iter().any(|layer| layer.ends_with(name) || name.ends_with(layer.as_str())) {
             continue;
         }
         let count = source.shape(name).and_then(|shape| shape.first()).copied().unwrap_or(0);
-        let width = was.len() / count.max(1);
-        let is_same = |row: usize| {
-            let own = row * width..(row + 1) * width;
-            rows.contains(&row) || was.get(own.clone()) == is.get(own)
-        };
-        match (0..count).find(|row| !is_same(*row)) {
-            Some(row) => return Err(format!("{name}, row {row}, is not that of the source")),
-            None => {
-                proof.unchanged_tensors += 1;
-                proof.unchanged_bytes += was.len() as u64;
+        let other_row = if source.type_name(name) == merged.type_name(name) {
+            proof.unchanged_tensors += 1;
+            proof.unchanged_bytes += was.len() as u64;
+            other_row(was, is, count, rows)
+        } else {
+            let floats = (StoredFloats::of(source, name), StoredFloats::of(merged, name));
+            // in a GGUF file names and orders are others; a whole matrix that an adapter brought may be of its own type
+            let is_brought = [base.embedding(), base.head()]
+                .iter()
+                .any(|matrix| matrix.is_replaced() && matrix.frozen().name() == name);
+            let (Some(was), Some(is)) = floats else { continue };
+            if source.as_gguf().is_some() || is_brought {
+                continue;
             }
+            let width = was.entries() / count.max(1);
+            proof.converted_tensors += 1;
+            proof.converted_entries += was.entries() as u64;
+            match was.compare(&is, width, rows)? {
+                Ok(rounding) => {
+                    proof.conversion = proof.conversion.max(rounding);
+                    None
+                }
+                Err(entry) => Some(entry / width.max(1)),
+            }
+        };
+        if let Some(row) = other_row {
+            let what = format!("{name}, row {row}, is not that of the source");
+            return Err(PeftError::MergeDiffers { path: merged.path().to_path_buf(), what });
         }
     }
     Ok(())
+}
+
+/// The first of a tensor's rows, beside those in `but`, whose bytes are not the same in both.
+fn other_row(was: &[u8], is: &[u8], count: usize, but: &BTreeSet<usize>) -> Option<usize> {
+    let width = was.len() / count.max(1);
+    let is_same = |row: usize| {
+        let own = row * width..(row + 1) * width;
+        but.contains(&row) || was.get(own.clone()) == is.get(own)
+    };
+    if was == is { None } else { (0..count).find(|row| !is_same(*row)) }
 }
 
 /// Compares the logits of both on a text of random tokens with those whose rows were changed among them.

@@ -1,6 +1,7 @@
 //! Merged folders against the model with its adapter, from every kind of source.
 
 mod copies;
+mod dtype;
 mod families;
 mod gguf_file;
 mod gguf_lora;
@@ -257,7 +258,9 @@ fn a_nested_configuration_gets_its_vocabulary() {
     fs::write(&path, object.to_string()).expect("written");
     let mut base = load(source.path());
     base.resize_token_embeddings(104);
-    let text: Value = serde_json::from_str(&config::resized(&base).expect("text")).expect("JSON");
+    let text: Value =
+        serde_json::from_str(&config::changed(&base, true, None).expect("text").expect("changed"))
+            .expect("JSON");
     assert_eq!(
         (&text["vocab_size"], &text["text_config"]),
         (&json!(104), &json!({"vocab_size": 104, "x": 1}))
@@ -324,7 +327,7 @@ fn the_type_of_a_merged_gguf_follows_the_file_or_the_option() {
             base.resize_token_embeddings(base.vocabulary() + 2);
             let rows = base.vocabulary();
             let model = with_random_rows(base, &[rows as u32 - 1, 3]);
-            let (_top, folder) = merge(&model, MergeOptions { gguf_type: option });
+            let (_top, folder) = merge(&model, MergeOptions { dtype: option });
             let merged = load(&folder);
             let config = merged.config().object();
             assert_eq!(config["vocab_size"], rows);
@@ -369,7 +372,7 @@ fn rows_that_a_type_cannot_hold_are_refused_and_nothing_is_left() {
     {
         let mut model = with_random_rows(load(source.path()), &[9]);
         model.layers_mut()[0].rows_mut().values[1] = value;
-        let options = MergeOptions { gguf_type: Some(dtype) };
+        let options = MergeOptions { dtype: Some(dtype) };
         let error = merge_to_folder(&model, &top.path().join("merged"), options).expect_err("refused");
         assert!(matches!(error, PeftError::Engine(EngineError::NotFinite { .. })), "{error}");
         assert!(error.to_string().contains("model.embed_tokens.weight, row 9 holds"), "{error}");

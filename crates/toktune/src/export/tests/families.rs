@@ -58,7 +58,7 @@ fn blocks_of_weights_are_written_the_other_way_round_too() {
     let model = model.with(json!({"n_embd": 32, "n_head": 4, "n_inner": 64}));
     let source = model.gguf(GgmlDType::Q8_0);
     let model = with_random_rows(load(source.path()), &[7, 44]);
-    let options = MergeOptions { gguf_type: Some(MergedType::F32) };
+    let options = MergeOptions { dtype: Some(MergedType::F32) };
     let (_top, folder) = merge(&model, options);
     assert_close(&logits(&load(&folder), None), &logits(model.base(), Some(&model)), 1e-5);
 }

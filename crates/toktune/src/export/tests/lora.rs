@@ -63,7 +63,7 @@ fn a_gguf_file_gets_its_updates_too() {
     for kind in [GgmlDType::F32, GgmlDType::Q8_0] {
         let source = HubModel::read("llama_untied").gguf(kind);
         let model = with_updates(load(source.path()), vec![64, 3]);
-        let (_top, folder) = merge(&model, MergeOptions { gguf_type: Some(MergedType::F32) });
+        let (_top, folder) = merge(&model, MergeOptions { dtype: Some(MergedType::F32) });
         assert_close(&logits(&load(&folder), None), &logits(model.base(), Some(&model)), 1e-5);
     }
 }

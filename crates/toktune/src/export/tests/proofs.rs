@@ -8,7 +8,7 @@ fn in_bf16(name: &str) -> TempDir {
 }
 
 /// Changes one byte of a merged tensor.
-fn damage(folder: &Path, name: &str, at: usize) {
+pub(super) fn damage(folder: &Path, name: &str, at: usize) {
     let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
     let bytes = checkpoint.stored_bytes(name).expect("bytes").to_vec();
     let file = folder.join(crate::weights::SINGLE);
