@@ -85,6 +85,9 @@ impl From<Error> for Failure {
             Error::Data(DataError::UnknownKeys { .. }) => Failure::Failed(format!(
                 "{error}; rows with other keys are read by --prompt-key and --completion-key, or --text-key"
             )),
+            Error::NoEmission { reason } => {
+                Failure::Usage(format!("--keep-best emission: it cannot be tried: {reason}"))
+            }
             Error::ResumeMismatch { .. } => Failure::Usage(in_flags(&error.to_string())),
             Error::OutputLocked { .. } => Failure::Failed(format!("--output: {error}")),
             Error::OutputNotEmpty { .. }

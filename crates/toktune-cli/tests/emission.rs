@@ -99,3 +99,63 @@ fn what_cannot_be_tried_is_refused_where_it_is_asked_for() {
     let end = work.train(&[&TOKENS[..], &quiet].concat()).ok().json().pop().expect("an end");
     assert!(end["emission"].is_null(), "{end:#}");
 }
+
+#[test]
+fn the_rows_that_write_their_tokens_are_kept() {
+    let work = Work::new();
+    let flags =
+        ["--max-steps", "24", "--learning-rate", "0.05", "--eval-every", "8", "--emission-prompts", "6"];
+    let lines = trained(&work, &[&flags[..], &["--keep-best", "emission"]].concat()).ok().json();
+    let evaluations: Vec<&Value> = lines.iter().filter(|line| line["event"] == "eval").collect();
+    let rate = |line: &Value| line["emission"].as_f64().expect("tried");
+    assert_eq!(evaluations.len(), 4);
+    assert!(evaluations.iter().all(|line| line["leak"].as_f64().is_some_and(|leak| leak > 0.0)));
+    assert!(evaluations[0]["tokens"][0]["elsewhere"].as_f64().is_some());
+    let end = lines.last().expect("an end");
+    let most = evaluations[1..].iter().map(|line| rate(line)).fold(0.0, f64::max);
+    assert_eq!(end["best"]["emission"].as_f64(), Some(most), "{end:#}");
+    let kept = evaluations.iter().find(|line| line["step"] == end["best"]["step"]).expect("an evaluation");
+    assert_eq!((rate(kept), &kept["loss"]), (most, &end["after"]["loss"]));
+    let log = String::from_utf8(work.read("out/train_log.jsonl")).expect("text");
+    let of_log: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(of_log[7]["emission"], evaluations[1]["emission"]);
+    assert_eq!((of_log.len(), &of_log[6]["leak"]), (24, &Value::Null));
+    // the same from a file, for people
+    let work = Work::new();
+    work.write("run.toml", "keep-best = 'emission'\neval-every = 1\nmax-steps = 2\n");
+    let told =
+        work.train(&[&TOKENS[..], &["--config", "run.toml", "--eval-data", "train.jsonl"]].concat()).ok();
+    for part in ["  leak ", "  written ", "whose tokens the model writes most often, in"] {
+        assert!(told.out.contains(part), "{part}: {}", told.out);
+    }
+}
+
+#[test]
+fn rows_are_not_kept_by_what_cannot_be_tried() {
+    let work = Work::new();
+    let flags = ["--add-token", "<end>", "--allow-unseen", "--eval-every", "1", "--keep-best", "emission"];
+    work.train(&[&flags[..], &["--eval-data", "train.jsonl"]].concat())
+        .fails(2, &["--keep-best emission: ", "no held-out row has a trained token"]);
+    work.train(&flags).fails(2, &["--eval-data"]);
+    let other = ["--eval-data", "train.jsonl", "--eval-every", "1", "--keep-best", "rate"];
+    work.train(&[&TOKENS[..], &other].concat()).fails(2, &["expected loss or emission"]);
+    let none = ["--eval-data", "train.jsonl", "--eval-every", "1", "--keep-best", "emission"];
+    work.train(&[&TOKENS[..], &none, &["--emission-prompts", "0"]].concat())
+        .fails(2, &["--emission-prompts: expected at least 1"]);
+}
+
+#[test]
+fn a_run_that_leaks_is_told_what_helps() {
+    let work = Work::new();
+    let wild =
+        ["--max-steps", "12", "--learning-rate", "2", "--eval-every", "2", "--eval-data", "train.jsonl"];
+    let told = work.train(&[&TOKENS[..], &wild].concat()).ok();
+    assert_eq!(
+        told.err.matches("in held-out places of other tokens").count(),
+        1,
+        "{} {}",
+        told.out,
+        told.err
+    );
+    assert!(told.err.contains("toktune distill"), "{}", told.err);
+}

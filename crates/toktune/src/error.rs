@@ -57,6 +57,12 @@ pub enum Error {
         /// Whether the rows to train on are.
         train: bool,
     },
+    /// The best rows are to be those that write their tokens, and that cannot be tried.
+    #[error("`metric_for_best_model` is emission, which cannot be tried: {reason}")]
+    NoEmission {
+        /// Why.
+        reason: String,
+    },
     /// Adapters cannot be combined.
     #[error(transparent)]
     Combine(Box<CombineError>),

@@ -3,7 +3,8 @@
 use super::preference::PreferenceArgs;
 use super::shared::{DataArgs, EmissionArgs, LanguageArgs, MachineArgs};
 use super::values::{
-    Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, row_norm, save_embedding_layers, size,
+    Init, LogFormat, TemplateChoice, lr_scheduler, memory_budget, metric_for_best_model, row_norm,
+    save_embedding_layers, size,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -11,7 +12,9 @@ use toktune::SPREAD;
 use toktune::config::{LoraConfig, TargetModules};
 use toktune::data::Collator;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{CacheConstants, CacheLocation, LrScheduler, MemoryBudget, RowNorm, TrainingArguments};
+use toktune::train::{
+    CacheConstants, CacheLocation, LrScheduler, MemoryBudget, MetricForBestModel, RowNorm, TrainingArguments,
+};
 
 /// Flags of `train`; also the keys of its configuration file.
 #[derive(Debug, Args)]
@@ -291,10 +294,14 @@ pub struct RunArgs {
     /// Also evaluate every N steps
     #[arg(long, value_name = "N", requires = "eval_data")]
     pub eval_every: Option<u64>,
-    /// Keep the rows of the evaluation with the lowest held-out loss in place of the last ones
-    #[arg(long, requires = "eval_every", alias = "load-best-model-at-end")]
-    pub keep_best: bool,
-    /// End the run when N evaluations in a row gave no lower held-out loss
+    /// Keep the rows of the best evaluation in place of the last ones: that with the lowest held-out loss, or that whose tokens the
+    /// model writes in most held-out rows, which it goes on with at each evaluation (emission; 8 rows, or --emission-prompts)
+    #[arg(
+        long, requires = "eval_every", alias = "load-best-model-at-end", value_name = "loss|emission", num_args = 0..=1,
+        default_missing_value = "loss", value_parser = metric_for_best_model(), hide_possible_values = true
+    )]
+    pub keep_best: Option<MetricForBestModel>,
+    /// End the run when N evaluations in a row were no better, by the held-out loss or what --keep-best says
     #[arg(long, value_name = "N", requires = "eval_every")]
     pub early_stopping_patience: Option<u64>,
     /// Write a checkpoint every N steps
@@ -372,7 +379,9 @@ impl TrainArgs {
         to.shuffle = steps.shuffle;
         to.seed = steps.seed;
         to.eval_steps = run.eval_every;
-        to.load_best_model_at_end = run.keep_best;
+        to.load_best_model_at_end = run.keep_best.is_some();
+        to.metric_for_best_model = run.keep_best.unwrap_or_default();
+        to.emission_prompts = self.emission.emission_prompts.unwrap_or(to.emission_prompts);
         to.early_stopping_patience = run.early_stopping_patience;
         to.save_steps = run.save_every;
         to.save_total_limit = run.keep_last;

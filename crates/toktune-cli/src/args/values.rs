@@ -9,7 +9,7 @@ use toktune::data::{LossOn, SampleBy};
 use toktune::engine::objective::DistillationWeights;
 use toktune::export::MergedType;
 use toktune::peft::SaveEmbeddingLayers;
-use toktune::train::{DpoLoss, LrScheduler, MemoryBudget, RowNorm};
+use toktune::train::{DpoLoss, LrScheduler, MemoryBudget, MetricForBestModel, RowNorm};
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -282,6 +282,11 @@ fn bytes_of(text: &str) -> Option<u64> {
 /// What becomes of the norms of rows.
 pub fn row_norm() -> impl TypedValueParser<Value = RowNorm> {
     clap::builder::StringValueParser::new().try_map(|text| text.parse::<RowNorm>())
+}
+
+/// What the best rows are found by.
+pub fn metric_for_best_model() -> impl TypedValueParser<Value = MetricForBestModel> {
+    clap::builder::StringValueParser::new().try_map(|text| text.parse::<MetricForBestModel>())
 }
 
 /// How much of a step is kept.

@@ -72,15 +72,24 @@ pub fn evaluation_json(evaluation: &Evaluation, tokenizer: Option<&AutoTokenizer
     let tokens: Vec<Value> = evaluation
         .tokens
         .iter()
-        .map(|t| json!({"id": t.id, "token": spelling(tokenizer, t.id), "labels": t.labels, "loss": t.loss}))
+        .map(|t| {
+            json!({
+                "id": t.id, "token": spelling(tokenizer, t.id), "labels": t.labels, "loss": t.loss,
+                "elsewhere": t.elsewhere,
+            })
+        })
         .collect();
     let mut object = json!({
         "loss": evaluation.loss,
         "perplexity": evaluation.perplexity,
         "labels": evaluation.labels,
         "token_loss": evaluation.token_loss,
+        "leak": evaluation.leak,
         "tokens": tokens,
     });
+    if let Some(rate) = evaluation.emission {
+        object["emission"] = rate.into();
+    }
     if let Some(nearest) = evaluation.nearest {
         object["nearest"] = nearest.into();
     }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 use toktune::peft::PeftModel;
 use toktune::text::AutoTokenizer;
-use toktune::train::{Evaluation, PreferenceMetrics, StepLog, TrainerCallback, TrainerWarning};
+use toktune::train::{Evaluation, Leak, PreferenceMetrics, StepLog, TrainerCallback, TrainerWarning};
 
 /// How a run is told of.
 #[derive(Clone, Debug)]
@@ -46,6 +46,21 @@ pub struct Progress<'a> {
 /// How two answers compare, shortly.
 fn compared(of: &PreferenceMetrics) -> String {
     format!("accuracy {:.1} %  margin {:.4}", 100.0 * of.accuracies, of.margins)
+}
+
+/// What a leak is, and what helps.
+fn leaking(leak: &Leak, tokenizer: Option<&AutoTokenizer>) -> String {
+    let token = super::spelling(tokenizer, leak.token);
+    let token = token.map_or_else(|| leak.token.to_string(), |token| format!("'{token}'"));
+    let percent = |share: f64| number(100.0 * share);
+    format!(
+        "after step {} the trained tokens take {} % of the probability in held-out places of other tokens, {token} {} % of it \
+         alone: they will be written where they do not belong; a lower --learning-rate leaks less, and so does --norm \
+         clamp:X; the tokens of words can be distilled instead (toktune distill)",
+        leak.step,
+        percent(leak.probability),
+        percent(leak.of_token / leak.probability),
+    )
 }
 
 const BAR: &str = "{bar:24.green/dim} {pos}/{len}  {wide_msg}";
@@ -222,7 +237,12 @@ impl TrainerCallback for Progress<'_> {
             (None, None) => format!("perplexity {}", number(evaluation.perplexity)),
         };
         let loss = evaluation.loss;
-        self.lines(&[format!("held out after step {step}: loss {loss:.4}  {quality}{at_tokens}")]);
+        let leak = evaluation.leak.map_or(String::new(), |leak| format!("  leak {} %", number(100.0 * leak)));
+        let written =
+            evaluation.emission.map_or(String::new(), |rate| format!("  written {:.0} %", 100.0 * rate));
+        self.lines(&[format!(
+            "held out after step {step}: loss {loss:.4}  {quality}{at_tokens}{leak}{written}"
+        )]);
         self.signals.asked()
     }
 
@@ -250,6 +270,7 @@ impl TrainerCallback for Progress<'_> {
                     odd.layer, odd.times
                 ));
             }
+            TrainerWarning::Leaking(leak) => super::warning(&leaking(leak, self.tokenizer)),
             other => super::warning(&format!("{other:?}")),
         };
         self.aside(tell);

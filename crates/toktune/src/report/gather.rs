@@ -203,7 +203,10 @@ fn settings(trainer: &Trainer) -> Facts {
     facts.add("order", if of.shuffle { "shuffled" } else { "as in the files" });
     facts.add("seed", of.seed.to_string());
     if let Some(every) = of.eval_steps {
-        let best = if of.load_best_model_at_end { ", the best rows kept" } else { "" };
+        let best = match of.load_best_model_at_end {
+            true => format!(", the best rows kept by their {}", of.metric_for_best_model),
+            false => String::new(),
+        };
         facts.add("evaluated", format!("every {}{best}", plural(every as usize, "step")));
     }
     facts

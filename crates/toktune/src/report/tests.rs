@@ -158,8 +158,8 @@ fn shown(text: &str, learnt: bool, trained: bool) -> ShownToken {
 
 fn evaluation(loss: f64) -> Evaluation {
     let tokens = vec![
-        TokenEvaluation { id: 7, labels: 9, loss: Some(loss) },
-        TokenEvaluation { id: 8, labels: 0, loss: None },
+        TokenEvaluation { id: 7, labels: 9, loss: Some(loss), elsewhere: None },
+        TokenEvaluation { id: 8, labels: 0, loss: None, elsewhere: None },
     ];
     Evaluation {
         loss,
@@ -168,6 +168,8 @@ fn evaluation(loss: f64) -> Evaluation {
         nearest: None,
         preference: None,
         token_loss: Some(loss),
+        leak: None,
+        emission: None,
         tokens,
     }
 }

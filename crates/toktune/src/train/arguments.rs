@@ -2,6 +2,7 @@
 
 use super::budget::MemoryBudget;
 use super::log::LOG_FILE;
+use super::metric::MetricForBestModel;
 use super::norms::RowNorm;
 use super::preference::check_dpo;
 use super::schedule::LrScheduler;
@@ -48,9 +49,13 @@ pub struct TrainingArguments {
     pub seed: u64,
     /// Evaluate every so many steps, beside the evaluations before and after.
     pub eval_steps: Option<u64>,
-    /// Keep what gave the lowest held-out loss over all labels of the evaluations after steps, instead of the last values.
+    /// Keep what gave the best of the evaluations after steps, by `metric_for_best_model`, instead of the last values.
     pub load_best_model_at_end: bool,
-    /// End the run when so many evaluations in a row gave no lower held-out loss.
+    /// What the best evaluation is found by.
+    pub metric_for_best_model: MetricForBestModel,
+    /// Held-out rows that the tokens are tried on at each evaluation where the metric is their emission.
+    pub emission_prompts: usize,
+    /// End the run when so many evaluations in a row were no better, by `metric_for_best_model`.
     pub early_stopping_patience: Option<u64>,
     /// Write a checkpoint every so many steps.
     pub save_steps: Option<u64>,
@@ -81,6 +86,9 @@ pub const RELATIVE_LEARNING_RATE: f64 = 0.1;
 /// The same for rows that are to be like what a teacher gave: they begin near to it, and a higher rate carries them past it.
 pub const RELATIVE_DISTILLATION_RATE: f64 = 0.03;
 
+/// Held-out rows that tokens are tried on at an evaluation during a run: few, since texts are written a token at a time.
+pub const EMISSION_PROMPTS: usize = 8;
+
 /// The default learning rate of LoRA's updates, which start near 0 and are not measured by the embedding.
 pub const LORA_LEARNING_RATE: f64 = 2e-4;
 
@@ -105,6 +113,8 @@ impl TrainingArguments {
             seed: 42,
             eval_steps: None,
             load_best_model_at_end: false,
+            metric_for_best_model: MetricForBestModel::Loss,
+            emission_prompts: EMISSION_PROMPTS,
             early_stopping_patience: None,
             save_steps: None,
             save_total_limit: None,
@@ -131,6 +141,13 @@ impl TrainingArguments {
             ("save_every", self.save_steps.unwrap_or(1)),
             ("keep_last", self.save_total_limit.unwrap_or(1)),
             ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
+            (
+                "emission_prompts",
+                match self.metric_for_best_model {
+                    MetricForBestModel::Emission => self.emission_prompts as u64,
+                    MetricForBestModel::Loss => 1,
+                },
+            ),
         ];
         if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Argument { name, expected: "at least 1", found: "0".into() });
@@ -223,7 +240,13 @@ mod tests {
     fn each_setting_is_checked_by_name() {
         let good = TrainingArguments::new("out");
         assert!(good.check().is_ok());
-        let faults: [(&str, TrainingArguments); 12] = [
+        let untried = TrainingArguments {
+            metric_for_best_model: MetricForBestModel::Emission,
+            emission_prompts: 0,
+            ..good.clone()
+        };
+        let faults: [(&str, TrainingArguments); 13] = [
+            ("emission_prompts", untried),
             ("lora_learning_rate", TrainingArguments { lora_learning_rate: Some(0.0), ..good.clone() }),
             ("batch_size", TrainingArguments { per_device_train_batch_size: 0, ..good.clone() }),
             ("norm", TrainingArguments { norm: RowNorm::Clamp(0.0), ..good.clone() }),

@@ -1,10 +1,11 @@
-//! The best rows of a run, by the held-out loss, and when to stop waiting for better ones.
+//! The best rows of a run, by the held-out loss or by what the model writes, and when to stop waiting for better ones.
 
 use super::evaluate::Evaluation;
+use super::metric::MetricForBestModel;
 use crate::peft::PeftModel;
 use serde::{Deserialize, Serialize};
 
-/// The evaluation with the lowest held-out loss so far.
+/// The best evaluation so far, by [`metric_for_best_model`](super::TrainingArguments::metric_for_best_model).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BestStep {
@@ -29,15 +30,21 @@ pub(super) struct BestSoFar {
 }
 
 impl BestSoFar {
-    /// Takes an evaluation after `step` steps, the model's values with it if they are to be kept. The loss counts over all labels:
+    /// Takes an evaluation after `step` steps, the model's values with it if they are to be kept. A loss counts over all labels:
     /// it is what is trained, and a row that is said too often shows in the loss of all others.
-    pub(super) fn take(&mut self, step: u64, evaluation: &Evaluation, model: &PeftModel, keep: bool) {
+    pub(super) fn take(
+        &mut self,
+        step: u64,
+        evaluation: &Evaluation,
+        model: &PeftModel,
+        (metric, keep): (MetricForBestModel, bool),
+    ) {
         // the same evaluation once more, after a run was resumed
         if step <= self.evaluated {
             return;
         }
         self.evaluated = step;
-        if self.best.as_ref().is_some_and(|best| evaluation.loss >= best.evaluation.loss) {
+        if self.best.as_ref().is_some_and(|best| !metric.is_better(evaluation, &best.evaluation)) {
             self.without_better += 1;
             return;
         }

@@ -1,6 +1,7 @@
 //! Who is told of a run, and can stop it.
 
 use super::evaluate::Evaluation;
+use super::leak::Leak;
 use super::log::StepLog;
 use super::norms::OddRow;
 pub use crate::error::ChangedSetting;
@@ -24,6 +25,9 @@ pub enum TrainerWarning {
     /// A trained row is less than half or more than twice as long as the median row of the vocabulary, and was not when the run
     /// began. Told once a run.
     OddNorm(OddRow),
+    /// The trained tokens take more than half a percent of probability where another token is the label, and did not when the run
+    /// began. Told once a run.
+    Leaking(Leak),
 }
 
 /// Told of what happens in a run, as transformers' class of this name. Every method may be left out. Where one breaks, the run

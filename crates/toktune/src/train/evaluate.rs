@@ -1,6 +1,7 @@
 //! Loss and perplexity on held-out rows, overall and at the trained tokens.
 
 use super::preference::{PreferenceMetrics, Reference, check_dpo};
+use super::prior::{Elsewhere, Prior};
 use crate::data::Dataset;
 use crate::engine::objective::{DpoConfig, Losses, PreferenceSums};
 use crate::engine::runner::{StepOptions, Wanted};
@@ -32,6 +33,14 @@ pub struct Evaluation {
     pub preference: Option<PreferenceMetrics>,
     /// Over the labels that are chosen tokens; `None` when there is none.
     pub token_loss: Option<f64>,
+    /// The probability that the chosen tokens take together in places where another token is the label, a mean over some 64 of
+    /// them; `None` where there is no such place or no vocabulary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leak: Option<f64>,
+    /// The share of the rows with a trained token where the model writes it by itself, a mean over the tokens; `None` where that was
+    /// not tried. [`MetricForBestModel::Emission`](super::MetricForBestModel::Emission) has a run try it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emission: Option<f64>,
     /// For each chosen token.
     pub tokens: Vec<TokenEvaluation>,
 }
@@ -46,6 +55,9 @@ pub struct TokenEvaluation {
     pub labels: usize,
     /// The mean loss there; `None` when it never is.
     pub loss: Option<f64>,
+    /// Its part of [`Evaluation::leak`]: its mean probability where another token is the label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<f64>,
 }
 
 /// Evaluates `model` with `rows` on all of `data`, and on the labels in `chosen` one by one. Two answers to one prompt are compared as
@@ -129,7 +141,15 @@ impl Evaluated<'_> {
             }
             tally.add(model.step(&batch, &trained, wanted, StepOptions::default())?.losses);
         }
-        Ok(Some(tally.finish()))
+        let mut evaluation = tally.finish();
+        let trained = chosen.iter().copied().collect();
+        let elsewhere = Elsewhere { model, data, tokens: chosen, trained }.measure(rows)?;
+        if let Some(Prior { probabilities, .. }) = elsewhere {
+            evaluation.leak = Some(probabilities.iter().sum());
+            let tokens = evaluation.tokens.iter_mut().zip(probabilities);
+            tokens.for_each(|(token, probability)| token.elsewhere = Some(probability));
+        }
+        Ok(Some(evaluation))
     }
 }
 
@@ -183,7 +203,12 @@ impl<'c> Tally<'c> {
         let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
         let (sum, labels) = self.all;
         let loss = if self.weight > 0.0 { sum / self.weight } else { 0.0 };
-        let of = |(&id, &of): (&u32, &(f64, usize))| TokenEvaluation { id, labels: of.1, loss: mean(of) };
+        let of = |(&id, &of): (&u32, &(f64, usize))| TokenEvaluation {
+            id,
+            labels: of.1,
+            loss: mean(of),
+            elsewhere: None,
+        };
         let tokens = self.chosen.iter().zip(&self.of_tokens).map(of).collect();
         let at_tokens = self.of_tokens.iter().fold((0.0, 0), |all, of| (all.0 + of.0, all.1 + of.1));
         let nearest = self.hits.map(|hits| hits as f64 / labels.max(1) as f64);
@@ -195,6 +220,8 @@ impl<'c> Tally<'c> {
             nearest,
             preference,
             token_loss: mean(at_tokens),
+            leak: None,
+            emission: None,
             tokens,
         }
     }

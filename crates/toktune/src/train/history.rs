@@ -41,6 +41,8 @@ mod tests {
             nearest: None,
             preference: None,
             token_loss: Some(loss),
+            leak: None,
+            emission: None,
             tokens: vec![],
         };
         let mut history = Vec::new();

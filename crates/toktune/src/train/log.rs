@@ -1,5 +1,6 @@
 //! What is reported of every optimizer step, and the file it is kept in.
 
+use super::evaluate::Evaluation;
 use super::norms::Norms;
 use super::preference::PreferenceMetrics;
 use crate::error::Result;
@@ -39,6 +40,12 @@ pub struct StepLog {
     /// Norms of the trained rows after the update, over the median of the vocabulary's; `None` without rows.
     #[serde(default)]
     pub norms: Option<Norms>,
+    /// [`Evaluation::leak`](super::Evaluation::leak) of the held-out rows after the update, in the log's file and where they were evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leak: Option<f64>,
+    /// The same of [`Evaluation::emission`](super::Evaluation::emission).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emission: Option<f64>,
     /// Of two answers to one prompt: how they compare, before the update.
     #[serde(flatten)]
     pub preference: Option<PreferenceMetrics>,
@@ -49,6 +56,8 @@ pub struct StepLog {
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
+    /// The step that was written last, and where its line begins.
+    last: Option<(StepLog, u64)>,
 }
 
 impl LogFile {
@@ -65,10 +74,27 @@ impl LogFile {
             file.write_all(kept.as_bytes()).map_err(WeightsError::io(&path))
         })?;
         let file = OpenOptions::new().append(true).open(&path).map_err(WeightsError::io(&path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, last: None })
     }
 
     pub(super) fn write(&mut self, log: &StepLog) -> Result<()> {
+        let begins = self.file.metadata().map_err(WeightsError::io(&self.path))?.len();
+        self.last = Some((log.clone(), begins));
+        self.append(log)
+    }
+
+    /// Writes the last step once more, with what the held-out rows came to after it. There may be nothing to say.
+    pub(super) fn evaluated(&mut self, evaluation: &Evaluation) -> Result<()> {
+        let Some((mut log, begins)) = self.last.take() else { return Ok(()) };
+        (log.leak, log.emission) = (evaluation.leak, evaluation.emission);
+        if log.leak.is_none() && log.emission.is_none() {
+            return Ok(());
+        }
+        self.file.set_len(begins).map_err(WeightsError::io(&self.path))?;
+        self.append(&log)
+    }
+
+    fn append(&mut self, log: &StepLog) -> Result<()> {
         let line = serde_json::to_string(log).map_err(|e| WeightsError::Serialise(e.to_string()))?;
         Ok(writeln!(self.file, "{line}").map_err(WeightsError::io(&self.path))?)
     }
@@ -119,6 +145,8 @@ mod tests {
             tokens_per_second: 6.0,
             peak_memory_bytes: peak_memory_bytes(),
             norms: None,
+            leak: None,
+            emission: None,
             preference: None,
         }
     }

@@ -13,9 +13,11 @@ mod evaluate;
 mod free_memory;
 mod growth;
 mod history;
+mod leak;
 mod lock;
 mod log;
 mod memory;
+mod metric;
 mod norms;
 mod optimizer;
 mod preference;
@@ -31,15 +33,18 @@ mod workers;
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
 pub use crate::engine::objective::{DpoConfig, DpoLoss};
 pub use arguments::{
-    LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE, TrainingArguments,
+    EMISSION_PROMPTS, LORA_LEARNING_RATE, RELATIVE_DISTILLATION_RATE, RELATIVE_LEARNING_RATE,
+    TrainingArguments,
 };
 pub use best::BestStep;
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
 pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences};
 pub use history::EvaluatedStep;
+pub use leak::Leak;
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes, read_log};
 pub use memory::bytes_to_hold;
+pub use metric::MetricForBestModel;
 pub use norms::{Norms, OddRow, RowNorm};
 pub use optimizer::{AdamW, AdamWConfig, clip_grad_norm};
 pub use preference::PreferenceMetrics;

@@ -1,15 +1,16 @@
 //! How likely the trained tokens are before training, in places that belong to others.
 //!
+//! The same is measured of held-out rows at every evaluation of a run, where it is what leaks.
+//!
 //! A row of the head decides that alone. One that starts too near to what the model says everywhere takes probability from
 //! every other token; one that starts far away has to be brought back before it is ever said.
 
 use crate::data::Dataset;
 use crate::engine::batch::{RaggedBatch, RaggedRows};
-use crate::engine::prefixes::Prefixes;
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;
 use crate::models::{ModelKind, PretrainedModel};
-use crate::peft::PeftModel;
+use crate::peft::{ActiveRows, PeftModel};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ use std::ops::Range;
 const PLACES: usize = 64;
 /// Of one sequence, at most.
 const OF_SEQUENCE: usize = 16;
-/// Rows of the head that are compared in all: places by tokens.
+/// Rows of the head that are compared in all where every token is asked for by itself: places by tokens.
 const COMPARED: usize = 256;
 /// Tokens that are read before the first of a sequence's places, at most.
 const BEFORE: usize = 128;
@@ -54,34 +55,76 @@ struct Window {
 /// # Errors
 /// As [`Runner::step`](crate::engine::runner::Runner::step).
 pub fn prior(model: &PeftModel, data: &Dataset, tokens: &[u32]) -> Result<Option<Prior>> {
-    data.check_for(model.base())?;
-    if data.collator().kind() == ModelKind::SentencePairs || tokens.is_empty() {
-        return Ok(None);
-    }
-    let windows = windows(model, data, tokens.len())?;
-    let places: usize = windows.iter().map(|window| window.places()).sum();
-    if places == 0 {
-        return Ok(None);
-    }
-    let batch = batch(model.base(), &windows, tokens);
-    let active = model.active();
-    let output = model.base().step(&batch, &active.trained(), Wanted::Losses, StepOptions::default())?;
-    let mut sums = vec![0f64; tokens.len()];
-    for loss in &output.losses.losses {
-        if let Some(at) = tokens.iter().position(|id| Some(*id) == loss.target) {
-            sums[at] += f64::from(-loss.value).exp();
-        }
-    }
-    let probabilities = sums.into_iter().map(|sum| sum / places as f64).collect();
-    Ok(Some(Prior { places, probabilities }))
+    let trained = model.token_indices().into_iter().collect();
+    Elsewhere { model: model.base(), data, tokens, trained }.measure(model.active())
 }
 
-/// Sequences with the places that are looked at.
-fn windows(model: &PeftModel, data: &Dataset, tokens: usize) -> Result<Vec<Window>> {
-    let trained: HashSet<u32> = model.token_indices().into_iter().collect();
-    let most = (COMPARED / tokens).clamp(OF_SEQUENCE, PLACES);
-    // only what a causal model reads is shared by the copies that ask for another token each
-    let copies = if data.collator().kind() == ModelKind::Causal { 1 } else { tokens };
+/// What is asked for where it does not belong.
+pub(super) struct Elsewhere<'e> {
+    pub(super) model: &'e PretrainedModel,
+    pub(super) data: &'e Dataset,
+    /// What is asked for.
+    pub(super) tokens: &'e [u32],
+    /// Labels that are no such places.
+    pub(super) trained: HashSet<u32>,
+}
+
+impl Elsewhere<'_> {
+    /// As [`prior`], with `rows`.
+    pub(super) fn measure(&self, rows: ActiveRows<'_>) -> Result<Option<Prior>> {
+        let Self { model, data, tokens, trained } = self;
+        data.check_for(model)?;
+        let kind = data.collator().kind();
+        if kind == ModelKind::SentencePairs || tokens.is_empty() {
+            return Ok(None);
+        }
+        // a decoder gives the logits of a place, and so all tokens at once
+        let asked = if kind == ModelKind::Causal { 1 } else { tokens.len() };
+        let windows = windows(data, trained, asked)?;
+        let places: usize = windows.iter().map(|window| window.places()).sum();
+        if places == 0 {
+            return Ok(None);
+        }
+        let sums = match kind {
+            ModelKind::Causal => self.of_logits(&windows, rows)?,
+            _ => self.of_losses(&windows, rows)?,
+        };
+        let probabilities = sums.into_iter().map(|sum| sum / places as f64).collect();
+        Ok(Some(Prior { places, probabilities }))
+    }
+
+    /// The tokens' probabilities added up over the places.
+    fn of_logits(&self, windows: &[Window], rows: ActiveRows<'_>) -> Result<Vec<f64>> {
+        let mut sums = vec![0f64; self.tokens.len()];
+        // a place is a label, of whatever token
+        let batch = batch(self.model.kind(), windows, &self.tokens[..1]);
+        self.model.runner().each_logits(&batch, &rows.trained(), &mut |_, logits| {
+            let largest = logits.iter().fold(f32::NEG_INFINITY, |most, x| most.max(*x));
+            let all: f64 = logits.iter().map(|x| f64::from((x - largest).exp())).sum();
+            for (sum, id) in sums.iter_mut().zip(self.tokens) {
+                *sum += logits.get(*id as usize).map_or(0.0, |x| f64::from((x - largest).exp()) / all);
+            }
+        })?;
+        Ok(sums)
+    }
+
+    /// The same of models that give no logits of labelled rows, by the losses that the tokens would have.
+    fn of_losses(&self, windows: &[Window], rows: ActiveRows<'_>) -> Result<Vec<f64>> {
+        let mut sums = vec![0f64; self.tokens.len()];
+        let batch = batch(self.model.kind(), windows, self.tokens);
+        let output = self.model.step(&batch, &rows.trained(), Wanted::Losses, StepOptions::default())?;
+        for loss in &output.losses.losses {
+            if let Some(at) = self.tokens.iter().position(|id| Some(*id) == loss.target) {
+                sums[at] += f64::from(-loss.value).exp();
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// Sequences with the places that are looked at, each of which is read in so many `copies`.
+fn windows(data: &Dataset, trained: &HashSet<u32>, copies: usize) -> Result<Vec<Window>> {
+    let most = (COMPARED / copies).clamp(OF_SEQUENCE, PLACES);
     let (mut windows, mut places, mut read) = (Vec::<Window>::new(), 0, 0);
     let looked_at = data.len().min(LOOKED_AT);
     for nth in 0..looked_at {
@@ -89,7 +132,7 @@ fn windows(model: &PeftModel, data: &Dataset, tokens: usize) -> Result<Vec<Windo
         let share = (nth as f64 * GOLDEN).fract();
         let batch = data.batch(&[(share * data.len() as f64) as usize], 0)?;
         let left = (most - places).min(OF_SEQUENCE);
-        let Some(window) = Window::of(&batch, &trained, left, data.collator().kind()) else { continue };
+        let Some(window) = Window::of(&batch, trained, left, data.collator().kind()) else { continue };
         let size = copies * window.size();
         if read + size > if windows.is_empty() { MOST_READ } else { READ } {
             continue;
@@ -105,16 +148,17 @@ fn windows(model: &PeftModel, data: &Dataset, tokens: usize) -> Result<Vec<Windo
 }
 
 impl Window {
-    /// The first `most` places of the one sequence of a batch, with what stands before them.
+    /// The first `most` places of the first sequence of a batch, with what stands before them; of two answers that is the chosen one.
     fn of(batch: &RaggedBatch, trained: &HashSet<u32>, most: usize, kind: ModelKind) -> Option<Self> {
         let is_other = |target: &Option<u32>| target.is_some_and(|id| !trained.contains(&id));
-        let found = batch.targets.iter().enumerate().filter(|(_, target)| is_other(target));
+        let end = batch.starts.get(1).copied()?;
+        let found = batch.targets.iter().take(end).enumerate().filter(|(_, target)| is_other(target));
         let rows: Vec<usize> = found.map(|(row, _)| row).take(most).collect();
         let (first, last) = (*rows.first()?, *rows.last()?);
         // an encoder reads all of a sequence, and a decoder what stands before
         let seen: Range<usize> = match kind {
             ModelKind::Causal => first.saturating_sub(BEFORE)..(last + 1).min(first + READ),
-            _ => 0..batch.ids.len(),
+            _ => 0..end,
         };
         let is_place = seen.clone().map(|row| rows.binary_search(&row).is_ok()).collect();
         let encoder = batch.encoder.as_ref().map(|encoder| encoder.ids.clone());
@@ -131,10 +175,9 @@ impl Window {
     }
 }
 
-/// The sequences once for each token, which is what every place is asked for; what causal models read of them is computed
-/// once.
-fn batch(model: &PretrainedModel, windows: &[Window], tokens: &[u32]) -> RaggedBatch {
-    let mut batch = RaggedBatch::new(model.kind());
+/// The sequences once for each token, which is what every place is asked for.
+fn batch(kind: ModelKind, windows: &[Window], tokens: &[u32]) -> RaggedBatch {
+    let mut batch = RaggedBatch::new(kind);
     let mut encoder = RaggedRows { ids: Vec::new(), starts: vec![0] };
     let copies: Vec<(&Window, u32)> =
         tokens.iter().flat_map(|id| windows.iter().map(move |window| (window, *id))).collect();
@@ -146,15 +189,8 @@ fn batch(model: &PretrainedModel, windows: &[Window], tokens: &[u32]) -> RaggedB
             encoder.starts.push(encoder.ids.len());
         }
     }
-    match model.kind() {
-        ModelKind::Causal => {
-            let token = |sequence: usize, at: usize| copies[sequence].0.ids.get(at).copied();
-            let class = |sequence: usize| model.rotation_class(copies[sequence].0.ids.len());
-            let prefixes = Prefixes::of(copies.len(), token, class);
-            batch.segments = (0..copies.len()).map(|sequence| prefixes.of_sequence(sequence)).collect();
-        }
-        ModelKind::Seq2Seq => batch.encoder = Some(encoder),
-        _ => {}
+    if kind == ModelKind::Seq2Seq {
+        batch.encoder = Some(encoder);
     }
     batch
 }

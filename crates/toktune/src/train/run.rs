@@ -22,12 +22,12 @@ pub struct TrainOutput {
     pub before: Option<Evaluation>,
     /// Evaluation of what was saved: after the last step, or of the best step where that is kept.
     pub after: Option<Evaluation>,
-    /// The evaluation with the lowest held-out loss after a step, with evaluation data. With `load_best_model_at_end` what gave it
+    /// The best evaluation after a step, by `metric_for_best_model`, with evaluation data. With `load_best_model_at_end` what gave it
     /// is what was saved.
     pub best: Option<BestStep>,
     /// Every evaluation, before, during and after the run, those of the run that is resumed included.
     pub evaluations: Vec<EvaluatedStep>,
-    /// Whether the run ended before its last step because no evaluation gave a lower held-out loss for too long.
+    /// Whether the run ended before its last step because no evaluation was better for too long.
     pub ended_early: bool,
     /// Steps taken now, without those of a run that is resumed.
     pub steps: u64,
@@ -106,6 +106,9 @@ impl Trainer {
                 let (evaluation, stop) =
                     evaluated.map_err(|source| self.keep_last_good_state(step, source))?;
                 self.remember(evaluation.as_ref());
+                if let (Some(evaluation), Some(log)) = (&evaluation, &mut log) {
+                    log.evaluated(evaluation)?;
+                }
                 output.after = evaluation;
                 stops = stop;
                 output.ended_early = !stops && self.is_out_of_patience();
@@ -114,12 +117,17 @@ impl Trainer {
                 callback.on_save(&self.save_checkpoint()?);
             }
         }
-        self.finish(&mut output, callback)?;
+        self.finish(&mut output, log, callback)?;
         Ok(output)
     }
 
     /// What is left when the last step is taken, or the run is stopped.
-    fn finish(&mut self, output: &mut TrainOutput, callback: &mut dyn TrainerCallback) -> Result<()> {
+    fn finish(
+        &mut self,
+        output: &mut TrainOutput,
+        log: Option<LogFile>,
+        callback: &mut dyn TrainerCallback,
+    ) -> Result<()> {
         let folder = self.arguments.output_dir.clone();
         let (step, total) = (self.global_step(), self.schedule.total_steps);
         // with its end kept, a run can be made longer later
@@ -136,6 +144,9 @@ impl Trainer {
             let evaluated = self.evaluate_and_tell(callback);
             output.after = evaluated.map_err(|source| self.keep_last_good_state(step, source))?.0;
             self.remember(output.after.as_ref());
+            if let (Some(evaluation), Some(mut log)) = (&output.after, log) {
+                log.evaluated(evaluation)?;
+            }
             if taken && self.arguments.load_best_model_at_end {
                 // with the last evaluation in it
                 self.save_checkpoint()?;
@@ -170,17 +181,22 @@ impl Trainer {
         }
         if let Some(evaluation) = &evaluation {
             stops |= callback.on_evaluate(&self.model, step, evaluation).is_break();
+            let before = self.run.as_ref().and_then(|run| run.beginning.0.as_ref());
+            if let Some(leak) = self.leak.take(step, evaluation, before) {
+                callback.on_warning(&TrainerWarning::Leaking(leak));
+            }
         }
         Ok((evaluation, stops || callback.on_prediction_step().is_break()))
     }
 
     /// Compares an evaluation after a step with the best one.
     fn remember(&mut self, evaluation: Option<&Evaluation>) {
-        let (step, keep) = (self.global_step(), self.arguments.load_best_model_at_end);
+        let step = self.global_step();
+        let by = (self.arguments.metric_for_best_model, self.arguments.load_best_model_at_end);
         if let (Some(evaluation), Some(run)) = (evaluation, &mut self.run)
             && step > 0
         {
-            run.best.take(step, evaluation, &self.model, keep);
+            run.best.take(step, evaluation, &self.model, by);
         }
     }
 

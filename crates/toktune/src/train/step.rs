@@ -56,6 +56,8 @@ impl Trainer {
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: peak_memory_bytes(),
             norms: self.norms.norms(&self.model),
+            leak: None,
+            emission: None,
             preference: preference.as_ref().map(PreferenceMetrics::of),
         };
         if let Some(run) = &mut self.run {

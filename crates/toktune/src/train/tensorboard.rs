@@ -103,6 +103,8 @@ impl TrainerCallback for TensorBoard {
             (None, None) => values.push(("eval/perplexity".to_owned(), evaluation.perplexity)),
         }
         values.extend(evaluation.token_loss.map(|loss| ("eval/token_loss".to_owned(), loss)));
+        values.extend(evaluation.leak.map(|leak| ("eval/leak".to_owned(), leak)));
+        values.extend(evaluation.emission.map(|rate| ("eval/emission".to_owned(), rate)));
         self.put(step, &values, false);
         ControlFlow::Continue(())
     }

@@ -8,8 +8,10 @@ use super::checkpoint::{self, TrainerState};
 use super::evaluate::{Evaluated, Evaluation};
 use super::growth::Sizes;
 use super::history::EvaluatedStep;
+use super::leak::LeakWatch;
 use super::log::StepLog;
 use super::memory::{MemoryPlanner, held_bytes};
+use super::metric::{EmissionPrompts, MetricForBestModel};
 use super::norms::{NormWatch, RowNorm};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::preference::Reference;
@@ -53,6 +55,10 @@ pub struct Trainer {
     pub(super) sizes: Sizes,
     /// The norms of its rows.
     pub(super) norms: NormWatch,
+    /// How its tokens leak.
+    pub(super) leak: LeakWatch,
+    /// What its tokens are tried on, once the run has begun, where that decides on its best rows.
+    emission: Option<EmissionPrompts>,
     /// Memory of the process before the run.
     held_bytes: u64,
     /// What its steps may take.
@@ -125,6 +131,8 @@ impl Trainer {
             room: MemoryRoom::of(arguments.memory_budget, model.base().checkpoint().total_bytes(), PROCESSES),
             sizes: Sizes::of(&model, typical),
             norms: NormWatch::of(&model),
+            leak: LeakWatch::default(),
+            emission: None,
             model,
             arguments,
             train,
@@ -219,6 +227,10 @@ impl Trainer {
     pub(super) fn begin(&mut self, callback: &mut dyn TrainerCallback) -> Result<()> {
         if self.run.is_some() {
             return Ok(());
+        }
+        if self.arguments.metric_for_best_model == MetricForBestModel::Emission {
+            let (data, most) = (self.eval.as_ref(), self.arguments.emission_prompts);
+            self.emission = Some(EmissionPrompts::of(&self.model, data, most)?);
         }
         let mut sampler = self.sampler()?;
         // before a run that is resumed has its rows: what it began with is what it is compared with
@@ -350,7 +362,14 @@ impl Trainer {
         let mut stop = || callback.on_prediction_step();
         let reference = self.run.as_ref().and_then(|run| run.eval_reference.as_ref());
         let of = Evaluated { model: model.base(), data, batch_size: size, chosen: &tokens, reference };
-        of.until(model.active(), &mut stop)
+        let Some(mut evaluation) = of.until(model.active(), &mut stop)? else { return Ok(None) };
+        if let Some(prompts) = &self.emission {
+            evaluation.emission = prompts.rate(model, self.tokenizer.as_ref(), &mut stop)?;
+            if evaluation.emission.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(evaluation))
     }
 
     /// Writes a checkpoint of the run as it stands, and gives its folder.

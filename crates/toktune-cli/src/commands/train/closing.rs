@@ -66,7 +66,9 @@ impl Closing<'_> {
             "last_loss": output.first_and_last.as_ref().map(|(_, last)| last.loss),
             "before": evaluation(&output.before),
             "after": evaluation(&output.after),
-            "best": output.best.as_ref().map(|best| json!({"step": best.step, "loss": best.evaluation.loss})),
+            "best": output.best.as_ref().map(|best| json!({
+                "step": best.step, "loss": best.evaluation.loss, "emission": best.evaluation.emission,
+            })),
             "ended_early": output.ended_early,
             "output": args.output,
             "report": self.page,
@@ -126,17 +128,31 @@ impl Closing<'_> {
             }
             None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),
         }
-        if let Some(best) = output.best.as_ref().filter(|_| args.run.keep_best || output.ended_early) {
+        if let Some(best) =
+            output.best.as_ref().filter(|_| args.run.keep_best.is_some() || output.ended_early)
+        {
             let (step, loss) = (best.step, best.evaluation.loss);
-            let kept =
-                if args.run.keep_best { "the rows of" } else { "the last rows; the best were those of" };
+            let kept = if args.run.keep_best.is_some() {
+                "the rows of"
+            } else {
+                "the last rows; the best were those of"
+            };
             let why = match (output.ended_early, args.run.early_stopping_patience) {
                 (true, Some(n)) => {
-                    format!("; ended, since {} gave none lower", report::plural(n as usize, "evaluation"))
+                    format!("; ended, since {} gave none better", report::plural(n as usize, "evaluation"))
                 }
                 _ => String::new(),
             };
-            rows.push(("kept", format!("{kept} step {step}, with the lowest held-out loss, {loss:.4}{why}")));
+            let by = match best.evaluation.emission {
+                Some(rate) => {
+                    format!(
+                        "whose tokens the model writes most often, in {:.0} %, at a held-out loss of {loss:.4}",
+                        100.0 * rate
+                    )
+                }
+                None => format!("with the lowest held-out loss, {loss:.4}"),
+            };
+            rows.push(("kept", format!("{kept} step {step}, {by}{why}")));
         }
         rows
     }
