@@ -22,8 +22,7 @@ import json, re, sys
 def chat(line):
     row = json.loads(line)
     text, answer = row["answer"].rsplit("\n#### ", 1)
-    # the expression alone: its result stands behind it
-    text = re.sub(r"\s*=?\s*(\$?)\s*<<([^<>=]*)=[^<>]*>>", r" <calc>\2</calc> \1", text)
+    text = re.sub(r"\s*<<([^<>]*)>>", r"<calc>\1</calc>", text)
     return {"messages": [
         {"role": "user", "content": row["question"]},
         {"role": "assistant", "content": f"{text}\n<answer> {answer}"},
