@@ -39,7 +39,7 @@ pub fn shown_lines(tokens: &[ShownToken], part: &str, style: Style) -> Vec<Line>
 }
 
 /// Text whose line breaks can be seen and whose control characters do nothing.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

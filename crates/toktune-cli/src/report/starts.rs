@@ -1,6 +1,7 @@
 //! What rows start from, where that lies, and what the model makes of it before training.
 
 use super::format::{count, number, spelling};
+use super::rows::plain;
 use serde::Serialize;
 use toktune::text::AutoTokenizer;
 
@@ -65,7 +66,7 @@ impl NeighbourLine {
 /// Some tokens after each other.
 fn listed(tokens: &[NeighbourLine]) -> String {
     let more = if tokens.len() > NAMED { " …" } else { "" };
-    tokens.iter().take(NAMED).map(NeighbourLine::text).collect::<Vec<_>>().join(" ") + more
+    tokens.iter().take(NAMED).map(|token| plain(&token.text())).collect::<Vec<_>>().join(" ") + more
 }
 
 impl StartLine {
@@ -146,12 +147,12 @@ mod tests {
                 module: "m".into(),
                 norm: 2.0,
                 norm_percentile: 12.4,
-                nearest: ["<", "cal"].map(near).to_vec(),
+                nearest: ["<", "\n\n"].map(near).to_vec(),
             }],
             probability: Some(2.5e-7),
         };
         let expected =
-            "<calc> from pieces < cal c >, longer than 12 % of the rows, near < cal, probability 2.500e-7";
+            "<calc> from pieces < cal c >, longer than 12 % of the rows, near < ⏎⏎, probability 2.500e-7";
         assert_eq!(start.text(), expected);
         let mean = StartLine { start: "mean", from: vec![], places: vec![], probability: None, ..start };
         assert_eq!(mean.text(), "<calc> from the mean of the trained rows");
