@@ -94,7 +94,7 @@ unsafe fn entries<F: Wide, const R: usize>(
             }
             if runs % 2 == 1 {
                 let run = runs - 1;
-                last_of::<F, R>(F::last(blocks, run), (x, run), products, &mut sums);
+                last_of::<F, R>(F::one(blocks, run), (x, run), products, &mut sums);
             }
         }
         let mut totals = [0.0; R];

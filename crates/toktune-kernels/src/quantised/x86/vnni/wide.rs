@@ -13,16 +13,6 @@ pub(super) trait Wide: Unpack {
     /// Both are there, and the machine has AVX-512 with bytes; so for all below.
     unsafe fn pair(blocks: *const u8, run: usize) -> __m512i;
 
-    /// Those of a run without a second.
-    ///
-    /// # Safety
-    /// As [`Wide::pair`], for the one run.
-    #[inline(always)]
-    unsafe fn last(blocks: *const u8, run: usize) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { Self::one(blocks, run) }
-    }
-
     /// The scales and minima of the runs of at most [`CHUNK`] runs of whole blocks.
     ///
     /// # Safety
