@@ -1,8 +1,8 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph rooms rust-version test isa publish-check fixtures bench bench-kernels fuzz
+.PHONY: check fmt lint doc graph rooms rust-version test isa python python-peft man dist licences publish-check fixtures bench bench-kernels fuzz
 
-check: fmt lint doc graph rooms rust-version test isa
+check: fmt lint doc graph rooms rust-version test isa python
 
 fmt:
 	cargo fmt --all --check
@@ -32,6 +32,26 @@ test:
 # The same with each instruction set of the machine, forced.
 isa:
 	tools/test_each_isa.sh
+
+# The Python package: its wheel in an environment of its own, without torch.
+python:
+	tools/test_python.sh
+
+# The same beside torch, transformers and PEFT, which are fetched (6 GB).
+python-peft:
+	tools/test_python.sh peft
+
+# The manual's pages, in out/man.
+man:
+	cargo run --quiet --locked --package toktune-cli -- man --output out/man
+
+# A stripped binary with completions, pages and licences, as a tarball in out.
+dist:
+	tools/dist.sh
+
+# The licences of everything that is linked, one line a package.
+licences:
+	tools/licences.sh
 
 # The reference results of the tests, from the real transformers and PEFT (see tools/fixtures/README.md).
 fixtures:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate graph points one way: kernels <- weights <- text and engine; library -> engine, text; candle, command line -> library.
+# The crate graph points one way: kernels <- weights <- text and engine; library -> engine, text; candle, command line -> library; Python -> command line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ forbid toktune-weights toktune-text toktune-engine toktune toktune-candle toktun
 forbid toktune-text toktune-engine toktune toktune-candle toktune-cli candle-core clap
 forbid toktune-engine toktune-text toktune toktune-candle toktune-cli candle-core tokenizers clap
 forbid toktune toktune-candle toktune-cli candle-core clap indicatif
-forbid toktune-cli toktune-candle candle-core
+forbid toktune-cli toktune-candle candle-core pyo3
 
 need() { # crate, then the crates of the workspace that it stands on directly
     local crate=$1 found
@@ -45,6 +45,7 @@ need toktune-engine toktune-kernels toktune-weights
 need toktune toktune-engine toktune-text toktune-weights
 need toktune-candle toktune
 need toktune-cli toktune
+need toktune-py toktune toktune-cli
 
 [ "$fail" = 0 ] && echo "the crate graph points one way"
 exit "$fail"

@@ -3,10 +3,11 @@
 //! Keys become arguments that are appended to those typed, so that one parser reads both. A key whose flag
 //! was typed, or that excludes a typed one, is left out: what is typed wins.
 
+use crate::about::command as command_table;
 use crate::args::Cli;
 use crate::failure::{Failure, Outcome, usage};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use std::any::TypeId;
 use std::ffi::OsString;
 use std::path::Path;
@@ -21,14 +22,14 @@ const FLAG: &str = "config";
 pub fn parse(typed: impl IntoIterator<Item = OsString>) -> Outcome<Cli> {
     let mut arguments: Vec<OsString> = typed.into_iter().collect();
     // the file may hold what is required, so the first reading requires nothing
-    let lenient = Cli::command().mut_subcommand(COMMAND, |c| c.mut_args(|arg| arg.required(false)));
+    let lenient = command_table().mut_subcommand(COMMAND, |c| c.mut_args(|arg| arg.required(false)));
     let matches = lenient.try_get_matches_from(&arguments).map_err(Failure::Arguments)?;
     let train = matches.subcommand_matches(COMMAND);
     let path = train.and_then(|train| train.get_one::<std::path::PathBuf>(FLAG)).cloned();
     if let (Some(path), Some(train)) = (&path, train) {
         arguments.extend(read(path, train)?);
     }
-    let parsed = Cli::command().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m));
+    let parsed = command_table().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m));
     parsed.map_err(|error| match path {
         // what was typed has been read once without a fault
         Some(path) if error.kind() != clap::error::ErrorKind::MissingRequiredArgument => {
@@ -45,7 +46,7 @@ fn read(path: &Path, typed: &ArgMatches) -> Outcome<Vec<OsString>> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::Usage(format!("{shown}: {e}")))?;
     let table: toml::Table =
         text.parse().map_err(|e: toml::de::Error| Failure::Usage(format!("{shown}: {e}")))?;
-    let mut command = Cli::command();
+    let mut command = command_table();
     command.build();
     let Some(command) = command.find_subcommand(COMMAND) else { return Ok(Vec::new()) };
     let mut arguments = Vec::new();
@@ -197,14 +198,14 @@ mod tests {
         text-key sample-by data-cache init-spread allow-unseen norm keep-best keep-last early-stopping-patience resume-anyway word tokens use-reserved template-tokens chat-template source-lang target-lang";
 
     fn train() -> Command {
-        let mut command = Cli::command();
+        let mut command = command_table();
         command.build();
         command.find_subcommand(COMMAND).cloned().expect("the command is there")
     }
 
     #[test]
     fn the_table_is_sound_and_holds_what_was_promised_and_nothing_else() {
-        Cli::command().debug_assert();
+        command_table().debug_assert();
         let command = train();
         let mut found: Vec<&str> = flags(&command).filter_map(Arg::get_long).chain([FLAG]).collect();
         let mut promised: Vec<&str> = PROMISED.split_whitespace().collect();

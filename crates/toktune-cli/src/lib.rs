@@ -8,6 +8,7 @@
 //! Exit status: 0 done (also when the reader of the output went away), 1 failed, 2 unusable arguments, 3 a required proof failed, 130 and 143 stopped by
 //! Ctrl-C or TERM with the run saved.
 
+mod about;
 mod args;
 mod audit;
 mod choose;

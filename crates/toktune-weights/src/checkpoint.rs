@@ -4,7 +4,7 @@
 //! they are called in each format.
 
 use crate::table::{Scaling, StoredTensor, TensorTable};
-use crate::{FrozenMatrix, Gguf, Pytorch, Safetensors, gguf};
+use crate::{FrozenMatrix, Gguf, Memory, Pytorch, Safetensors, gguf};
 use crate::{Result, WeightsError};
 use std::path::{Path, PathBuf};
 use toktune_kernels::{RowOrder, WeightType};
@@ -22,8 +22,8 @@ const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
 /// How many entries of a folder a message lists.
 const LISTED: usize = 12;
 
-/// A model's frozen weights.
-#[derive(Debug)]
+/// A model's frozen weights. Clones share their bytes.
+#[derive(Clone, Debug)]
 pub enum Checkpoint {
     /// One safetensors file, or several with an index.
     Safetensors(Safetensors),
@@ -31,6 +31,8 @@ pub enum Checkpoint {
     Pytorch(Pytorch),
     /// A GGUF file, or several that are parts of one model.
     Gguf(Gguf),
+    /// Tensors that another program holds.
+    Memory(Memory),
 }
 
 impl Checkpoint {
@@ -108,6 +110,7 @@ impl Checkpoint {
             Checkpoint::Safetensors(safetensors) => safetensors.table(),
             Checkpoint::Pytorch(pytorch) => pytorch.table(),
             Checkpoint::Gguf(gguf) => gguf.table(),
+            Checkpoint::Memory(memory) => memory.table(),
         }
     }
 
@@ -124,6 +127,7 @@ impl Checkpoint {
             Checkpoint::Safetensors(safetensors) => safetensors.table_mut(),
             Checkpoint::Pytorch(pytorch) => pytorch.table_mut(),
             Checkpoint::Gguf(gguf) => gguf.table_mut(),
+            Checkpoint::Memory(memory) => memory.table_mut(),
         }
     }
 
@@ -206,7 +210,7 @@ impl Checkpoint {
     /// The GGUF file, for its metadata.
     pub fn as_gguf(&self) -> Option<&Gguf> {
         match self {
-            Checkpoint::Safetensors(_) | Checkpoint::Pytorch(_) => None,
+            Checkpoint::Safetensors(_) | Checkpoint::Pytorch(_) | Checkpoint::Memory(_) => None,
             Checkpoint::Gguf(gguf) => Some(gguf),
         }
     }

@@ -35,7 +35,7 @@ const MAX_DIMENSIONS: u32 = 4;
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
 /// A GGUF file, or a model that is spread over several.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Gguf {
     version: u32,
     metadata: Metadata,

@@ -16,6 +16,7 @@ mod gguf;
 mod index;
 mod mapped;
 mod matrix;
+mod memory;
 mod nearest;
 mod pytorch;
 mod safetensors;
@@ -34,6 +35,7 @@ pub use gguf::{
 };
 pub use mapped::{Bytes, Owner};
 pub use matrix::FrozenMatrix;
+pub use memory::{Memory, MemoryTensor};
 pub use nearest::{did_you_mean, nearest};
 pub use table::Scaling;
 pub use toktune_kernels::weight::encode;

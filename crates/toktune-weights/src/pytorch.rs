@@ -53,7 +53,7 @@ const TILE: usize = 32;
 const TAR_MARK: std::ops::Range<usize> = 257..262;
 
 /// A checkpoint in files that `torch.save` wrote.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pytorch {
     table: TensorTable,
 }

@@ -23,7 +23,7 @@ mod tests;
 const SUPPORTED: &[WeightType] = &[WeightType::F32, WeightType::F16, WeightType::BF16];
 
 /// A checkpoint in safetensors files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Safetensors {
     table: TensorTable,
 }

@@ -28,7 +28,7 @@ pub(super) struct StoredTensor {
 }
 
 /// All tensors of a checkpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TensorTable {
     path: Arc<Path>,
     supported: &'static [WeightType],

@@ -25,7 +25,6 @@ use values::save_embedding_layers;
 #[derive(Debug, Parser)]
 #[command(
     name = "toktune",
-    version,
     about = "Train a few token embeddings of a pretrained transformer and nothing else",
     long_about = "Train a few token embeddings of a pretrained transformer and nothing else.\n\n\
         Adapters are those of HuggingFace PEFT (Trainable Tokens), read and written.",
@@ -67,6 +66,30 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show which tokens a text is, or which special, added and reserved ones there are
     Tokens(TokensArgs),
+    /// Write what a shell completes commands and flags by
+    Completions(CompletionsArgs),
+    /// Write the manual's pages
+    Man(ManArgs),
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        toktune completions bash > ~/.local/share/bash-completion/completions/toktune\n  \
+        toktune completions zsh > ~/.zfunc/_toktune")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `man`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+        toktune man --output ~/.local/share/man/man1")]
+pub struct ManArgs {
+    /// The folder for `toktune.1`, `toktune-train.1` and the others; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 /// Flags of `tokens`.

@@ -8,6 +8,7 @@ mod export;
 mod generate;
 mod inspect;
 mod inspect_adapter;
+mod manual;
 mod merge;
 mod preview;
 mod stopped;
@@ -32,5 +33,7 @@ pub fn run(command: Command, typed: Typed<'_>) -> Outcome {
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokens(args) => tokens::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::pages(&args),
     }
 }

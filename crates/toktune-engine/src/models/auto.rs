@@ -36,9 +36,22 @@ impl AutoModel {
             Some(gguf) => gguf_config::from_metadata(path, &checkpoint, gguf)?,
             None => ModelConfig::read(folder)?,
         };
+        Self::from_checkpoint(path, config, checkpoint, device)
+    }
+
+    /// A model of weights that were opened, or that another program holds ([`Checkpoint::Memory`]), with the configuration that
+    /// transformers has for them; `name` is what messages and files call it: the folder that it came from, where there is one.
+    ///
+    /// # Errors
+    /// As [`AutoModel::from_pretrained`].
+    pub fn from_checkpoint(
+        name: impl AsRef<Path>,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        device: &Device,
+    ) -> Result<PretrainedModel> {
         let family = of_model_type(&config)?;
-        let place = (*device, Isa::from_environment()?);
-        PretrainedModel::load(path, family, config, checkpoint, place)
+        PretrainedModel::load(name.as_ref(), family, config, checkpoint, (*device, Isa::from_environment()?))
     }
 
     fn of_kind(path: &Path, device: &Device, kind: ModelKind) -> Result<PretrainedModel> {

@@ -23,6 +23,7 @@ use crate::model::{Model, Parts};
 use crate::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wanted};
 use crate::spec::{DecoderInputs, ModelSpec, QkvLayout};
 use crate::trained::Trained;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use toktune_kernels::{Isa, Precision};
 use toktune_weights::{Checkpoint, FrozenMatrix, RowOrder, WeightsError};
@@ -405,6 +406,27 @@ impl PretrainedModel {
     /// Puts another weight in the place of that of a linear layer.
     pub fn set_linear(&mut self, module: &str, weight: &FrozenMatrix) {
         self.runner.change_weights(&mut |name, _| (name == module).then(|| weight.clone()));
+    }
+
+    /// The same model once more, over the same weights, to be changed without this one: norms and biases are copied, matrices are
+    /// not.
+    ///
+    /// # Errors
+    /// As loading it, whose files' contents may have changed.
+    pub fn try_clone(&self) -> Result<Self> {
+        let (config, checkpoint) = (self.config.clone(), self.checkpoint.clone());
+        let mut copy = Self::load(&self.path, self.family, config, checkpoint, (self.device, self.isa))?;
+        copy.embedding = self.embedding.clone();
+        copy.head = self.head.clone();
+        // merging changes some
+        let weights: HashMap<&str, &FrozenMatrix> =
+            self.runner.linears().iter().map(|linear| (linear.module, linear.weight)).collect();
+        copy.runner.change_weights(&mut |name, _| weights.get(name).map(|weight| (*weight).clone()));
+        if let Some(mode) = self.mode {
+            copy.set_precision(mode);
+        }
+        copy.runner.set_tokens(&copy.embedding, copy.head.as_ref());
+        Ok(copy)
     }
 
     /// The losses of a batch, and the gradients of their sum.

@@ -277,7 +277,7 @@ from_value! {
 }
 
 /// What a GGUF file says about its model and tokenizer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Metadata {
     path: Arc<Path>,
     entries: Vec<(String, Value)>,

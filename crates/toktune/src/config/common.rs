@@ -89,10 +89,22 @@ impl PeftConfig {
     pub fn from_pretrained(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).map_err(WeightsError::io(&path))?;
+        let value = serde_json::from_str(&text).map_err(|e| ConfigError::Field {
+            path: path.clone(),
+            key: "(top level)".into(),
+            problem: e.to_string(),
+        })?;
+        Self::from_value(&path, value)
+    }
+
+    /// Reads what `adapter_config.json` holds; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// It is no such configuration, or of another method; a LoRA option is out of range or changes the computation in a way that
+    /// is not there.
+    pub fn from_value(path: &Path, mut value: Value) -> Result<Self> {
         let problem =
-            |key: &str, problem: String| ConfigError::Field { path: path.clone(), key: key.into(), problem };
-        let mut value: Value =
-            serde_json::from_str(&text).map_err(|e| problem("(top level)", e.to_string()))?;
+            |key: &str, problem: String| ConfigError::Field { path: path.into(), key: key.into(), problem };
         let removed = value.as_object_mut().and_then(|fields| fields.remove("peft_type"));
         let fields = |e: serde_json::Error| problem("(fields)", e.to_string());
         match removed.as_ref().and_then(Value::as_str) {
@@ -101,7 +113,7 @@ impl PeftConfig {
             }
             Some("LORA") => {
                 let config: LoraConfig = serde_json::from_value(value).map_err(fields)?;
-                config.check().map_err(|error| error.in_file(path.clone()))?;
+                config.check().map_err(|error| error.in_file(path.into()))?;
                 Ok(Self::Lora(config))
             }
             found => {

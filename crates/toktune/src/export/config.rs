@@ -3,14 +3,14 @@
 use super::MergedType;
 use crate::models::PretrainedModel;
 use crate::peft::error::Result;
-use crate::weights::WeightsError;
+use crate::weights::{Checkpoint, WeightsError};
 use serde_json::{Map, Value};
 
 /// What the type of the tensors is called.
 const TYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// The configuration of a model whose embedding was given more rows, where it was `resized`, or whose tensors get another type:
-/// everything else as it was. `None` where nothing differs.
+/// everything else as it was. `None` where nothing differs from the file. What another program holds may differ from its file.
 pub(super) fn changed(
     model: &PretrainedModel,
     resized: bool,
@@ -23,7 +23,8 @@ pub(super) fn changed(
     if let Some(dtype) = dtype {
         set_type(&mut object, dtype);
     }
-    match resized || object != *model.config().object() {
+    let in_memory = matches!(model.checkpoint(), Checkpoint::Memory(_));
+    match resized || in_memory || object != *model.config().object() {
         true => text(object).map(Some),
         false => Ok(None),
     }

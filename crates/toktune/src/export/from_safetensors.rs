@@ -139,6 +139,10 @@ pub(super) fn write_beside(
         Some(text) => write_file(&config, text.as_bytes())?,
         None => copy(model.base().config().path(), &config)?,
     }
+    // what another program holds need not have come from a folder
+    if matches!(checkpoint, Checkpoint::Memory(_)) && !source.is_dir() {
+        return Ok(());
+    }
     copy_companions(source, output)
 }
 

@@ -107,7 +107,10 @@ pub fn merge_to_folder(model: &PeftModel, folder: &Path, options: MergeOptions) 
     }
     write_folder_atomically(folder, |output| match checkpoint {
         Checkpoint::Gguf(_) => from_gguf::write(model, output, options.dtype),
-        Checkpoint::Pytorch(_) => from_pytorch::write(model, source, output, options.dtype),
+        // what another program holds has no file either that could be copied as it stands
+        Checkpoint::Pytorch(_) | Checkpoint::Memory(_) => {
+            from_pytorch::write(model, source, output, options.dtype)
+        }
         Checkpoint::Safetensors(_) => from_safetensors::write(model, source, output, options.dtype),
     })
 }

@@ -319,6 +319,22 @@ impl<M: BaseModel> PeftModel<M> {
 }
 
 impl PeftModel {
+    /// The same model once more with its adapters, over the same weights, to be changed without this one.
+    ///
+    /// # Errors
+    /// As [`PretrainedModel::try_clone`].
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            base: self.base.try_clone()?,
+            adapters: self.adapters.clone(),
+            active: self.active.clone(),
+            merged: self.merged.clone(),
+            kept: self.kept.clone(),
+            enabled: self.enabled,
+            joined: OnceLock::new(),
+        })
+    }
+
     /// The trained values by where they act. Nothing when adapters are disabled or merged: then the base computes the
     /// whole result.
     pub fn active(&self) -> ActiveRows<'_> {

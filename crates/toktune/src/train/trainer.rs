@@ -95,12 +95,11 @@ pub(super) struct Run {
 }
 
 impl Trainer {
-    /// Prepares a run on `train`: settles the learning rate and the number of steps, and finds what examples begin with alike.
+    /// The learning rate over a run that [`Trainer::new`] would prepare, with its number of steps.
     ///
     /// # Errors
-    /// A setting is outside its range; the data are for another kind of model; the rate is to be relative to an embedding that
-    /// is not finite.
-    pub fn new(model: PeftModel, arguments: TrainingArguments, train: Dataset) -> Result<Self> {
+    /// What [`Trainer::new`] refuses, and then the model is still the caller's.
+    pub fn plan(model: &PeftModel, arguments: &TrainingArguments, train: &Dataset) -> Result<Schedule> {
         arguments.check()?;
         model.trained_adapter()?;
         train.check_for(model.base())?;
@@ -116,12 +115,18 @@ impl Trainer {
             Some(steps) => steps,
             None => ((arguments.num_train_epochs * steps_per_epoch as f64).ceil() as u64).max(1),
         };
-        let schedule = Schedule {
-            learning_rate,
-            kind: arguments.lr_scheduler_type,
-            warmup_steps: arguments.warmup_steps,
-            total_steps,
-        };
+        let (kind, warmup_steps) = (arguments.lr_scheduler_type, arguments.warmup_steps);
+        Ok(Schedule { learning_rate, kind, warmup_steps, total_steps })
+    }
+
+    /// Prepares a run on `train`: settles the learning rate and the number of steps, and finds what examples begin with alike.
+    ///
+    /// # Errors
+    /// A setting is outside its range; the data are for another kind of model; the rate is to be relative to an embedding that
+    /// is not finite.
+    pub fn new(model: PeftModel, arguments: TrainingArguments, train: Dataset) -> Result<Self> {
+        let schedule = Self::plan(&model, &arguments, &train)?;
+        let typical = f64::from(model.base().embedding().statistics().1);
         let prefixes = match arguments.share_prefixes {
             true => Arc::new(train.prefixes(model.base())),
             false => Arc::default(),

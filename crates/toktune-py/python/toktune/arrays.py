@@ -1,0 +1,57 @@
+"""Numbers between the engine, numpy and torch. Both are imported when they are needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Sequence
+
+from .errors import InputError
+
+
+def numpy_of(array: Any) -> Any:
+    """The numbers of the engine as a numpy array of f32, which is not to be written to, without a copy."""
+    import numpy
+
+    return numpy.asarray(memoryview(array))
+
+
+def is_torch(of: Any) -> bool:
+    """Whether it is a tensor of torch; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(of, torch.Tensor)
+
+
+def floats(of: Any) -> tuple[Any, tuple[int, int]]:
+    """The bytes of a matrix as f32, and its shape: of a numpy array (bf16 by `ml_dtypes` too), a tensor, or what has DLPack."""
+    import numpy
+
+    if is_torch(of):
+        of = of.detach().to("cpu").float().numpy()
+    elif not isinstance(of, numpy.ndarray) and hasattr(of, "__dlpack__"):
+        of = numpy.from_dlpack(of)
+    matrix = numpy.ascontiguousarray(of, dtype=numpy.float32)
+    if matrix.ndim != 2:
+        raise InputError(f"expected a matrix, found an array of shape {matrix.shape}")
+    return matrix.reshape(-1).view(numpy.uint8), matrix.shape
+
+
+def ids_of(of: Any, mask: Any = None) -> list[list[int]]:
+    """Sequences of ids, from a list, a list of lists, or an array of one or two dimensions; without what a mask calls padding."""
+    rows = of.tolist() if hasattr(of, "tolist") else list(of)
+    if rows and not isinstance(rows[0], (list, tuple)) and not hasattr(rows[0], "tolist"):
+        rows = [rows]
+    rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
+    if mask is None:
+        return rows
+    masks = ids_of(mask)
+    if [len(row) for row in rows] != [len(row) for row in masks]:
+        raise InputError("attention_mask: expected the shape of input_ids")
+    return [[id for id, kept in zip(row, mask) if kept] for row, mask in zip(rows, masks)]
+
+
+def padded(rows: Sequence[Sequence[int]], with_id: int, *, left: bool = False, least: int = 0) -> list[list[int]]:
+    """Rows of one length, which is at least `least`."""
+    longest = max((len(row) for row in rows), default=0)
+    longest = max(longest, least)
+    fill = [[with_id] * (longest - len(row)) for row in rows]
+    return [more + list(row) if left else list(row) + more for row, more in zip(rows, fill)]

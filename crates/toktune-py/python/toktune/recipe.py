@@ -1,0 +1,110 @@
+"""What to train of a model, as the command line decides it: start rows, head rows of untied models, LoRA beside tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Optional, Union
+
+from . import _toktune
+from .configuration import LoraConfig, names, token_ids
+from .errors import InputError
+from .peft_model import PeftModel, base_of
+from .tokenizer import PreTrainedTokenizer
+
+__all__ = ["Recipe"]
+
+_RULES = ("base", "mean", "random", "pieces", "description")
+
+
+class Recipe:
+    """What `get_peft_model` leaves to its caller: tokens are added to the tokenizer and the model grows for them, each row starts from
+    something of its own, no two start alike, and where the head is a matrix of its own its rows are trained too, or added tokens could
+    never be generated.
+
+    Args:
+        add_tokens: texts that become tokens.
+        add_special_tokens: the same, left out by `skip_special_tokens`.
+        tokens: tokens that the vocabulary has.
+        token_indices: the ids of such.
+        init: what rows start from: `"mean"` (added tokens, unless something else is said), `"base"` (others), `"pieces"`, `"description"`,
+            `"random"` or `"like:TOKEN"`; or a dict of these by token.
+        target_modules: the matrices; nothing means the embedding, and an untied head for added tokens.
+        lora: a `LoraConfig` for updates beside the rows.
+        spread: how far rows that would start alike are moved apart, as a share of the entries' root mean square.
+        seed: of what is drawn.
+    """
+
+    def __init__(
+        self,
+        *,
+        add_tokens: Iterable[str] = (),
+        add_special_tokens: Iterable[str] = (),
+        tokens: Iterable[str] = (),
+        token_indices: Iterable[int] = (),
+        init: Union[None, str, dict[str, str]] = None,
+        target_modules: Union[None, str, list[str]] = None,
+        lora: Optional[LoraConfig] = None,
+        spread: Optional[float] = None,
+        seed: int = 42,
+    ) -> None:
+        self.add_tokens, self.add_special_tokens = list(add_tokens), list(add_special_tokens)
+        self.tokens, self.token_indices = list(tokens), token_ids(token_indices, "token_indices")
+        self.init, self.target_modules, self.lora = init, names(target_modules), lora
+        self.spread, self.seed = spread, seed
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value)
+        return f"Recipe({told})"
+
+    def apply(self, model: Any, tokenizer: Optional[PreTrainedTokenizer] = None) -> PeftModel:
+        """Adds the tokens to the tokenizer, and wraps the model with an adapter that trains this.
+
+        Raises:
+            InputError: a token is not there, or has no row; a start is made of nothing.
+        """
+        base = base_of(model)
+        if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizer):
+            raise TypeError("tokenizer: a recipe adds to a tokenizer of toktune's (toktune.AutoTokenizer)")
+        wanted = self.add_tokens + self.add_special_tokens
+        if tokenizer is None and (wanted or self.tokens):
+            raise InputError("tokenizer: tokens are named by their text, which needs one")
+        before = None if tokenizer is None else tokenizer._inner.copy()
+        if wanted:
+            tokenizer.add_tokens(self.add_tokens)
+            tokenizer.add_tokens(self.add_special_tokens, special_tokens=True)
+            base.resize_token_embeddings(tokenizer.required_rows)
+        ids = {text: tokenizer._inner.token_to_id(text) for text in wanted + self.tokens}
+        if missing := [text for text, id in ids.items() if id is None]:
+            raise InputError(f"tokens: {missing[0]!r} is no token of this tokenizer; add_tokens makes it one")
+        chosen = list(dict.fromkeys([*ids.values(), *self.token_indices]))
+        added = [ids[text] for text in wanted if before.token_to_id(text) is None]
+        fields = {
+            "tokens": chosen,
+            "added": added,
+            "target_modules": self.target_modules,
+            "inits": self._starts(ids, added, before),
+            "spread": self.spread,
+            "lora": None if self.lora is None else self.lora.to_dict(),
+            "seed": self.seed,
+        }
+        return PeftModel(_toktune.recipe(base._inner, json.dumps(fields)), base)
+
+    def _starts(self, ids: dict[str, int], added: list[int], before: Any) -> dict[str, Any]:
+        rules = self.init if isinstance(self.init, dict) else dict.fromkeys(ids, self.init) if self.init else {}
+        if unknown := [text for text in rules if text not in ids]:
+            raise InputError(f"init: {unknown[0]!r} is none of the recipe's tokens")
+        starts = {}
+        for text, rule in rules.items():
+            like = rule.removeprefix("like:") if rule.startswith("like:") else None
+            if like is not None:
+                source = before.token_to_id(like)
+                if source is None:
+                    raise InputError(f"init: {rule!r}: {like!r} is no token of this tokenizer")
+                starts[str(ids[text])] = ("like", [source])
+            elif rule not in _RULES:
+                raise InputError(f"init: expected {', '.join(_RULES)} or like:TOKEN, found {rule!r}")
+            else:
+                sources = before.encode(text, False) if rule == "pieces" else []
+                starts[str(ids[text])] = (rule, sources)
+        return starts

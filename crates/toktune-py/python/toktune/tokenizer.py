@@ -1,0 +1,314 @@
+"""Tokenizers, under the names of transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import UserDict
+from typing import Any, Iterable, Optional, Union
+
+from . import _toktune
+from .arrays import ids_of, padded
+from .errors import InputError
+
+__all__ = ["AddedToken", "AutoTokenizer", "BatchEncoding", "PreTrainedTokenizer"]
+
+
+class AddedToken:
+    """A token to add, with transformers' options as far as they act here."""
+
+    def __init__(self, content: str, single_word: bool = False, special: bool = False, **kwargs: Any) -> None:
+        self.content, self.single_word, self.special = content, single_word, special
+
+    def __repr__(self) -> str:
+        return f"AddedToken({self.content!r}, single_word={self.single_word}, special={self.special})"
+
+
+class BatchEncoding(UserDict):
+    """What a tokenizer gives: `input_ids` and `attention_mask`, by key or as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "data" or name not in self.data:
+            raise AttributeError(name)
+        return self.data[name]
+
+    def to(self, *args: Any, **kwargs: Any) -> "BatchEncoding":
+        """Itself: everything is on the CPU."""
+        return self
+
+
+def tensors(of: dict[str, list], kind: Optional[str]) -> dict[str, Any]:
+    """Lists as arrays of `kind`: "np", "pt", or nothing."""
+    kind = getattr(kind, "value", kind)
+    if kind is None:
+        return of
+    if kind not in ("np", "pt"):
+        raise InputError(f'return_tensors: expected "np" or "pt", found {kind!r}')
+    for name, rows in of.items():
+        if len({len(row) for row in rows}) > 1:
+            raise InputError(f"{name}: rows of different lengths are no array; padding=True makes them one")
+    if kind == "pt":
+        try:
+            import torch
+        except ImportError as error:
+            raise InputError('return_tensors="pt" needs torch, which is not installed; "np" gives numpy arrays') from error
+        return {name: torch.tensor(rows, dtype=torch.long) for name, rows in of.items()}
+    import numpy
+
+    return {name: numpy.array(rows, dtype=numpy.int64) for name, rows in of.items()}
+
+
+class PreTrainedTokenizer:
+    """A tokenizer. `AutoTokenizer.from_pretrained` gives one.
+
+    Rows are never padded for training, so that a padding token is of no account but where `padding=True` asks for one.
+    """
+
+    def __init__(self, inner: _toktune.Tokenizer, name_or_path: str) -> None:
+        self._inner = inner
+        self.name_or_path = name_or_path
+        self.padding_side = "right"
+        self._pad_token: Optional[str] = None
+        self._changed = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> "PreTrainedTokenizer":
+        """Reads the tokenizer of a folder, a GGUF file, or an id of the Hub.
+
+        Raises:
+            MissingFileError: there is nothing of that.
+            InputError: a file is damaged, or of a kind that is not read.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        tokenizer = cls(_toktune.Tokenizer.open(name), name)
+        if kwargs.get("padding_side"):
+            tokenizer.padding_side = kwargs["padding_side"]
+        return tokenizer
+
+    def __repr__(self) -> str:
+        return f"PreTrainedTokenizer({self.name_or_path!r}, {len(self)} tokens)"
+
+    def __len__(self) -> int:
+        return self._inner.sizes()[0]
+
+    @property
+    def required_rows(self) -> int:
+        """The rows that a model needs: one more than the highest id, which is more than `len` where ids have holes."""
+        return self._inner.sizes()[1]
+
+    # tokens
+
+    def add_tokens(self, new_tokens: Union[str, AddedToken, Iterable[Union[str, AddedToken]]], special_tokens: bool = False) -> int:
+        """Adds tokens; how many the vocabulary did not have."""
+        if isinstance(new_tokens, str) or hasattr(new_tokens, "content"):
+            new_tokens = [new_tokens]
+        wanted = [
+            (token, special_tokens, False)
+            if isinstance(token, str)
+            else (token.content, special_tokens or bool(token.special), bool(token.single_word))
+            for token in new_tokens
+        ]
+        new = {content for content, _, _ in wanted if self._inner.token_to_id(content) is None}
+        self._inner.add(wanted)
+        self._changed = self._changed or bool(wanted)
+        return len(new)
+
+    def add_special_tokens(self, special_tokens_dict: dict[str, Any], **kwargs: Any) -> int:
+        """Adds the tokens of such a dict as special ones (left out by `skip_special_tokens`); how many the vocabulary did not have."""
+        added = 0
+        for name, value in special_tokens_dict.items():
+            several = name in ("additional_special_tokens", "extra_special_tokens")
+            added += self.add_tokens(value if several else [value], special_tokens=True)
+            if name == "pad_token":
+                self.pad_token = getattr(value, "content", value)
+            elif not several:
+                found = self._described().get(name)
+                if found != getattr(value, "content", value):
+                    raise TypeError(f"{name}: the tokenizer's is {found!r}, and toktune gives that name to no other token")
+        return added
+
+    def convert_tokens_to_ids(self, tokens: Union[str, Iterable[str]]) -> Any:
+        """The id of a token of the vocabulary, or of each; that of `unk_token` where there is none, or `None`."""
+        if isinstance(tokens, str):
+            found = self._inner.token_to_id(tokens)
+            return self.unk_token_id if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """The token of an id, as the vocabulary spells it, or of each."""
+        if hasattr(ids, "tolist"):
+            ids = ids.tolist()
+        return self._inner.id_to_token(ids) if isinstance(ids, int) else [self._inner.id_to_token(one) for one in ids]
+
+    def describe(self, token: str, description: str) -> None:
+        """Says what a token means: what `Recipe(init="description")` starts its row from."""
+        id = self._inner.token_to_id(token)
+        if id is None:
+            raise InputError(f"{token!r} is no token of this tokenizer")
+        self._inner.describe_token(id, description)
+
+    # text and ids
+
+    def encode(self, text: str, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
+        """The ids of a text."""
+        return self(text, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """The tokens of a text, as the vocabulary spells them."""
+        return self.convert_ids_to_tokens(self._inner.encode(text, False))
+
+    def __call__(
+        self,
+        text: Union[str, list[str]],
+        *,
+        add_special_tokens: bool = True,
+        padding: Union[bool, str] = False,
+        truncation: bool = False,
+        max_length: Optional[int] = None,
+        return_tensors: Optional[str] = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Ids of a text, or of several. With arrays, a text alone is a batch of one, as in transformers.
+
+        Raises:
+            InputError: `return_tensors="pt"` without torch; rows of different lengths that are to be an array.
+        """
+        alone = isinstance(text, str)
+        rows = [self._inner.encode(one, add_special_tokens) for one in ([text] if alone else text)]
+        if truncation and max_length is not None:
+            rows = [row[:max_length] for row in rows]
+        masks = [[1] * len(row) for row in rows]
+        if padding:
+            if (fill := self.pad_token_id) is None:
+                raise InputError("padding needs a padding token; tokenizer.pad_token = tokenizer.eos_token names one")
+            least = max_length or 0 if padding == "max_length" else 0
+            left = self.padding_side == "left"
+            rows, masks = padded(rows, fill, left=left, least=least), padded(masks, 0, left=left, least=least)
+        found = tensors({"input_ids": rows, "attention_mask": masks}, return_tensors)
+        if alone and return_tensors is None:
+            found = {name: rows[0] for name, rows in found.items()}
+        return BatchEncoding(found)
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
+        """The text of ids."""
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        return self._inner.decode([ids] if isinstance(ids, int) else list(ids), skip_special_tokens)
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
+        """The text of each of several rows of ids."""
+        return [self._inner.decode(row, skip_special_tokens) for row in ids_of(sequences)]
+
+    # conversations
+
+    @property
+    def chat_template(self) -> Optional[str]:
+        """The template that conversations are written by."""
+        return self._described()["chat_template"]
+
+    @chat_template.setter
+    def chat_template(self, source: str) -> None:
+        self._inner.set_chat_template(source)
+        self._changed = True
+
+    def apply_chat_template(
+        self,
+        conversation: list,
+        tools: Optional[list] = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: Optional[str] = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation as text (`tokenize=False`), as ids, or as a `BatchEncoding` (`return_dict=True`). Further keywords are
+        variables of the template."""
+        source = kwargs.pop("chat_template", None)
+        inner = self._inner
+        if source is not None:
+            inner = inner.copy()
+            inner.set_chat_template(source)
+        described = None if tools is None else json.dumps(tools)
+        text = inner.apply_chat_template(conversation, add_generation_prompt, described, json.dumps(kwargs))
+        if not tokenize:
+            return text
+        ids = inner.encode(text, False)
+        if return_dict:
+            rows = {"input_ids": [ids], "attention_mask": [[1] * len(ids)]}
+            return BatchEncoding(tensors(rows, return_tensors) if return_tensors else {k: v[0] for k, v in rows.items()})
+        return ids if return_tensors is None else tensors({"input_ids": [ids]}, return_tensors)["input_ids"]
+
+    # names
+
+    def _described(self) -> dict[str, Any]:
+        return json.loads(self._inner.describe())
+
+    @property
+    def pad_token(self) -> Optional[str]:
+        """The token of padding."""
+        return self._pad_token or self._described()["pad_token"]
+
+    @pad_token.setter
+    def pad_token(self, token: Optional[str]) -> None:
+        if token is not None and self._inner.token_to_id(token) is None:
+            raise InputError(f"pad_token: {token!r} is no token of this tokenizer")
+        self._pad_token = token
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids that `skip_special_tokens` leaves out, and the named ones."""
+        return self._described()["special_ids"]
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The tokens of `all_special_ids`."""
+        return self.convert_ids_to_tokens(self.all_special_ids)
+
+    def save_pretrained(self, save_directory: Union[str, os.PathLike], **kwargs: Any) -> None:
+        """Writes the tokenizer's files into a folder."""
+        self._inner.save(save_directory)
+
+
+def _named(name: str) -> tuple[property, property]:
+    def token(self: PreTrainedTokenizer) -> Optional[str]:
+        return self._described()[name]
+
+    def id(self: PreTrainedTokenizer) -> Optional[int]:
+        found = getattr(self, name)
+        return None if found is None else self._inner.token_to_id(found)
+
+    token.__doc__, id.__doc__ = f"The tokenizer's `{name}`.", f"The id of `{name}`."
+    return property(token), property(id)
+
+
+for _name in ("bos_token", "eos_token", "unk_token", "mask_token", "pad_token"):
+    _token, _id = _named(_name)
+    if _name != "pad_token":
+        setattr(PreTrainedTokenizer, _name, _token)
+    setattr(PreTrainedTokenizer, f"{_name}_id", _id)
+
+
+class AutoTokenizer:
+    """Reads tokenizers, as transformers' class of this name."""
+
+    @staticmethod
+    def from_pretrained(pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> PreTrainedTokenizer:
+        """As `PreTrainedTokenizer.from_pretrained`."""
+        return PreTrainedTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+def engine_tokenizer(of: Any) -> Optional[_toktune.Tokenizer]:
+    """The engine's tokenizer of ours, or of one of transformers, which is written down and read again."""
+    if of is None:
+        return None
+    if isinstance(of, _toktune.Tokenizer):
+        return of
+    if isinstance(of, PreTrainedTokenizer):
+        return of._inner
+    if hasattr(of, "save_pretrained") and hasattr(of, "convert_tokens_to_ids"):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            of.save_pretrained(folder)
+            return _toktune.Tokenizer.open(folder)
+    raise TypeError(f"expected a tokenizer, found {type(of).__name__}; a processor's is its attribute `tokenizer`")
+

@@ -1,0 +1,336 @@
+"""Training, under the names of transformers' `Trainer`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+from . import _toktune
+from .data import TokenisedDataset, tokenise
+from .errors import InputError
+from .interop import is_module
+from .peft_model import PeftModel, base_name
+from .tokenizer import PreTrainedTokenizer, engine_tokenizer
+from .trainer_callback import TrainerCallback, TrainerControl, TrainerState, logger, usual
+from .training_args import TrainingArguments
+
+__all__ = ["TrainOutput", "Trainer"]
+
+# what a run leaves in its folder
+_OWN_FILES = (
+    "adapter_config.json", "adapter_model.safetensors", "train_log.jsonl", "README.md", "report.html", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+
+class TrainOutput(NamedTuple):
+    """What a run came to."""
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, Any]
+
+
+class Trainer:
+    """Trains the active adapter of a model.
+
+    Args:
+        model: a `PeftModel`.
+        args: the settings.
+        train_dataset: any of `tokenise`'s kinds of data.
+        eval_dataset: held-out rows of such a kind.
+        processing_class: the tokenizer, of toktune or of transformers; `tokenizer` is its older name.
+        callbacks: `TrainerCallback`s, or classes of them.
+        data_collator: of no account, since rows are never padded; of one that hides tokens (`mlm=True`) the probability is taken.
+
+    Raises:
+        TypeError: the model has no adapter; an argument of transformers that toktune has nothing for.
+        InputError: a row is at fault.
+    """
+
+    def __init__(
+        self,
+        model: Optional[PeftModel] = None,
+        args: Optional[TrainingArguments] = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Any = None,
+        callbacks: Optional[list] = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, PeftModel):
+            what = "a model of PEFT or transformers" if is_module(model) else f"{type(model).__name__}"
+            raise TypeError(f"model: expected what toktune.get_peft_model gives, found {what}")
+        for name, value in {"model_init": model_init, **kwargs}.items():
+            if value not in (None, (None, None)):
+                raise TypeError(f"{name}: toktune's Trainer has nothing for it")
+        self.model = model
+        self.args = args if args is not None else TrainingArguments()
+        if not isinstance(self.args, TrainingArguments):
+            raise TypeError(f"args: expected toktune.TrainingArguments, found {type(self.args).__name__}")
+        self.processing_class = processing_class if processing_class is not None else tokenizer
+        self.data_collator = data_collator
+        self.callbacks: list[TrainerCallback] = [one() if isinstance(one, type) else one for one in callbacks or []]
+        self.state, self.control = TrainerState(), TrainerControl()
+        self._options = {**self.args.data_options(), **self._of_collator()}
+        self._tokenizer = engine_tokenizer(self.processing_class)
+        self.train_dataset = self._read(train_dataset)
+        self.eval_dataset = self._read(eval_dataset)
+        self._tell("on_init_end")
+
+    def _of_collator(self) -> dict[str, Any]:
+        """What of a collator of transformers acts on ragged rows."""
+        if getattr(self.data_collator, "mlm", False):
+            return {"mlm_probability": self.data_collator.mlm_probability}
+        return {}
+
+    def _read(self, dataset: Any) -> Optional[TokenisedDataset]:
+        if dataset is None or isinstance(dataset, TokenisedDataset):
+            return dataset
+        return tokenise(dataset, self.model, self._tokenizer, **self._options)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The older name of `processing_class`."""
+        return self.processing_class
+
+    def add_callback(self, callback: Any) -> None:
+        """Adds a callback, or a class of one."""
+        self.callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Removes a callback, or those of a class."""
+        kept = (lambda one: not isinstance(one, callback)) if isinstance(callback, type) else (lambda one: one is not callback)
+        self.callbacks = [one for one in self.callbacks if kept(one)]
+
+    def _tell(self, event: str, **kwargs: Any) -> None:
+        for callback in self.callbacks:
+            told = getattr(callback, event, None)
+            if told is not None:
+                control = told(self.args, self.state, self.control, model=self.model, processing_class=self.processing_class, **kwargs)
+                self.control = control if control is not None else self.control
+
+    def log(self, logs: dict[str, Any]) -> None:
+        """Adds to `state.log_history`, and tells the callbacks."""
+        told = {**logs, **({"epoch": self.state.epoch} if self.state.epoch is not None else {})}
+        self.state.log_history.append({**told, "step": self.state.global_step})
+        logger.info("step %d: %s", self.state.global_step, told)
+        self._tell("on_log", logs=told)
+
+    def train(self, resume_from_checkpoint: Union[None, bool, str] = None, **kwargs: Any) -> TrainOutput:
+        """Trains to the end, or until a callback or Ctrl-C ends it, and saves the adapter, its tokenizer, log, model card and report
+        into the output folder.
+
+        Args:
+            resume_from_checkpoint: True goes on from the last checkpoint in the output folder.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, with a checkpoint and the rows so far saved, and in the model.
+            OutputError: the output folder holds something else.
+            DivergedError: the loss is no longer finite; the last good rows are saved.
+        """
+        if self.train_dataset is None:
+            raise InputError("train_dataset: there is none")
+        engine, total = self._engine_arguments(resume_from_checkpoint)
+        self._clear_output(engine)
+        self.state = TrainerState(
+            max_steps=total,
+            num_train_epochs=self.args.num_train_epochs,
+            logging_steps=int(self.args.logging_steps),
+            train_batch_size=self.args.per_device_train_batch_size,
+            epoch=0.0,
+        )
+        self.control = TrainerControl()
+        begun, own = time.perf_counter(), usual(self.args.disable_tqdm)
+        self.callbacks.append(own)
+        teller = _Teller(self, total, self.args.logging_steps)
+        try:
+            output = self._run(engine, teller)
+        finally:
+            try:
+                self._tell("on_train_end")
+            finally:
+                self.callbacks.remove(own)
+        return self._finish(output, teller, time.perf_counter() - begun)
+
+    def _engine_arguments(self, resume: Union[None, bool, str]) -> tuple[dict[str, Any], int]:
+        per_epoch = self.train_dataset.describe()["examples_per_epoch"]
+        engine = self.args.for_engine(per_epoch, self.eval_dataset is not None)
+        resume = self.args.resume_from_checkpoint if resume is None else resume
+        if isinstance(resume, (str, os.PathLike)):
+            wanted, folder = Path(resume).resolve(), Path(self.args.output_dir).resolve()
+            if wanted != folder and wanted.parent != folder:
+                raise InputError(f"resume_from_checkpoint: {wanted} is no checkpoint of the output folder {folder}")
+        engine["resume"] = bool(resume)
+        _, total = _toktune.schedule(self.model._inner, json.dumps(engine), self.train_dataset._inner)
+        return engine, total
+
+    def _clear_output(self, engine: dict[str, Any]) -> None:
+        folder = Path(self.args.output_dir)
+        if not self.args.overwrite_output_dir or engine["resume"] or not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if path.name in _OWN_FILES:
+                path.unlink()
+            elif path.is_dir() and path.name.startswith("checkpoint-"):
+                shutil.rmtree(path)
+
+    def _run(self, engine: dict[str, Any], teller: "_Teller") -> dict[str, Any]:
+        # a tokenizer is saved where tokens were added to it, which the adapter cannot be read without
+        saved = self._tokenizer if self._saves_tokenizer() else None
+        return json.loads(
+            _toktune.train(
+                self.model._inner,
+                json.dumps(engine),
+                self.train_dataset._inner,
+                None if self.eval_dataset is None else self.eval_dataset._inner,
+                saved,
+                teller,
+                base_name=base_name(self.model.name_or_path),
+                tensorboard=self.args.is_reported_to("tensorboard"),
+                report=self.args.report,
+                command=" ".join(sys.argv) if sys.argv and sys.argv[0] else None,
+            )
+        )
+
+    def _saves_tokenizer(self) -> bool:
+        if isinstance(self.processing_class, PreTrainedTokenizer):
+            return self.processing_class._changed
+        return self.processing_class is not None and self._tokenizer.sizes()[1] > self.model._described()["stored_rows"]
+
+    def _finish(self, output: dict[str, Any], teller: "_Teller", seconds: float) -> TrainOutput:
+        self.state.global_step = output["global_step"]
+        if output["best_step"] is not None:
+            self.state.best_global_step, self.state.best_metric = output["best_step"], output["best_loss"]
+        loss = teller.mean_loss()
+        metrics = {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(teller.examples() / seconds, 3),
+            "train_steps_per_second": round(output["steps"] / seconds, 3),
+            "train_loss": loss,
+            "train_tokens": output["tokens"],
+            "train_tokens_per_second": round(output["tokens"] / max(output["seconds"], 1e-9), 1),
+            "peak_memory_bytes": output["peak_memory_bytes"],
+        }
+        self.log({name: metrics[name] for name in ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")})
+        return TrainOutput(output["global_step"], loss, {**metrics, "epoch": self.state.epoch})
+
+    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, Any]:
+        """Loss and perplexity of held-out rows, and the loss where a trained token is the label."""
+        dataset = self._read(eval_dataset) if eval_dataset is not None else self.eval_dataset
+        if dataset is None:
+            raise InputError("eval_dataset: there is none")
+        begun = time.perf_counter()
+        size = getattr(self.args, "per_device_eval_batch_size", 8)
+        found = json.loads(_toktune.evaluate(self.model._inner, dataset._inner, size))
+        metrics = evaluated(found, metric_key_prefix)
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - begun, 4)
+        self.log(metrics)
+        self._tell("on_evaluate", metrics=metrics)
+        return metrics
+
+    def emission(self, eval_dataset: Any = None, *, prompts: int = 30) -> dict[str, Any]:
+        """Whether the trained tokens are written where they belong: of each its rank and probability there, how often the model writes it
+        by itself on held-out prompts, and its probability where it does not belong."""
+        dataset = self._read(eval_dataset) if eval_dataset is not None else self.eval_dataset
+        if dataset is None:
+            raise InputError("eval_dataset: there is none")
+        return json.loads(_toktune.emission(self.model._inner, dataset._inner, prompts, self._tokenizer))
+
+    def save_model(self, output_dir: Optional[str] = None, **kwargs: Any) -> None:
+        """Writes the adapter, and its tokenizer where tokens were added."""
+        folder = os.fspath(output_dir or self.args.output_dir)
+        self.model.save_pretrained(folder, save_embedding_layers=self.args.save_embedding_layers)
+        if self._saves_tokenizer():
+            self._tokenizer.save(folder)
+
+    def save_state(self) -> None:
+        """Writes `trainer_state.json`, as transformers does."""
+        with open(os.path.join(self.args.output_dir, "trainer_state.json"), "w", encoding="utf-8") as out:
+            json.dump(self.state.to_dict(), out, indent=2)
+
+    def to_peft(self) -> Any:
+        """A live PEFT model with what was trained, over the transformers model that it was trained over."""
+        return self.model.to_peft()
+
+
+def evaluated(found: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """An evaluation by the names that logs have."""
+    kept = {name: value for name, value in found.items() if name not in ("tokens", "labels") and value is not None}
+    return {f"{prefix}_{name}": value for name, value in kept.items()}
+
+
+class _Teller:
+    """Makes transformers' events of what the engine tells."""
+
+    def __init__(self, trainer: Trainer, total: int, logging_steps: float) -> None:
+        self.trainer, self.total = trainer, total
+        self.every = max(1, int(logging_steps * total) if 0 < logging_steps < 1 else int(logging_steps) or 1)
+        self.losses: list[float] = []
+        self.since: list[float] = []
+        self.epoch = 0
+
+    def mean_loss(self) -> float:
+        return sum(self.losses) / len(self.losses) if self.losses else 0.0
+
+    def examples(self) -> int:
+        args = self.trainer.args
+        return len(self.losses) * args.per_device_train_batch_size * args.gradient_accumulation_steps
+
+    def _answer(self) -> tuple[bool, bool]:
+        control = self.trainer.control
+        saves, control.should_save = control.should_save, False
+        return control.should_training_stop, saves
+
+    def train_begin(self, step: int) -> tuple[bool, bool]:
+        self.trainer.state.global_step = step
+        self.trainer._tell("on_train_begin")
+        self.trainer._tell("on_epoch_begin")
+        self.trainer._tell("on_step_begin")
+        return self._answer()
+
+    def step(self, told: str) -> tuple[bool, bool]:
+        log, trainer = json.loads(told), self.trainer
+        state = trainer.state
+        state.global_step, state.epoch = log["step"], log["epoch"]
+        self.losses.append(log["loss"])
+        self.since.append(log["loss"])
+        trainer._tell("on_step_end")
+        if state.global_step % self.every == 0 or state.global_step == self.total or trainer.control.should_log:
+            trainer.control.should_log = False
+            mean = sum(self.since) / len(self.since)
+            self.since = []
+            more = {name: log[name] for name in log if name.startswith(("rewards/", "logps/"))}
+            trainer.log({"loss": mean, "grad_norm": log["grad_norm"], "learning_rate": log["learning_rate"], **more})
+        epoch = int(state.epoch + 1e-9)
+        if epoch > self.epoch:
+            self.epoch = epoch
+            trainer._tell("on_epoch_end")
+            if state.global_step < self.total:
+                trainer._tell("on_epoch_begin")
+        if state.global_step < self.total:
+            trainer._tell("on_step_begin")
+        return self._answer()
+
+    def evaluated(self, step: int, told: str) -> tuple[bool, bool]:
+        self.trainer.state.global_step = step
+        metrics = evaluated(json.loads(told), "eval")
+        self.trainer.log(metrics)
+        self.trainer._tell("on_evaluate", metrics=metrics)
+        return self._answer()
+
+    def saved(self, folder: Any) -> tuple[bool, bool]:
+        self.trainer._tell("on_save")
+        return self._answer()
+
+    def warning(self, text: str) -> tuple[bool, bool]:
+        logger.warning(text)
+        return self._answer()

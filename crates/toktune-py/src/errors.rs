@@ -1,0 +1,44 @@
+//! The library's errors as Python's: classes of `toktune.errors`, which are what Python people expect besides.
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use std::io;
+use toktune::Error;
+
+/// The class of an error, by its name in `toktune.errors`.
+fn class_of(error: &Error) -> &'static str {
+    let mut source = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(of) = source {
+        if let Some(io) = of.downcast_ref::<io::Error>() {
+            return if io.kind() == io::ErrorKind::NotFound { "MissingFileError" } else { "FileError" };
+        }
+        source = of.source();
+    }
+    match error {
+        Error::Diverged { .. } | Error::Growth { .. } => "DivergedError",
+        Error::OutputLocked { .. } | Error::OutputNotEmpty { .. } => "OutputError",
+        _ => "InputError",
+    }
+}
+
+/// An exception of one of the classes.
+pub(crate) fn exception(class: &str, message: &str) -> PyErr {
+    Python::attach(|py| {
+        let made = py.import("toktune.errors").and_then(|errors| errors.getattr(class));
+        match made.and_then(|class| class.call1((PyString::new(py, message),))) {
+            Ok(exception) => PyErr::from_value(exception),
+            Err(error) => error,
+        }
+    })
+}
+
+/// An error of the library as an exception.
+pub(crate) fn raise(error: impl Into<Error>) -> PyErr {
+    let error = error.into();
+    exception(class_of(&error), &error.to_string())
+}
+
+/// What an argument should have been.
+pub(crate) fn argument(name: &str, expected: &str, found: impl std::fmt::Display) -> PyErr {
+    exception("InputError", &format!("{name}: expected {expected}, found {found}"))
+}

@@ -1,0 +1,349 @@
+//! A model that Python holds: the frozen one, with adapters over it, or away in a run.
+
+use crate::array::Array;
+use crate::errors::{argument, exception, raise};
+use crate::tensors::{Described, memory};
+use crate::values::written;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use toktune::Device;
+use toktune::models::{AutoModel, ModelConfig, ModelKind, PrecisionMode, PretrainedModel};
+use toktune::peft::{ActiveRows, BaseModel, LayerKind, PeftModel};
+use toktune::weights::{Checkpoint, Memory, WeightsError};
+
+/// What a model is at the moment.
+pub(crate) enum Held {
+    /// As it was loaded.
+    Base(Box<PretrainedModel>),
+    /// With adapters.
+    Adapted(Box<PeftModel>),
+    /// A run has it.
+    Away,
+    /// A run has it, and waits while a callback is told of it.
+    Lent(Lent),
+}
+
+/// The model of a run, for as long as a callback takes.
+pub(crate) struct Lent(*const PeftModel);
+
+// SAFETY: the model behind the pointer is `Sync`, and is only looked at.
+unsafe impl Send for Lent {}
+
+/// A model. `toktune.PreTrainedModel` and `toktune.PeftModel` are over it.
+#[pyclass(frozen, module = "toktune._toktune")]
+pub struct Model {
+    held: Mutex<Held>,
+}
+
+/// A model as it is now.
+#[derive(Clone, Copy)]
+pub(crate) enum Seen<'a> {
+    Base(&'a PretrainedModel),
+    Adapted(&'a PeftModel),
+}
+
+impl<'a> Seen<'a> {
+    pub(crate) fn base(self) -> &'a PretrainedModel {
+        match self {
+            Seen::Base(base) => base,
+            Seen::Adapted(model) => model.base(),
+        }
+    }
+
+    /// What its active adapters replace and add.
+    pub(crate) fn active(self) -> ActiveRows<'a> {
+        match self {
+            Seen::Base(_) => ActiveRows::default(),
+            Seen::Adapted(model) => model.active(),
+        }
+    }
+
+    /// The adapters over it.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn adapted(self) -> PyResult<&'a PeftModel> {
+        match self {
+            Seen::Adapted(model) => Ok(model),
+            Seen::Base(_) => {
+                Err(exception("InputError", "the model has no adapter: get_peft_model gives it one"))
+            }
+        }
+    }
+}
+
+fn away() -> PyErr {
+    exception(
+        "InputError",
+        "the model is being trained: what it is can be asked by a callback of the run, or when it has ended",
+    )
+}
+
+impl Model {
+    pub(crate) fn of_base(base: PretrainedModel) -> Self {
+        Self { held: Mutex::new(Held::Base(base.into())) }
+    }
+
+    pub(crate) fn of_adapted(model: PeftModel) -> Self {
+        Self { held: Mutex::new(Held::Adapted(model.into())) }
+    }
+
+    fn held(&self, py: Python<'_>) -> MutexGuard<'_, Held> {
+        // whoever panicked left a whole model, or one that is away
+        self.held.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the model.
+    ///
+    /// # Errors
+    /// A run has it; what `look` gives.
+    pub(crate) fn look<R>(&self, py: Python<'_>, look: impl FnOnce(Seen<'_>) -> PyResult<R>) -> PyResult<R> {
+        let held = self.held(py);
+        match &*held {
+            Held::Base(base) => look(Seen::Base(base)),
+            Held::Adapted(model) => look(Seen::Adapted(model)),
+            // SAFETY: who lends takes the pointer away again, under this very lock, before the model can change or end
+            Held::Lent(lent) => look(Seen::Adapted(unsafe { &*lent.0 })),
+            Held::Away => Err(away()),
+        }
+    }
+
+    /// Computes something with the model, without the interpreter's lock.
+    ///
+    /// # Errors
+    /// As [`Model::look`].
+    pub(crate) fn compute<R: Send>(
+        &self,
+        py: Python<'_>,
+        compute: impl FnOnce(Seen<'_>) -> toktune::Result<R> + Send,
+    ) -> PyResult<R> {
+        self.look(py, |seen| py.detach(|| compute(seen)).map_err(raise))
+    }
+
+    /// Changes the frozen model.
+    ///
+    /// # Errors
+    /// It has adapters, or a run has it; what `change` gives.
+    fn change_base<R>(
+        &self,
+        py: Python<'_>,
+        change: impl FnOnce(&mut PretrainedModel) -> PyResult<R>,
+    ) -> PyResult<R> {
+        match &mut *self.held(py) {
+            Held::Base(base) => change(base),
+            Held::Adapted(_) => Err(exception(
+                "InputError",
+                "the model has adapters, whose rows were made for it as it is: change it before get_peft_model",
+            )),
+            Held::Away | Held::Lent(_) => Err(away()),
+        }
+    }
+
+    /// Changes the adapters.
+    ///
+    /// # Errors
+    /// There are none, or a run has the model; what `change` gives.
+    pub(crate) fn change<R>(
+        &self,
+        py: Python<'_>,
+        change: impl FnOnce(&mut PeftModel) -> PyResult<R>,
+    ) -> PyResult<R> {
+        match &mut *self.held(py) {
+            Held::Adapted(model) => change(model),
+            Held::Base(base) => Seen::Base(base).adapted().map(drop).and(Err(away())),
+            Held::Away | Held::Lent(_) => Err(away()),
+        }
+    }
+
+    /// Takes the model for a run, which gives it back by [`Model::put`].
+    ///
+    /// # Errors
+    /// It has no adapter, or a run has it; what `check` gives, and then it stays.
+    pub(crate) fn take(
+        &self,
+        py: Python<'_>,
+        check: impl FnOnce(&PeftModel) -> toktune::Result<()>,
+    ) -> PyResult<PeftModel> {
+        let mut held = self.held(py);
+        match std::mem::replace(&mut *held, Held::Away) {
+            Held::Adapted(model) => match check(&model) {
+                Ok(()) => Ok(*model),
+                Err(error) => {
+                    *held = Held::Adapted(model);
+                    Err(raise(error))
+                }
+            },
+            other => {
+                let error = match &other {
+                    Held::Base(base) => Seen::Base(base).adapted().map(drop).err().unwrap_or_else(away),
+                    _ => away(),
+                };
+                *held = other;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the model back.
+    pub(crate) fn put(&self, py: Python<'_>, model: PeftModel) {
+        *self.held(py) = Held::Adapted(model.into());
+    }
+
+    /// Lets Python look at the model of a run while `tell` runs.
+    pub(crate) fn lend<R>(&self, py: Python<'_>, model: &PeftModel, tell: impl FnOnce() -> R) -> R {
+        /// Takes it away again, whatever happens.
+        struct Guard<'g, 'py>(&'g Model, Python<'py>);
+        impl Drop for Guard<'_, '_> {
+            fn drop(&mut self) {
+                *self.0.held(self.1) = Held::Away;
+            }
+        }
+        *self.held(py) = Held::Lent(Lent(model));
+        let _guard = Guard(self, py);
+        tell()
+    }
+}
+
+/// How products are taken, by the name that the command line has for it.
+fn precision(mode: &str) -> PyResult<PrecisionMode> {
+    match mode {
+        "auto" => Ok(PrecisionMode::Auto),
+        "f32" => Ok(PrecisionMode::F32),
+        "bf16" => Ok(PrecisionMode::Bf16),
+        _ => Err(argument("precision", "auto, f32 or bf16", mode)),
+    }
+}
+
+/// A kind of model, in a word.
+fn kind_of(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Causal => "causal",
+        ModelKind::MaskedLm => "masked",
+        ModelKind::Seq2Seq => "seq2seq",
+        ModelKind::SentencePairs => "pairs",
+    }
+}
+
+/// Where a model lies: a path as it stands, else the Hub's copy.
+pub(crate) fn locate(name: &str) -> toktune::Result<PathBuf> {
+    let path = Path::new(name);
+    #[cfg(feature = "hub")]
+    if !path.exists() && toktune::hub::is_id(name) {
+        return Ok(toktune::hub::snapshot(name, &mut |_| {})?);
+    }
+    match path.exists() {
+        true => Ok(path.to_path_buf()),
+        false => Err(WeightsError::io(path)(std::io::ErrorKind::NotFound.into()).into()),
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Opens a folder, a file, or an id of the Hub.
+    #[staticmethod]
+    fn open(py: Python<'_>, name: &str) -> PyResult<Self> {
+        let open = || Ok::<_, toktune::Error>(AutoModel::from_pretrained(locate(name)?, &Device::Cpu)?);
+        py.detach(open).map(Self::of_base).map_err(raise)
+    }
+
+    /// Takes a model's tensors where they lie, with the configuration that transformers has for them.
+    #[staticmethod]
+    fn in_memory(py: Python<'_>, name: &str, config: &str, tensors: Vec<Described<'_>>) -> PyResult<Self> {
+        let config: Map<String, Value> = crate::values::parsed("config", config)?;
+        let tensors = memory(tensors)?;
+        let open = || {
+            let folder = Path::new(name);
+            let checkpoint = Checkpoint::Memory(Memory::new(&folder.join("memory"), tensors)?);
+            let config = ModelConfig::from_object(folder.join("config.json"), config);
+            Ok::<_, toktune::Error>(AutoModel::from_checkpoint(folder, config, checkpoint, &Device::Cpu)?)
+        };
+        py.detach(open).map(Self::of_base).map_err(raise)
+    }
+
+    /// The frozen model once more, over the same weights.
+    fn copy_of_base(&self, py: Python<'_>) -> PyResult<Self> {
+        self.compute(py, |seen| Ok(seen.base().try_clone()?)).map(Self::of_base)
+    }
+
+    /// Takes products in `f32`, in `bf16`, or as the machine and the weights suggest (`auto`).
+    fn set_precision(&self, py: Python<'_>, mode: &str) -> PyResult<()> {
+        let mode = precision(mode)?;
+        self.change_base(py, |base| {
+            base.set_precision(mode);
+            Ok(())
+        })
+    }
+
+    /// Gives the embedding, and an untied head, at least so many rows.
+    fn resize(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+        /// What a slip of the keyboard should not turn into memory.
+        const MOST: usize = 1 << 24;
+        if rows > MOST {
+            return Err(argument("new_num_tokens", "at most 16,777,216", rows));
+        }
+        self.change_base(py, |base| {
+            base.resize_token_embeddings(rows);
+            Ok(())
+        })
+    }
+
+    /// What the model is, as JSON.
+    fn describe(&self, py: Python<'_>) -> PyResult<String> {
+        self.look(py, |seen| {
+            let base = seen.base();
+            written(&json!({
+                "path": base.path(),
+                "family": base.family().name,
+                "kind": kind_of(base.kind()),
+                "told": base.kind().to_string(),
+                "model_type": base.config().model_type(),
+                "config": base.config().object(),
+                "vocabulary": base.vocabulary(),
+                "stored_rows": base.embedding().frozen().rows(),
+                "hidden_size": base.hidden_size(),
+                "parameters": base.num_parameters(),
+                "embedding": base.embedding_name(),
+                "head": base.has_head().then(|| base.head_name()),
+                "tied": base.is_tied(),
+                "bf16": base.uses_bf16(),
+                "positions": base.max_positions(),
+                "auto_class": base.auto_class(),
+                "task_type": BaseModel::task_type(base),
+            }))
+        })
+    }
+
+    /// Every embedding and linear layer: name, kind, rows, columns.
+    fn layers(&self, py: Python<'_>) -> PyResult<Vec<(String, &'static str, usize, usize)>> {
+        self.look(py, |seen| {
+            let kind = |of| match of {
+                LayerKind::Embedding => "embedding",
+                LayerKind::Head => "head",
+                LayerKind::Linear => "linear",
+            };
+            let layers = seen.base().named_layers().into_iter();
+            Ok(layers.map(|layer| (layer.name, kind(layer.kind), layer.rows, layer.cols)).collect())
+        })
+    }
+
+    /// Every tensor: name and shape.
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>)>> {
+        self.look(py, |seen| {
+            let checkpoint = seen.base().checkpoint();
+            let of = |name: &str| (name.to_owned(), checkpoint.shape(name).unwrap_or_default().to_vec());
+            Ok(checkpoint.names().map(of).collect())
+        })
+    }
+
+    /// The weight of a layer, `[rows, columns]`.
+    fn weight(&self, py: Python<'_>, layer: &str) -> PyResult<Array> {
+        self.compute(py, |seen| {
+            let matrix = seen.base().weight(layer)?;
+            let (rows, cols) = (matrix.rows(), matrix.cols());
+            Ok(Array::new(matrix.decode_rows(0..rows), &[rows, cols]))
+        })
+    }
+}

@@ -1,0 +1,66 @@
+"""Tokenizers under transformers' names."""
+
+import numpy
+import pytest
+
+import toktune
+from toktune import AddedToken, AutoTokenizer
+
+
+@pytest.fixture
+def tokenizer(tiny):
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+def test_tokens_are_added_and_counted(tokenizer):
+    before = len(tokenizer)
+    assert tokenizer.add_tokens(["<a>", "hello", AddedToken("<b>", special=True)]) == 2
+    assert len(tokenizer) == before + 2 == tokenizer.required_rows
+    assert tokenizer.convert_tokens_to_ids(["<a>", "<b>"]) == [before, before + 1]
+    assert tokenizer.convert_tokens_to_ids("nothing") == tokenizer.unk_token_id
+    assert tokenizer.add_tokens("<a>") == 0
+    assert tokenizer.add_special_tokens({"additional_special_tokens": ["<c>"], "pad_token": "<c>"}) == 1
+    assert tokenizer.pad_token == "<c>"
+    ids = tokenizer("hello <a> world <b>").input_ids
+    assert before in ids and tokenizer.decode(ids, skip_special_tokens=True).split() == ["hello", "<a>", "world"]
+    assert tokenizer.convert_ids_to_tokens(ids) == tokenizer.tokenize("hello <a> world <b>")
+
+
+def test_arrays_and_padding(tokenizer):
+    alone = tokenizer("hello world")
+    assert alone.input_ids == alone["input_ids"] and alone.attention_mask == [1, 1]
+    assert tokenizer("hello world", return_tensors="np").input_ids.shape == (1, 2)
+    both = tokenizer(["hello world AI", "hello"], padding=True, return_tensors="np")
+    assert both.input_ids[1, 1:].tolist() == [tokenizer.pad_token_id] * 2 and both.attention_mask[1].tolist() == [1, 0, 0]
+    assert tokenizer(["hello"], padding="max_length", max_length=4).attention_mask == [[1, 0, 0, 0]]
+    assert tokenizer("hello world AI", truncation=True, max_length=2).attention_mask == [1, 1]
+    with pytest.raises(toktune.InputError, match="padding=True"):
+        tokenizer(["hello world", "hello"], return_tensors="np")
+    assert tokenizer.batch_decode(both.input_ids, skip_special_tokens=True) == ["hello world AI", "hello"]
+
+
+def test_without_torch_its_tensors_are_refused_with_what_there_is(tokenizer):
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        with pytest.raises(toktune.InputError, match='"np"'):
+            tokenizer("hello", return_tensors="pt")
+    else:
+        assert tokenizer("hello", return_tensors="pt").input_ids.shape == (1, 1)
+
+
+def test_conversations(tokenizer, tmp_path):
+    chat = [{"role": "user", "content": "hello"}]
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert text == "user hello </s> assistant"
+    assert tokenizer.apply_chat_template(chat) == tokenizer.encode("user hello </s>")
+    assert isinstance(tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="np").input_ids, numpy.ndarray)
+    assert tokenizer.apply_chat_template(chat, chat_template="{{ messages[0].content }}", tokenize=False) == "hello"
+    tokenizer.chat_template = "{{ messages | length }}"
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(chat, tokenize=False) == "1"
+
+
+def test_one_of_the_hub(hub):
+    tokenizer = AutoTokenizer.from_pretrained("facebook/opt-125m")
+    assert len(tokenizer) == 50265 and "50265" in repr(tokenizer)
