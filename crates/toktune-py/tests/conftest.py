@@ -4,12 +4,18 @@ import json
 import os
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# before anything reads them: the Hub is a folder of this run's own
+HOME = tempfile.TemporaryDirectory(prefix="toktune-hub-")
+os.environ.update(HF_HOME=HOME.name, HF_HUB_OFFLINE="1")
+os.environ.pop("HF_HUB_CACHE", None)
 
 FIXTURES = Path(__file__).parents[2] / "toktune" / "tests" / "fixtures"
 WORDS = (
@@ -39,8 +45,8 @@ def write_safetensors(path, tensors):
     Path(path).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
-def write_tokenizer(folder, size):
-    """A tokenizer of words."""
+def write_tokenizer(folder, size, chats=True):
+    """A tokenizer of words, with a chat template or without."""
     words = MARKERS + WORDS
     words += [f"word{at}" for at in range(size - len(words))]
     special = [
@@ -55,7 +61,7 @@ def write_tokenizer(folder, size):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     template = "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **named}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **({"chat_template": template} if chats else {}), **named}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
@@ -97,18 +103,15 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hub(tmp_path_factory):
+def hub():
     """A cache of the Hub that knows `facebook/opt-125m`: as many tokens and rows as that has, and few other weights."""
-    home = tmp_path_factory.mktemp("hub")
-    model = home / "hub" / "models--facebook--opt-125m"
+    model = Path(HOME.name) / "hub" / "models--facebook--opt-125m"
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text("abc")
     folder = model / "snapshots" / "abc"
     folder.mkdir(parents=True)
     write_tokenizer(folder, TOKENS)
     write_opt(folder, ROWS)
-    os.environ.update(HF_HOME=str(home), HF_HUB_OFFLINE="1")
-    os.environ.pop("HF_HUB_CACHE", None)
     return folder
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy
 import pytest
+from conftest import write_tokenizer
 
 import toktune
 from toktune import AutoModel, AutoModelForCausalLM, AutoTokenizer, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model, tokenise
@@ -85,11 +86,8 @@ def test_options_and_what_a_generator_raises(model, tokenizer):
 
 def test_pairs_of_sentences(fixtures, tmp_path):
     base = AutoModel.from_pretrained(fixtures / "bert_pairs")
-    tokenizer = None
     folder = tmp_path / "tokenizer"
     folder.mkdir()
-    from conftest import write_tokenizer
-
     write_tokenizer(folder, 100)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 

@@ -3,6 +3,7 @@
 use super::shared::{MachineArgs, OutputArgs};
 use super::values::{distillation_weights, lr_scheduler, memory_budget, sample_by};
 use clap::Args;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use toktune::data::SampleBy;
 use toktune::distill::SnippetOptions;
@@ -89,13 +90,16 @@ pub struct SnippetArgs {
     pub sample_by: SampleBy,
 }
 
+/// Snippets of a step where nothing is said: one for each word, so that few words take as many steps as many do.
+const BATCH: RangeInclusive<usize> = 4..=16;
+
 /// How the rows are trained.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Training")]
 pub struct DistillStepArgs {
-    /// Snippets of a step
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub batch_size: usize,
+    /// Snippets of a step [default: as many as there are words, at least 4 and at most 16]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
     /// Passes over the snippets; may be a fraction
     #[arg(long, default_value_t = 2.0, value_name = "X", conflicts_with = "max_steps")]
     pub num_epochs: f64,
@@ -142,11 +146,16 @@ pub struct DistillRunArgs {
 }
 
 impl DistillArgs {
-    /// The library's settings of the run.
+    /// Snippets of a step for so many words.
+    pub fn batch_size(&self, words: usize) -> usize {
+        self.steps.batch_size.unwrap_or(words.clamp(*BATCH.start(), *BATCH.end()))
+    }
+
+    /// The library's settings of the run, before it is known how many words there are.
     pub fn training_arguments(&self) -> TrainingArguments {
         let steps = &self.steps;
         let mut to = TrainingArguments::new(&self.output);
-        to.per_device_train_batch_size = steps.batch_size;
+        to.per_device_train_batch_size = steps.batch_size.unwrap_or(*BATCH.end());
         to.num_train_epochs = steps.num_epochs;
         to.max_steps = steps.max_steps;
         to.learning_rate = steps.learning_rate;

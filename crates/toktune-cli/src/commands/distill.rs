@@ -70,7 +70,7 @@ struct Prepared {
 /// Distils; `typed` is what a run that is stopped goes on by.
 pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     let start = Instant::now();
-    let arguments = args.training_arguments();
+    let mut arguments = args.training_arguments();
     arguments.check()?;
     arguments.check_output()?;
     let mut machine = load::machine(&args.machine)?;
@@ -87,6 +87,7 @@ pub fn run(args: &DistillArgs, typed: Typed<'_>) -> Outcome {
     machine.set_precision(&mut base);
     let signals = Signals::listen();
     let Prepared { words, starts, snippets, with_words } = prepare(args, &base, before, &signals)?;
+    arguments.per_device_train_batch_size = args.batch_size(words.len());
     tell_words(args, &words, &snippets.words);
     if snippets.train.is_empty() {
         return Err(Failure::Failed(format!(
