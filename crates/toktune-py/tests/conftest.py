@@ -18,10 +18,40 @@ os.environ.update(HF_HOME=HOME.name, HF_HUB_OFFLINE="1")
 os.environ.pop("HF_HUB_CACHE", None)
 
 FIXTURES = Path(__file__).parents[2] / "toktune" / "tests" / "fixtures"
-WORDS = (
-    "medical diagnosis treatment patient hello world AI special domain terminology the a of is what how many answer question two "
-    "three four plus equals cat dog sat on mat and ran to"
-).split()
+WORDS = [
+    "medical",
+    "diagnosis",
+    "treatment",
+    "patient",
+    "hello",
+    "world",
+    "AI",
+    "special",
+    "domain",
+    "terminology",
+    "the",
+    "a",
+    "of",
+    "is",
+    "what",
+    "how",
+    "many",
+    "answer",
+    "question",
+    "two",
+    "three",
+    "four",
+    "plus",
+    "equals",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "ran",
+    "to",
+]
 MARKERS = ["<pad>", "<s>", "</s>", "<unk>"]
 # as many as OPT's tokenizer has; the model has seven rows more
 TOKENS, ROWS = 50265, 50272

@@ -4,10 +4,18 @@ import json
 
 import numpy
 import pytest
-from conftest import write_tokenizer
-
 import toktune
-from toktune import AutoModel, AutoModelForCausalLM, AutoTokenizer, TrainableTokensConfig, Trainer, TrainingArguments, get_peft_model, tokenise
+from conftest import write_tokenizer
+from toktune import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainableTokensConfig,
+    Trainer,
+    TrainingArguments,
+    get_peft_model,
+    tokenise,
+)
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-
 import toktune
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
-BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```python\n(.*?)```", re.S)
+BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```python\n(.*?)```", re.DOTALL)
 
 
 def blocks():

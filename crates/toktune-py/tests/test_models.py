@@ -2,7 +2,6 @@
 
 import numpy
 import pytest
-
 import toktune
 from toktune import (
     AutoModel,

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-import toktune  # noqa: E402
+import toktune
 
 CLASSES = {
     "llama_tied": transformers.AutoModelForCausalLM,
@@ -177,7 +177,9 @@ def test_what_cannot_be_taken_is_said(tiny):
 def test_an_adapter_of_peft_loads_and_one_of_ours_in_peft(tmp_path):
     reference = peft.get_peft_model(live("llama_tied"), peft.TrainableTokensConfig(token_indices=[3, 8], init_weights=False)).eval()
     reference.save_pretrained(tmp_path / "theirs")
-    ours = toktune.PeftModel.from_pretrained(toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied", precision="f32"), tmp_path / "theirs")
+    ours = toktune.PeftModel.from_pretrained(
+        toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied", precision="f32"), tmp_path / "theirs"
+    )
     ids = [[random.Random(0).randrange(100) for _ in range(8)] + [3, 8]]
     with torch.no_grad():
         wanted = reference(torch.tensor(ids)).logits.numpy()

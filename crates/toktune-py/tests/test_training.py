@@ -9,9 +9,8 @@ import sys
 import threading
 
 import pytest
-from conftest import expected, ids_rows
-
 import toktune
+from conftest import expected, ids_rows
 from toktune import (
     AutoModel,
     AutoModelForCausalLM,
@@ -60,14 +59,19 @@ def test_a_run_is_that_of_the_command_line_bit_for_bit(tiny, rows, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model = Recipe(add_tokens=["<a>", "</a>"], lora=lora).apply(AutoModelForCausalLM.from_pretrained(tiny), tokenizer)
     args = TrainingArguments(
-        str(tmp_path / "python"), num_train_epochs=2, per_device_train_batch_size=4, warmup_steps=2, lr_scheduler_type="cosine", report=False
+        str(tmp_path / "python"),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        warmup_steps=2,
+        lr_scheduler_type="cosine",
+        report=False,
     )
     Trainer(model, args, train_dataset=data, processing_class=tokenizer).train()
     flags = ["--add-token", "<a>", "--add-token", "</a>", "--lora-r", "4", "--lora-target-modules", "all-linear", "--lora-dropout", "0.1"]
     flags += ["--num-epochs", "2", "--batch-size", "4", "--warmup-steps", "2", "--lr-scheduler", "cosine", "--report", "false"]
     command = [sys.executable, "-m", "toktune", "train", "--model", tiny, "--data", data, "--output", tmp_path / "command", *flags]
     subprocess.run(command, check=True, capture_output=True)
-    read = lambda name: [(tmp_path / where / name).read_bytes() for where in ("python", "command")]  # noqa: E731
+    read = lambda name: [(tmp_path / where / name).read_bytes() for where in ("python", "command")]
     python, command = read("adapter_model.safetensors")
     assert python == command
     python, command = read("tokenizer.json")
@@ -141,7 +145,7 @@ def test_a_callback_ends_a_run_that_goes_on_later(tiny, rows, tmp_path):
     assert again.train(resume_from_checkpoint=True).global_step == 6
     whole = make(tiny, rows, tmp_path / "whole")
     whole.train()
-    read = lambda folder: (tmp_path / folder / "adapter_model.safetensors").read_bytes()  # noqa: E731
+    read = lambda folder: (tmp_path / folder / "adapter_model.safetensors").read_bytes()
     assert read("out") == read("whole")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Optional, Union
+from typing import Any, ClassVar
 
 from .errors import InputError, MissingFileError
 
@@ -63,14 +63,14 @@ class PeftConfig:
         auto_mapping: the classes of a base that the task type does not tell.
     """
 
-    task_type: Optional[str] = None
-    base_model_name_or_path: Optional[str] = None
-    revision: Optional[str] = None
+    task_type: str | None = None
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
     inference_mode: bool = False
-    auto_mapping: Optional[dict] = None
-    peft_version: Optional[str] = None
+    auto_mapping: dict | None = None
+    peft_version: str | None = None
 
-    peft_type: ClassVar[Optional[str]] = None
+    peft_type: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         self.task_type = getattr(self.task_type, "value", self.task_type)
@@ -80,14 +80,14 @@ class PeftConfig:
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**found, "peft_type": self.peft_type}
 
-    def save_pretrained(self, save_directory: Union[str, os.PathLike], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes `adapter_config.json` into a folder."""
         os.makedirs(save_directory, exist_ok=True)
         with open(os.path.join(save_directory, CONFIG_NAME), "w", encoding="utf-8") as out:
             json.dump(self.to_dict(), out, indent=2, sort_keys=True)
 
     @classmethod
-    def from_dict(cls, of: dict[str, Any]) -> "PeftConfig":
+    def from_dict(cls, of: dict[str, Any]) -> PeftConfig:
         """A configuration of the class that `peft_type` names; fields that are not known are left out."""
         kinds = {kind.peft_type: kind for kind in (TrainableTokensConfig, LoraConfig)}
         wanted = of.get("peft_type")
@@ -98,7 +98,7 @@ class PeftConfig:
         return kind(**{name: value for name, value in of.items() if name in known})
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> "PeftConfig":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PeftConfig:
         """Reads that of an adapter's folder.
 
         Raises:
@@ -127,7 +127,7 @@ class TrainableTokensConfig(PeftConfig):
     """
 
     token_indices: list[int] = field(default_factory=list)
-    target_modules: Optional[Union[list[str], str]] = None
+    target_modules: list[str] | str | None = None
     init_weights: bool = True
 
     peft_type: ClassVar[str] = PeftType.TRAINABLE_TOKENS
@@ -146,32 +146,32 @@ class LoraConfig(PeftConfig):
     """
 
     r: int = 8
-    target_modules: Optional[Union[list[str], str]] = None
-    exclude_modules: Optional[Union[list[str], str]] = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     fan_in_fan_out: bool = False
     bias: str = "none"
     use_rslora: bool = False
-    modules_to_save: Optional[list[str]] = None
-    init_lora_weights: Union[bool, str] = True
-    layers_to_transform: Optional[Union[list[int], int]] = None
-    layers_pattern: Optional[Union[list[str], str]] = None
+    modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    trainable_token_indices: Optional[Union[list[int], dict[str, list[int]]]] = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     ensure_weight_tying: bool = False
     # what another value of would be another method
     use_dora: bool = False
     use_qalora: bool = False
     lora_bias: bool = False
-    megatron_config: Optional[dict] = None
+    megatron_config: dict | None = None
     loftq_config: dict = field(default_factory=dict)
-    eva_config: Optional[Any] = None
-    corda_config: Optional[Any] = None
-    arrow_config: Optional[Any] = None
-    alora_invocation_tokens: Optional[list[int]] = None
-    target_parameters: Optional[list[str]] = None
+    eva_config: Any | None = None
+    corda_config: Any | None = None
+    arrow_config: Any | None = None
+    alora_invocation_tokens: list[int] | None = None
+    target_parameters: list[str] | None = None
 
     peft_type: ClassVar[str] = PeftType.LORA
 
@@ -189,9 +189,7 @@ class LoraConfig(PeftConfig):
                 raise TypeError(f"{name}: toktune has no such form of LoRA; leave it as it is by default")
         indices = self.trainable_token_indices
         if isinstance(indices, dict):
-            self.trainable_token_indices = {
-                layer: token_ids(ids, f"trainable_token_indices[{layer!r}]") for layer, ids in indices.items()
-            }
+            self.trainable_token_indices = {layer: token_ids(ids, f"trainable_token_indices[{layer!r}]") for layer, ids in indices.items()}
         elif indices is not None:
             self.trainable_token_indices = token_ids(indices, "trainable_token_indices")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Optional
+from typing import Any
 
 from . import _toktune
 from .errors import InputError
@@ -45,9 +45,9 @@ def rows_of(dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows of anything that has some."""
     if hasattr(dataset, "columns") and hasattr(dataset, "itertuples"):
         # pandas: what is missing in a column is not there
-        columns = [str(name) for name in dataset.columns]
+        names = [str(name) for name in dataset.columns]
         for values in dataset.itertuples(index=False, name=None):
-            yield {name: value for name, value in zip(columns, values) if not is_missing(value)}
+            yield {name: value for name, value in zip(names, values) if not is_missing(value)}
         return
     if isinstance(dataset, Mapping):
         columns = {name: list(values) for name, values in dataset.items()}
@@ -78,7 +78,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def paths_of(dataset: Any) -> Optional[list[str]]:
+def paths_of(dataset: Any) -> list[str] | None:
     """The paths, where the data are some."""
     if isinstance(dataset, (str, os.PathLike)):
         return [os.fspath(dataset)]

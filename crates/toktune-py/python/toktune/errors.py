@@ -1,6 +1,6 @@
 """What can go wrong. Every exception is a `toktune.Error`, and what Python people expect of its kind besides."""
 
-__all__ = ["Error", "InputError", "MissingFileError", "FileError", "OutputError", "DivergedError"]
+__all__ = ["DivergedError", "Error", "FileError", "InputError", "MissingFileError", "OutputError"]
 
 
 class Error(Exception):

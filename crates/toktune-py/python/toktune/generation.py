@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Optional, Union
+from typing import Any
 
 __all__ = ["GenerationConfig"]
 
@@ -40,7 +40,7 @@ class GenerationConfig:
         TypeError: an argument of transformers that toktune has nothing for (beams, several sequences a prompt).
     """
 
-    def __init__(self, *, max_length: Optional[int] = None, **kwargs: Any) -> None:
+    def __init__(self, *, max_length: int | None = None, **kwargs: Any) -> None:
         self.max_length = max_length
         for name in _KNOWN:
             setattr(self, name, kwargs.pop(name, None))
@@ -60,7 +60,7 @@ class GenerationConfig:
         """What is set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def updated(self, **kwargs: Any) -> "GenerationConfig":
+    def updated(self, **kwargs: Any) -> GenerationConfig:
         """The same with other values."""
         return GenerationConfig(**{**self.to_dict(), **kwargs})
 
@@ -76,7 +76,7 @@ class GenerationConfig:
         return json.dumps(found)
 
 
-def several(of: Union[None, int, str, list]) -> Optional[list]:
+def several(of: None | int | str | list) -> list | None:
     """One or several as a list."""
     return of if of is None or isinstance(of, list) else list(of) if isinstance(of, tuple) else [of]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Iterator, Optional, Union
+from collections.abc import Iterator
+from typing import Any
 
 from . import _toktune
 from .arrays import ids_of, is_torch, numpy_of, padded
@@ -66,7 +67,7 @@ class Parameter:
 class Embedding:
     """A token matrix of a model, as `get_input_embeddings` gives it."""
 
-    def __init__(self, model: "PreTrainedModel", layer: str, rows: int, width: int) -> None:
+    def __init__(self, model: PreTrainedModel, layer: str, rows: int, width: int) -> None:
         self._model, self.name, self.num_embeddings, self.embedding_dim = model, layer, rows, width
 
     @property
@@ -139,14 +140,14 @@ class PreTrainedModel:
         """The embedding."""
         return self._embedding(self._described()["embedding"])
 
-    def get_output_embeddings(self) -> Optional[Embedding]:
+    def get_output_embeddings(self) -> Embedding | None:
         """The head, where there is one."""
         head = self._described()["head"]
         return None if head is None else self._embedding(head)
 
     # what is done with it
 
-    def resize_token_embeddings(self, new_num_tokens: Optional[int] = None, *args: Any, **kwargs: Any) -> Embedding:
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Embedding:
         """Gives the embedding, and an untied head, at least so many rows, each new one the mean of the others. Rows are never taken
         away: they may be padding that later tokens use."""
         if new_num_tokens is not None:
@@ -160,17 +161,17 @@ class PreTrainedModel:
         processor multiplies it fast."""
         self._inner.set_precision(mode)
 
-    def eval(self) -> "PreTrainedModel":
+    def eval(self) -> PreTrainedModel:
         """Itself."""
         self.training = False
         return self
 
-    def train(self, mode: bool = True) -> "PreTrainedModel":
+    def train(self, mode: bool = True) -> PreTrainedModel:
         """Itself: training is the `Trainer`'s."""
         self.training = mode
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> "PreTrainedModel":
+    def to(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """Itself on the CPU.
 
         Raises:
@@ -184,7 +185,7 @@ class PreTrainedModel:
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: what is kept of activations is the `memory_budget` of a run."""
 
-    def _adapter_names(self, count: int) -> Optional[list[str]]:
+    def _adapter_names(self, count: int) -> list[str] | None:
         return None
 
     def __call__(
@@ -192,7 +193,7 @@ class PreTrainedModel:
         input_ids: Any,
         attention_mask: Any = None,
         labels: Any = None,
-        adapter_names: Optional[list[str]] = None,
+        adapter_names: list[str] | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
         """A forward pass without gradients.
@@ -234,11 +235,14 @@ class PreTrainedModel:
         """The last hidden rows of a decoder, after its last norm, `[tokens, d]` for each sequence."""
         return [numpy_of(array) for array in _toktune.hidden_states(self._inner, ids_of(input_ids, attention_mask))]
 
-    def encode(self, sentences: Union[str, list[str]], tokenizer: Any) -> Any:
+    def encode(self, sentences: str | list[str], tokenizer: Any) -> Any:
         """Vectors of sentences, `[sentences, d]`, by a model of sentence pairs, as sentence-transformers' method of this name."""
         one = isinstance(sentences, str)
         inner = engine_tokenizer(tokenizer)
-        found = numpy_of(_toktune.sentence_embeddings(self._inner, [inner.encode(text, True) for text in ([sentences] if one else sentences)]))
+        if inner is None:
+            raise TypeError("encode() needs a tokenizer")
+        texts = [sentences] if isinstance(sentences, str) else sentences
+        found = numpy_of(_toktune.sentence_embeddings(self._inner, [inner.encode(text, True) for text in texts]))
         return found[0] if one else found
 
     def generate(
@@ -250,7 +254,7 @@ class PreTrainedModel:
         attention_mask: Any = None,
         tokenizer: Any = None,
         streamer: Any = None,
-        adapter_names: Optional[list[str]] = None,
+        adapter_names: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continues prompts; greedily unless `do_sample=True`. All of them go on together, without padding.
@@ -307,7 +311,12 @@ class PreTrainedModel:
 
     @staticmethod
     def _fill(config: GenerationConfig, fields: dict[str, Any], tokenizer: Any) -> int:
-        for found in (getattr(config, "pad_token_id", None), getattr(tokenizer, "pad_token_id", None), fields.get("pad_token_id"), fields.get("eos_token_id")):
+        for found in (
+            getattr(config, "pad_token_id", None),
+            getattr(tokenizer, "pad_token_id", None),
+            fields.get("pad_token_id"),
+            fields.get("eos_token_id"),
+        ):
             if isinstance(found, list) and found:
                 found = found[0]
             if isinstance(found, int):
@@ -345,10 +354,10 @@ _TOLD = {"causal": "a causal language model", "masked": "a masked language model
 class AutoModel:
     """Loads models of every kind, as transformers' class of this name: what the files hold decides."""
 
-    _KIND: Optional[str] = None
+    _KIND: str | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
         """Opens a folder with `config.json` and safetensors or `pytorch_model.bin`, a GGUF file, or an id of the Hub. Weights are
         mapped where they lie, in the type that they are stored in; `dtype`, `device_map` and their kin are of no account.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional, Union
+from typing import Any
 
 from . import _toktune
 from .arrays import floats, numpy_of
@@ -53,11 +54,11 @@ class PeftModel(PreTrainedModel):
     def from_pretrained(
         cls,
         model: Any,
-        model_id: Union[str, os.PathLike],
+        model_id: str | os.PathLike,
         adapter_name: str = "default",
         is_trainable: bool = False,
         **kwargs: Any,
-    ) -> "PeftModel":
+    ) -> PeftModel:
         """Puts the adapter in a folder over a model. A tokenizer in the folder gives the model a row for each of its tokens.
 
         Raises:
@@ -104,12 +105,12 @@ class PeftModel(PreTrainedModel):
         """Adds a fresh adapter, without making it active."""
         _toktune.add_adapter(self._inner, adapter_name, as_json(peft_config), seed())
 
-    def load_adapter(self, model_id: Union[str, os.PathLike], adapter_name: str, is_trainable: bool = False, **kwargs: Any) -> ModelOutput:
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, is_trainable: bool = False, **kwargs: Any) -> ModelOutput:
         """Adds the adapter in a folder, without making it active; its `missing_keys` and `unexpected_keys`."""
         missing, unexpected = _toktune.load_adapter(self._inner, os.fspath(model_id), adapter_name)
         return ModelOutput(missing_keys=missing, unexpected_keys=unexpected)
 
-    def set_adapter(self, adapter_name: Union[str, list[str]]) -> None:
+    def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Makes an adapter, or several, the active ones."""
         _toktune.set_adapter(self._inner, [adapter_name] if isinstance(adapter_name, str) else list(adapter_name))
 
@@ -126,7 +127,7 @@ class PeftModel(PreTrainedModel):
         finally:
             self._enabled = before
 
-    def _adapter_names(self, count: int) -> Optional[list[str]]:
+    def _adapter_names(self, count: int) -> list[str] | None:
         return None if self._enabled else [_BASE] * count
 
     def get_base_model(self) -> PreTrainedModel:
@@ -176,21 +177,21 @@ class PeftModel(PreTrainedModel):
 
     def save_pretrained(
         self,
-        save_directory: Union[str, os.PathLike],
+        save_directory: str | os.PathLike,
         safe_serialization: bool = True,
-        selected_adapters: Optional[list[str]] = None,
-        save_embedding_layers: Union[str, bool] = "auto",
+        selected_adapters: list[str] | None = None,
+        save_embedding_layers: str | bool = "auto",
         **kwargs: Any,
     ) -> None:
         """Writes PEFT's files, each adapter but `default` into a folder of its name. `save_embedding_layers`: whether whole embeddings
         go along; `"auto"` does when the model was resized, `False` saves a few kilobytes, which hold all that was trained."""
         if not safe_serialization:
             raise TypeError("safe_serialization=False: toktune writes safetensors")
-        layers = {True: "yes", False: "no"}.get(save_embedding_layers, save_embedding_layers)
+        layers = saved_layers(save_embedding_layers)
         name = base_name(self.name_or_path)
         _toktune.save_adapter(self._inner, os.fspath(save_directory), selected_adapters, layers, name)
 
-    def merge_adapter(self, adapter_names: Optional[list[str]] = None, safe_merge: bool = False) -> None:
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Writes adapters into the weights, in the weights' types; `unmerge_adapter` takes them out exactly."""
         _toktune.merge_adapter(self._inner, adapter_names, safe_merge)
 
@@ -198,7 +199,9 @@ class PeftModel(PreTrainedModel):
         """Takes what was merged out again."""
         _toktune.unmerge_adapter(self._inner)
 
-    def merge_and_unload(self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Optional[list[str]] = None) -> PreTrainedModel:
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> PreTrainedModel:
         """The model with its adapters in its weights, and without adapters."""
         return PreTrainedModel(_toktune.unloaded(self._inner, True, safe_merge, adapter_names), self.name_or_path)
 
@@ -206,7 +209,7 @@ class PeftModel(PreTrainedModel):
         """The model without its adapters."""
         return PreTrainedModel(_toktune.unloaded(self._inner, False, False, None), self.name_or_path)
 
-    def merge_to_folder(self, folder: Union[str, os.PathLike], *, dtype: Optional[str] = None, tokenizer: Any = None) -> dict[str, Any]:
+    def merge_to_folder(self, folder: str | os.PathLike, *, dtype: str | None = None, tokenizer: Any = None) -> dict[str, Any]:
         """Writes a plain folder of transformers with the adapter merged in, a tensor at a time, and opens it again: what was found.
 
         Args:
@@ -216,7 +219,7 @@ class PeftModel(PreTrainedModel):
         found = _toktune.merge_to_folder(self._inner, os.fspath(folder), dtype, engine_tokenizer(tokenizer))
         return json.loads(found)
 
-    def export(self, path: Union[str, os.PathLike], *, to: str, tokenizer: Any = None) -> dict[str, Any]:
+    def export(self, path: str | os.PathLike, *, to: str, tokenizer: Any = None) -> dict[str, Any]:
         """Writes the adapter in a form that other programs load: `"peft"`, `"lora-onehot"` (vLLM, SGLang), `"gguf"` (a patched copy of
         the GGUF file that the base is) or `"gguf-lora"`."""
         return json.loads(_toktune.export(self._inner, to, os.fspath(path), engine_tokenizer(tokenizer)))
@@ -253,7 +256,7 @@ class AutoPeftModel:
     """Opens an adapter with the base that its configuration names."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Union[str, os.PathLike], adapter_name: str = "default", **kwargs: Any) -> PeftModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str = "default", **kwargs: Any) -> PeftModel:
         """Opens both; a tokenizer in the adapter's folder gives the base a row for each of its tokens."""
         folder = os.fspath(pretrained_model_name_or_path)
         name = PeftConfig.from_pretrained(folder).base_model_name_or_path
@@ -267,9 +270,11 @@ AutoPeftModelForSeq2SeqLM = AutoPeftModel
 AutoPeftModelForFeatureExtraction = AutoPeftModel
 
 
-def get_peft_model_state_dict(model: PeftModel, adapter_name: str = "default", save_embedding_layers: Union[str, bool] = "auto") -> dict[str, Any]:
+def get_peft_model_state_dict(
+    model: PeftModel, adapter_name: str = "default", save_embedding_layers: str | bool = "auto"
+) -> dict[str, Any]:
     """An adapter's tensors by PEFT's keys, each a numpy matrix of f32."""
-    layers = {True: "yes", False: "no"}.get(save_embedding_layers, save_embedding_layers)
+    layers = saved_layers(save_embedding_layers)
     return {key: numpy_of(array) for key, array in _toktune.state_dict(model._inner, adapter_name, layers)}
 
 
@@ -302,11 +307,16 @@ def seed() -> int:
     return _seed
 
 
+def saved_layers(of: str | bool) -> str:
+    """PEFT's `save_embedding_layers` as the engine takes it."""
+    return of if isinstance(of, str) else "yes" if of else "no"
+
+
 def as_json(config: Any) -> str:
     """A configuration as the engine takes it."""
     return json.dumps(of_peft(config).to_dict())
 
 
-def base_name(name: str) -> Optional[str]:
+def base_name(name: str) -> str | None:
     """What `base_model_name_or_path` says of a model: where it lies, or its id."""
     return os.path.abspath(name) if name and os.path.exists(name) else name or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Optional, Union
+from typing import Any
 
 from . import _toktune
 from .configuration import LoraConfig, names, token_ids
@@ -42,10 +42,10 @@ class Recipe:
         add_special_tokens: Iterable[str] = (),
         tokens: Iterable[str] = (),
         token_indices: Iterable[int] = (),
-        init: Union[None, str, dict[str, str]] = None,
-        target_modules: Union[None, str, list[str]] = None,
-        lora: Optional[LoraConfig] = None,
-        spread: Optional[float] = None,
+        init: None | str | dict[str, str] = None,
+        target_modules: None | str | list[str] = None,
+        lora: LoraConfig | None = None,
+        spread: float | None = None,
         seed: int = 42,
     ) -> None:
         self.add_tokens, self.add_special_tokens = list(add_tokens), list(add_special_tokens)
@@ -57,7 +57,7 @@ class Recipe:
         told = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value)
         return f"Recipe({told})"
 
-    def apply(self, model: Any, tokenizer: Optional[PreTrainedTokenizer] = None) -> PeftModel:
+    def apply(self, model: Any, tokenizer: PreTrainedTokenizer | None = None) -> PeftModel:
         """Adds the tokens to the tokenizer, and wraps the model with an adapter that trains this.
 
         Raises:
@@ -66,31 +66,43 @@ class Recipe:
         base = base_of(model)
         if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizer):
             raise TypeError("tokenizer: a recipe adds to a tokenizer of toktune's (toktune.AutoTokenizer)")
-        wanted = self.add_tokens + self.add_special_tokens
-        if tokenizer is None and (wanted or self.tokens):
-            raise InputError("tokenizer: tokens are named by their text, which needs one")
-        before = None if tokenizer is None else tokenizer._inner.copy()
-        if wanted:
-            tokenizer.add_tokens(self.add_tokens)
-            tokenizer.add_tokens(self.add_special_tokens, special_tokens=True)
-            base.resize_token_embeddings(tokenizer.required_rows)
-        ids = {text: tokenizer._inner.token_to_id(text) for text in wanted + self.tokens}
-        if missing := [text for text, id in ids.items() if id is None]:
-            raise InputError(f"tokens: {missing[0]!r} is no token of this tokenizer; add_tokens makes it one")
+        ids, added, starts = self._chosen(base, tokenizer) if tokenizer is not None else self._of_ids()
         chosen = list(dict.fromkeys([*ids.values(), *self.token_indices]))
-        added = [ids[text] for text in wanted if before.token_to_id(text) is None]
         fields = {
             "tokens": chosen,
             "added": added,
             "target_modules": self.target_modules,
-            "inits": self._starts(ids, added, before),
+            "inits": starts,
             "spread": self.spread,
             "lora": None if self.lora is None else self.lora.to_dict(),
             "seed": self.seed,
         }
         return PeftModel(_toktune.recipe(base._inner, json.dumps(fields)), base)
 
-    def _starts(self, ids: dict[str, int], added: list[int], before: Any) -> dict[str, Any]:
+    def _of_ids(self) -> tuple[dict[str, int], list[int], dict[str, Any]]:
+        """Without a tokenizer tokens are ids."""
+        if self.add_tokens or self.add_special_tokens or self.tokens or self.init:
+            raise InputError("tokenizer: tokens are named by their text, which needs one")
+        return {}, [], {}
+
+    def _chosen(self, base: Any, tokenizer: PreTrainedTokenizer) -> tuple[dict[str, int], list[int], dict[str, Any]]:
+        """The tokens' ids by their texts, those that are new, and what they start from."""
+        before = tokenizer._inner.copy()
+        wanted = self.add_tokens + self.add_special_tokens
+        if wanted:
+            tokenizer.add_tokens(self.add_tokens)
+            tokenizer.add_tokens(self.add_special_tokens, special_tokens=True)
+            base.resize_token_embeddings(tokenizer.required_rows)
+        ids = {}
+        for text in wanted + self.tokens:
+            id = tokenizer._inner.token_to_id(text)
+            if id is None:
+                raise InputError(f"tokens: {text!r} is no token of this tokenizer; add_tokens makes it one")
+            ids[text] = id
+        added = [ids[text] for text in wanted if before.token_to_id(text) is None]
+        return ids, added, self._starts(ids, before)
+
+    def _starts(self, ids: dict[str, int], before: Any) -> dict[str, Any]:
         rules = self.init if isinstance(self.init, dict) else dict.fromkeys(ids, self.init) if self.init else {}
         if unknown := [text for text in rules if text not in ids]:
             raise InputError(f"init: {unknown[0]!r} is none of the recipe's tokens")

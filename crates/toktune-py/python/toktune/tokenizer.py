@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import UserDict
-from typing import Any, Iterable, Optional, Union
+from collections.abc import Iterable
+from typing import Any
 
 from . import _toktune
 from .arrays import ids_of, padded
@@ -32,12 +33,12 @@ class BatchEncoding(UserDict):
             raise AttributeError(name)
         return self.data[name]
 
-    def to(self, *args: Any, **kwargs: Any) -> "BatchEncoding":
+    def to(self, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Itself: everything is on the CPU."""
         return self
 
 
-def tensors(of: dict[str, list], kind: Optional[str]) -> dict[str, Any]:
+def tensors(of: dict[str, list], kind: str | None) -> dict[str, Any]:
     """Lists as arrays of `kind`: "np", "pt", or nothing."""
     kind = getattr(kind, "value", kind)
     if kind is None:
@@ -68,11 +69,11 @@ class PreTrainedTokenizer:
         self._inner = inner
         self.name_or_path = name_or_path
         self.padding_side = "right"
-        self._pad_token: Optional[str] = None
+        self._pad_token: str | None = None
         self._changed = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> "PreTrainedTokenizer":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizer:
         """Reads the tokenizer of a folder, a GGUF file, or an id of the Hub.
 
         Raises:
@@ -98,15 +99,14 @@ class PreTrainedTokenizer:
 
     # tokens
 
-    def add_tokens(self, new_tokens: Union[str, AddedToken, Iterable[Union[str, AddedToken]]], special_tokens: bool = False) -> int:
+    def add_tokens(self, new_tokens: str | AddedToken | Iterable[str | AddedToken], special_tokens: bool = False) -> int:
         """Adds tokens; how many the vocabulary did not have."""
-        if isinstance(new_tokens, str) or hasattr(new_tokens, "content"):
-            new_tokens = [new_tokens]
+        listed: Iterable[Any] = [new_tokens] if isinstance(new_tokens, str) or hasattr(new_tokens, "content") else new_tokens
         wanted = [
             (token, special_tokens, False)
             if isinstance(token, str)
             else (token.content, special_tokens or bool(token.special), bool(token.single_word))
-            for token in new_tokens
+            for token in listed
         ]
         new = {content for content, _, _ in wanted if self._inner.token_to_id(content) is None}
         self._inner.add(wanted)
@@ -127,7 +127,7 @@ class PreTrainedTokenizer:
                     raise TypeError(f"{name}: the tokenizer's is {found!r}, and toktune gives that name to no other token")
         return added
 
-    def convert_tokens_to_ids(self, tokens: Union[str, Iterable[str]]) -> Any:
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """The id of a token of the vocabulary, or of each; that of `unk_token` where there is none, or `None`."""
         if isinstance(tokens, str):
             found = self._inner.token_to_id(tokens)
@@ -159,13 +159,13 @@ class PreTrainedTokenizer:
 
     def __call__(
         self,
-        text: Union[str, list[str]],
+        text: str | list[str],
         *,
         add_special_tokens: bool = True,
-        padding: Union[bool, str] = False,
+        padding: bool | str = False,
         truncation: bool = False,
-        max_length: Optional[int] = None,
-        return_tensors: Optional[str] = None,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
         """Ids of a text, or of several. With arrays, a text alone is a batch of one, as in transformers.
@@ -174,7 +174,8 @@ class PreTrainedTokenizer:
             InputError: `return_tensors="pt"` without torch; rows of different lengths that are to be an array.
         """
         alone = isinstance(text, str)
-        rows = [self._inner.encode(one, add_special_tokens) for one in ([text] if alone else text)]
+        texts = [text] if isinstance(text, str) else text
+        rows = [self._inner.encode(one, add_special_tokens) for one in texts]
         if truncation and max_length is not None:
             rows = [row[:max_length] for row in rows]
         masks = [[1] * len(row) for row in rows]
@@ -201,7 +202,7 @@ class PreTrainedTokenizer:
     # conversations
 
     @property
-    def chat_template(self) -> Optional[str]:
+    def chat_template(self) -> str | None:
         """The template that conversations are written by."""
         return self._described()["chat_template"]
 
@@ -213,10 +214,10 @@ class PreTrainedTokenizer:
     def apply_chat_template(
         self,
         conversation: list,
-        tools: Optional[list] = None,
+        tools: list | None = None,
         add_generation_prompt: bool = False,
         tokenize: bool = True,
-        return_tensors: Optional[str] = None,
+        return_tensors: str | None = None,
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -239,16 +240,64 @@ class PreTrainedTokenizer:
 
     # names
 
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text."""
+        return self._described()["bos_token"]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of `bos_token`."""
+        return self._id(self.bos_token)
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends a text."""
+        return self._described()["eos_token"]
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`."""
+        return self._id(self.eos_token)
+
+    @property
+    def unk_token(self) -> str | None:
+        """The token that stands for what the vocabulary cannot spell."""
+        return self._described()["unk_token"]
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The id of `unk_token`."""
+        return self._id(self.unk_token)
+
+    @property
+    def mask_token(self) -> str | None:
+        """The token that stands for a hidden one."""
+        return self._described()["mask_token"]
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id of `mask_token`."""
+        return self._id(self.mask_token)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of `pad_token`."""
+        return self._id(self.pad_token)
+
+    def _id(self, token: str | None) -> int | None:
+        return None if token is None else self._inner.token_to_id(token)
+
     def _described(self) -> dict[str, Any]:
         return json.loads(self._inner.describe())
 
     @property
-    def pad_token(self) -> Optional[str]:
+    def pad_token(self) -> str | None:
         """The token of padding."""
         return self._pad_token or self._described()["pad_token"]
 
     @pad_token.setter
-    def pad_token(self, token: Optional[str]) -> None:
+    def pad_token(self, token: str | None) -> None:
         if token is not None and self._inner.token_to_id(token) is None:
             raise InputError(f"pad_token: {token!r} is no token of this tokenizer")
         self._pad_token = token
@@ -263,40 +312,21 @@ class PreTrainedTokenizer:
         """The tokens of `all_special_ids`."""
         return self.convert_ids_to_tokens(self.all_special_ids)
 
-    def save_pretrained(self, save_directory: Union[str, os.PathLike], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes the tokenizer's files into a folder."""
         self._inner.save(save_directory)
-
-
-def _named(name: str) -> tuple[property, property]:
-    def token(self: PreTrainedTokenizer) -> Optional[str]:
-        return self._described()[name]
-
-    def id(self: PreTrainedTokenizer) -> Optional[int]:
-        found = getattr(self, name)
-        return None if found is None else self._inner.token_to_id(found)
-
-    token.__doc__, id.__doc__ = f"The tokenizer's `{name}`.", f"The id of `{name}`."
-    return property(token), property(id)
-
-
-for _name in ("bos_token", "eos_token", "unk_token", "mask_token", "pad_token"):
-    _token, _id = _named(_name)
-    if _name != "pad_token":
-        setattr(PreTrainedTokenizer, _name, _token)
-    setattr(PreTrainedTokenizer, f"{_name}_id", _id)
 
 
 class AutoTokenizer:
     """Reads tokenizers, as transformers' class of this name."""
 
     @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: Union[str, os.PathLike], **kwargs: Any) -> PreTrainedTokenizer:
+    def from_pretrained(pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizer:
         """As `PreTrainedTokenizer.from_pretrained`."""
         return PreTrainedTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 
-def engine_tokenizer(of: Any) -> Optional[_toktune.Tokenizer]:
+def engine_tokenizer(of: Any) -> _toktune.Tokenizer | None:
     """The engine's tokenizer of ours, or of one of transformers, which is written down and read again."""
     if of is None:
         return None
@@ -311,4 +341,3 @@ def engine_tokenizer(of: Any) -> Optional[_toktune.Tokenizer]:
             of.save_pretrained(folder)
             return _toktune.Tokenizer.open(folder)
     raise TypeError(f"expected a tokenizer, found {type(of).__name__}; a processor's is its attribute `tokenizer`")
-

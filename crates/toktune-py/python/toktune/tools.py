@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable, Iterable
+from typing import Any, Union
 
 from . import _toktune
 from .errors import Error
@@ -17,7 +17,7 @@ __all__ = ["combine", "distill", "preview", "run_command"]
 Path = Union[str, "os.PathLike[str]"]
 
 
-def run_command(*arguments: Any, on_event: Optional[Callable[[dict[str, Any]], None]] = None) -> list[dict[str, Any]]:
+def run_command(*arguments: Any, on_event: Callable[[dict[str, Any]], None] | None = None) -> list[dict[str, Any]]:
     """Runs a command of the command line in a process of its own, with `--log-format json`: the events that it tells.
 
     Raises:
@@ -27,13 +27,16 @@ def run_command(*arguments: Any, on_event: Optional[Callable[[dict[str, Any]], N
     command = [sys.executable, "-m", "toktune", *map(str, arguments), "--log-format", "json"]
     events = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        out, err = process.stdout, process.stderr
+        if out is None or err is None:
+            raise Error("the command's output cannot be read")
         try:
-            for line in process.stdout:
+            for line in out:
                 event = json.loads(line)
                 events.append(event)
                 if on_event is not None:
                     on_event(event)
-            said = process.stderr.read()
+            said = err.read()
         except KeyboardInterrupt:
             process.wait()
             raise
@@ -62,11 +65,11 @@ def flags(of: dict[str, Any]) -> list[str]:
 
 def distill(
     model: Path,
-    words: Union[Path, Iterable[str]],
+    words: Path | Iterable[str],
     output: Path,
     *,
-    corpus: Union[None, Path, Iterable[Path]] = None,
-    on_event: Optional[Callable[[dict[str, Any]], None]] = None,
+    corpus: None | Path | Iterable[Path] = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Makes words single tokens that are read as their pieces were (`toktune distill`); what was measured on held-out snippets.
@@ -91,7 +94,7 @@ def distill(
         return run_command("distill", *given, on_event=on_event)[-1]
 
 
-def preview(model: Path, data: Union[Path, Iterable[Path]], *, rows: int = 3, **kwargs: Any) -> list[dict[str, Any]]:
+def preview(model: Path, data: Path | Iterable[Path], *, rows: int = 3, **kwargs: Any) -> list[dict[str, Any]]:
     """Rows of data as training would see them (`toktune preview`): for each its tokens, with `learnt` and `trained`; the totals last."""
     paths = [data] if isinstance(data, (str, os.PathLike)) else list(data)
     return run_command("preview", *flags({"model": model, "data": paths, "rows": rows, **kwargs}))

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from . import _toktune
 from .data import TokenisedDataset, tokenise
@@ -56,14 +56,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: Optional[PeftModel] = None,
-        args: Optional[TrainingArguments] = None,
+        model: PeftModel | None = None,
+        args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
         model_init: Any = None,
-        callbacks: Optional[list] = None,
+        callbacks: list | None = None,
         tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -94,7 +94,7 @@ class Trainer:
             return {"mlm_probability": self.data_collator.mlm_probability}
         return {}
 
-    def _read(self, dataset: Any) -> Optional[TokenisedDataset]:
+    def _read(self, dataset: Any) -> TokenisedDataset | None:
         if dataset is None or isinstance(dataset, TokenisedDataset):
             return dataset
         return tokenise(dataset, self.model, self._tokenizer, **self._options)
@@ -127,7 +127,7 @@ class Trainer:
         logger.info("step %d: %s", self.state.global_step, told)
         self._tell("on_log", logs=told)
 
-    def train(self, resume_from_checkpoint: Union[None, bool, str] = None, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: None | bool | str = None, **kwargs: Any) -> TrainOutput:
         """Trains to the end, or until a callback or Ctrl-C ends it, and saves the adapter, its tokenizer, log, model card and report
         into the output folder.
 
@@ -139,9 +139,8 @@ class Trainer:
             OutputError: the output folder holds something else.
             DivergedError: the loss is no longer finite; the last good rows are saved.
         """
-        if self.train_dataset is None:
-            raise InputError("train_dataset: there is none")
-        engine, total = self._engine_arguments(resume_from_checkpoint)
+        data = self._train_data()
+        engine, total = self._engine_arguments(resume_from_checkpoint, data)
         self._clear_output(engine)
         self.state = TrainerState(
             max_steps=total,
@@ -159,8 +158,13 @@ class Trainer:
             self._tell("on_train_end")
         return self._finish(output, teller, time.perf_counter() - begun)
 
-    def _engine_arguments(self, resume: Union[None, bool, str]) -> tuple[dict[str, Any], int]:
-        per_epoch = self.train_dataset.describe()["examples_per_epoch"]
+    def _train_data(self) -> TokenisedDataset:
+        if self.train_dataset is None:
+            raise InputError("train_dataset: there is none")
+        return self.train_dataset
+
+    def _engine_arguments(self, resume: None | bool | str, data: TokenisedDataset) -> tuple[dict[str, Any], int]:
+        per_epoch = data.describe()["examples_per_epoch"]
         engine = self.args.for_engine(per_epoch, self.eval_dataset is not None)
         resume = self.args.resume_from_checkpoint if resume is None else resume
         if isinstance(resume, (str, os.PathLike)):
@@ -168,7 +172,7 @@ class Trainer:
             if wanted != folder and wanted.parent != folder:
                 raise InputError(f"resume_from_checkpoint: {wanted} is no checkpoint of the output folder {folder}")
         engine["resume"] = bool(resume)
-        _, total = _toktune.schedule(self.model._inner, json.dumps(engine), self.train_dataset._inner)
+        _, total = _toktune.schedule(self.model._inner, json.dumps(engine), data._inner)
         return engine, total
 
     def _clear_output(self, engine: dict[str, Any]) -> None:
@@ -181,14 +185,14 @@ class Trainer:
             elif path.is_dir() and path.name.startswith("checkpoint-"):
                 shutil.rmtree(path)
 
-    def _run(self, engine: dict[str, Any], teller: "_Teller") -> dict[str, Any]:
+    def _run(self, engine: dict[str, Any], teller: _Teller) -> dict[str, Any]:
         # a tokenizer is saved where tokens were added to it, which the adapter cannot be read without
         saved = self._tokenizer if self._saves_tokenizer() else None
         return json.loads(
             _toktune.train(
                 self.model._inner,
                 json.dumps(engine),
-                self.train_dataset._inner,
+                self._train_data()._inner,
                 None if self.eval_dataset is None else self.eval_dataset._inner,
                 saved,
                 teller,
@@ -202,9 +206,9 @@ class Trainer:
     def _saves_tokenizer(self) -> bool:
         if isinstance(self.processing_class, PreTrainedTokenizer):
             return self.processing_class._changed
-        return self.processing_class is not None and self._tokenizer.sizes()[1] > self.model._described()["stored_rows"]
+        return self._tokenizer is not None and self._tokenizer.sizes()[1] > self.model._described()["stored_rows"]
 
-    def _finish(self, output: dict[str, Any], teller: "_Teller", seconds: float) -> TrainOutput:
+    def _finish(self, output: dict[str, Any], teller: _Teller, seconds: float) -> TrainOutput:
         self.state.global_step = output["global_step"]
         if output["best_step"] is not None:
             self.state.best_global_step, self.state.best_metric = output["best_step"], output["best_loss"]
@@ -243,11 +247,11 @@ class Trainer:
             raise InputError("eval_dataset: there is none")
         return json.loads(_toktune.emission(self.model._inner, dataset._inner, prompts, self._tokenizer))
 
-    def save_model(self, output_dir: Optional[str] = None, **kwargs: Any) -> None:
+    def save_model(self, output_dir: str | None = None, **kwargs: Any) -> None:
         """Writes the adapter, and its tokenizer where tokens were added."""
         folder = os.fspath(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, save_embedding_layers=self.args.save_embedding_layers)
-        if self._saves_tokenizer():
+        if self._tokenizer is not None and self._saves_tokenizer():
             self._tokenizer.save(folder)
 
     def save_state(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from .training_args import TrainingArguments
 
@@ -17,16 +17,16 @@ logger = logging.getLogger("toktune")
 class TrainerState:
     """How a run stands."""
 
-    epoch: Optional[float] = None
+    epoch: float | None = None
     global_step: int = 0
     max_steps: int = 0
     num_train_epochs: float = 0
     logging_steps: int = 500
-    train_batch_size: Optional[int] = None
+    train_batch_size: int | None = None
     log_history: list[dict[str, Any]] = field(default_factory=list)
-    best_metric: Optional[float] = None
-    best_global_step: Optional[int] = None
-    best_model_checkpoint: Optional[str] = None
+    best_metric: float | None = None
+    best_global_step: int | None = None
+    best_model_checkpoint: str | None = None
     is_world_process_zero: bool = True
     is_local_process_zero: bool = True
 
@@ -87,7 +87,7 @@ class EarlyStoppingCallback(TrainerCallback):
 
     def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float = 0.0) -> None:
         self.patience, self.threshold = early_stopping_patience, early_stopping_threshold
-        self.best: Optional[float] = None
+        self.best: float | None = None
         self.without_better = 0
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -104,7 +104,9 @@ class EarlyStoppingCallback(TrainerCallback):
 class PrinterCallback(TrainerCallback):
     """Prints what is logged."""
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Optional[dict] = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs: Any
+    ) -> None:
         print(logs)
 
 
@@ -122,7 +124,9 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Optional[dict] = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs: Any
+    ) -> None:
         if self.bar is not None:
             shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in (logs or {}).items()}
             self.bar.write(str(shown))
@@ -133,7 +137,7 @@ class ProgressCallback(TrainerCallback):
             self.bar = None
 
 
-def usual(disable_tqdm: Optional[bool]) -> TrainerCallback:
+def usual(disable_tqdm: bool | None) -> TrainerCallback:
     """The bar where `tqdm` is installed and wanted, else lines."""
     if not disable_tqdm:
         try:

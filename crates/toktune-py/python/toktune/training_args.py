@@ -4,21 +4,72 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Optional, Union
+from typing import Any
 
 __all__ = ["TrainingArguments"]
 
 # what changes nothing of what is learnt, here or at all: accepted, kept, and not acted on
-_HARMLESS = frozenset("""
-per_device_eval_batch_size dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
-remove_unused_columns label_names logging_dir run_name group_by_length length_column_name use_cpu no_cuda fp16_full_eval bf16_full_eval
-tf32 gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode ddp_find_unused_parameters
-ddp_timeout local_rank log_level log_level_replica log_on_each_node skip_memory_metrics save_safetensors save_only_model data_seed
-eval_accumulation_steps eval_delay include_num_input_tokens_seen include_tokens_per_second torch_empty_cache_steps prediction_loss_only
-logging_first_step logging_nan_inf_filter do_train do_eval do_predict average_tokens_across_devices enable_jit_checkpoint
-ignore_data_skip restore_callback_states_from_checkpoint accelerator_config save_on_each_node use_liger_kernel optim_args
-logging_strategy half_precision_backend batch_eval_metrics eval_on_start hub_token use_legacy_prediction_loop full_determinism
-""".split())
+_HARMLESS = frozenset(
+    [
+        "per_device_eval_batch_size",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "remove_unused_columns",
+        "label_names",
+        "logging_dir",
+        "run_name",
+        "group_by_length",
+        "length_column_name",
+        "use_cpu",
+        "no_cuda",
+        "fp16_full_eval",
+        "bf16_full_eval",
+        "tf32",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "torch_compile",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "ddp_find_unused_parameters",
+        "ddp_timeout",
+        "local_rank",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "skip_memory_metrics",
+        "save_safetensors",
+        "save_only_model",
+        "data_seed",
+        "eval_accumulation_steps",
+        "eval_delay",
+        "include_num_input_tokens_seen",
+        "include_tokens_per_second",
+        "torch_empty_cache_steps",
+        "prediction_loss_only",
+        "logging_first_step",
+        "logging_nan_inf_filter",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "average_tokens_across_devices",
+        "enable_jit_checkpoint",
+        "ignore_data_skip",
+        "restore_callback_states_from_checkpoint",
+        "accelerator_config",
+        "save_on_each_node",
+        "use_liger_kernel",
+        "optim_args",
+        "logging_strategy",
+        "half_precision_backend",
+        "batch_eval_metrics",
+        "eval_on_start",
+        "hub_token",
+        "use_legacy_prediction_loop",
+        "full_determinism",
+    ]
+)
 
 # what would change it, with the values that do not, and why another is refused
 _REFUSED: dict[str, tuple[tuple, str]] = {
@@ -88,47 +139,47 @@ class TrainingArguments:
     max_steps: int = -1
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    learning_rate: Optional[float] = None
-    relative_learning_rate: Optional[float] = None
-    lora_learning_rate: Optional[float] = None
+    learning_rate: float | None = None
+    relative_learning_rate: float | None = None
+    lora_learning_rate: float | None = None
     lr_scheduler_type: str = "linear"
-    warmup_steps: Union[int, float] = 0
+    warmup_steps: int | float = 0
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 42
     train_sampling_strategy: str = "random"
     eval_strategy: str = "no"
-    eval_steps: Optional[float] = None
+    eval_steps: float | None = None
     save_strategy: str = "steps"
     save_steps: float = 500
-    save_total_limit: Optional[int] = None
+    save_total_limit: int | None = None
     logging_steps: float = 500
     load_best_model_at_end: bool = False
-    metric_for_best_model: Optional[str] = None
-    greater_is_better: Optional[bool] = None
-    early_stopping_patience: Optional[int] = None
-    report_to: Union[None, str, list[str]] = None
-    disable_tqdm: Optional[bool] = None
-    bf16: Optional[bool] = None
-    resume_from_checkpoint: Optional[Union[str, bool]] = None
-    norm: Optional[str] = None
-    memory_budget: Union[str, int] = "free"
-    cache_constants: Optional[str] = None
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    early_stopping_patience: int | None = None
+    report_to: None | str | list[str] = None
+    disable_tqdm: bool | None = None
+    bf16: bool | None = None
+    resume_from_checkpoint: str | bool | None = None
+    norm: str | None = None
+    memory_budget: str | int = "free"
+    cache_constants: str | None = None
     share_prefixes: bool = True
     report: bool = True
     save_embedding_layers: bool = False
     overwrite_output_dir: bool = False
-    max_length: Optional[int] = None
-    loss_on: Optional[str] = None
-    text_key: Optional[str] = None
-    prompt_key: Optional[str] = None
-    completion_key: Optional[str] = None
-    beta: Optional[float] = None
-    loss_type: Optional[str] = None
-    label_smoothing: Optional[float] = None
+    max_length: int | None = None
+    loss_on: str | None = None
+    text_key: str | None = None
+    prompt_key: str | None = None
+    completion_key: str | None = None
+    beta: float | None = None
+    loss_type: str | None = None
+    label_smoothing: float | None = None
 
-    def __init__(self, output_dir: Optional[str] = None, **arguments: Any) -> None:
+    def __init__(self, output_dir: str | None = None, **arguments: Any) -> None:
         if output_dir is not None:
             arguments["output_dir"] = output_dir
         if "evaluation_strategy" in arguments:
@@ -178,7 +229,7 @@ class TrainingArguments:
     @property
     def precision(self) -> str:
         """How products are taken."""
-        return {True: "bf16", False: "f32"}.get(self.bf16, "auto")
+        return "auto" if self.bf16 is None else "bf16" if self.bf16 else "f32"
 
     def is_reported_to(self, where: str) -> bool:
         """Whether `report_to` names it."""
@@ -196,7 +247,7 @@ class TrainingArguments:
         per_epoch = max(1, -(-batches // self.gradient_accumulation_steps)) if self.gradient_accumulation_steps else 1
         fixed = self.max_steps if self.max_steps > 0 else None
         total = fixed or max(1, -(-self.num_train_epochs * per_epoch // 1))
-        every = lambda of: max(1, int(of * total)) if 0 < of < 1 else int(of)  # noqa: E731
+        every = lambda of: max(1, int(of * total)) if 0 < of < 1 else int(of)
         warmup = self.warmup_steps if self.warmup_steps >= 1 else -(-total * max(self.warmup_steps, self.warmup_ratio) // 1)
         evaluations = {
             "no": None,
