@@ -112,6 +112,19 @@ impl TrainerCallback for PyCallback<'_> {
                 format!("the run goes on with other settings than it began with: {}", names.join(", "))
             }
             TrainerWarning::CacheEnded { reason } => format!("no more constants are kept: {reason}"),
+            TrainerWarning::OddNorm(odd) => format!(
+                "the row of token {} in {} is {:.2} times as long as the median row of the vocabulary now: a lower learning_rate \
+                 keeps it nearer, and so does norm",
+                odd.token, odd.layer, odd.times
+            ),
+            TrainerWarning::Leaking(leak) => format!(
+                "step {}: the tokens take {:.2} % of the probability where other tokens belong, most of it token {} ({:.2} %): a lower \
+                 learning_rate makes them less likely there",
+                leak.step,
+                100.0 * leak.probability,
+                leak.token,
+                100.0 * leak.of_token
+            ),
             other => format!("{other:?}"),
         };
         let _ = self.tell("warning", None, |py| (told,).into_pyobject(py));

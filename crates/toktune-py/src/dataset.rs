@@ -68,8 +68,39 @@ fn options(
 /// Rows that a Python iterator gives. The first exception ends them.
 struct Rows<'py> {
     iterator: Bound<'py, PyIterator>,
+    /// Keys that are called otherwise than usual.
+    named: Vec<String>,
     fault: Option<PyErr>,
 }
+
+/// The keys that rows are read by, whatever form they have.
+const READ: [&str; 25] = [
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "completion_mask",
+    "assistant_masks",
+    "loss_weights",
+    "loss_weight",
+    "messages",
+    "conversations",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "system",
+    "history",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "anchor",
+    "positive",
+    "chosen",
+    "rejected",
+    "text",
+    "prompt_ids",
+];
 
 impl Iterator for &mut Rows<'_> {
     type Item = Map<String, Value>;
@@ -78,7 +109,11 @@ impl Iterator for &mut Rows<'_> {
         if self.fault.is_some() {
             return None;
         }
-        match self.iterator.next()?.and_then(|row| fields(&row)) {
+        match self.iterator.next()?.and_then(|row| {
+            fields(&row, &|key| {
+                READ.contains(&key) || key.ends_with("_ids") || self.named.iter().any(|named| named == key)
+            })
+        }) {
             Ok(row) => Some(row),
             Err(error) => {
                 self.fault = Some(error);
@@ -120,7 +155,9 @@ impl Dataset {
     ) -> PyResult<Self> {
         let options = self::options(py, model, tokenizer, options)?;
         let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
-        let mut rows = Rows { iterator: rows.try_iter()?, fault: None };
+        let keys = &options.keys;
+        let named = [&keys.text, &keys.prompt, &keys.completion].into_iter().flatten().cloned().collect();
+        let mut rows = Rows { iterator: rows.try_iter()?, named, fault: None };
         let read = toktune::Dataset::from_rows(&mut rows, tokenizer.as_ref(), &options);
         match rows.fault {
             Some(fault) => Err(fault),

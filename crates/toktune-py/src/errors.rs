@@ -32,10 +32,39 @@ pub(crate) fn exception(class: &str, message: &str) -> PyErr {
     })
 }
 
+/// Settings by the library's names, and what Python calls them.
+const NAMES: [(&str, &str); 6] = [
+    ("batch_size", "per_device_train_batch_size"),
+    ("num_epochs", "num_train_epochs"),
+    ("eval_every", "eval_steps"),
+    ("save_every", "save_steps"),
+    ("keep_last", "save_total_limit"),
+    ("keep_best", "load_best_model_at_end"),
+];
+
 /// An error of the library as an exception.
 pub(crate) fn raise(error: impl Into<Error>) -> PyErr {
     let error = error.into();
-    exception(class_of(&error), &error.to_string())
+    let message = match &error {
+        Error::Argument { name, expected, found } => {
+            let called = |name: &str| {
+                NAMES.iter().find(|(own, _)| *own == name).map_or(name.to_owned(), |(_, py)| (*py).to_owned())
+            };
+            let expected = NAMES.iter().fold((*expected).to_owned(), |text, (own, py)| {
+                text.replace(&format!("`{own}`"), &format!("`{py}`"))
+            });
+            format!("{}: expected {expected}, found {found}", called(name))
+        }
+        Error::OutputNotEmpty { is_run: true, .. } => {
+            let text = error.to_string();
+            text.replace(
+                "by `resume`",
+                "by train(resume_from_checkpoint=True), or overwrite it (overwrite_output_dir=True)",
+            )
+        }
+        _ => error.to_string(),
+    };
+    exception(class_of(&error), &message)
 }
 
 /// What an argument should have been.

@@ -8,18 +8,19 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use toktune::Device;
 use toktune::models::{AutoModel, ModelConfig, ModelKind, PrecisionMode, PretrainedModel};
 use toktune::peft::{ActiveRows, BaseModel, LayerKind, PeftModel};
 use toktune::weights::{Checkpoint, Memory, WeightsError};
 
-/// What a model is at the moment.
+/// What a model is at the moment. Whoever looks at it shares it, so that nothing is locked while something is computed.
 pub(crate) enum Held {
     /// As it was loaded.
-    Base(Box<PretrainedModel>),
+    Base(Arc<PretrainedModel>),
     /// With adapters.
-    Adapted(Box<PeftModel>),
+    Adapted(Arc<PeftModel>),
     /// A run has it.
     Away,
     /// A run has it, and waits while a callback is told of it.
@@ -27,7 +28,11 @@ pub(crate) enum Held {
 }
 
 /// The model of a run, for as long as a callback takes.
-pub(crate) struct Lent(*const PeftModel);
+pub(crate) struct Lent {
+    model: *const PeftModel,
+    /// How many look at it.
+    looking: usize,
+}
 
 // SAFETY: the model behind the pointer is `Sync`, and is only looked at.
 unsafe impl Send for Lent {}
@@ -68,9 +73,7 @@ impl<'a> Seen<'a> {
     pub(crate) fn adapted(self) -> PyResult<&'a PeftModel> {
         match self {
             Seen::Adapted(model) => Ok(model),
-            Seen::Base(_) => {
-                Err(exception("InputError", "the model has no adapter: get_peft_model gives it one"))
-            }
+            Seen::Base(_) => Err(no_adapter()),
         }
     }
 }
@@ -96,18 +99,29 @@ impl Model {
         self.held.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the model.
+    /// Looks at the model. Nothing is locked meanwhile: what looks may call Python, which may look again.
     ///
     /// # Errors
-    /// A run has it; what `look` gives.
+    /// A run has it; the process is a fork of the one that computed; what `look` gives.
     pub(crate) fn look<R>(&self, py: Python<'_>, look: impl FnOnce(Seen<'_>) -> PyResult<R>) -> PyResult<R> {
-        let held = self.held(py);
-        match &*held {
-            Held::Base(base) => look(Seen::Base(base)),
-            Held::Adapted(model) => look(Seen::Adapted(model)),
-            // SAFETY: who lends takes the pointer away again, under this very lock, before the model can change or end
-            Held::Lent(lent) => look(Seen::Adapted(unsafe { &*lent.0 })),
-            Held::Away => Err(away()),
+        check_process()?;
+        let lent = match &mut *self.held(py) {
+            Held::Base(base) => Ok(Ok(base.clone())),
+            Held::Adapted(model) => Ok(Err(model.clone())),
+            Held::Lent(lent) => {
+                lent.looking += 1;
+                Err(lent.model)
+            }
+            Held::Away => return Err(away()),
+        };
+        match lent {
+            Ok(Ok(base)) => look(Seen::Base(&base)),
+            Ok(Err(model)) => look(Seen::Adapted(&model)),
+            Err(model) => {
+                let _looking = Looking(self, py);
+                // SAFETY: who lends waits until nobody looks any more before the model can change or end
+                look(Seen::Adapted(unsafe { &*model }))
+            }
         }
     }
 
@@ -126,14 +140,14 @@ impl Model {
     /// Changes the frozen model.
     ///
     /// # Errors
-    /// It has adapters, or a run has it; what `change` gives.
+    /// It has adapters, a run has it, or something is computed with it; what `change` gives.
     fn change_base<R>(
         &self,
         py: Python<'_>,
         change: impl FnOnce(&mut PretrainedModel) -> PyResult<R>,
     ) -> PyResult<R> {
         match &mut *self.held(py) {
-            Held::Base(base) => change(base),
+            Held::Base(base) => change(Arc::get_mut(base).ok_or_else(in_use)?),
             Held::Adapted(_) => Err(exception(
                 "InputError",
                 "the model has adapters, whose rows were made for it as it is: change it before get_peft_model",
@@ -145,15 +159,15 @@ impl Model {
     /// Changes the adapters.
     ///
     /// # Errors
-    /// There are none, or a run has the model; what `change` gives.
+    /// There are none, a run has the model, or something is computed with it; what `change` gives.
     pub(crate) fn change<R>(
         &self,
         py: Python<'_>,
         change: impl FnOnce(&mut PeftModel) -> PyResult<R>,
     ) -> PyResult<R> {
         match &mut *self.held(py) {
-            Held::Adapted(model) => change(model),
-            Held::Base(base) => Seen::Base(base).adapted().map(drop).and(Err(away())),
+            Held::Adapted(model) => change(Arc::get_mut(model).ok_or_else(in_use)?),
+            Held::Base(_) => Err(no_adapter()),
             Held::Away | Held::Lent(_) => Err(away()),
         }
     }
@@ -161,28 +175,27 @@ impl Model {
     /// Takes the model for a run, which gives it back by [`Model::put`].
     ///
     /// # Errors
-    /// It has no adapter, or a run has it; what `check` gives, and then it stays.
+    /// It has no adapter, a run has it, or something is computed with it; what `check` gives. Then it stays.
     pub(crate) fn take(
         &self,
         py: Python<'_>,
         check: impl FnOnce(&PeftModel) -> toktune::Result<()>,
     ) -> PyResult<PeftModel> {
+        check_process()?;
         let mut held = self.held(py);
+        match &*held {
+            Held::Adapted(model) => check(model).map_err(raise)?,
+            Held::Base(_) => return Err(no_adapter()),
+            Held::Away | Held::Lent(_) => return Err(away()),
+        }
         match std::mem::replace(&mut *held, Held::Away) {
-            Held::Adapted(model) => match check(&model) {
-                Ok(()) => Ok(*model),
-                Err(error) => {
-                    *held = Held::Adapted(model);
-                    Err(raise(error))
-                }
-            },
+            Held::Adapted(model) => Arc::try_unwrap(model).map_err(|model| {
+                *held = Held::Adapted(model);
+                in_use()
+            }),
             other => {
-                let error = match &other {
-                    Held::Base(base) => Seen::Base(base).adapted().map(drop).err().unwrap_or_else(away),
-                    _ => away(),
-                };
                 *held = other;
-                Err(error)
+                Err(away())
             }
         }
     }
@@ -194,16 +207,70 @@ impl Model {
 
     /// Lets Python look at the model of a run while `tell` runs.
     pub(crate) fn lend<R>(&self, py: Python<'_>, model: &PeftModel, tell: impl FnOnce() -> R) -> R {
-        /// Takes it away again, whatever happens.
-        struct Guard<'g, 'py>(&'g Model, Python<'py>);
-        impl Drop for Guard<'_, '_> {
-            fn drop(&mut self) {
-                *self.0.held(self.1) = Held::Away;
+        *self.held(py) = Held::Lent(Lent { model, looking: 0 });
+        let _taken = TakenBack(self, py);
+        tell()
+    }
+}
+
+/// Takes a lent model away again when nobody looks at it any more, whatever happens.
+struct TakenBack<'g, 'py>(&'g Model, Python<'py>);
+
+impl Drop for TakenBack<'_, '_> {
+    fn drop(&mut self) {
+        loop {
+            let mut held = self.0.held(self.1);
+            match &*held {
+                Held::Lent(lent) if lent.looking > 0 => {
+                    drop(held);
+                    // another thread of Python's does, which needs the interpreter to end
+                    self.1.detach(|| std::thread::sleep(Duration::from_millis(1)));
+                }
+                _ => {
+                    *held = Held::Away;
+                    return;
+                }
             }
         }
-        *self.held(py) = Held::Lent(Lent(model));
-        let _guard = Guard(self, py);
-        tell()
+    }
+}
+
+/// Somebody who looks at a lent model.
+struct Looking<'g, 'py>(&'g Model, Python<'py>);
+
+impl Drop for Looking<'_, '_> {
+    fn drop(&mut self) {
+        if let Held::Lent(lent) = &mut *self.0.held(self.1) {
+            lent.looking -= 1;
+        }
+    }
+}
+
+fn in_use() -> PyErr {
+    exception(
+        "InputError",
+        "something is computed with the model: it can be changed and trained when that has ended",
+    )
+}
+
+fn no_adapter() -> PyErr {
+    exception("InputError", "the model has no adapter: get_peft_model gives it one")
+}
+
+/// The threads of the engine are not there in a child that a process forks.
+///
+/// # Errors
+/// This process was forked from one that had loaded the engine.
+pub(crate) fn check_process() -> PyResult<()> {
+    static LOADED_BY: OnceLock<u32> = OnceLock::new();
+    let now = std::process::id();
+    match *LOADED_BY.get_or_init(|| now) == now {
+        true => Ok(()),
+        false => Err(exception(
+            "InputError",
+            "this process was forked from one that had computed with toktune, whose threads are not here: start processes by \
+             multiprocessing's \"spawn\" method",
+        )),
     }
 }
 

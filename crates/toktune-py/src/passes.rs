@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use toktune::data::ModelKind;
 use toktune::data::RaggedBatch;
 use toktune::engine::runner::TokenRows;
-use toktune::peft::ActiveRows;
+use toktune::peft::{ActiveRows, BASE_ADAPTER};
 use toktune::{EngineError, Result};
 
 /// Sequences one after the other, and where each starts.
@@ -62,11 +62,39 @@ pub fn logits(
                 let decoded = decoder_inputs(seen, labels.as_deref().unwrap_or_default());
                 let (ids, starts) = joined(&decoded)?;
                 let (read, read_starts) = joined(&sequences)?;
-                let off = names.as_ref().is_some_and(|names| names.iter().all(|name| *name == "__base__"));
-                let active = if off { ActiveRows::default() } else { seen.active() };
-                let inputs = TokenRows { ids: &read, starts: &read_starts };
-                let tokens = TokenRows { ids: &ids, starts: &starts };
-                base.runner().logits(tokens, Some(inputs), &active.trained())?
+                let whole = |ids: &[u32], starts: &[usize], read: TokenRows<'_>, rows: ActiveRows<'_>| {
+                    Ok::<_, toktune::Error>(base.runner().logits(
+                        TokenRows { ids, starts },
+                        Some(read),
+                        &rows.trained(),
+                    )?)
+                };
+                match &names {
+                    None => {
+                        whole(&ids, &starts, TokenRows { ids: &read, starts: &read_starts }, seen.active())?
+                    }
+                    // each with its own
+                    Some(names) => {
+                        if names.len() != decoded.len() {
+                            return Err(toktune::Error::Argument {
+                                name: "adapter_names",
+                                expected: "one for each sequence",
+                                found: names.len().to_string(),
+                            });
+                        }
+                        let mut all = Vec::with_capacity(decoded.len());
+                        for ((ids, read), name) in decoded.iter().zip(&sequences).zip(names) {
+                            let rows = match (seen, *name) {
+                                (_, BASE_ADAPTER) => ActiveRows::default(),
+                                (Seen::Adapted(adapted), name) => adapted.rows_of_adapter(name)?,
+                                (Seen::Base(_), _) => ActiveRows::default(),
+                            };
+                            let read = TokenRows { ids: read, starts: &[0, read.len()] };
+                            all.extend(whole(ids, &[0, ids.len()], read, rows)?);
+                        }
+                        all
+                    }
+                }
             }
             (Seen::Adapted(adapted), _) => {
                 let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();

@@ -191,8 +191,12 @@ pub fn train(
         let output = beside.run(&mut trainer, tokenizer.as_ref(), &mut callback);
         Ok((trainer.model, output))
     };
+    // a step takes and frees the same large blocks again and again; what is kept for it is given back at the end
+    toktune::runtime::keep_freed_memory();
     // what `plan` and the checks above accept is not refused
-    let (taken, output) = py.detach(run).map_err(raise)?;
+    let ended = py.detach(run);
+    toktune::runtime::release_freed_memory();
+    let (taken, output) = ended.map_err(raise)?;
     model.put(py, taken);
     finished(output, callback.fault)
 }

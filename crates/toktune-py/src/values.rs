@@ -33,7 +33,8 @@ fn nested(of: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         return Ok(Value::String(text.to_string()));
     }
     if of.is_instance_of::<PyInt>() {
-        return of.extract::<i64>().map(Value::from).or_else(|_| of.extract::<u64>().map(Value::from));
+        let small = of.extract::<i64>().map(Value::from).or_else(|_| of.extract::<u64>().map(Value::from));
+        return small.map_err(|_| argument("rows", "integers of 64 bits", of));
     }
     if let Ok(number) = of.cast::<PyFloat>() {
         let number = number.value();
@@ -68,16 +69,26 @@ fn fields_of(of: &Bound<'_, PyAny>, depth: usize) -> PyResult<Map<String, Value>
     Ok(fields)
 }
 
-/// A mapping as the fields of a JSON object.
+/// A mapping as the fields of a JSON object; what of it cannot be one is left out where its key is none of `read`.
 ///
 /// # Errors
-/// It is none; as [`value`].
-pub(crate) fn fields(of: &Bound<'_, PyAny>) -> PyResult<Map<String, Value>> {
+/// It is none; as [`value`], of a key that is read.
+pub(crate) fn fields(of: &Bound<'_, PyAny>, read: &dyn Fn(&str) -> bool) -> PyResult<Map<String, Value>> {
     if of.cast::<PyMapping>().is_err() {
         let kind = of.get_type().name()?.to_string();
         return Err(argument("rows", "a dict each", format!("an object of type {kind}")));
     }
-    fields_of(of, 0)
+    let mut fields = Map::new();
+    for item in of.cast::<PyMapping>()?.items()?.iter() {
+        let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        let key = key.extract::<String>().map_err(|_| argument("rows", "keys that are text", &key))?;
+        match nested(&value, 1) {
+            Ok(value) => drop(fields.insert(key, value)),
+            Err(error) if read(&key) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(fields)
 }
 
 /// Settings that crossed as JSON.

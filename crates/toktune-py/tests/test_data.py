@@ -111,3 +111,8 @@ def test_pairs_of_sentences(fixtures, tmp_path):
     trainer.train()
     vectors = model.encode(["hello world", "the cat"], tokenizer)
     assert vectors.shape == (2, 36) and numpy.allclose(numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_what_is_not_read_need_not_be_readable(model, tokenizer):
+    row = {"text": "hello world", "score": float("nan"), "at": object(), "id": 2**70}
+    assert tokenise([row], model, tokenizer)[0] == tokenise(["hello world"], model, tokenizer)[0]

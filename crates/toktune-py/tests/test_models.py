@@ -37,7 +37,9 @@ def test_logits_are_those_of_each_row_alone(model):
     alone = model([IDS[1]]).logits[0]
     assert numpy.array_equal(both.logits[1, :2], alone)
     padded = model(numpy.array([[9, 10, 0, 0]]), attention_mask=numpy.array([[1, 1, 0, 0]]))
-    assert numpy.array_equal(padded.logits[0], alone)
+    assert padded.logits.shape[1] == 4 and numpy.array_equal(padded.logits[0, :2], alone)
+    left = model([[0, 0, 9, 10]], attention_mask=[[0, 0, 1, 1]])
+    assert numpy.array_equal(left.logits[0, 2:], alone)
 
 
 def test_the_loss_is_the_mean_over_labels(model):
@@ -175,14 +177,15 @@ def test_generation(model, tiny):
             self.tokens, self.ended = [], False
 
         def put(self, value):
-            self.tokens.append(int(value[0]))
+            self.tokens.append(value.tolist())
 
         def end(self):
             self.ended = True
 
     streamer = Streamer()
     model.generate([IDS[0]], max_new_tokens=3, streamer=streamer)
-    assert streamer.tokens == found[0, 4:].tolist() and streamer.ended
+    # the prompt first, as transformers' streamers expect it
+    assert streamer.tokens == [[IDS[0]], *([token] for token in found[0, 4:].tolist())] and streamer.ended
 
 
 def test_other_kinds_of_models(fixtures):
@@ -211,3 +214,99 @@ def test_what_makes_no_sense_here_is_said(tiny):
         model([[100000]])
     with pytest.raises(TypeError, match="get_peft_model"):
         toktune.Trainer(model)
+
+
+def test_shapes_and_ids_are_checked(model):
+    for wrong, said in [
+        (lambda: model([]), "at least one"),
+        (lambda: model([[-1]]), "found -1"),
+        (lambda: model([[2**40]]), "found"),
+        (lambda: model([[5, 6]], labels=[[5]]), "lengths"),
+        (lambda: model([[5, 6], [7, 8]], labels=[[5, 6]]), "one row for each"),
+        (lambda: model([[5, 6]], labels=[[5, 5000]]), "below"),
+        (lambda: model.resize_token_embeddings(-1), "rows"),
+        (lambda: toktune.set_seed(-1), "seed"),
+    ]:
+        with pytest.raises(toktune.InputError, match=said):
+            wrong()
+    with pytest.raises(TypeError, match="position_ids"):
+        model([[5]], position_ids=[[3]])
+    with pytest.raises(TypeError, match="config.pad_token_id"):
+        model.config.pad_token_id = 3
+
+
+def test_a_streamer_may_look_at_the_model(model):
+    class Looks:
+        def put(self, value):
+            self.seen = (model.vocab_size, model([[5]]).logits.shape)
+
+        def end(self):
+            pass
+
+    streamer = Looks()
+    model.generate([IDS[0]], max_new_tokens=2, streamer=streamer)
+    assert streamer.seen == (104, (1, 1, 104))
+
+
+def test_a_fork_is_refused_and_does_not_hang(model):
+    import os
+
+    model([[5]])
+    child = os.fork()
+    if child == 0:
+        try:
+            model([[5]])
+        except toktune.InputError as error:
+            os._exit(7 if "spawn" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_without_its_adapter_a_model_is_its_base(adapted, model):
+    with adapted.disable_adapter():
+        assert numpy.array_equal(adapted.hidden_states(IDS)[0], model.hidden_states(IDS)[0])
+    adapted.merge_adapter()
+    with adapted.disable_adapter():
+        assert numpy.array_equal(adapted(IDS).logits, model(IDS).logits)
+
+
+def test_adapters_of_an_encoder_decoder_for_each_sequence(fixtures):
+    base = AutoModelForSeq2SeqLM.from_pretrained(fixtures / "t5", precision="f32")
+    both = get_peft_model(base, TrainableTokensConfig(token_indices=[5], init_weights=False))
+    both.add_adapter("other", TrainableTokensConfig(token_indices=[5]))
+    ids, labels = [[5, 6, 7], [5, 6, 7]], [[5, 6, 1], [5, 6, 1]]
+    mixed = both(ids, labels=labels, adapter_names=["default", "other"]).logits
+    assert numpy.allclose(mixed[0], both(ids, labels=labels).logits[0], atol=1e-5)
+    assert numpy.allclose(mixed[1], base(ids, labels=labels).logits[0], atol=1e-5)
+    with pytest.raises(toktune.InputError, match="bogus"):
+        both(ids, labels=labels, adapter_names=["bogus", "other"])
+
+
+def test_what_is_drawn_follows_from_the_seed(model):
+    drawn = []
+    for _ in range(2):
+        toktune.set_seed(3)
+        drawn.append([model.generate([IDS[0]], do_sample=True, temperature=9.0, max_new_tokens=8).tolist() for _ in range(2)])
+    assert drawn[0] == drawn[1] and drawn[0][0] != drawn[0][1]
+    toktune.set_seed(0)
+
+
+def test_a_recipe_run_again_trains_the_same(fixtures, tiny):
+    base = AutoModelForCausalLM.from_pretrained(fixtures / "llama_untied")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    found = []
+    for _ in range(2):
+        made = toktune.Recipe(add_tokens="<q>").apply(base, tokenizer)
+        found.append([name for name, parameter in made.named_parameters() if parameter.requires_grad])
+    assert found[0] == found[1] and len(found[0]) == 2
+    with pytest.raises(toktune.InputError, match="nope"):
+        toktune.Recipe(add_tokens=["<r>"], tokens=["nope"]).apply(base, tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<r>") == tokenizer.unk_token_id
+    with pytest.raises(toktune.InputError, match="adapters already"):
+        toktune.Recipe(add_tokens=["<r>"]).apply(made, tokenizer)
+
+
+def test_an_adapter_that_is_not_trained_is_refused_at_once(model):
+    for more in ({"modules_to_save": ["fc1"]}, {"bias": "all"}):
+        with pytest.raises(TypeError, match="modules_to_save, bias"):
+            get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], **more))

@@ -207,3 +207,36 @@ def test_sentence_transformers_loads_what_is_merged(tmp_path):
     again = library.SentenceTransformer(str(tmp_path / "merged"), device="cpu")
     found = again.encode(["hello world"], normalize_embeddings=True)
     assert numpy.abs(found - model.encode(["hello world"], tokenizer)).max() < 1e-3
+
+
+def test_tensors_that_moved_are_refused_and_not_read():
+    base = live("llama_tied")
+    model = toktune.AutoModel.from_model(base)
+    base.share_memory()
+    with pytest.raises(toktune.InputError, match="moved"):
+        model([[5, 6, 7]])
+
+
+def test_to_peft_twice_is_refused_and_leaves_the_first(tmp_path):
+    model = toktune.get_peft_model(live("llama_tied"), toktune.TrainableTokensConfig(token_indices=[5], init_weights=False))
+    first = model.to_peft()
+    with pytest.raises(toktune.InputError, match="wrapped"):
+        model.to_peft()
+    assert first(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 101)
+
+
+def test_transformers_own_callback_ends_a_run(tmp_path):
+    model = toktune.get_peft_model(toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied"), toktune.TrainableTokensConfig(token_indices=[5]))
+    rows = [{"input_ids": [5, 6, 7]}] * 8
+    args = toktune.TrainingArguments(
+        str(tmp_path / "out"), max_steps=30, learning_rate=1e-9, eval_strategy="steps", eval_steps=1, save_steps=1, report=False,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", disable_tqdm=True,
+    )  # fmt: skip
+    stop = transformers.EarlyStoppingCallback(2, 1e9)
+    assert toktune.Trainer(model, args, train_dataset=rows, eval_dataset=rows, callbacks=[stop]).train().global_step < 6
+
+
+def test_forms_of_pefts_that_are_not_here_are_refused():
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], layer_replication=[(0, 1), (0, 1)])
+    with pytest.raises(TypeError, match="layer_replication"):
+        toktune.get_peft_model(toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied"), config)

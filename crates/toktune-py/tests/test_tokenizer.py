@@ -52,8 +52,9 @@ def test_conversations(tokenizer, tmp_path):
     chat = [{"role": "user", "content": "hello"}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert text == "user hello </s> assistant"
-    assert tokenizer.apply_chat_template(chat) == tokenizer.encode("user hello </s>")
-    assert isinstance(tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="np").input_ids, numpy.ndarray)
+    assert tokenizer.apply_chat_template(chat, return_dict=False) == tokenizer.encode("user hello </s>")
+    assert tokenizer.apply_chat_template([chat, chat], tokenize=False) == ["user hello </s> "] * 2
+    assert isinstance(tokenizer.apply_chat_template(chat, return_tensors="np").input_ids, numpy.ndarray)
     assert tokenizer.apply_chat_template(chat, chat_template="{{ messages[0].content }}", tokenize=False) == "hello"
     tokenizer.chat_template = "{{ messages | length }}"
     tokenizer.save_pretrained(tmp_path)
@@ -63,3 +64,24 @@ def test_conversations(tokenizer, tmp_path):
 def test_one_of_the_hub(hub):
     tokenizer = AutoTokenizer.from_pretrained("facebook/opt-125m")
     assert len(tokenizer) == 50265 and "50265" in repr(tokenizer)
+
+
+def test_what_would_change_ids_and_is_not_there_is_refused(tokenizer):
+    for wrong in ({"text_pair": "world"}, {"is_split_into_words": True}, {"pad_to_multiple_of": 8}, {"truncation": True}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            tokenizer("hello", **wrong)
+    with pytest.raises(TypeError, match="lstrip"):
+        tokenizer.add_tokens(AddedToken("<l>", lstrip=True))
+    with pytest.raises(TypeError, match="continue_final_message"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], continue_final_message=True)
+    before = len(tokenizer)
+    with pytest.raises(TypeError, match="eos_token"):
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<m>"], "eos_token": "<end>"})
+    assert len(tokenizer) == before
+    with pytest.raises(TypeError, match="revision"):
+        AutoTokenizer.from_pretrained(tokenizer.name_or_path, revision="nope")
+    with pytest.raises(toktune.InputError, match="token_ids"):
+        tokenizer.decode([-1])
+    tokenizer.pad_token_id = tokenizer.eos_token_id
+    assert tokenizer.pad_token == "</s>"
+    assert tokenizer(["hello", "hello world"], padding=True, padding_side="left").attention_mask == [[0, 1], [1, 1]]

@@ -202,11 +202,13 @@ def test_other_threads_run_meanwhile(tiny, rows, tmp_path):
         while not done.wait(0.001):
             ticks.append(1)
 
-    thread = threading.Thread(target=tick)
+    thread = threading.Thread(target=tick, daemon=True)
     thread.start()
-    make(tiny, rows, tmp_path / "out", max_steps=50).train()
-    done.set()
-    thread.join()
+    try:
+        make(tiny, rows, tmp_path / "out", max_steps=50).train()
+    finally:
+        done.set()
+        thread.join()
     assert len(ticks) > 5
 
 
@@ -269,3 +271,62 @@ def test_preference_data(tiny, tmp_path):
     trainer = make(tiny, pairs, tmp_path / "out", loss_type="sigmoid", beta=0.2)
     trainer.train()
     assert "rewards/margins" in trainer.state.log_history[0]
+
+
+def test_only_the_newest_checkpoint_is_gone_on_from(tiny, rows, tmp_path):
+    with pytest.raises(toktune.InputError, match="no checkpoint"):
+        make(tiny, rows, tmp_path / "out").train(resume_from_checkpoint=True)
+    make(tiny, rows, tmp_path / "out", save_steps=2).train()
+    for checkpoint, said in [("checkpoint-2", "not the newest"), ("checkpoint-9999", "no such folder")]:
+        with pytest.raises(toktune.Error, match=said):
+            make(tiny, rows, tmp_path / "out").train(resume_from_checkpoint=str(tmp_path / "out" / checkpoint))
+    with pytest.raises(TypeError, match="found 5"):
+        make(tiny, rows, tmp_path / "out").train(resume_from_checkpoint=5)
+
+
+def test_the_best_is_in_the_state_while_it_trains(tiny, rows, tmp_path):
+    seen = []
+
+    class Best(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append((state.global_step, state.best_metric))
+
+    make(tiny, rows, tmp_path / "out", callbacks=[Best], eval_dataset=rows[:4], eval_strategy="steps", eval_steps=2).train()
+    assert seen[1][1] is None and seen[3][1] is not None
+
+
+def test_numbers_are_checked_by_their_names():
+    import numpy
+
+    assert TrainingArguments("out", seed=numpy.int64(3), learning_rate=numpy.float64(0.5)).seed == 3
+    for wrong in (
+        {"learning_rate": "2e-5"},
+        {"max_steps": "5"},
+        {"bf16": "yes"},
+        {"report_to": "wandb"},
+        {"data_seed": 3},
+        {"eval_delay": 3},
+    ):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            TrainingArguments("out", **wrong)
+    for wrong in ({"learning_rate": float("nan")}, {"seed": -1}, {"warmup_steps": -5}):
+        with pytest.raises(toktune.InputError, match=next(iter(wrong))):
+            TrainingArguments("out", **wrong)
+
+
+def test_errors_have_pythons_names(tiny, rows, tmp_path):
+    with pytest.raises(toktune.InputError, match="per_device_train_batch_size: expected at least 1"):
+        make(tiny, rows, tmp_path / "out", per_device_train_batch_size=0).train()
+    with pytest.raises(toktune.InputError, match="load_best_model_at_end: expected `eval_steps`"):
+        make(tiny, rows, tmp_path / "out", load_best_model_at_end=True).train()
+    with pytest.raises(toktune.InputError, match="no eval_dataset"):
+        make(tiny, rows, tmp_path / "out", eval_strategy="steps")
+    with pytest.raises(TypeError, match="expected rows"):
+        make(tiny, 5, tmp_path / "out")
+
+    class Own(Trainer):
+        def compute_loss(self, *args, **kwargs):
+            return 0
+
+    with pytest.raises(TypeError, match="compute_loss"):
+        Own(make(tiny, rows, tmp_path / "out").model, arguments(tmp_path / "out"), train_dataset=rows)

@@ -36,18 +36,32 @@ def floats(of: Any) -> tuple[Any, tuple[int, int]]:
     return matrix.reshape(-1).view(numpy.uint8), matrix.shape
 
 
-def ids_of(of: Any, mask: Any = None) -> list[list[int]]:
-    """Sequences of ids, from a list, a list of lists, or an array of one or two dimensions; without what a mask calls padding."""
+def ids_of(of: Any, mask: Any = None, name: str = "input_ids", least: int = 0) -> list[list[int]]:
+    """Sequences of ids, from a list, a list of lists, or an array of one or two dimensions; without what a mask calls padding.
+
+    Raises:
+        InputError: there is none; an id is below `least`, or no id at all.
+    """
+    if isinstance(of, (str, bytes)) or not (hasattr(of, "tolist") or hasattr(of, "__iter__")):
+        raise TypeError(f"{name}: expected ids, found {of!r}")
     rows = of.tolist() if hasattr(of, "tolist") else list(of)
     if rows and not isinstance(rows[0], (list, tuple)) and not hasattr(rows[0], "tolist"):
         rows = [rows]
     rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
+    if not rows:
+        raise InputError(f"{name}: expected at least one sequence, found none")
+    for row in rows:
+        for id in row:
+            if not hasattr(id, "__index__"):
+                raise TypeError(f"{name}: expected integers, found {id!r}")
+            if not least <= id < 1 << 32:
+                raise InputError(f"{name}: expected ids from {least}, found {id}")
     if mask is None:
         return rows
-    masks = ids_of(mask)
+    masks = ids_of(mask, name="attention_mask")
     if [len(row) for row in rows] != [len(row) for row in masks]:
-        raise InputError("attention_mask: expected the shape of input_ids")
-    return [[id for id, kept in zip(row, mask) if kept] for row, mask in zip(rows, masks)]
+        raise InputError(f"attention_mask: expected the shape of {name}")
+    return [[id for id, kept in zip(row, mask, strict=True) if kept] for row, mask in zip(rows, masks, strict=True)]
 
 
 def padded(rows: Sequence[Sequence[int]], with_id: int, *, left: bool = False, least: int = 0) -> list[list[int]]:

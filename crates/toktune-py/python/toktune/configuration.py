@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
-from .errors import InputError, MissingFileError
+from .errors import FileError, InputError, MissingFileError
 
 __all__ = ["LoraConfig", "PeftConfig", "PeftType", "TaskType", "TrainableTokensConfig"]
 
@@ -38,6 +38,8 @@ def token_ids(of: Any, name: str) -> list[int]:
         raise TypeError(f"{name}: expected ids, found text; tokenizer.convert_tokens_to_ids gives the id of a token")
     if hasattr(of, "tolist"):
         of = of.tolist()
+    if not hasattr(of, "__iter__"):
+        raise TypeError(f"{name}: expected a list of ids, found {of!r}")
     ids = []
     for at, one in enumerate(of):
         if one is None:
@@ -48,6 +50,8 @@ def token_ids(of: Any, name: str) -> list[int]:
             ids.append(one.__index__() if hasattr(one, "__index__") else int(one.item()))
         except (AttributeError, ValueError) as error:
             raise TypeError(f"{name}[{at}]: expected an id, found {one!r}") from error
+        if not 0 <= ids[-1] < 1 << 32:
+            raise InputError(f"{name}[{at}]: expected an id, found {ids[-1]}")
     return ids
 
 
@@ -108,11 +112,16 @@ class PeftConfig:
         path = os.path.join(pretrained_model_name_or_path, CONFIG_NAME)
         try:
             with open(path, encoding="utf-8") as text:
-                return cls.from_dict(json.load(text))
+                found = json.load(text)
+            if not isinstance(found, dict):
+                raise InputError(f"{path}: expected an object, found {type(found).__name__}")
+            return cls.from_dict(found)
         except FileNotFoundError as error:
             raise MissingFileError(f"{path}: there is no such file") from error
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
+        except OSError as error:
+            raise FileError(f"{path}: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -210,4 +219,10 @@ def of_peft(config: Any) -> PeftConfig:
     if not hasattr(config, "peft_type") or not hasattr(config, "to_dict"):
         raise TypeError(f"expected a TrainableTokensConfig or LoraConfig, found {type(config).__name__}")
     found = {name: names(getattr(value, "value", value)) for name, value in config.to_dict().items()}
+    # fields that toktune has not must say what they say by default
+    known = {one.name for kind in (TrainableTokensConfig, LoraConfig) for one in fields(kind)} | {"peft_type"}
+    for one in fields(config):
+        default = one.default if one.default is not MISSING else one.default_factory() if one.default_factory is not MISSING else None
+        if one.name not in known and found.get(one.name) not in (default, None):
+            raise TypeError(f"{one.name}: toktune has no such form of the method; leave it as it is by default")
     return PeftConfig.from_dict(found)

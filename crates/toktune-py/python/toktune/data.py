@@ -50,12 +50,16 @@ def rows_of(dataset: Any) -> Iterator[dict[str, Any]]:
             yield {name: value for name, value in zip(names, values) if not is_missing(value)}
         return
     if isinstance(dataset, Mapping):
+        if any(hasattr(value, "column_names") for value in dataset.values()):
+            raise TypeError(f"expected one set of rows, found several ({', '.join(map(str, dataset))}): give one of them")
         columns = {name: list(values) for name, values in dataset.items()}
         if len({len(values) for values in columns.values()}) > 1:
             raise InputError("a dict of columns: expected all of one length")
         for at in range(len(next(iter(columns.values()), []))):
             yield {name: values[at] for name, values in columns.items()}
         return
+    if not hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(f"expected rows, texts or paths, found {dataset!r}")
     # a map-style dataset of torch has numbers alone
     rows = dataset if hasattr(dataset, "__iter__") else map(dataset.__getitem__, range(len(dataset)))
     for row in rows:
@@ -75,7 +79,7 @@ def row_of(row: Any) -> Any:
 
 def is_missing(value: Any) -> bool:
     """Whether it is pandas' sign that there is nothing."""
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
 
 
 def paths_of(dataset: Any) -> list[str] | None:

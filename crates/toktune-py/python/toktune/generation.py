@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 __all__ = ["GenerationConfig"]
@@ -34,11 +35,14 @@ class GenerationConfig:
         temperature, top_k, top_p, repetition_penalty: as in transformers.
         eos_token_id: an id, or several, that end the text.
         stop_strings: a string, or several, that end the text; they need `tokenizer=` in `generate`.
-        seed: of what is drawn.
+        seed: of what is drawn; where nothing is said another one each time, in an order that `toktune.set_seed` settles.
 
     Raises:
         TypeError: an argument of transformers that toktune has nothing for (beams, several sequences a prompt).
     """
+
+    do_sample: bool | None
+    seed: int | None
 
     def __init__(self, *, max_length: int | None = None, **kwargs: Any) -> None:
         self.max_length = max_length
@@ -76,6 +80,20 @@ class GenerationConfig:
         return json.dumps(found)
 
 
+# what texts are drawn by, unless a seed is given
+_draws = random.Random()
+
+
+def drawn_seed() -> int:
+    """A seed for the next text: another one each time, in an order that `set_seed` settles."""
+    return _draws.getrandbits(63)
+
+
+def set_draws(seed: int) -> None:
+    """Settles the order of `drawn_seed`."""
+    _draws.seed(seed)
+
+
 def several(of: None | int | str | list) -> list | None:
     """One or several as a list."""
     return of if of is None or isinstance(of, list) else list(of) if isinstance(of, tuple) else [of]
@@ -86,4 +104,6 @@ def of_transformers(config: Any) -> GenerationConfig:
     if config is None or isinstance(config, GenerationConfig):
         return config or GenerationConfig()
     stored = config.to_diff_dict() if hasattr(config, "to_diff_dict") else dict(config)
+    # what begins so is transformers' own business
+    stored = {name: value for name, value in stored.items() if not name.startswith("_")}
     return GenerationConfig(**{name: value for name, value in stored.items() if value is not None})

@@ -35,17 +35,21 @@ def engine_model(model: Any) -> PreTrainedModel:
         )
     import torch
 
-    tensors = []
+    tensors, places = [], []
     for name, tensor in model.state_dict().items():
         if tensor.device.type != "cpu":
-            raise TypeError(f"{name} is on {tensor.device}: toktune computes on the CPU; model.to('cpu') brings it there")
+            raise TypeError(f"{name} is on {tensor.device}: expected a model that lies on the CPU")
         kind = _TYPES.get(str(tensor.dtype), str(tensor.dtype))
         flat = tensor.detach().contiguous().reshape(-1)
+        if flat.data_ptr() == tensor.data_ptr():
+            places.append((tensor, tensor.data_ptr()))
         tensors.append((name, kind, list(tensor.shape), flat.view(torch.uint8).numpy()))
     config = json.loads(model.config.to_json_string(use_diff=False))
     config["architectures"] = [type(model).__name__]
     name = getattr(model, "name_or_path", "") or ""
-    return PreTrainedModel(_toktune.Model.in_memory(name, json.dumps(config), tensors), name, source=model)
+    found = PreTrainedModel(_toktune.Model.in_memory(name, json.dumps(config), tensors), name, source=model)
+    found._places = places
+    return found
 
 
 def to_peft(model: Any) -> Any:
@@ -59,6 +63,10 @@ def to_peft(model: Any) -> Any:
 
     import peft
 
+    if any("token_adapter" in name or "lora_" in name or "trainable_tokens" in name for name, _ in model._source.named_modules()):
+        raise InputError(
+            "PEFT has wrapped the transformers model already, by an earlier to_peft() or get_peft_model(): its unload() gives it back"
+        )
     live = None
     with tempfile.TemporaryDirectory() as folder:
         for name in model.adapter_names:

@@ -10,7 +10,7 @@ from typing import Any
 from . import _toktune
 from .arrays import ids_of, is_torch, numpy_of, padded
 from .errors import InputError
-from .generation import GenerationConfig, of_transformers
+from .generation import GenerationConfig, drawn_seed, of_transformers
 from .tokenizer import engine_tokenizer
 
 __all__ = [
@@ -29,6 +29,11 @@ class PretrainedConfig:
         if name.startswith("_") or name not in self._fields:
             raise AttributeError(f"config.json has no {name!r}")
         return self._fields[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise TypeError(f"config.{name}: a model is what its files say; what generate() takes of it are arguments of that")
+        super().__setattr__(name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields."""
@@ -85,8 +90,9 @@ class PreTrainedModel:
     def __init__(self, inner: _toktune.Model, name_or_path: str, source: Any = None) -> None:
         self._inner = inner
         self.name_or_path = name_or_path
-        # the model of transformers whose tensors these are
+        # the model of transformers whose tensors these are, and where they lay when they were taken
         self._source = source
+        self._places: list[tuple[Any, int]] = []
         self.training = False
 
     # what it is
@@ -145,12 +151,32 @@ class PreTrainedModel:
         head = self._described()["head"]
         return None if head is None else self._embedding(head)
 
+    def copy(self) -> "PreTrainedModel":
+        """The model once more, over the same weights, to be changed without this one."""
+        made = PreTrainedModel(self._inner.copy_of_base(), self.name_or_path, self._source)
+        made._places = self._places
+        return made
+
+    def _engine(self) -> _toktune.Model:
+        """What computes."""
+        self._check_places()
+        return self._inner
+
+    def _check_places(self) -> None:
+        if any(tensor.data_ptr() != place for tensor, place in self._places):
+            raise InputError(
+                "the tensors of the transformers model have been moved in memory (share_memory, to, resize_token_embeddings): take the "
+                "model anew"
+            )
+
     # what is done with it
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Embedding:
         """Gives the embedding, and an untied head, at least so many rows, each new one the mean of the others. Rows are never taken
         away: they may be padding that later tokens use."""
         if new_num_tokens is not None:
+            if not 0 <= new_num_tokens < 1 << 32:
+                raise InputError(f"new_num_tokens: expected a number of rows, found {new_num_tokens}")
             multiple = kwargs.get("pad_to_multiple_of")
             rows = -(-new_num_tokens // multiple) * multiple if multiple else new_num_tokens
             self._inner.resize(rows)
@@ -185,9 +211,6 @@ class PreTrainedModel:
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: what is kept of activations is the `memory_budget` of a run."""
 
-    def _adapter_names(self, count: int) -> list[str] | None:
-        return None
-
     def __call__(
         self,
         input_ids: Any,
@@ -210,30 +233,47 @@ class PreTrainedModel:
         """
         import numpy
 
+        if unknown := [name for name in kwargs if name not in _IGNORED_IN_FORWARD and kwargs[name] not in (None, False)]:
+            raise TypeError(f"{unknown[0]}: a forward pass of toktune has no such argument")
         sequences = ids_of(input_ids, attention_mask)
-        targets = None if labels is None else ids_of(labels)
-        names = adapter_names or self._adapter_names(len(sequences))
-        if self.kind == "seq2seq" and targets is None:
-            raise InputError("labels: an encoder-decoder's decoder reads what comes before each label, and there are none")
-        rows = [numpy_of(array) for array in _toktune.logits(self._inner, sequences, targets, names)]
-        longest = max(len(row) for row in rows)
+        targets = None if labels is None else ids_of(labels, name="labels", least=-100)
+        kind, rows_there = self.kind, self.vocab_size
+        self._check_labels(sequences if attention_mask is None else ids_of(input_ids), targets, kind, rows_there)
+        rows = [numpy_of(array) for array in _toktune.logits(self._engine(), sequences, targets, adapter_names)]
+        is_own = kind != "seq2seq" and attention_mask is not None
+        places = [numpy.flatnonzero(row) for row in ids_of(attention_mask)] if is_own else [numpy.arange(len(row)) for row in rows]
+        longest = len(ids_of(attention_mask)[0]) if is_own else max(len(row) for row in rows)
         logits = numpy.zeros((len(rows), longest, rows[0].shape[1]), dtype=numpy.float32)
-        for at, row in enumerate(rows):
-            logits[at, : len(row)] = row
+        for at, (row, place) in enumerate(zip(rows, places, strict=True)):
+            logits[at, place] = row
         output = ModelOutput(logits=logits)
         if targets is not None:
-            if attention_mask is not None and self.kind != "seq2seq":
-                masks = ids_of(attention_mask)
-                targets = [[label for label, kept in zip(row, mask) if kept] for row, mask in zip(targets, masks)]
-            shift = self.kind == "causal"
-            output["loss"] = mean_loss(rows, targets, shift)
+            if is_own:
+                targets = [
+                    [label for label, kept in zip(row, mask, strict=True) if kept]
+                    for row, mask in zip(targets, ids_of(attention_mask), strict=True)
+                ]
+            output["loss"] = mean_loss(rows, targets, kind == "causal")
         return output
+
+    @staticmethod
+    def _check_labels(sequences: list[list[int]], labels: list[list[int]] | None, kind: str, rows: int) -> None:
+        if labels is None:
+            if kind == "seq2seq":
+                raise InputError("labels: an encoder-decoder's decoder reads what comes before each label, and there are none")
+            return
+        if len(labels) != len(sequences):
+            raise InputError(f"labels: expected one row for each of {len(sequences)} sequences, found {len(labels)}")
+        if kind != "seq2seq" and [len(row) for row in labels] != [len(row) for row in sequences]:
+            raise InputError("labels: expected the lengths of input_ids")
+        if beyond := [label for row in labels for label in row if label >= rows]:
+            raise InputError(f"labels: expected ids below {rows}, found {beyond[0]}")
 
     forward = __call__
 
     def hidden_states(self, input_ids: Any, attention_mask: Any = None) -> list[Any]:
         """The last hidden rows of a decoder, after its last norm, `[tokens, d]` for each sequence."""
-        return [numpy_of(array) for array in _toktune.hidden_states(self._inner, ids_of(input_ids, attention_mask))]
+        return [numpy_of(array) for array in _toktune.hidden_states(self._engine(), ids_of(input_ids, attention_mask))]
 
     def encode(self, sentences: str | list[str], tokenizer: Any) -> Any:
         """Vectors of sentences, `[sentences, d]`, by a model of sentence pairs, as sentence-transformers' method of this name."""
@@ -242,7 +282,7 @@ class PreTrainedModel:
         if inner is None:
             raise TypeError("encode() needs a tokenizer")
         texts = [sentences] if isinstance(sentences, str) else sentences
-        found = numpy_of(_toktune.sentence_embeddings(self._inner, [inner.encode(text, True) for text in texts]))
+        found = numpy_of(_toktune.sentence_embeddings(self._engine(), [inner.encode(text, True) for text in texts]))
         return found[0] if one else found
 
     def generate(
@@ -277,7 +317,12 @@ class PreTrainedModel:
         if given is None:
             raise TypeError("generate() needs input_ids")
         prompts = ids_of(given, attention_mask)
+        if generation_config is None and self._source is not None:
+            # what was changed in the object without being saved counts
+            generation_config = getattr(self._source, "generation_config", None)
         config = of_transformers(generation_config).updated(**kwargs)
+        if config.do_sample and config.seed is None:
+            config.seed = drawn_seed()
         if streamer is not None and len(prompts) != 1:
             raise TypeError("streamer: one prompt can be streamed at a time")
 
@@ -285,10 +330,12 @@ class PreTrainedModel:
             for _, token in step:
                 streamer.put(numpy.array([token]))
 
+        if streamer is not None:
+            streamer.put(numpy.array(prompts))
         found = _toktune.generate(
-            self._inner,
+            self._engine(),
             prompts,
-            adapter_names or self._adapter_names(len(prompts)),
+            adapter_names,
             config.for_engine(max(len(prompt) for prompt in prompts)),
             engine_tokenizer(tokenizer),
             None if streamer is None else tell,
@@ -301,7 +348,9 @@ class PreTrainedModel:
             start = about["config"].get("decoder_start_token_id")
             rows = [[start if start is not None else fill, *tokens] for tokens, _ in found]
         else:
-            rows = [prompt + tokens for prompt, (tokens, _) in zip(prompts, found)]
+            # padding before a prompt stays, so that what is new begins behind the given length
+            begun = ids_of(given)
+            rows = [row + tokens for row, (tokens, _) in zip(begun, found, strict=True)]
         array = numpy.array(padded(rows, fill), dtype=numpy.int64)
         if is_torch(given):
             import torch
@@ -322,6 +371,10 @@ class PreTrainedModel:
             if isinstance(found, int):
                 return found
         return 0
+
+
+# of transformers' forward passes, and of no account here
+_IGNORED_IN_FORWARD = ("return_dict", "use_cache", "token_type_ids")
 
 
 def mean_loss(logits: list[Any], labels: list[list[int]], shift: bool) -> float:

@@ -12,6 +12,7 @@ from . import _toktune
 from .arrays import floats, numpy_of
 from .configuration import PeftConfig, of_peft
 from .errors import InputError
+from .generation import set_draws
 from .interop import engine_model
 from .modeling import AutoModel, ModelOutput, Parameter, PreTrainedModel
 from .tokenizer import PreTrainedTokenizer, engine_tokenizer
@@ -20,8 +21,6 @@ __all__ = [
     "AutoPeftModel", "AutoPeftModelForCausalLM", "AutoPeftModelForFeatureExtraction", "AutoPeftModelForSeq2SeqLM", "PeftModel",
     "get_peft_model", "get_peft_model_state_dict", "set_peft_model_state_dict",
 ]  # fmt: skip
-
-_BASE = "__base__"
 
 
 def base_of(model: Any) -> PreTrainedModel:
@@ -35,6 +34,16 @@ def base_of(model: Any) -> PreTrainedModel:
     return found
 
 
+def without_adapters(model: Any) -> PreTrainedModel:
+    """As `base_of`, of a model that has no adapter."""
+    base = base_of(model)
+    if isinstance(base, PeftModel):
+        raise InputError(
+            "the model has adapters already: add_adapter and load_adapter add another, and unload() gives the model without them"
+        )
+    return base
+
+
 class PeftModel(PreTrainedModel):
     """A frozen model with adapters, of which some are active. `get_peft_model` and `PeftModel.from_pretrained` give one.
 
@@ -43,6 +52,8 @@ class PeftModel(PreTrainedModel):
 
     def __init__(self, inner: _toktune.Model, base: PreTrainedModel) -> None:
         super().__init__(inner, base.name_or_path, base._source)
+        self._places = base._places
+        self._live: Any = None
         self.base_model = base
         self._enabled = True
 
@@ -65,11 +76,13 @@ class PeftModel(PreTrainedModel):
             MissingFileError: there is no adapter.
             InputError: it does not fit the model.
         """
-        base = base_of(model)
+        base = without_adapters(model)
         folder = os.fspath(model_id)
         if any(os.path.isfile(os.path.join(folder, name)) for name in ("tokenizer.json", "tokenizer_config.json")):
             rows = PreTrainedTokenizer.from_pretrained(folder).required_rows
             if rows > base.vocab_size:
+                # the given one stays as it is
+                base = base.copy()
                 base.resize_token_embeddings(rows)
         return cls(_toktune.with_adapter(base._inner, folder, adapter_name), base)
 
@@ -127,8 +140,9 @@ class PeftModel(PreTrainedModel):
         finally:
             self._enabled = before
 
-    def _adapter_names(self, count: int) -> list[str] | None:
-        return None if self._enabled else [_BASE] * count
+    def _engine(self) -> _toktune.Model:
+        self._check_places()
+        return self._inner if self._enabled else self.base_model._inner
 
     def get_base_model(self) -> PreTrainedModel:
         """The frozen model."""
@@ -246,10 +260,11 @@ def get_peft_model(model: Any, peft_config: Any, adapter_name: str = "default", 
     Raises:
         InputError: there is no token, or one is out of range or there twice; a target matches nothing.
     """
-    base = base_of(model)
-    if isinstance(base, PeftModel):
-        raise InputError("the model has adapters already: add_adapter adds another, and unload() gives the model without them")
-    return PeftModel(_toktune.adapted(base._inner, as_json(peft_config), adapter_name, seed()), base)
+    base = without_adapters(model)
+    config = of_peft(peft_config)
+    if getattr(config, "modules_to_save", None) or getattr(config, "bias", "none") != "none":
+        raise TypeError("modules_to_save, bias: toktune loads and merges adapters with whole modules and biases, and does not train them")
+    return PeftModel(_toktune.adapted(base._inner, as_json(config), adapter_name, seed()), base)
 
 
 class AutoPeftModel:
@@ -297,9 +312,12 @@ _seed = 0
 
 
 def set_seed(of: int) -> None:
-    """Sets what the random numbers of fresh adapters follow from: the same seed gives the same adapter."""
+    """Sets what random numbers follow from, those of fresh adapters and of texts that are drawn: the same seed gives the same ones."""
     global _seed
+    if not 0 <= of < 1 << 64:
+        raise InputError(f"seed: expected 0 to 2**64 - 1, found {of}")
     _seed = int(of)
+    set_draws(_seed)
 
 
 def seed() -> int:

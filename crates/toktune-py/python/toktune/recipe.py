@@ -9,12 +9,17 @@ from typing import Any
 from . import _toktune
 from .configuration import LoraConfig, names, token_ids
 from .errors import InputError
-from .peft_model import PeftModel, base_of
+from .peft_model import PeftModel, without_adapters
 from .tokenizer import PreTrainedTokenizer
 
 __all__ = ["Recipe"]
 
 _RULES = ("base", "mean", "random", "pieces", "description")
+
+
+def texts_of(of: str | Iterable[str]) -> list[str]:
+    """Texts as a list; one alone is one."""
+    return [of] if isinstance(of, str) else list(of)
 
 
 class Recipe:
@@ -48,8 +53,10 @@ class Recipe:
         spread: float | None = None,
         seed: int = 42,
     ) -> None:
-        self.add_tokens, self.add_special_tokens = list(add_tokens), list(add_special_tokens)
-        self.tokens, self.token_indices = list(tokens), token_ids(token_indices, "token_indices")
+        self.add_tokens, self.add_special_tokens = texts_of(add_tokens), texts_of(add_special_tokens)
+        self.tokens, self.token_indices = texts_of(tokens), token_ids(token_indices, "token_indices")
+        if lora is not None and not isinstance(lora, LoraConfig):
+            raise TypeError(f"lora: expected a LoraConfig, found {type(lora).__name__}")
         self.init, self.target_modules, self.lora = init, names(target_modules), lora
         self.spread, self.seed = spread, seed
 
@@ -63,7 +70,7 @@ class Recipe:
         Raises:
             InputError: a token is not there, or has no row; a start is made of nothing.
         """
-        base = base_of(model)
+        base = without_adapters(model)
         if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizer):
             raise TypeError("tokenizer: a recipe adds to a tokenizer of toktune's (toktune.AutoTokenizer)")
         ids, added, starts = self._chosen(base, tokenizer) if tokenizer is not None else self._of_ids()
@@ -89,6 +96,9 @@ class Recipe:
         """The tokens' ids by their texts, those that are new, and what they start from."""
         before = tokenizer._inner.copy()
         wanted = self.add_tokens + self.add_special_tokens
+        known = set(wanted)
+        if missing := [text for text in self.tokens if text not in known and before.token_to_id(text) is None]:
+            raise InputError(f"tokens: {missing[0]!r} is no token of this tokenizer; add_tokens makes it one")
         if wanted:
             tokenizer.add_tokens(self.add_tokens)
             tokenizer.add_tokens(self.add_special_tokens, special_tokens=True)
@@ -99,7 +109,8 @@ class Recipe:
             if id is None:
                 raise InputError(f"tokens: {text!r} is no token of this tokenizer; add_tokens makes it one")
             ids[text] = id
-        added = [ids[text] for text in wanted if before.token_to_id(text) is None]
+        # those that were added to this tokenizer before, by a cell that is run again, mean nothing to the model either
+        added = [ids[text] for text in wanted if text in tokenizer._new]
         return ids, added, self._starts(ids, before)
 
     def _starts(self, ids: dict[str, int], before: Any) -> dict[str, Any]:
@@ -108,6 +119,8 @@ class Recipe:
             raise InputError(f"init: {unknown[0]!r} is none of the recipe's tokens")
         starts = {}
         for text, rule in rules.items():
+            if not isinstance(rule, str):
+                raise TypeError(f"init: expected {', '.join(_RULES)} or like:TOKEN, found {rule!r}")
             like = rule.removeprefix("like:") if rule.startswith("like:") else None
             if like is not None:
                 source = before.token_to_id(like)

@@ -18,8 +18,17 @@ __all__ = ["AddedToken", "AutoTokenizer", "BatchEncoding", "PreTrainedTokenizer"
 class AddedToken:
     """A token to add, with transformers' options as far as they act here."""
 
-    def __init__(self, content: str, single_word: bool = False, special: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        content: str,
+        single_word: bool = False,
+        lstrip: bool = False,
+        rstrip: bool = False,
+        normalized: bool = True,
+        special: bool = False,
+    ) -> None:
         self.content, self.single_word, self.special = content, single_word, special
+        self.lstrip, self.rstrip, self.normalized = lstrip, rstrip, normalized
 
     def __repr__(self) -> str:
         return f"AddedToken({self.content!r}, single_word={self.single_word}, special={self.special})"
@@ -59,6 +68,18 @@ def tensors(of: dict[str, list], kind: str | None) -> dict[str, Any]:
     return {name: numpy.array(rows, dtype=numpy.int64) for name, rows in of.items()}
 
 
+# of transformers, and of no account here
+_LOADING = ("use_fast", "trust_remote_code", "cache_dir", "token", "local_files_only", "legacy", "force_download", "model_max_length")
+_CALLING = ("return_attention_mask", "return_token_type_ids", "verbose")
+
+
+def refuse(where: str, kwargs: dict[str, Any], harmless: tuple[str, ...]) -> None:
+    """Refuses what would change the result and is not there."""
+    for name, value in kwargs.items():
+        if name not in harmless and value not in (None, False, "main", ""):
+            raise TypeError(f"{name}={value!r}: {where} of toktune has no such argument")
+
+
 class PreTrainedTokenizer:
     """A tokenizer. `AutoTokenizer.from_pretrained` gives one.
 
@@ -71,6 +92,8 @@ class PreTrainedTokenizer:
         self.padding_side = "right"
         self._pad_token: str | None = None
         self._changed = False
+        # texts that the vocabulary did not have
+        self._new: set[str] = set()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PreTrainedTokenizer:
@@ -81,9 +104,12 @@ class PreTrainedTokenizer:
             InputError: a file is damaged, or of a kind that is not read.
         """
         name = os.fspath(pretrained_model_name_or_path)
+        side, pad = kwargs.pop("padding_side", None), kwargs.pop("pad_token", None)
+        refuse("from_pretrained", kwargs, _LOADING)
         tokenizer = cls(_toktune.Tokenizer.open(name), name)
-        if kwargs.get("padding_side"):
-            tokenizer.padding_side = kwargs["padding_side"]
+        tokenizer.padding_side = side or tokenizer.padding_side
+        if pad is not None:
+            tokenizer.pad_token = getattr(pad, "content", pad)
         return tokenizer
 
     def __repr__(self) -> str:
@@ -109,22 +135,27 @@ class PreTrainedTokenizer:
             for token in listed
         ]
         new = {content for content, _, _ in wanted if self._inner.token_to_id(content) is None}
+        for token in listed:
+            if not isinstance(token, str) and (getattr(token, "lstrip", False) or getattr(token, "rstrip", False)):
+                raise TypeError(f"{token!r}: toktune adds no tokens that take the spaces beside them (lstrip, rstrip)")
         self._inner.add(wanted)
+        self._new |= new
         self._changed = self._changed or bool(wanted)
         return len(new)
 
     def add_special_tokens(self, special_tokens_dict: dict[str, Any], **kwargs: Any) -> int:
         """Adds the tokens of such a dict as special ones (left out by `skip_special_tokens`); how many the vocabulary did not have."""
+        named = self._described()
+        for name, value in special_tokens_dict.items():
+            text = getattr(value, "content", value)
+            if name not in ("additional_special_tokens", "extra_special_tokens", "pad_token") and named.get(name) != text:
+                raise TypeError(f"{name}: the tokenizer's is {named.get(name)!r}, and toktune gives that name to no other token")
         added = 0
         for name, value in special_tokens_dict.items():
             several = name in ("additional_special_tokens", "extra_special_tokens")
             added += self.add_tokens(value if several else [value], special_tokens=True)
             if name == "pad_token":
                 self.pad_token = getattr(value, "content", value)
-            elif not several:
-                found = self._described().get(name)
-                if found != getattr(value, "content", value):
-                    raise TypeError(f"{name}: the tokenizer's is {found!r}, and toktune gives that name to no other token")
         return added
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
@@ -138,6 +169,7 @@ class PreTrainedTokenizer:
         """The token of an id, as the vocabulary spells it, or of each."""
         if hasattr(ids, "tolist"):
             ids = ids.tolist()
+        ids_of([ids] if isinstance(ids, int) else list(ids), name="ids")
         return self._inner.id_to_token(ids) if isinstance(ids, int) else [self._inner.id_to_token(one) for one in ids]
 
     def describe(self, token: str, description: str) -> None:
@@ -165,6 +197,7 @@ class PreTrainedTokenizer:
         padding: bool | str = False,
         truncation: bool = False,
         max_length: int | None = None,
+        padding_side: str | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
@@ -173,27 +206,43 @@ class PreTrainedTokenizer:
         Raises:
             InputError: `return_tensors="pt"` without torch; rows of different lengths that are to be an array.
         """
+        refuse("the tokenizer", kwargs, _CALLING)
         alone = isinstance(text, str)
         texts = [text] if isinstance(text, str) else text
-        rows = [self._inner.encode(one, add_special_tokens) for one in texts]
-        if truncation and max_length is not None:
-            rows = [row[:max_length] for row in rows]
+        if truncation and max_length is None:
+            raise TypeError("truncation: toktune's tokenizer knows no longest length of its own; max_length says it")
+        most = max_length if truncation else None
+        rows = [self._ids(one, add_special_tokens, most) for one in texts]
         masks = [[1] * len(row) for row in rows]
         if padding:
             if (fill := self.pad_token_id) is None:
                 raise InputError("padding needs a padding token; tokenizer.pad_token = tokenizer.eos_token names one")
             least = max_length or 0 if padding == "max_length" else 0
-            left = self.padding_side == "left"
+            left = (padding_side or self.padding_side) == "left"
             rows, masks = padded(rows, fill, left=left, least=least), padded(masks, 0, left=left, least=least)
         found = tensors({"input_ids": rows, "attention_mask": masks}, return_tensors)
         if alone and return_tensors is None:
             found = {name: rows[0] for name, rows in found.items()}
         return BatchEncoding(found)
 
+    def _ids(self, text: str, with_frame: bool, most: int | None) -> list[int]:
+        """The ids of a text, cut within its frame."""
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected text, found {text!r}")
+        ids = self._inner.encode(text, with_frame)
+        if most is None or len(ids) <= most:
+            return ids
+        plain = self._inner.encode(text, False)
+        frame = len(ids) - len(plain)
+        before = next((at for at in range(frame + 1) if ids[at : at + len(plain)] == plain), 0)
+        kept = plain[: max(0, most - frame)]
+        return ids[:before] + kept + ids[before + len(plain) :]
+
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
         """The text of ids."""
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        return self._inner.decode([ids] if isinstance(ids, int) else list(ids), skip_special_tokens)
+        (row,) = ids_of([ids] if isinstance(ids, int) else list(ids), name="token_ids")
+        return self._inner.decode(row, skip_special_tokens)
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
         """The text of each of several rows of ids."""
@@ -218,25 +267,30 @@ class PreTrainedTokenizer:
         add_generation_prompt: bool = False,
         tokenize: bool = True,
         return_tensors: str | None = None,
-        return_dict: bool = False,
+        return_dict: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """A conversation as text (`tokenize=False`), as ids, or as a `BatchEncoding` (`return_dict=True`). Further keywords are
-        variables of the template."""
+        """A conversation, or each of several, as text (`tokenize=False`), as a `BatchEncoding`, or as ids (`return_dict=False`). Further
+        keywords are variables of the template."""
+        refused = ("continue_final_message", "truncation", "max_length", "padding", "return_assistant_tokens_mask")
+        if wanted := [name for name in refused if kwargs.pop(name, None)]:
+            raise TypeError(f"{wanted[0]}: toktune's apply_chat_template has nothing for it")
         source = kwargs.pop("chat_template", None)
         inner = self._inner
         if source is not None:
             inner = inner.copy()
             inner.set_chat_template(source)
         described = None if tools is None else json.dumps(tools)
-        text = inner.apply_chat_template(conversation, add_generation_prompt, described, json.dumps(kwargs))
+        several = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        chats = conversation if several else [conversation]
+        texts = [inner.apply_chat_template(chat, add_generation_prompt, described, json.dumps(kwargs)) for chat in chats]
         if not tokenize:
-            return text
-        ids = inner.encode(text, False)
-        if return_dict:
-            rows = {"input_ids": [ids], "attention_mask": [[1] * len(ids)]}
-            return BatchEncoding(tensors(rows, return_tensors) if return_tensors else {k: v[0] for k, v in rows.items()})
-        return ids if return_tensors is None else tensors({"input_ids": [ids]}, return_tensors)["input_ids"]
+            return texts if several else texts[0]
+        ids = [inner.encode(text, False) for text in texts]
+        found = tensors({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}, return_tensors)
+        if return_tensors is None and not several:
+            found = {name: rows[0] for name, rows in found.items()}
+        return BatchEncoding(found) if return_dict else found["input_ids"]
 
     # names
 
@@ -284,6 +338,10 @@ class PreTrainedTokenizer:
     def pad_token_id(self) -> int | None:
         """The id of `pad_token`."""
         return self._id(self.pad_token)
+
+    @pad_token_id.setter
+    def pad_token_id(self, id: int) -> None:
+        self.pad_token = self._inner.id_to_token(id)
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self._inner.token_to_id(token)

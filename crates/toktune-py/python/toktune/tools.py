@@ -32,6 +32,8 @@ def run_command(*arguments: Any, on_event: Callable[[dict[str, Any]], None] | No
             raise Error("the command's output cannot be read")
         try:
             for line in out:
+                if not line.startswith("{"):
+                    continue
                 event = json.loads(line)
                 events.append(event)
                 if on_event is not None:

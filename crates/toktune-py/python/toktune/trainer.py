@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from . import _toktune
 from .data import TokenisedDataset, tokenise
-from .errors import InputError
+from .errors import InputError, MissingFileError
 from .interop import is_module
 from .peft_model import PeftModel, base_name
 from .tokenizer import PreTrainedTokenizer, engine_tokenizer
@@ -82,11 +82,23 @@ class Trainer:
         own = [usual(self.args.disable_tqdm)]
         self.callbacks: list[TrainerCallback] = own + [one() if isinstance(one, type) else one for one in callbacks or []]
         self.state, self.control = TrainerState(), TrainerControl()
+        if self.eval_strategy_without_data(eval_dataset):
+            raise InputError(f"eval_strategy={self.args.eval_strategy!r}: there is no eval_dataset")
+        if type(self).compute_loss is not Trainer.compute_loss:
+            raise TypeError("compute_loss: the loss is computed by toktune's engine, which calls no method of a subclass")
         self._options = {**self.args.data_options(), **self._of_collator()}
         self._tokenizer = engine_tokenizer(self.processing_class)
         self.train_dataset = self._read(train_dataset)
         self.eval_dataset = self._read(eval_dataset)
         self._tell("on_init_end")
+
+    def eval_strategy_without_data(self, eval_dataset: Any) -> bool:
+        """Whether held-out rows are to be evaluated that are not there."""
+        return self.args.eval_strategy != "no" and eval_dataset is None
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """There is none to call or to override: the engine computes the loss."""
+        raise TypeError("compute_loss: the loss is computed by toktune's engine")
 
     def _of_collator(self) -> dict[str, Any]:
         """What of a collator of transformers acts on ragged rows."""
@@ -118,6 +130,8 @@ class Trainer:
             told = getattr(callback, event, None)
             if told is not None:
                 control = told(self.args, self.state, self.control, model=self.model, processing_class=self.processing_class, **kwargs)
+                if control is not None and not isinstance(control, TrainerControl):
+                    raise TypeError(f"{type(callback).__name__}.{event}: expected None or the control, found {control!r}")
                 self.control = control if control is not None else self.control
 
     def log(self, logs: dict[str, Any]) -> None:
@@ -167,13 +181,35 @@ class Trainer:
         per_epoch = data.describe()["examples_per_epoch"]
         engine = self.args.for_engine(per_epoch, self.eval_dataset is not None)
         resume = self.args.resume_from_checkpoint if resume is None else resume
-        if isinstance(resume, (str, os.PathLike)):
-            wanted, folder = Path(resume).resolve(), Path(self.args.output_dir).resolve()
-            if wanted != folder and wanted.parent != folder:
-                raise InputError(f"resume_from_checkpoint: {wanted} is no checkpoint of the output folder {folder}")
-        engine["resume"] = bool(resume)
+        engine["resume"] = self._resumes(resume)
         _, total = _toktune.schedule(self.model._inner, json.dumps(engine), data._inner)
         return engine, total
+
+    def _resumes(self, resume: Any) -> bool:
+        """Whether to go on from the newest checkpoint; one that is named must be that."""
+        if resume is None or isinstance(resume, bool):
+            wanted = None
+        elif isinstance(resume, (str, os.PathLike)):
+            wanted = Path(resume)
+        else:
+            raise TypeError(f"resume_from_checkpoint: expected True or a checkpoint of the output folder, found {resume!r}")
+        if not resume:
+            return False
+        folder = Path(self.args.output_dir)
+        there = sorted(
+            folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")) if path.name[11:].isdigit() else -1
+        )
+        if not there:
+            raise InputError(f"resume_from_checkpoint: {folder} holds no checkpoint to go on from")
+        if wanted is None or wanted.resolve() == folder.resolve():
+            return True
+        if not wanted.is_dir():
+            raise MissingFileError(f"resume_from_checkpoint: {wanted}: there is no such folder")
+        if wanted.resolve() != there[-1].resolve():
+            raise InputError(
+                f"resume_from_checkpoint: {wanted} is not the newest checkpoint, {there[-1]}, which a run goes on from; remove what is newer"
+            )
+        return True
 
     def _clear_output(self, engine: dict[str, Any]) -> None:
         folder = Path(self.args.output_dir)
@@ -231,8 +267,7 @@ class Trainer:
         if dataset is None:
             raise InputError("eval_dataset: there is none")
         begun = time.perf_counter()
-        size = getattr(self.args, "per_device_eval_batch_size", 8)
-        found = json.loads(_toktune.evaluate(self.model._inner, dataset._inner, size))
+        found = json.loads(_toktune.evaluate(self.model._engine(), dataset._inner, self.args.eval_batch_size))
         metrics = evaluated(found, metric_key_prefix)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - begun, 4)
         self.log(metrics)
@@ -245,7 +280,7 @@ class Trainer:
         dataset = self._read(eval_dataset) if eval_dataset is not None else self.eval_dataset
         if dataset is None:
             raise InputError("eval_dataset: there is none")
-        return json.loads(_toktune.emission(self.model._inner, dataset._inner, prompts, self._tokenizer))
+        return json.loads(_toktune.emission(self.model._engine(), dataset._inner, prompts, self._tokenizer))
 
     def save_model(self, output_dir: str | None = None, **kwargs: Any) -> None:
         """Writes the adapter, and its tokenizer where tokens were added."""
@@ -279,6 +314,7 @@ class _Teller:
         self.losses: list[float] = []
         self.since: list[float] = []
         self.epoch = 0
+        self.strategy = trainer.args.logging_strategy
 
     def mean_loss(self) -> float:
         return sum(self.losses) / len(self.losses) if self.losses else 0.0
@@ -306,13 +342,19 @@ class _Teller:
         self.losses.append(log["loss"])
         self.since.append(log["loss"])
         trainer._tell("on_step_end")
-        if state.global_step % self.every == 0 or state.global_step == self.total or trainer.control.should_log:
+        epoch = int(state.epoch + 1e-9)
+        due = {"no": False, "epoch": epoch > self.epoch}.get(self.strategy, state.global_step % self.every == 0)
+        due = (
+            due
+            or (self.strategy != "no" and state.global_step == self.total)
+            or (trainer.args.logging_first_step and state.global_step == 1)
+        )
+        if due or trainer.control.should_log:
             trainer.control.should_log = False
             mean = sum(self.since) / len(self.since)
             self.since = []
             more = {name: log[name] for name in log if name.startswith(("rewards/", "logps/"))}
             trainer.log({"loss": mean, "grad_norm": log["grad_norm"], "learning_rate": log["learning_rate"], **more})
-        epoch = int(state.epoch + 1e-9)
         if epoch > self.epoch:
             self.epoch = epoch
             trainer._tell("on_epoch_end")
@@ -325,6 +367,13 @@ class _Teller:
     def evaluated(self, step: int, told: str) -> tuple[bool, bool]:
         self.trainer.state.global_step = step
         metrics = evaluated(json.loads(told), "eval")
+        state, name = self.trainer.state, (self.trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
+        found = metrics.get(f"eval_{name}")
+        if step and found is not None:
+            better = state.best_metric is None or (found < state.best_metric if name == "loss" else found > state.best_metric)
+            if better:
+                state.best_metric, state.best_global_step = found, step
+                state.best_model_checkpoint = os.path.join(self.trainer.args.output_dir, f"checkpoint-{step}")
         self.trainer.log(metrics)
         self.trainer._tell("on_evaluate", metrics=metrics)
         return self._answer()

@@ -88,12 +88,18 @@ class EarlyStoppingCallback(TrainerCallback):
     def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float = 0.0) -> None:
         self.patience, self.threshold = early_stopping_patience, early_stopping_threshold
         self.best: float | None = None
-        self.without_better = 0
+        self.without_better, self.running = 0, False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.best, self.without_better, self.running = None, 0, True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.running = False
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.global_step:
+        loss = kwargs["metrics"].get("eval_loss")
+        if not self.running or not state.global_step or loss is None:
             return
-        loss = kwargs["metrics"]["eval_loss"]
         if self.best is None or loss < self.best - self.threshold:
             self.best, self.without_better = loss, 0
             return

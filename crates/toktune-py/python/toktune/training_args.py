@@ -6,12 +6,38 @@ import difflib
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from .errors import InputError
+
 __all__ = ["TrainingArguments"]
 
 # what changes nothing of what is learnt, here or at all: accepted, kept, and not acted on
 _HARMLESS = frozenset(
     [
         "per_device_eval_batch_size",
+        "hub_strategy",
+        "hub_private_repo",
+        "hub_always_push",
+        "hub_revision",
+        "debug",
+        "ddp_backend",
+        "ddp_bucket_cap_mb",
+        "ddp_broadcast_buffers",
+        "include_for_metrics",
+        "eval_do_concat_batches",
+        "use_cache",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "liger_kernel_config",
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
+        "dataloader_in_order",
+        "dataloader_multiprocessing_context",
+        "sortish_sampler",
+        "past_index",
+        "jit_mode_eval",
+        "use_ipex",
         "dataloader_num_workers",
         "dataloader_pin_memory",
         "dataloader_persistent_workers",
@@ -40,15 +66,11 @@ _HARMLESS = frozenset(
         "log_on_each_node",
         "skip_memory_metrics",
         "save_safetensors",
-        "save_only_model",
-        "data_seed",
         "eval_accumulation_steps",
-        "eval_delay",
         "include_num_input_tokens_seen",
         "include_tokens_per_second",
         "torch_empty_cache_steps",
         "prediction_loss_only",
-        "logging_first_step",
         "logging_nan_inf_filter",
         "do_train",
         "do_eval",
@@ -60,8 +82,6 @@ _HARMLESS = frozenset(
         "accelerator_config",
         "save_on_each_node",
         "use_liger_kernel",
-        "optim_args",
-        "logging_strategy",
         "half_precision_backend",
         "batch_eval_metrics",
         "eval_on_start",
@@ -90,10 +110,58 @@ _REFUSED: dict[str, tuple[tuple, str]] = {
     "auto_find_batch_size": ((False,), "a step's memory is told before it is taken; memory_budget bounds it"),
     "lr_scheduler_kwargs": ((None, {}), "the schedules have no further settings"),
     "optim_target_modules": ((None,), "toktune trains with AdamW"),
+    "data_seed": ((None,), "the order of the rows follows from `seed`"),
+    "eval_delay": ((0, None), "held-out rows are evaluated from the first step on"),
+    "optim_args": ((None, ""), "toktune's AdamW has no further settings"),
+    "save_only_model": ((False,), "a checkpoint holds what the run goes on from, which is little"),
     "torchdynamo": ((None,), "there is no graph to compile"),
 }  # fmt: skip
 
 _EXPECTED_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+# settings that are whole numbers, others, and those that are yes or no
+_WHOLE = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "save_total_limit",
+    "early_stopping_patience",
+    "max_length",
+)
+_NUMBERS = (
+    "num_train_epochs", "learning_rate", "relative_learning_rate", "lora_learning_rate", "warmup_steps", "warmup_ratio", "weight_decay",
+    "max_grad_norm", "eval_steps", "save_steps", "logging_steps", "beta", "label_smoothing",
+)  # fmt: skip
+_FLAGS = (
+    "load_best_model_at_end",
+    "share_prefixes",
+    "report",
+    "save_embedding_layers",
+    "overwrite_output_dir",
+    "bf16",
+    "disable_tqdm",
+    "logging_first_step",
+)
+
+
+def number(name: str, value: Any, whole: bool) -> Any:
+    """A setting as a number of Python's own, from one of numpy too."""
+    if value is None or isinstance(value, str):
+        if value is None:
+            return None
+        raise TypeError(f"{name}={value!r}: expected a number")
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise InputError(f"{name}: expected a finite number, found {value}")
+    if whole and value != int(value):
+        raise TypeError(f"{name}={value!r}: expected a whole number")
+    if value < 0 and name not in ("max_steps",) or value >= 1 << 63:
+        raise InputError(f"{name}: expected at least 0, found {value}")
+    return int(value) if whole else value
 
 
 @dataclass(init=False)
@@ -114,7 +182,7 @@ class TrainingArguments:
         train_sampling_strategy: `"random"`, or `"sequential"` for the rows' own order.
         eval_strategy, eval_steps: `"no"`, `"steps"` or `"epoch"`; with `eval_dataset` there is an evaluation before and after in any case.
         save_strategy, save_steps, save_total_limit: of checkpoints; `"no"`, `"steps"` or `"epoch"`.
-        logging_steps: how often a line is logged.
+        logging_strategy, logging_steps, logging_first_step: how often a line is logged: `"no"`, `"steps"` or `"epoch"`.
         load_best_model_at_end, metric_for_best_model: keep what gave the best evaluation, by `"loss"` or `"emission"`.
         early_stopping_patience: end when so many evaluations in a row were no better.
         report_to: `"tensorboard"` writes event files; `"none"` writes none.
@@ -155,6 +223,8 @@ class TrainingArguments:
     save_steps: float = 500
     save_total_limit: int | None = None
     logging_steps: float = 500
+    logging_strategy: str = "steps"
+    logging_first_step: bool = False
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
@@ -198,7 +268,7 @@ class TrainingArguments:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise TypeError(f"TrainingArguments has no argument {name!r}{hint}")
             setattr(self, name, value)
-        for name in ("lr_scheduler_type", "eval_strategy", "save_strategy", "train_sampling_strategy"):
+        for name in ("lr_scheduler_type", "eval_strategy", "save_strategy", "logging_strategy", "train_sampling_strategy"):
             value = getattr(self, name)
             setattr(self, name, str(getattr(value, "value", value)))
         self.check()
@@ -209,6 +279,7 @@ class TrainingArguments:
             "lr_scheduler_type": _EXPECTED_SCHEDULES,
             "eval_strategy": ("no", "steps", "epoch"),
             "save_strategy": ("no", "steps", "epoch", "best"),
+            "logging_strategy": ("no", "steps", "epoch"),
             "train_sampling_strategy": ("random", "sequential", "group_by_length"),
         }
         for name, expected in choices.items():
@@ -216,10 +287,25 @@ class TrainingArguments:
                 raise TypeError(f"{name}={getattr(self, name)!r}: expected {', '.join(expected)}")
         if self.metric_for_best_model not in (None, "loss", "eval_loss", "emission", "eval_emission"):
             raise TypeError(f"metric_for_best_model={self.metric_for_best_model!r}: expected loss or emission")
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        if unknown := [where for where in named if where not in ("none", "all", "tensorboard")]:
+            raise TypeError(f"report_to={unknown[0]!r}: toktune writes event files for tensorboard; expected tensorboard or none")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), (bool, type(None))):
+                raise TypeError(f"{name}={getattr(self, name)!r}: expected True or False")
+        for name in (*_WHOLE, *_NUMBERS):
+            setattr(self, name, number(name, getattr(self, name), name in _WHOLE))
+        if not 0 <= self.warmup_ratio <= 1:
+            raise TypeError(f"warmup_ratio={self.warmup_ratio!r}: expected a share from 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting."""
         return dict(vars(self))
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Rows that are evaluated at a time."""
+        return getattr(self, "per_device_eval_batch_size", 8)
 
     @property
     def train_batch_size(self) -> int:
@@ -248,7 +334,14 @@ class TrainingArguments:
         fixed = self.max_steps if self.max_steps > 0 else None
         total = fixed or max(1, -(-self.num_train_epochs * per_epoch // 1))
         every = lambda of: max(1, int(of * total)) if 0 < of < 1 else int(of)
-        warmup = self.warmup_steps if self.warmup_steps >= 1 else -(-total * max(self.warmup_steps, self.warmup_ratio) // 1)
+        # transformers' `constant` knows no warm-up
+        warmup = (
+            0
+            if self.lr_scheduler_type == "constant"
+            else self.warmup_steps
+            if self.warmup_steps >= 1
+            else -(-total * max(self.warmup_steps, self.warmup_ratio) // 1)
+        )
         evaluations = {
             "no": None,
             "epoch": per_epoch,
