@@ -2,7 +2,7 @@
 
 .PHONY: check fmt lint doc graph rooms rust-version test isa python python-peft man dist licences publish-check fixtures bench bench-kernels fuzz
 
-check: fmt lint doc graph rooms rust-version test isa python
+check: fmt lint doc graph rooms rust-version licences test isa python
 
 fmt:
 	cargo fmt --all --check

@@ -14,7 +14,7 @@ bad=$(list | awk -F'|' -v fine="^($fine)\$" '
     licence = $2; gsub(/ WITH LLVM-exception/, "", licence); gsub(/[()]/, "", licence)
     ok = 0
     # one of several is enough; several at once are looked at one by one
-    n = split(licence, any, / OR |\//)
+    n = split(licence, any, / OR | *\/ */)
     for (i = 1; i <= n; i++) {
         m = split(any[i], every, / AND /); all = m > 0
         for (j = 1; j <= m; j++) if (every[j] !~ fine) all = 0

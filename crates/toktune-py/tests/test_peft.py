@@ -226,7 +226,9 @@ def test_to_peft_twice_is_refused_and_leaves_the_first(tmp_path):
 
 
 def test_transformers_own_callback_ends_a_run(tmp_path):
-    model = toktune.get_peft_model(toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied"), toktune.TrainableTokensConfig(token_indices=[5]))
+    model = toktune.get_peft_model(
+        toktune.AutoModel.from_pretrained(FIXTURES / "llama_tied"), toktune.TrainableTokensConfig(token_indices=[5])
+    )
     rows = [{"input_ids": [5, 6, 7]}] * 8
     args = toktune.TrainingArguments(
         str(tmp_path / "out"), max_steps=30, learning_rate=1e-9, eval_strategy="steps", eval_steps=1, save_steps=1, report=False,

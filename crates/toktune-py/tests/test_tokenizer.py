@@ -1,5 +1,8 @@
 """Tokenizers under transformers' names."""
 
+import copy
+import pickle
+
 import numpy
 import pytest
 import toktune
@@ -85,3 +88,12 @@ def test_what_would_change_ids_and_is_not_there_is_refused(tokenizer):
     tokenizer.pad_token_id = tokenizer.eos_token_id
     assert tokenizer.pad_token == "</s>"
     assert tokenizer(["hello", "hello world"], padding=True, padding_side="left").attention_mask == [[0, 1], [1, 1]]
+
+
+def test_it_is_pickled_and_copied(tokenizer):
+    tokenizer.add_tokens(["<z>"])
+    tokenizer.pad_token = tokenizer.eos_token
+    for again in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+        assert again("hello <z>").input_ids == tokenizer("hello <z>").input_ids
+        assert again.pad_token == "</s>" and len(again) == len(tokenizer)
+    assert pickle.dumps(tokenizer) == pickle.dumps(tokenizer)

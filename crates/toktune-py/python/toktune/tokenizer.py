@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import UserDict
+from pathlib import Path
 from collections.abc import Iterable
 from typing import Any
 
@@ -117,6 +119,20 @@ class PreTrainedTokenizer:
 
     def __len__(self) -> int:
         return self._inner.sizes()[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a pickled tokenizer is its files: `datasets.map` hashes it, and another process reads it
+        with tempfile.TemporaryDirectory() as folder:
+            self._inner.save(folder)
+            files = {name: Path(folder, name).read_bytes() for name in sorted(os.listdir(folder))}
+        return {**{name: value for name, value in vars(self).items() if name != "_inner"}, "files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in state.pop("files").items():
+                Path(folder, name).write_bytes(content)
+            self._inner = _toktune.Tokenizer.open(folder)
+        vars(self).update(state)
 
     @property
     def required_rows(self) -> int:
@@ -393,8 +409,6 @@ def engine_tokenizer(of: Any) -> _toktune.Tokenizer | None:
     if isinstance(of, PreTrainedTokenizer):
         return of._inner
     if hasattr(of, "save_pretrained") and hasattr(of, "convert_tokens_to_ids"):
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             of.save_pretrained(folder)
             return _toktune.Tokenizer.open(folder)
