@@ -2,7 +2,7 @@
 
 use crate::errors::{argument, raise};
 use crate::model::Model;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::{fields, parsed, written};
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
@@ -135,7 +135,7 @@ impl Dataset {
         options: &str,
     ) -> PyResult<Self> {
         let options = self::options(py, model, tokenizer, options)?;
-        let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+        let tokenizer = cloned(py, tokenizer);
         let read = || {
             let parsed = sources.iter().map(|source| DataSource::parse(source));
             let parsed = parsed.collect::<std::result::Result<Vec<_>, _>>()?;
@@ -154,7 +154,7 @@ impl Dataset {
         options: &str,
     ) -> PyResult<Self> {
         let options = self::options(py, model, tokenizer, options)?;
-        let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+        let tokenizer = cloned(py, tokenizer);
         let keys = &options.keys;
         let named = [&keys.text, &keys.prompt, &keys.completion].into_iter().flatten().cloned().collect();
         let mut rows = Rows { iterator: rows.try_iter()?, named, fault: None };

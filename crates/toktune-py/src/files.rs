@@ -3,7 +3,7 @@
 use crate::adapters::saved_layers;
 use crate::errors::{argument, raise};
 use crate::model::Model;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::written;
 use pyo3::prelude::*;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ pub fn merge_to_folder(
         Some("bfloat16" | "bf16") => Some(MergedType::Bf16),
         Some(other) => return Err(argument("dtype", "float32, float16 or bfloat16", other)),
     };
-    let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+    let tokenizer = cloned(py, tokenizer);
     model.look(py, |seen| {
         let adapted = seen.adapted()?;
         let write = || {
@@ -93,7 +93,7 @@ pub fn export(
     path: PathBuf,
     tokenizer: Option<&Tokenizer>,
 ) -> PyResult<String> {
-    let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+    let tokenizer = cloned(py, tokenizer);
     let tokenizer = tokenizer.as_ref();
     model.look(py, |seen| {
         let adapted = seen.adapted()?;

@@ -3,7 +3,7 @@
 use crate::dataset::Dataset;
 use crate::errors::{argument, raise};
 use crate::model::{Model, Seen};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::{parsed, written};
 use pyo3::prelude::*;
 use serde::Deserialize;
@@ -71,7 +71,7 @@ pub fn generate(
     tell: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Vec<(Vec<u32>, &'static str)>> {
     let wanted: Wanted = parsed("the generation's configuration", config)?;
-    let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+    let tokenizer = cloned(py, tokenizer);
     let tokenizer = tokenizer.as_ref();
     let names: Option<Vec<&str>> = adapter_names.as_ref().map(|of| of.iter().map(String::as_str).collect());
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
@@ -124,7 +124,7 @@ pub fn emission(
     if most == 0 {
         return Err(argument("prompts", "at least 1", 0));
     }
-    let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+    let tokenizer = cloned(py, tokenizer);
     let found = model.look(py, |seen| {
         let adapted = seen.adapted()?;
         let tokens = adapted.token_indices();

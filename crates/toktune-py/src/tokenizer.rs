@@ -29,6 +29,11 @@ impl Tokenizer {
     }
 }
 
+/// A tokenizer of its own for what runs without the interpreter's lock.
+pub(crate) fn cloned(py: Python<'_>, tokenizer: Option<&Tokenizer>) -> Option<AutoTokenizer> {
+    tokenizer.map(|of| of.with(py, AutoTokenizer::clone))
+}
+
 #[pymethods]
 impl Tokenizer {
     /// Reads that of a folder, of a GGUF file, or of an id of the Hub.

@@ -4,7 +4,7 @@ use crate::callback::{PyCallback, finished};
 use crate::dataset::Dataset;
 use crate::errors::{argument, raise};
 use crate::model::Model;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::parsed;
 use pyo3::prelude::*;
 use serde::Deserialize;
@@ -160,7 +160,7 @@ pub fn train(
 ) -> PyResult<String> {
     let arguments = parsed::<Arguments>("the arguments", arguments)?.arguments()?;
     let (train, eval) = (train_data.inner.clone(), eval_data.map(|of| of.inner.clone()));
-    let tokenizer = tokenizer.map(|of| of.with(py, toktune::AutoTokenizer::clone));
+    let tokenizer = cloned(py, tokenizer);
     let mut taken = model.take(py, |model| {
         Trainer::plan(model, &arguments, &train)?;
         arguments.check_output()?;

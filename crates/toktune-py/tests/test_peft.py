@@ -212,9 +212,18 @@ def test_sentence_transformers_loads_what_is_merged(tmp_path):
 def test_tensors_that_moved_are_refused_and_not_read():
     base = live("llama_tied")
     model = toktune.AutoModel.from_model(base)
+    adapted = toktune.get_peft_model(model, toktune.TrainableTokensConfig(token_indices=[5]))
+    args = toktune.TrainingArguments("never", max_steps=1, report=False, disable_tqdm=True)
+    trainer = toktune.Trainer(adapted, args, train_dataset=[{"input_ids": [5, 6, 7]}])
     base.share_memory()
-    with pytest.raises(toktune.InputError, match="moved"):
-        model([[5, 6, 7]])
+    for use in (
+        lambda: model([[5, 6, 7]]),
+        lambda: toktune.get_peft_model(model, toktune.TrainableTokensConfig(token_indices=[5])),
+        trainer.train,
+        lambda: adapted.merge_to_folder("never"),
+    ):
+        with pytest.raises(toktune.InputError, match="moved"):
+            use()
 
 
 def test_to_peft_twice_is_refused_and_leaves_the_first(tmp_path):

@@ -88,7 +88,7 @@ class PreTrainedModel:
     """A pretrained model, every weight of it frozen. `AutoModelForCausalLM.from_pretrained` and its kin give one."""
 
     def __init__(self, inner: _toktune.Model, name_or_path: str, source: Any = None) -> None:
-        self._inner = inner
+        self._held = inner
         self.name_or_path = name_or_path
         # the model of transformers whose tensors these are, and where they lay when they were taken
         self._source = source
@@ -157,9 +157,14 @@ class PreTrainedModel:
         made._places = self._places
         return made
 
+    @property
+    def _inner(self) -> _toktune.Model:
+        """The engine's model, whose tensors are where they were."""
+        self._check_places()
+        return self._held
+
     def _engine(self) -> _toktune.Model:
         """What computes."""
-        self._check_places()
         return self._inner
 
     def _check_places(self) -> None:

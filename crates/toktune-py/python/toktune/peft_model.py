@@ -141,7 +141,6 @@ class PeftModel(PreTrainedModel):
             self._enabled = before
 
     def _engine(self) -> _toktune.Model:
-        self._check_places()
         return self._inner if self._enabled else self.base_model._inner
 
     def get_base_model(self) -> PreTrainedModel:

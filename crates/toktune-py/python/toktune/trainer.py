@@ -82,7 +82,7 @@ class Trainer:
         own = [usual(self.args.disable_tqdm)]
         self.callbacks: list[TrainerCallback] = own + [one() if isinstance(one, type) else one for one in callbacks or []]
         self.state, self.control = TrainerState(), TrainerControl()
-        if self.eval_strategy_without_data(eval_dataset):
+        if self._lacks_eval_data(eval_dataset):
             raise InputError(f"eval_strategy={self.args.eval_strategy!r}: there is no eval_dataset")
         if type(self).compute_loss is not Trainer.compute_loss:
             raise TypeError("compute_loss: the loss is computed by toktune's engine, which calls no method of a subclass")
@@ -92,7 +92,7 @@ class Trainer:
         self.eval_dataset = self._read(eval_dataset)
         self._tell("on_init_end")
 
-    def eval_strategy_without_data(self, eval_dataset: Any) -> bool:
+    def _lacks_eval_data(self, eval_dataset: Any) -> bool:
         """Whether held-out rows are to be evaluated that are not there."""
         return self.args.eval_strategy != "no" and eval_dataset is None
 
