@@ -189,19 +189,23 @@ pub fn parameters(
     })
 }
 
-/// An adapter's tensors by PEFT's keys.
+/// An adapter's tensors by PEFT's keys, rounded to `bf16` where that is wanted.
 #[pyfunction]
 pub fn state_dict(
     py: Python<'_>,
     model: &Model,
     name: &str,
     save_embedding_layers: &str,
+    bf16: bool,
 ) -> PyResult<Vec<(String, Array)>> {
     let layers = saved_layers(save_embedding_layers)?;
     model.look(py, |seen| {
         let model = seen.adapted()?;
         let tensors = py.detach(|| get_peft_model_state_dict(model, name, layers)).map_err(raise)?;
-        let array = |of: &FrozenMatrix| Array::new(of.decode_rows(0..of.rows()), &[of.rows(), of.cols()]);
+        let array = |of: &FrozenMatrix| {
+            let (values, shape) = (of.decode_rows(0..of.rows()), [of.rows(), of.cols()]);
+            if bf16 { Array::rounded(&values, &shape) } else { Array::new(values, &shape) }
+        };
         Ok(tensors.iter().map(|(key, matrix)| (key.clone(), array(matrix))).collect())
     })
 }

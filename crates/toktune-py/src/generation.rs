@@ -2,13 +2,13 @@
 
 use crate::dataset::Dataset;
 use crate::errors::{argument, raise};
+use crate::interrupt::{asked, raised};
 use crate::model::{Model, Seen};
 use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::{parsed, written};
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::ops::ControlFlow;
 use toktune::emission::{Emission, prompts};
 use toktune::generate::{FinishReason, GenerationConfig, Generator};
 use toktune::models::PretrainedModel;
@@ -130,21 +130,13 @@ pub fn emission(
         let tokens = adapted.token_indices();
         let work = || {
             let prompts = prompts(&data.inner, most, &tokens)?;
-            let interrupted = || match Python::attach(|py| py.check_signals()) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    // raised anew where the lock is held again
-                    Python::attach(|py| error.restore(py));
-                    ControlFlow::Break(())
-                }
-            };
             let of = (&tokens[..], tokenizer.as_ref());
-            Emission::of(adapted.base(), adapted.active(), &prompts, of, &mut |_| interrupted())
+            Emission::of(adapted.base(), adapted.active(), &prompts, of, &mut |_| asked())
         };
         let found = py.detach(work).map_err(raise)?;
         match found {
             Some(found) => Ok(found),
-            None => Err(PyErr::fetch(py)),
+            None => Err(raised(py)),
         }
     })?;
     let spelling = |id: u32| tokenizer.as_ref().and_then(|tokenizer| tokenizer.id_to_token(id));

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use toktune::Device;
 use toktune::models::{AutoModel, ModelConfig, ModelKind, PrecisionMode, PretrainedModel};
-use toktune::peft::{ActiveRows, BaseModel, LayerKind, PeftModel};
-use toktune::weights::{Checkpoint, Memory, WeightsError};
+use toktune::peft::{ActiveRows, BaseModel, LayerKind, NamedLayer, PeftModel};
+use toktune::weights::{Checkpoint, Memory, RowOrder, WeightType, WeightsError};
 
 /// What a model is at the moment. Whoever looks at it shares it, so that nothing is locked while something is computed.
 pub(crate) enum Held {
@@ -307,6 +307,12 @@ pub(crate) fn locate(name: &str) -> toktune::Result<PathBuf> {
     }
 }
 
+/// The embedding or head whose weight a tensor is.
+fn token_layer<'l>(layers: &'l [NamedLayer], tensor: &str) -> Option<&'l NamedLayer> {
+    let layer = tensor.strip_suffix(".weight")?;
+    layers.iter().find(|of| of.name == layer && of.kind != LayerKind::Linear)
+}
+
 #[pymethods]
 impl Model {
     /// Opens a folder, a file, or an id of the Hub.
@@ -333,6 +339,12 @@ impl Model {
     /// The frozen model once more, over the same weights.
     fn copy_of_base(&self, py: Python<'_>) -> PyResult<Self> {
         self.compute(py, |seen| Ok(seen.base().try_clone()?)).map(Self::of_base)
+    }
+
+    /// The model with its adapters once more, over the same weights.
+    fn copy_of_adapted(&self, py: Python<'_>) -> PyResult<Self> {
+        self.look(py, |seen| py.detach(|| seen.adapted().map(PeftModel::try_clone))?.map_err(raise))
+            .map(Self::of_adapted)
     }
 
     /// Takes products in `f32`, in `bf16`, or as the machine and the weights suggest (`auto`).
@@ -396,12 +408,52 @@ impl Model {
         })
     }
 
-    /// Every tensor: name and shape.
-    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>)>> {
+    /// Every tensor: name, shape, and its type as its file calls it. A token matrix has the rows that a resize gave it.
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>, String)>> {
         self.look(py, |seen| {
             let checkpoint = seen.base().checkpoint();
-            let of = |name: &str| (name.to_owned(), checkpoint.shape(name).unwrap_or_default().to_vec());
+            let layers = seen.base().named_layers();
+            let of = |name: &str| {
+                let mut shape = checkpoint.shape(name).unwrap_or_default().to_vec();
+                if let (Some(layer), [rows, _]) = (token_layer(&layers, name), &mut shape[..]) {
+                    *rows = layer.rows;
+                }
+                (name.to_owned(), shape, checkpoint.type_name(name).unwrap_or_default().to_owned())
+            };
             Ok(checkpoint.names().map(of).collect())
+        })
+    }
+
+    /// A tensor in the type that it is stored in; one in blocks of a quantised format as `f32`.
+    fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<Array> {
+        self.compute(py, |seen| {
+            let base = seen.base();
+            let checkpoint = base.checkpoint();
+            let shape = checkpoint.shape(name).unwrap_or_default();
+            let dtype = checkpoint.dtype(name);
+            if let Some(layer) = token_layer(&base.named_layers(), name) {
+                let matrix = base.weight(&layer.name)?;
+                let (values, shape) = (matrix.decode_rows(0..matrix.rows()), [matrix.rows(), matrix.cols()]);
+                return Ok(match dtype {
+                    Some(WeightType::BF16) => Array::rounded(&values, &shape),
+                    _ => Array::new(values, &shape),
+                });
+            }
+            let bits = || {
+                let (pairs, _) = checkpoint.stored_bytes(name).unwrap_or_default().as_chunks::<2>();
+                pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect()
+            };
+            match (dtype, shape) {
+                (Some(WeightType::BF16), _) => Ok(Array::bf16(bits(), shape)),
+                (Some(WeightType::F16), _) => Ok(Array::f16(bits(), shape)),
+                (_, [len]) => Ok(Array::new(checkpoint.vector(name, *len)?, shape)),
+                _ => {
+                    let cols = shape.last().copied().unwrap_or(1).max(1);
+                    let rows = shape.iter().product::<usize>() / cols;
+                    let matrix = checkpoint.matrix(name, rows, cols, RowOrder::Plain)?;
+                    Ok(Array::new(matrix.decode_rows(0..rows), shape))
+                }
+            }
         })
     }
 

@@ -2,14 +2,17 @@
 
 use crate::array::Array;
 use crate::dataset::Dataset;
-use crate::errors::argument;
+use crate::errors::{argument, raise};
+use crate::interrupt::{asked, raised};
 use crate::model::{Model, Seen};
 use crate::values::written;
 use pyo3::prelude::*;
+use std::ops::Range;
 use toktune::data::ModelKind;
 use toktune::data::RaggedBatch;
 use toktune::engine::runner::TokenRows;
 use toktune::peft::{ActiveRows, BASE_ADAPTER};
+use toktune::train::evaluate_until;
 use toktune::{EngineError, Result};
 
 /// Sequences one after the other, and where each starts.
@@ -53,82 +56,112 @@ pub fn logits(
     adapter_names: Option<Vec<String>>,
 ) -> PyResult<Vec<Array>> {
     let names: Option<Vec<&str>> = adapter_names.as_ref().map(|of| of.iter().map(String::as_str).collect());
-    model.compute(py, |seen| {
-        check_ids(seen, &sequences)?;
-        let base = seen.base();
-        let width = base.vocabulary();
-        let all = match (seen, base.kind()) {
-            (_, ModelKind::Seq2Seq) => {
-                let decoded = decoder_inputs(seen, labels.as_deref().unwrap_or_default());
-                let (ids, starts) = joined(&decoded)?;
-                let (read, read_starts) = joined(&sequences)?;
-                let whole = |ids: &[u32], starts: &[usize], read: TokenRows<'_>, rows: ActiveRows<'_>| {
-                    Ok::<_, toktune::Error>(base.runner().logits(
-                        TokenRows { ids, starts },
-                        Some(read),
-                        &rows.trained(),
-                    )?)
-                };
-                match &names {
-                    None => {
-                        whole(&ids, &starts, TokenRows { ids: &read, starts: &read_starts }, seen.active())?
-                    }
-                    // each with its own
-                    Some(names) => {
-                        if names.len() != decoded.len() {
-                            return Err(toktune::Error::Argument {
-                                name: "adapter_names",
-                                expected: "one for each sequence",
-                                found: names.len().to_string(),
-                            });
-                        }
-                        let mut all = Vec::with_capacity(decoded.len());
-                        for ((ids, read), name) in decoded.iter().zip(&sequences).zip(names) {
-                            let rows = match (seen, *name) {
-                                (_, BASE_ADAPTER) => ActiveRows::default(),
-                                (Seen::Adapted(adapted), name) => adapted.rows_of_adapter(name)?,
-                                (Seen::Base(_), _) => ActiveRows::default(),
-                            };
-                            let read = TokenRows { ids: read, starts: &[0, read.len()] };
-                            all.extend(whole(ids, &[0, ids.len()], read, rows)?);
-                        }
-                        all
-                    }
-                }
-            }
-            (Seen::Adapted(adapted), _) => {
-                let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-                adapted.forward(&sequences, names.as_deref())?
-            }
-            (Seen::Base(_), _) => {
-                if !base.has_head() {
-                    return Err(toktune::models::wrong_kind(base, ModelKind::Causal).into());
-                }
-                let (ids, starts) = joined(&sequences)?;
-                let tokens = TokenRows { ids: &ids, starts: &starts };
-                base.runner().logits(tokens, None, &seen.active().trained())?
-            }
+    if let Some(names) = names.as_ref().filter(|names| names.len() != sequences.len()) {
+        return Err(argument("adapter_names", "one for each sequence", names.len()));
+    }
+    model.look(py, |seen| {
+        check_ids(seen, &sequences).map_err(raise)?;
+        let width = seen.base().vocabulary();
+        let decoded = match seen.base().kind() {
+            ModelKind::Seq2Seq => Some(decoder_inputs(seen, labels.as_deref().unwrap_or_default())),
+            _ => None,
         };
-        let shaped = |logits: Vec<f32>| {
-            let rows = logits.len() / width.max(1);
-            Array::new(logits, &[rows, width])
-        };
-        Ok(all.into_iter().map(shaped).collect())
+        let mut found = Vec::with_capacity(sequences.len());
+        for some in passes(&sequences) {
+            // Ctrl-C
+            py.check_signals()?;
+            let names = names.as_ref().map(|names| &names[some.clone()]);
+            let read = &sequences[some.clone()];
+            let pass = || match &decoded {
+                Some(decoded) => {
+                    decoder_logits(seen, (read, decoded.get(some.clone()).unwrap_or_default()), names)
+                }
+                None => plain_logits(seen, read, names),
+            };
+            let shaped = |logits: Vec<f32>| {
+                let rows = logits.len() / width.max(1);
+                Array::new(logits, &[rows, width])
+            };
+            found.extend(py.detach(pass).map_err(raise)?.into_iter().map(shaped));
+        }
+        Ok(found)
     })
+}
+
+/// Sequences that are computed in one pass: as many as have no more than some tokens together, so that Ctrl-C is heard in between.
+fn passes(sequences: &[Vec<u32>]) -> Vec<Range<usize>> {
+    const TOKENS: usize = 8192;
+    let (mut passes, mut begun, mut tokens) = (Vec::new(), 0, 0);
+    for (at, ids) in sequences.iter().enumerate() {
+        if at > begun && tokens + ids.len() > TOKENS {
+            passes.push(begun..at);
+            (begun, tokens) = (at, 0);
+        }
+        tokens += ids.len();
+    }
+    passes.push(begun..sequences.len());
+    passes
+}
+
+/// The logits of a model without an encoder before its decoder.
+fn plain_logits(seen: Seen<'_>, sequences: &[Vec<u32>], names: Option<&[&str]>) -> Result<Vec<Vec<f32>>> {
+    match seen {
+        Seen::Adapted(adapted) => {
+            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+            Ok(adapted.forward(&sequences, names)?)
+        }
+        Seen::Base(base) => {
+            if !base.has_head() {
+                return Err(toktune::models::wrong_kind(base, ModelKind::Causal).into());
+            }
+            let (ids, starts) = joined(sequences)?;
+            let tokens = TokenRows { ids: &ids, starts: &starts };
+            Ok(base.runner().logits(tokens, None, &seen.active().trained())?)
+        }
+    }
+}
+
+/// The logits of an encoder-decoder for what it reads and what its decoder reads.
+fn decoder_logits(
+    seen: Seen<'_>,
+    (read, decoded): (&[Vec<u32>], &[Vec<u32>]),
+    names: Option<&[&str]>,
+) -> Result<Vec<Vec<f32>>> {
+    let whole = |read: &[Vec<u32>], decoded: &[Vec<u32>], rows: ActiveRows<'_>| -> Result<Vec<Vec<f32>>> {
+        let (ids, starts) = joined(decoded)?;
+        let (read, read_starts) = joined(read)?;
+        let read = TokenRows { ids: &read, starts: &read_starts };
+        let tokens = TokenRows { ids: &ids, starts: &starts };
+        Ok(seen.base().runner().logits(tokens, Some(read), &rows.trained())?)
+    };
+    let Some(names) = names else { return whole(read, decoded, seen.active()) };
+    // each with its own
+    let mut all = Vec::with_capacity(decoded.len());
+    for (at, name) in names.iter().enumerate() {
+        let rows = match (seen, *name) {
+            (_, BASE_ADAPTER) | (Seen::Base(_), _) => ActiveRows::default(),
+            (Seen::Adapted(adapted), name) => adapted.rows_of_adapter(name)?,
+        };
+        all.extend(whole(&read[at..=at], &decoded[at..=at], rows)?);
+    }
+    Ok(all)
 }
 
 /// The last hidden rows of each sequence, `[tokens, d]`, as they meet the head of a decoder.
 #[pyfunction]
 pub fn hidden_states(py: Python<'_>, model: &Model, sequences: Vec<Vec<u32>>) -> PyResult<Vec<Array>> {
-    model.compute(py, |seen| {
-        check_ids(seen, &sequences)?;
+    model.look(py, |seen| {
+        check_ids(seen, &sequences).map_err(raise)?;
         let active = seen.active();
         let mut found = Vec::with_capacity(sequences.len());
         for ids in &sequences {
+            // Ctrl-C
+            py.check_signals()?;
             let mut batch = RaggedBatch::new(seen.base().kind());
             // rows that are labelled are read out; what they are labelled with plays no part
             batch.push(ids.iter().copied(), ids.iter().map(|id| Some(*id)), &[]);
-            let rows = seen.base().runner().teach(&batch, &active.trained(), false)?;
+            let teach = || seen.base().runner().teach(&batch, &active.trained(), false);
+            let rows = py.detach(teach).map_err(raise)?;
             let width = rows.states.len() / ids.len().max(1);
             found.push(Array::new(rows.states, &[ids.len(), width]));
         }
@@ -167,7 +200,10 @@ pub fn evaluate(py: Python<'_>, model: &Model, data: &Dataset, batch_size: usize
             Seen::Adapted(model) => model.token_indices(),
             Seen::Base(_) => Vec::new(),
         };
-        toktune::train::evaluate(seen.base(), seen.active(), &data.inner, batch_size, &chosen)
+        evaluate_until(seen.base(), seen.active(), &data.inner, batch_size, &chosen, &mut asked)
     })?;
-    written(&evaluation)
+    match evaluation {
+        Some(evaluation) => written(&evaluation),
+        None => Err(raised(py)),
+    }
 }

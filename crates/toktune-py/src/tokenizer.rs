@@ -112,17 +112,39 @@ impl Tokenizer {
     /// Its named tokens and templates, as JSON.
     fn describe(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |inner| {
+            let named: serde_json::Map<String, Value> =
+                inner.named_tokens().map(|(name, token)| (name.to_owned(), Value::from(token))).collect();
             written(&json!({
                 "bos_token": inner.bos_token(),
                 "eos_token": inner.eos_token(),
                 "pad_token": inner.pad_token(),
                 "unk_token": inner.unk_token(),
                 "mask_token": inner.mask_token(),
+                "sep_token": inner.named_token("sep_token"),
+                "cls_token": inner.named_token("cls_token"),
+                "named_tokens": named,
+                "padding_side": inner.field("padding_side"),
+                "model_max_length": inner.field("model_max_length"),
                 "special_ids": inner.special_ids(),
                 "eos_token_ids": inner.eos_token_ids(),
                 "chat_template": inner.chat_template(),
             }))
         })
+    }
+
+    /// Every token with its id, in the order of the ids.
+    fn vocabulary(&self, py: Python<'_>) -> Vec<(String, u32)> {
+        self.with(py, AutoTokenizer::vocabulary)
+    }
+
+    /// Names the token of padding.
+    fn set_pad_token(&self, py: Python<'_>, token: &str) -> PyResult<()> {
+        self.change(py, |inner| inner.set_pad_token(token)).map_err(raise)
+    }
+
+    /// Says on which side rows are padded, for who reads the saved files.
+    fn set_padding_side(&self, py: Python<'_>, side: &str) {
+        self.change(py, |inner| inner.set_field("padding_side", side.into()));
     }
 
     /// Says what a token means.

@@ -1,5 +1,8 @@
 """Models, adapters, numbers, text."""
 
+import copy
+import shutil
+
 import numpy
 import pytest
 import toktune
@@ -121,6 +124,55 @@ def test_bf16_numbers_are_taken(adapted):
     set_peft_model_state_dict(adapted, tensors)
     found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     assert all(numpy.array_equal(found[key], value.astype(numpy.float32)) for key, value in tensors.items())
+
+
+def test_bf16_numbers_are_given(adapted, model):
+    types = pytest.importorskip("ml_dtypes")
+    whole = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    rounded = get_peft_model_state_dict(adapted, save_embedding_layers=False, dtype="bfloat16")
+    assert all(tensor.dtype == types.bfloat16 for tensor in rounded.values())
+    assert all(numpy.array_equal(rounded[key], value.astype(types.bfloat16)) for key, value in whole.items())
+    assert set_peft_model_state_dict(adapted, rounded).missing_keys == []
+
+
+def test_the_tensors_of_a_model(model, adapted):
+    found = model.state_dict()
+    named = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert {name: tensor.shape for name, tensor in found.items()} == named and model.dtype == "float32"
+    layer = model.get_input_embeddings()
+    assert numpy.array_equal(found[f"{layer.name}.weight"], layer.weight)
+    # without a copy, which keeps the memory as long as it is used
+    shared = numpy.from_dlpack(model._inner.tensor(f"{layer.name}.weight"))
+    assert numpy.array_equal(shared, layer.weight)
+    larger = model.copy()
+    larger.resize_token_embeddings(layer.num_embeddings + 3)
+    assert larger.state_dict()[f"{layer.name}.weight"].shape[0] == layer.num_embeddings + 3
+    with pytest.raises(toktune.InputError, match="return_tensors"):
+        model.state_dict(return_tensors="tf")
+    with pytest.raises(toktune.InputError, match="dtype"):
+        get_peft_model_state_dict(adapted, dtype="float64")
+
+
+def test_copies_share_weights_and_nothing_else(adapted, model):
+    again = copy.deepcopy(adapted)
+    doubled = {key: 2 * tensor for key, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
+    set_peft_model_state_dict(again, doubled)
+    before = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    assert all(not numpy.array_equal(before[key], doubled[key]) for key in doubled)
+    ids = [adapted.token_indices]
+    assert not numpy.array_equal(adapted(ids).logits, again(ids).logits)
+    assert numpy.array_equal(copy.copy(model)(ids).logits, model(ids).logits)
+
+
+def test_generations_settings_are_the_folders(model, tiny, tmp_path):
+    assert model.generation_config.to_dict().get("max_new_tokens") is None
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 7, "transformers_version": "5.0"}')
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "model").generation_config
+    assert (found.temperature, found.top_k, found.do_sample) == (0.5, 7, None)
+    (tmp_path / "model" / "generation_config.json").write_text("[]")
+    with pytest.raises(toktune.InputError, match="JSON object"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model").generation_config
 
 
 def test_several_adapters(adapted, tmp_path):

@@ -98,6 +98,52 @@ def test_a_model_object_learns_as_in_peft(fixture, tmp_path):
     assert all(numpy.array_equal(restored[key].detach().numpy(), trained[key]) for key in trained)
 
 
+@pytest.mark.parametrize("fixture", ["llama_tied", "t5"])
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_live_model_of_peft_is_trained_where_it_lies(fixture, with_lora, tmp_path):
+    about, rows = expected(fixture), ids_rows(fixture)
+    size, tokens = about["batch_size"], about["token_indices"]
+    rows = (rows * 6 * size)[: 6 * size]
+    config = peft.TrainableTokensConfig(token_indices=tokens)
+    if with_lora:
+        linear = ["q", "v"] if fixture == "t5" else ["q_proj", "down_proj"]
+        config = peft.LoraConfig(r=2, target_modules=linear, trainable_token_indices=tokens)
+    base = changed(live(fixture))
+    torch.manual_seed(2)
+    model = peft.get_peft_model(base, config)
+    copy = deepcopy(model)
+    args = toktune.TrainingArguments(
+        str(tmp_path / "out"), max_steps=6, learning_rate=0.01, lora_learning_rate=0.01, lr_scheduler_type="constant", per_device_train_batch_size=size,
+        train_sampling_strategy="sequential", max_grad_norm=0, logging_steps=1, report=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = toktune.Trainer(model, args, train_dataset=rows)
+    trainer.train()
+    found = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    wanted = peft_losses(copy, rows, size, 0.01, 6)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert trainer.to_peft() is model
+    # the live model computes with what was trained
+    given = {"input_ids": torch.tensor([rows[0]["input_ids"]]), "labels": torch.tensor([rows[0]["labels"]])}
+    with torch.no_grad():
+        assert model.eval()(**given).loss.item() == pytest.approx(copy.eval()(**given).loss.item(), rel=1e-4)
+
+
+def test_numbers_in_bf16_are_given_to_torch(tmp_path):
+    base = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / "llama_tied", dtype=torch.bfloat16)
+    base.save_pretrained(tmp_path)
+    model = toktune.AutoModel.from_pretrained(tmp_path)
+    assert model.dtype == "bfloat16" and dict(model.named_parameters())["model.norm.weight"].dtype == "bfloat16"
+    found, wanted = model.state_dict(return_tensors="pt"), base.state_dict()
+    assert set(found) <= set(wanted) and all(torch.equal(found[name], wanted[name]) for name in found)
+    adapted = toktune.get_peft_model(model, toktune.TrainableTokensConfig(token_indices=[5], init_weights=False))
+    whole = toktune.get_peft_model_state_dict(adapted, save_embedding_layers=False, return_tensors="pt")
+    rounded = toktune.get_peft_model_state_dict(adapted, save_embedding_layers=False, return_tensors="pt", dtype=torch.bfloat16)
+    assert all(torch.equal(rounded[key], whole[key].bfloat16()) for key in whole)
+    del model, adapted
+    # the memory lives as long as the tensors
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+
+
 def test_tensors_are_used_where_they_lie():
     base = live("llama_tied").eval()
     model = toktune.AutoModel.from_model(base)
@@ -166,8 +212,15 @@ def test_a_tokenizer_of_transformers_works(tiny, tmp_path):
 
 def test_what_cannot_be_taken_is_said(tiny):
     wrapped = peft.get_peft_model(live("llama_tied"), peft.TrainableTokensConfig(token_indices=[3]))
-    with pytest.raises(TypeError, match="unload"):
+    with pytest.raises(toktune.InputError, match="unload"):
         toktune.get_peft_model(wrapped, toktune.TrainableTokensConfig(token_indices=[3]))
+    whole = peft.get_peft_model(live("llama_tied"), peft.LoraConfig(r=2, target_modules=["q_proj"], bias="all"))
+    with pytest.raises(TypeError, match="bias"):
+        toktune.PeftModel.from_model(whole)
+    merged = peft.get_peft_model(live("llama_tied"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    merged.merge_adapter()
+    with pytest.raises(TypeError, match="unmerge_adapter"):
+        toktune.PeftModel.from_model(merged)
     with pytest.raises(TypeError, match="get_peft_model"):
         toktune.Trainer(live("llama_tied"))
     with pytest.raises(toktune.InputError, match="came from files"):

@@ -70,7 +70,7 @@ def test_one_of_the_hub(hub):
 
 
 def test_what_would_change_ids_and_is_not_there_is_refused(tokenizer):
-    for wrong in ({"text_pair": "world"}, {"is_split_into_words": True}, {"pad_to_multiple_of": 8}, {"truncation": True}):
+    for wrong in ({"text_pair": "world"}, {"is_split_into_words": True}, {"pad_to_multiple_of": 8}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             tokenizer("hello", **wrong)
     with pytest.raises(TypeError, match="lstrip"):
@@ -88,6 +88,44 @@ def test_what_would_change_ids_and_is_not_there_is_refused(tokenizer):
     tokenizer.pad_token_id = tokenizer.eos_token_id
     assert tokenizer.pad_token == "</s>"
     assert tokenizer(["hello", "hello world"], padding=True, padding_side="left").attention_mask == [[0, 1], [1, 1]]
+
+
+def test_what_is_set_is_saved(tokenizer, tmp_path):
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert (again.pad_token, again.padding_side) == (tokenizer.eos_token, "left")
+    assert again.special_tokens_map["pad_token"] == tokenizer.eos_token
+    with pytest.raises(toktune.InputError, match="no token"):
+        tokenizer.pad_token = "<nothing>"
+    with pytest.raises(toktune.InputError, match="padding_side"):
+        tokenizer.padding_side = "top"
+    with pytest.raises(TypeError, match="pad_token"):
+        tokenizer.pad_token = None
+
+
+def test_the_vocabulary(tokenizer):
+    before = tokenizer.vocab_size
+    tokenizer.add_tokens(["<z>"])
+    found = tokenizer.get_vocab()
+    assert len(found) == len(tokenizer) == before + 1 and list(found.values()) == sorted(found.values())
+    assert tokenizer.get_added_vocab() == {"<z>": found["<z>"]} and tokenizer.vocab_size == before
+    assert tokenizer.model_max_length > 1e6 and tokenizer("hello world", truncation=True).input_ids == tokenizer("hello world").input_ids
+    assert tokenizer.cls_token is None and tokenizer.sep_token_id is None
+
+
+def test_rows_are_padded(tokenizer):
+    tokenizer.pad_token = tokenizer.eos_token
+    fill = tokenizer.pad_token_id
+    rows = [{"input_ids": [5, 6], "labels": [-100, 6]}, {"input_ids": [5], "labels": [5]}]
+    found = tokenizer.pad(rows, return_tensors="np")
+    assert found.input_ids.tolist() == [[5, 6], [5, fill]] and found.labels.tolist() == [[-100, 6], [5, -100]]
+    assert found.attention_mask.tolist() == [[1, 1], [1, 0]]
+    wide = tokenizer.pad({"input_ids": [[5, 6], [5]]}, pad_to_multiple_of=4, padding_side="left")
+    assert wide.input_ids == [[fill, fill, 5, 6], [fill, fill, fill, 5]]
+    assert tokenizer.pad({"input_ids": [5, 6]}, padding="max_length", max_length=3).input_ids == [[5, 6, fill]]
+    with pytest.raises(toktune.InputError, match="input_ids"):
+        tokenizer.pad({"labels": [[1]]})
 
 
 def test_it_is_pickled_and_copied(tokenizer):

@@ -330,3 +330,56 @@ def test_errors_have_pythons_names(tiny, rows, tmp_path):
 
     with pytest.raises(TypeError, match="compute_loss"):
         Own(make(tiny, rows, tmp_path / "out").model, arguments(tmp_path / "out"), train_dataset=rows)
+
+
+def test_predictions_and_metrics_of_ones_own(tiny, rows, tmp_path, capsys):
+    numpy = pytest.importorskip("numpy")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), TrainableTokensConfig(token_indices=[5]))
+    seen = []
+
+    def computed(of):
+        seen.append(of.predictions.shape)
+        learnt = of.label_ids[:, 1:] >= 0
+        return {"accuracy": float((of.predictions[:, :-1] == of.label_ids[:, 1:])[learnt].mean())}
+
+    held = [{"input_ids": [5, 6, 7, 8]}, {"input_ids": [5, 6]}, {"input_ids": [9, 5, 6]}]
+    args = arguments(tmp_path / "out", max_steps=2, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2)
+    trainer = Trainer(
+        model, args, train_dataset=held, eval_dataset=held, compute_metrics=computed,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    )  # fmt: skip
+    trainer.train()
+    logged = [log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log]
+    assert len(logged) >= 2 and all(0 <= one <= 1 for one in logged) and set(seen) == {(3, 4)}
+    plain = Trainer(model, args, train_dataset=held, eval_dataset=held)
+    found = plain.predict(held)
+    logits = model(held[0]["input_ids"]).logits[0]
+    assert found.predictions.shape[:2] == (3, 4) and numpy.allclose(found.predictions[0], logits, atol=1e-4)
+    assert found.label_ids.tolist() == [[5, 6, 7, 8], [5, 6, -100, -100], [9, 5, 6, -100]] and (found.predictions[1, 2:] == -100).all()
+    assert found.metrics["test_loss"] == pytest.approx(plain.evaluate()["eval_loss"])
+    plain.log_metrics("test", found.metrics)
+    plain.save_metrics("test", found.metrics)
+    plain.save_metrics("eval", plain.evaluate())
+    assert "test_loss" in capsys.readouterr().out
+    both = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert both["test_loss"] == found.metrics["test_loss"] and "eval_loss" in both
+
+
+def test_ctrl_c_ends_an_evaluation_and_a_pass(tiny):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), TrainableTokensConfig(token_indices=[5]))
+    row = {"input_ids": [5, 6, 7, 8] * 8}
+    trainer = Trainer(model, TrainingArguments("never", per_device_eval_batch_size=1, disable_tqdm=True), train_dataset=[row])
+    many = trainer._read([row] * 20000)
+    uses = (
+        lambda: trainer.evaluate(many),
+        lambda: model.hidden_states([row["input_ids"]] * 200000),
+        lambda: model([row["input_ids"]] * 20000),
+    )
+    for use in uses:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            use()
+        timer.join()
+    # it is there afterwards
+    assert model([[5, 6]]).logits.shape[1] == 2

@@ -41,6 +41,14 @@ pub enum TextError {
         /// The folder.
         dir: PathBuf,
     },
+    /// A token that is not in the vocabulary.
+    #[error("`{token}` is no token of this tokenizer{}", did_you_mean(.nearest))]
+    NoToken {
+        /// What was asked for.
+        token: String,
+        /// The nearest token there is.
+        nearest: Option<String>,
+    },
     /// A `tokenizer.json` that the tokenizers crate cannot read.
     #[error("{path}: not a tokenizer: {reason}")]
     TokenizerFile {

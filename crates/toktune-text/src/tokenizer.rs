@@ -165,6 +165,47 @@ impl AutoTokenizer {
         self.special.get("mask_token")
     }
 
+    /// The token that carries one of transformers' names: `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `cls_token`
+    /// or `mask_token`.
+    pub fn named_token(&self, name: &str) -> Option<&str> {
+        self.special.get(name)
+    }
+
+    /// The names that tokens carry, with the tokens.
+    pub fn named_tokens(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.special.iter()
+    }
+
+    /// Names the token that fills short rows of a padded batch, and is saved as such.
+    ///
+    /// # Errors
+    /// The vocabulary has no such token.
+    pub fn set_pad_token(&mut self, token: &str) -> Result<()> {
+        if self.token_to_id(token).is_none() {
+            let nearest = self.nearest_tokens(token, 1).into_iter().next();
+            return Err(TextError::NoToken { token: token.to_owned(), nearest });
+        }
+        self.special.set("pad_token", token);
+        Ok(())
+    }
+
+    /// A field of `tokenizer_config.json`, as it was read or [set](Self::set_field).
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.config.get(name)
+    }
+
+    /// Sets a field of `tokenizer_config.json` that decides nothing here and is saved for who reads the folder (`padding_side`).
+    pub fn set_field(&mut self, name: &str, value: Value) {
+        self.config.insert(name.to_owned(), value);
+    }
+
+    /// Every token of the vocabulary with its id, added ones included, in the order of the ids.
+    pub fn vocabulary(&self) -> Vec<(String, u32)> {
+        let mut all: Vec<(String, u32)> = self.inner.get_vocab(true).into_iter().collect();
+        all.sort_unstable_by_key(|(_, id)| *id);
+        all
+    }
+
     /// The id of [`bos_token`](Self::bos_token).
     pub fn bos_token_id(&self) -> Option<u32> {
         self.token_to_id(self.bos_token()?)

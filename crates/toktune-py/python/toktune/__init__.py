@@ -39,15 +39,15 @@ from .peft_model import (
 from .recipe import Recipe
 from .tokenizer import AddedToken, AutoTokenizer, BatchEncoding, PreTrainedTokenizer
 from .tools import combine, distill, preview, run_command
-from .trainer import Trainer, TrainOutput
+from .trainer import EvalPrediction, PredictionOutput, Trainer, TrainOutput
 from .trainer_callback import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from .training_args import TrainingArguments
 
 __all__ = [
     "AddedToken", "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoPeftModel",
     "AutoPeftModelForCausalLM", "AutoPeftModelForFeatureExtraction", "AutoPeftModelForSeq2SeqLM", "AutoTokenizer", "BatchEncoding",
-    "DivergedError", "EarlyStoppingCallback", "Error", "FileError", "GenerationConfig", "InputError", "LoraConfig", "MissingFileError",
-    "OutputError", "PeftConfig", "PeftModel", "PeftType", "PreTrainedModel", "PreTrainedTokenizer", "PretrainedConfig",
+    "DivergedError", "EarlyStoppingCallback", "Error", "EvalPrediction", "FileError", "GenerationConfig", "InputError", "LoraConfig", "MissingFileError",
+    "OutputError", "PeftConfig", "PeftModel", "PeftType", "PreTrainedModel", "PreTrainedTokenizer", "PredictionOutput", "PretrainedConfig",
     "PrinterCallback", "ProgressCallback", "Recipe", "TaskType", "TokenisedDataset", "TrainOutput", "TrainableTokensConfig", "Trainer",
     "TrainerCallback", "TrainerControl", "TrainerState", "TrainingArguments", "__version__", "combine", "distill", "get_peft_model",
     "get_peft_model_state_dict", "instruction_set", "num_threads", "preview", "run_command", "set_num_threads",

@@ -10,10 +10,40 @@ from .errors import InputError
 
 
 def numpy_of(array: Any) -> Any:
-    """The numbers of the engine as a numpy array of f32, which is not to be written to, without a copy."""
+    """The numbers of the engine as a numpy array, which is not to be written to, without a copy; bf16 as `ml_dtypes` has it.
+
+    Raises:
+        InputError: they are bf16, and `ml_dtypes` is not installed.
+    """
     import numpy
 
-    return numpy.asarray(memoryview(array))
+    found = numpy.asarray(memoryview(array))
+    if array.dtype != "bfloat16":
+        return found
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise InputError(
+            'numpy has no bfloat16 but by the package ml_dtypes, which is not installed; return_tensors="pt" gives tensors of torch'
+        ) from error
+    return found.view(ml_dtypes.bfloat16)
+
+
+def arrays_of(arrays: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Numbers of the engine as numpy arrays (`"np"`), or as tensors of torch (`"pt"`) by DLPack, both without a copy.
+
+    Raises:
+        InputError: another kind; what it needs is not installed.
+    """
+    if kind == "np":
+        return {name: numpy_of(array) for name, array in arrays.items()}
+    if kind != "pt":
+        raise InputError(f'return_tensors: expected "np" or "pt", found {kind!r}')
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError('return_tensors="pt" needs torch, which is not installed; "np" gives numpy arrays') from error
+    return {name: torch.from_dlpack(array) for name, array in arrays.items()}
 
 
 def is_torch(of: Any) -> bool:

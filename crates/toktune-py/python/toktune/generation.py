@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from typing import Any
+
+from .errors import InputError
 
 __all__ = ["GenerationConfig"]
 
@@ -97,6 +100,21 @@ def set_draws(seed: int) -> None:
 def several(of: None | int | str | list) -> list | None:
     """One or several as a list."""
     return of if of is None or isinstance(of, list) else list(of) if isinstance(of, tuple) else [of]
+
+
+def of_folder(folder: str) -> GenerationConfig:
+    """What `generation_config.json` of a folder says that acts here; nothing where there is none."""
+    path = os.path.join(folder, "generation_config.json")
+    if not os.path.isfile(path):
+        return GenerationConfig()
+    try:
+        with open(path, encoding="utf-8") as file:
+            stored = json.load(file)
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, {error}") from error
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: expected a JSON object, found {stored!r}")
+    return GenerationConfig(**{name: value for name, value in stored.items() if name in (*_KNOWN, "max_length") and value is not None})
 
 
 def of_transformers(config: Any) -> GenerationConfig:

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import _toktune
-from .arrays import ids_of, is_torch, numpy_of, padded
+from .arrays import arrays_of, ids_of, is_torch, numpy_of, padded
 from .errors import InputError
-from .generation import GenerationConfig, drawn_seed, of_transformers
+from .generation import GenerationConfig, drawn_seed, of_folder, of_transformers
 from .tokenizer import engine_tokenizer
 
 __all__ = [
     "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "Embedding", "ModelOutput", "Parameter",
     "PreTrainedModel", "PretrainedConfig",
 ]  # fmt: skip
+
+
+# files' names of types, by numpy's and torch's
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class PretrainedConfig:
@@ -131,8 +135,24 @@ class PreTrainedModel:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every tensor by its name; none is trained."""
-        for name, shape in self._inner.tensors():
-            yield name, Parameter(tuple(shape), False)
+        for name, shape, stored in self._inner.tensors():
+            yield name, Parameter(tuple(shape), False, _TYPES.get(stored, stored))
+
+    def state_dict(self, *, return_tensors: str = "np") -> dict[str, Any]:
+        """Every tensor of the model's files by its name, in the type that it is stored in (quantised ones as f32), copied.
+
+        Args:
+            return_tensors: `"np"` gives numpy arrays, bf16 ones by `ml_dtypes`; `"pt"` tensors of torch.
+        """
+        return arrays_of({name: self._inner.tensor(name) for name, _, _ in self._inner.tensors()}, return_tensors)
+
+    @property
+    def dtype(self) -> str:
+        """The type that most numbers are stored in: `float32`, `bfloat16`, `float16`, or the name of a quantised format."""
+        counts: dict[str, int] = {}
+        for _, parameter in PreTrainedModel.named_parameters(self):
+            counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+        return max(counts, key=lambda name: counts[name])
 
     def parameters(self) -> Iterator[Parameter]:
         """The tensors of `named_parameters`."""
@@ -146,6 +166,13 @@ class PreTrainedModel:
         """The embedding."""
         return self._embedding(self._described()["embedding"])
 
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """What the model's files say of generation, as far as it acts here: a copy, to be changed and given to `generate`."""
+        if self._source is not None:
+            return of_transformers(getattr(self._source, "generation_config", None))
+        return of_folder(self.name_or_path)
+
     def get_output_embeddings(self) -> Embedding | None:
         """The head, where there is one."""
         head = self._described()["head"]
@@ -156,6 +183,12 @@ class PreTrainedModel:
         made = PreTrainedModel(self._inner.copy_of_base(), self.name_or_path, self._source)
         made._places = self._places
         return made
+
+    def __copy__(self) -> "PreTrainedModel":
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PreTrainedModel":
+        return self.copy()
 
     @property
     def _inner(self) -> _toktune.Model:

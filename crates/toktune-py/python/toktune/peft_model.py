@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import _toktune
-from .arrays import floats, numpy_of
+from .arrays import arrays_of, floats
 from .configuration import PeftConfig, of_peft
 from .errors import InputError
 from .generation import set_draws
-from .interop import engine_model
+from .interop import adapters_of, engine_model, is_live
 from .modeling import AutoModel, ModelOutput, Parameter, PreTrainedModel
 from .tokenizer import PreTrainedTokenizer, engine_tokenizer
 
@@ -37,7 +37,7 @@ def base_of(model: Any) -> PreTrainedModel:
 def without_adapters(model: Any) -> PreTrainedModel:
     """As `base_of`, of a model that has no adapter."""
     base = base_of(model)
-    if isinstance(base, PeftModel):
+    if isinstance(base, PeftModel) or is_live(model):
         raise InputError(
             "the model has adapters already: add_adapter and load_adapter add another, and unload() gives the model without them"
         )
@@ -53,6 +53,7 @@ class PeftModel(PreTrainedModel):
     def __init__(self, inner: _toktune.Model, base: PreTrainedModel) -> None:
         super().__init__(inner, base.name_or_path, base._source)
         self._places = base._places
+        # the model of PEFT that the adapters were taken from
         self._live: Any = None
         self.base_model = base
         self._enabled = True
@@ -85,6 +86,29 @@ class PeftModel(PreTrainedModel):
                 base = base.copy()
                 base.resize_token_embeddings(rows)
         return cls(_toktune.with_adapter(base._inner, folder, adapter_name), base)
+
+    @classmethod
+    def from_model(cls, model: Any) -> PeftModel:
+        """Takes a live model of PEFT on the CPU: its weights are used where they lie, its adapters are copied. `to_peft()` puts
+        them back.
+
+        Raises:
+            TypeError: it is none, or an adapter of it trains what toktune does not.
+        """
+        if not is_live(model):
+            raise TypeError(f"expected a model of PEFT, found {type(model).__name__}")
+        adapters = adapters_of(model)
+        base = base_of(model)
+        (first, (config, _)), *others = adapters.items()
+        made = cls(_toktune.adapted(base._inner, as_json(config), first, seed()), base)
+        for name, (config, _) in others:
+            made.add_adapter(name, config)
+        for name, (_, tensors) in adapters.items():
+            set_peft_model_state_dict(made, tensors, name)
+        active = model.active_adapters
+        made.set_adapter(list(active) if isinstance(active, (list, tuple)) else active)
+        made._live = model
+        return made
 
     # adapters
 
@@ -140,6 +164,13 @@ class PeftModel(PreTrainedModel):
         finally:
             self._enabled = before
 
+    def copy(self) -> PeftModel:
+        """The model with its adapters once more, over the same weights, to be changed without this one. `copy.copy` and `copy.deepcopy`
+        give the same: frozen weights are never copied."""
+        made = PeftModel(self._inner.copy_of_adapted(), self.base_model)
+        made._enabled = self._enabled
+        return made
+
     def _engine(self) -> _toktune.Model:
         return self._inner if self._enabled else self.base_model._inner
 
@@ -158,8 +189,8 @@ class PeftModel(PreTrainedModel):
         with_lora = any(is_lora for _, _, is_lora, _ in found) or self.active_peft_config.peft_type == "LORA"
         inside = "token_adapter." if with_lora else ""
         adapter = self.active_adapters[0]
-        for name, shape in self._inner.tensors():
-            yield f"base_model.model.{name}", Parameter(tuple(shape), False)
+        for name, parameter in super().named_parameters():
+            yield f"base_model.model.{name}", parameter
         for name, layer, is_lora, shape in found:
             kind = name.removeprefix(f"{layer}.")
             own = f"{layer}.{kind}.{adapter}.weight" if is_lora else f"{layer}.{inside}{kind}.{adapter}"
@@ -238,7 +269,8 @@ class PeftModel(PreTrainedModel):
         return json.loads(_toktune.export(self._inner, to, os.fspath(path), engine_tokenizer(tokenizer)))
 
     def to_peft(self) -> Any:
-        """A live PEFT model with these adapters, over the transformers model that this one was made of.
+        """A live PEFT model with these adapters, over the transformers model that this one was made of; the one that `from_model` was
+        given, with these adapters in it.
 
         Raises:
             InputError: it was made of files; PEFT loads the folder that `save_pretrained` writes.
@@ -285,11 +317,23 @@ AutoPeftModelForFeatureExtraction = AutoPeftModel
 
 
 def get_peft_model_state_dict(
-    model: PeftModel, adapter_name: str = "default", save_embedding_layers: str | bool = "auto"
+    model: PeftModel,
+    adapter_name: str = "default",
+    save_embedding_layers: str | bool = "auto",
+    *,
+    dtype: str = "float32",
+    return_tensors: str = "np",
 ) -> dict[str, Any]:
-    """An adapter's tensors by PEFT's keys, each a numpy matrix of f32."""
+    """An adapter's tensors by PEFT's keys, each a matrix.
+
+    Args:
+        dtype: `"float32"`, as they are trained and saved, or `"bfloat16"`, rounded.
+        return_tensors: `"np"` gives numpy arrays, bf16 ones by `ml_dtypes`; `"pt"` tensors of torch.
+    """
+    if (kind := str(dtype).removeprefix("torch.")) not in ("float32", "bfloat16"):
+        raise InputError(f'dtype: expected "float32" or "bfloat16", found {dtype!r}')
     layers = saved_layers(save_embedding_layers)
-    return {key: numpy_of(array) for key, array in _toktune.state_dict(model._inner, adapter_name, layers)}
+    return arrays_of(dict(_toktune.state_dict(model._inner, adapter_name, layers, kind == "bfloat16")), return_tensors)
 
 
 def set_peft_model_state_dict(model: PeftModel, peft_model_state_dict: dict[str, Any], adapter_name: str = "default") -> ModelOutput:

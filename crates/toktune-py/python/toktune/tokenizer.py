@@ -70,6 +70,13 @@ def tensors(of: dict[str, list], kind: str | None) -> dict[str, Any]:
     return {name: numpy.array(rows, dtype=numpy.int64) for name, rows in of.items()}
 
 
+def checked_side(side: str) -> str:
+    """`right` or `left`."""
+    if side not in ("right", "left"):
+        raise InputError(f'padding_side: expected "right" or "left", found {side!r}')
+    return side
+
+
 # of transformers, and of no account here
 _LOADING = ("use_fast", "trust_remote_code", "cache_dir", "token", "local_files_only", "legacy", "force_download", "model_max_length")
 _CALLING = ("return_attention_mask", "return_token_type_ids", "verbose")
@@ -91,8 +98,6 @@ class PreTrainedTokenizer:
     def __init__(self, inner: _toktune.Tokenizer, name_or_path: str) -> None:
         self._inner = inner
         self.name_or_path = name_or_path
-        self.padding_side = "right"
-        self._pad_token: str | None = None
         self._changed = False
         # texts that the vocabulary did not have
         self._new: set[str] = set()
@@ -109,7 +114,8 @@ class PreTrainedTokenizer:
         side, pad = kwargs.pop("padding_side", None), kwargs.pop("pad_token", None)
         refuse("from_pretrained", kwargs, _LOADING)
         tokenizer = cls(_toktune.Tokenizer.open(name), name)
-        tokenizer.padding_side = side or tokenizer.padding_side
+        if side is not None:
+            tokenizer.padding_side = side
         if pad is not None:
             tokenizer.pad_token = getattr(pad, "content", pad)
         return tokenizer
@@ -138,6 +144,34 @@ class PreTrainedTokenizer:
     def required_rows(self) -> int:
         """The rows that a model needs: one more than the highest id, which is more than `len` where ids have holes."""
         return self._inner.sizes()[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens without those that were added here."""
+        return len(self) - len(self._new)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, added ones included, in the order of the ids."""
+        return dict(self._inner.vocabulary())
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The tokens that were added here."""
+        return {token: id for token, id in self._inner.vocabulary() if token in self._new}
+
+    @property
+    def model_max_length(self) -> int:
+        """The longest text that the files say the model takes; as in transformers a number beyond all lengths where they say nothing."""
+        found = self._described()["model_max_length"]
+        return int(found) if isinstance(found, (int, float)) and 0 < found < 1e18 else int(1e30)
+
+    @property
+    def padding_side(self) -> str:
+        """Where rows are padded: `right` unless the files or somebody says `left`."""
+        return self._described()["padding_side"] or "right"
+
+    @padding_side.setter
+    def padding_side(self, side: str) -> None:
+        self._inner.set_padding_side(checked_side(side))
 
     # tokens
 
@@ -225,21 +259,54 @@ class PreTrainedTokenizer:
         refuse("the tokenizer", kwargs, _CALLING)
         alone = isinstance(text, str)
         texts = [text] if isinstance(text, str) else text
-        if truncation and max_length is None:
-            raise TypeError("truncation: toktune's tokenizer knows no longest length of its own; max_length says it")
-        most = max_length if truncation else None
+        most = (max_length or self.model_max_length) if truncation else None
         rows = [self._ids(one, add_special_tokens, most) for one in texts]
-        masks = [[1] * len(row) for row in rows]
+        found: dict[str, Any] = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         if padding:
-            if (fill := self.pad_token_id) is None:
-                raise InputError("padding needs a padding token; tokenizer.pad_token = tokenizer.eos_token names one")
-            least = max_length or 0 if padding == "max_length" else 0
-            left = (padding_side or self.padding_side) == "left"
-            rows, masks = padded(rows, fill, left=left, least=least), padded(masks, 0, left=left, least=least)
-        found = tensors({"input_ids": rows, "attention_mask": masks}, return_tensors)
+            found = self._padded(found, max_length if padding == "max_length" else None, padding_side)
+        found = tensors(found, return_tensors)
         if alone and return_tensors is None:
             found = {name: rows[0] for name, rows in found.items()}
         return BatchEncoding(found)
+
+    def _padded(self, columns: dict[str, list], least: int | None, side: str | None) -> dict[str, list]:
+        """Columns of rows, each filled to one length: ids with the padding token, labels with -100, what else there is with 0."""
+        if (fill := self.pad_token_id) is None:
+            raise InputError("padding needs a padding token; tokenizer.pad_token = tokenizer.eos_token names one")
+        left = checked_side(side or self.padding_side) == "left"
+        fills = {"input_ids": fill, "labels": -100}
+        return {name: padded(rows, fills.get(name, 0), left=left, least=least or 0) for name, rows in columns.items()}
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Rows of one length, from a dict of columns or a list of dicts. `labels` are filled with -100."""
+        refuse("pad", kwargs, _CALLING)
+        if hasattr(encoded_inputs, "keys"):
+            columns = {name: list(encoded_inputs[name]) for name in encoded_inputs}
+        else:
+            rows = list(encoded_inputs)
+            columns = {name: [row[name] for row in rows] for name in (rows[0].keys() if rows else ())}
+        if "input_ids" not in columns:
+            raise InputError(f"pad: expected input_ids, found {', '.join(columns) or 'nothing'}")
+        if not columns["input_ids"] or not hasattr(columns["input_ids"][0], "__len__"):
+            columns = {name: [rows] for name, rows in columns.items()}
+        columns = {name: [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows] for name, rows in columns.items()}
+        columns.setdefault("attention_mask", [[1] * len(row) for row in columns["input_ids"]])
+        if padding:
+            least = max((len(row) for row in columns["input_ids"]), default=0)
+            least = max(least, max_length or 0) if padding == "max_length" else least
+            if pad_to_multiple_of:
+                least = -(-least // pad_to_multiple_of) * pad_to_multiple_of
+            columns = self._padded(columns, least, padding_side)
+        return BatchEncoding(tensors(columns, return_tensors))
 
     def _ids(self, text: str, with_frame: bool, most: int | None) -> list[int]:
         """The ids of a text, cut within its frame."""
@@ -351,6 +418,31 @@ class PreTrainedTokenizer:
         return self._id(self.mask_token)
 
     @property
+    def sep_token(self) -> str | None:
+        """The token that parts two texts."""
+        return self._described()["sep_token"]
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """The id of `sep_token`."""
+        return self._id(self.sep_token)
+
+    @property
+    def cls_token(self) -> str | None:
+        """The token that a text begins with for a classifier."""
+        return self._described()["cls_token"]
+
+    @property
+    def cls_token_id(self) -> int | None:
+        """The id of `cls_token`."""
+        return self._id(self.cls_token)
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The names that tokens carry, with the tokens."""
+        return self._described()["named_tokens"]
+
+    @property
     def pad_token_id(self) -> int | None:
         """The id of `pad_token`."""
         return self._id(self.pad_token)
@@ -368,13 +460,13 @@ class PreTrainedTokenizer:
     @property
     def pad_token(self) -> str | None:
         """The token of padding."""
-        return self._pad_token or self._described()["pad_token"]
+        return self._described()["pad_token"]
 
     @pad_token.setter
     def pad_token(self, token: str | None) -> None:
-        if token is not None and self._inner.token_to_id(token) is None:
-            raise InputError(f"pad_token: {token!r} is no token of this tokenizer")
-        self._pad_token = token
+        if token is None:
+            raise TypeError("pad_token: expected a token, found None; a tokenizer keeps the one that it has")
+        self._inner.set_pad_token(getattr(token, "content", token))
 
     @property
     def all_special_ids(self) -> list[int]:

@@ -7,19 +7,21 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import _toktune
+from .arrays import numpy_of
 from .data import TokenisedDataset, tokenise
 from .errors import InputError, MissingFileError
-from .interop import is_module
+from .interop import is_live, is_module
 from .peft_model import PeftModel, base_name
 from .tokenizer import PreTrainedTokenizer, engine_tokenizer
 from .trainer_callback import TrainerCallback, TrainerControl, TrainerState, logger, usual
 from .training_args import TrainingArguments
 
-__all__ = ["TrainOutput", "Trainer"]
+__all__ = ["EvalPrediction", "PredictionOutput", "TrainOutput", "Trainer"]
 
 # what a run leaves in its folder
 _OWN_FILES = (
@@ -36,17 +38,34 @@ class TrainOutput(NamedTuple):
     metrics: dict[str, Any]
 
 
+class PredictionOutput(NamedTuple):
+    """What a model makes of rows."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, Any]
+
+
+class EvalPrediction(NamedTuple):
+    """What `compute_metrics` is given: logits, or what `preprocess_logits_for_metrics` makes of them, and labels, both padded with -100."""
+
+    predictions: Any
+    label_ids: Any
+
+
 class Trainer:
     """Trains the active adapter of a model.
 
     Args:
-        model: a `PeftModel`.
+        model: a `PeftModel`, or a live model of PEFT on the CPU, which `train()` writes the trained rows and updates back into.
         args: the settings.
         train_dataset: any of `tokenise`'s kinds of data.
         eval_dataset: held-out rows of such a kind.
         processing_class: the tokenizer, of toktune or of transformers; `tokenizer` is its older name.
         callbacks: `TrainerCallback`s, or classes of them, beside the bar or the lines that are there anyway
             (`remove_callback(toktune.PrinterCallback)` takes those away).
+        compute_metrics: makes further metrics of an `EvalPrediction`, at every evaluation. It needs the logits of all held-out rows at once,
+            `[rows, longest, vocabulary]`, unless `preprocess_logits_for_metrics(logits, labels)` makes less of each batch.
         data_collator: of no account, since rows are never padded; of one that hides tokens (`mlm=True`) the probability is taken.
 
     Raises:
@@ -65,8 +84,13 @@ class Trainer:
         model_init: Any = None,
         callbacks: list | None = None,
         tokenizer: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if is_live(model):
+            # trained where it lies; its adapters get what was trained
+            model = PeftModel.from_model(model)
         if not isinstance(model, PeftModel):
             what = "a model of PEFT or transformers" if is_module(model) else f"{type(model).__name__}"
             raise TypeError(f"model: expected what toktune.get_peft_model gives, found {what}")
@@ -79,6 +103,7 @@ class Trainer:
             raise TypeError(f"args: expected toktune.TrainingArguments, found {type(self.args).__name__}")
         self.processing_class = processing_class if processing_class is not None else tokenizer
         self.data_collator = data_collator
+        self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess_logits_for_metrics
         own = [usual(self.args.disable_tqdm)]
         self.callbacks: list[TrainerCallback] = own + [one() if isinstance(one, type) else one for one in callbacks or []]
         self.state, self.control = TrainerState(), TrainerControl()
@@ -169,6 +194,8 @@ class Trainer:
         try:
             output = self._run(engine, teller)
         finally:
+            if self.model._live is not None:
+                self.model.to_peft()
             self._tell("on_train_end")
         return self._finish(output, teller, time.perf_counter() - begun)
 
@@ -268,11 +295,68 @@ class Trainer:
             raise InputError("eval_dataset: there is none")
         begun = time.perf_counter()
         found = json.loads(_toktune.evaluate(self.model._engine(), dataset._inner, self.args.eval_batch_size))
-        metrics = evaluated(found, metric_key_prefix)
+        metrics = {**evaluated(found, metric_key_prefix), **self._computed(dataset, metric_key_prefix)}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - begun, 4)
         self.log(metrics)
         self._tell("on_evaluate", metrics=metrics)
         return metrics
+
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """The logits of rows, `[rows, longest, vocabulary]`, their labels, `[rows, longest]`, both padded with -100, and their loss as
+        `evaluate` has it. What `preprocess_logits_for_metrics` makes of each batch takes the logits' place."""
+        dataset = self._read(test_dataset)
+        if dataset is None:
+            raise InputError("test_dataset: there is none")
+        predictions, labels = self._predictions(dataset)
+        found = json.loads(_toktune.evaluate(self.model._engine(), dataset._inner, self.args.eval_batch_size))
+        metrics = evaluated(found, metric_key_prefix)
+        if self.compute_metrics is not None:
+            computed = self.compute_metrics(EvalPrediction(predictions, labels))
+            metrics.update(prefixed(computed, metric_key_prefix))
+        return PredictionOutput(predictions, labels, metrics)
+
+    def _predictions(self, dataset: TokenisedDataset) -> tuple[Any, Any]:
+        """What the model makes of rows, and their labels, both padded with -100."""
+        import numpy
+
+        if self.model.kind == "pairs":
+            raise InputError("a model of sentence pairs gives vectors, encode(), and no logits")
+        predictions, labels = [], []
+        size = self.args.eval_batch_size
+        for begin in range(0, len(dataset), size):
+            examples = [dataset[at] for at in range(begin, min(begin + size, len(dataset)))]
+            targets = [example["labels"] for example in examples]
+            ids = [example["input_ids"] for example in examples]
+            logits = [numpy_of(array) for array in _toktune.logits(self.model._engine(), ids, targets, None)]
+            made, wanted = stacked(logits), stacked([numpy.array(row, dtype=numpy.int64) for row in targets])
+            if self.preprocess_logits_for_metrics is not None:
+                made = numpy.asarray(self.preprocess_logits_for_metrics(made, wanted))
+            predictions.extend(made)
+            labels.extend(wanted)
+        return stacked(predictions), stacked(labels)
+
+    def _computed(self, dataset: TokenisedDataset | None, prefix: str) -> dict[str, Any]:
+        """What `compute_metrics` makes of rows."""
+        if self.compute_metrics is None or dataset is None:
+            return {}
+        return prefixed(self.compute_metrics(EvalPrediction(*self._predictions(dataset))), prefix)
+
+    def log_metrics(self, split: str, metrics: dict[str, Any]) -> None:
+        """Prints metrics, one a line."""
+        widest = max((len(name) for name in metrics), default=0)
+        print(f"***** {split} metrics *****")
+        for name in sorted(metrics):
+            print(f"  {name:<{widest}} = {metrics[name]}")
+
+    def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
+        """Writes metrics into `SPLIT_results.json` in the output folder, and into `all_results.json` beside those of other splits."""
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True), encoding="utf-8")
+        if combined:
+            path = folder / "all_results.json"
+            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            path.write_text(json.dumps({**before, **metrics}, indent=4, sort_keys=True), encoding="utf-8")
 
     def emission(self, eval_dataset: Any = None, *, prompts: int = 30) -> dict[str, Any]:
         """Whether the trained tokens are written where they belong: of each its rank and probability there, how often the model writes it
@@ -297,6 +381,24 @@ class Trainer:
     def to_peft(self) -> Any:
         """A live PEFT model with what was trained, over the transformers model that it was trained over."""
         return self.model.to_peft()
+
+
+def prefixed(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Metrics of one's own by the names that logs have."""
+    return {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def stacked(rows: list[Any]) -> Any:
+    """Arrays that may differ in their first size as one, filled up with -100."""
+    import numpy
+
+    if not rows or rows[0].ndim == 0:
+        return numpy.array(rows)
+    longest = max(row.shape[0] for row in rows)
+    whole = numpy.full((len(rows), longest, *rows[0].shape[1:]), -100, dtype=rows[0].dtype)
+    for at, row in enumerate(rows):
+        whole[at, : row.shape[0]] = row
+    return whole
 
 
 def evaluated(found: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -366,7 +468,7 @@ class _Teller:
 
     def evaluated(self, step: int, told: str) -> tuple[bool, bool]:
         self.trainer.state.global_step = step
-        metrics = evaluated(json.loads(told), "eval")
+        metrics = {**evaluated(json.loads(told), "eval"), **self.trainer._computed(self.trainer.eval_dataset, "eval")}
         state, name = self.trainer.state, (self.trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
         found = metrics.get(f"eval_{name}")
         if step and found is not None:

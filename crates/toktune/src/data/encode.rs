@@ -13,7 +13,7 @@ mod framed;
 mod preference;
 
 use super::chat::{ChatEncoder, LabelledIds};
-use super::row::{Conversation, Row, Words};
+use super::row::{Conversation, Padding, Row, Words};
 use super::weights::LossWeights;
 use super::{Collator, DataCache, DataError, EncodingNotes, Example, ModelKind, RowKeys, SampleBy, Source};
 use crate::data::error::Result;
@@ -226,11 +226,11 @@ impl<'e> Encoder<'e> {
     /// The row's tokens and their labels.
     fn tokens(&self, (key, words): (&'static str, Words), at: &Source) -> Result<LabelledIds> {
         let (ids, labels) = match words {
-            Words::Ids { input_ids, labels: Some(labels) } => {
-                same_length(&input_ids, &labels, at)?;
+            Words::Ids { input_ids, labels: Some(labels), padding } => {
+                let labels = in_place(labels, input_ids.len(), padding, at)?;
                 (input_ids, labels)
             }
-            Words::Ids { input_ids, labels: None } => {
+            Words::Ids { input_ids, labels: None, .. } => {
                 self.refuse_completion(key, at)?;
                 let labels = learn(&input_ids);
                 (input_ids, labels)
@@ -285,13 +285,31 @@ impl<'e> Encoder<'e> {
     }
 }
 
-/// Labels in the places of the ids must be as many.
-fn same_length(input_ids: &[u32], labels: &[Option<u32>], at: &Source) -> Result<(), DataError> {
-    let (labels, inputs) = (labels.len(), input_ids.len());
-    match labels == inputs {
-        true => Ok(()),
-        false => Err(DataError::LabelLength { at: at.clone(), labels, inputs }),
+/// The labels in the places of `inputs` ids, as many as these; of labels that have the row's padding still, those without it.
+///
+/// # Errors
+/// They are neither; padding is labelled.
+fn in_place(
+    mut labels: Vec<Option<u32>>,
+    inputs: usize,
+    padding: Padding,
+    at: &Source,
+) -> Result<Vec<Option<u32>>> {
+    let Padding { before, behind } = padding;
+    if labels.len() == inputs {
+        return Ok(labels);
     }
+    if labels.len() != before + inputs + behind {
+        return Err(DataError::LabelLength { at: at.clone(), labels: labels.len(), inputs });
+    }
+    let is_padding = |index: &usize| *index < before || *index >= before + inputs;
+    let labelled = (0..labels.len()).filter(is_padding).find_map(|index| Some((index, labels[index]?)));
+    if let Some((index, found)) = labelled {
+        return Err(DataError::PaddingLabel { at: at.clone(), index, found });
+    }
+    labels.truncate(before + inputs);
+    labels.drain(..before);
+    Ok(labels)
 }
 
 /// Every token as its own label.

@@ -127,6 +127,18 @@ pub enum DataError {
         /// The number of input ids.
         inputs: usize,
     },
+    /// Padding that would be learnt.
+    #[error(
+        "{at}: `labels[{index}]` is {found} where `attention_mask` is 0, expected -100: padding is not learnt"
+    )]
+    PaddingLabel {
+        /// The line.
+        at: Source,
+        /// The place.
+        index: usize,
+        /// The label.
+        found: u32,
+    },
     /// Weights that are not as many as the labels they are for.
     #[error("{at}: {weights} `loss_weights`, expected {labels}, one a label")]
     WeightLength {

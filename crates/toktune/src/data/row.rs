@@ -32,8 +32,8 @@ pub(super) struct Row {
 /// What a row says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Words {
-    /// Ids as they stand. `None` in `labels` is not learnt; whether they must be as many as the ids is the model's.
-    Ids { input_ids: Vec<u32>, labels: Option<Vec<Option<u32>>> },
+    /// Ids without their padding. `None` in `labels` is not learnt; whether they must be as many as the ids is the model's.
+    Ids { input_ids: Vec<u32>, labels: Option<Vec<Option<u32>>>, padding: Padding },
     /// A text to learn as a whole.
     Text(String),
     /// A text to go on from, and how it goes on.
@@ -44,6 +44,13 @@ pub(super) enum Words {
     Pair { anchor: Sequence, positive: Sequence },
     /// Two answers to one prompt.
     Preference(Preference),
+}
+
+/// How much padding a row had before and behind its ids; what stands in the places of the ids still has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Padding {
+    pub before: usize,
+    pub behind: usize,
 }
 
 /// A conversation.
@@ -197,19 +204,23 @@ impl Reader<'_> {
             let hidden = labels.iter_mut().zip(mask).filter(|(_, learnt)| !learnt);
             hidden.for_each(|(label, _)| *label = None);
         }
+        let mut padding = Padding::default();
         if let Some(mask) = self.mask("attention_mask", input_ids.len())? {
-            let seen = mask.iter().rposition(|seen| *seen).map_or(0, |last| last + 1);
-            if seen == 0 || mask[..seen].contains(&false) {
+            let first = mask.iter().position(|seen| *seen).unwrap_or(0);
+            let end = mask.iter().rposition(|seen| *seen).map_or(0, |last| last + 1);
+            if first == end || mask[first..end].contains(&false) {
                 let value = self.fields.get("attention_mask");
-                return Err(self.wrong("attention_mask", value, "0 at the end alone, behind what is read"));
+                return Err(self.wrong(
+                    "attention_mask",
+                    value,
+                    "1 for what is read and 0 at its ends alone",
+                ));
             }
-            if let Some(labels) = labels.as_mut().filter(|labels| labels.len() == mask.len()) {
-                let padding = labels[seen..].iter().all(Option::is_none);
-                labels.truncate(if padding { seen } else { mask.len() });
-            }
-            input_ids.truncate(seen);
+            padding = Padding { before: first, behind: mask.len() - end };
+            input_ids.truncate(end);
+            input_ids.drain(..first);
         }
-        Ok(Words::Ids { input_ids, labels })
+        Ok(Words::Ids { input_ids, labels, padding })
     }
 
     /// A list of 0 and 1, one for each id.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::files::files_of;
 use super::records::{RecordOptions, read_records};
-use super::row::{Row, Words, messages};
+use super::row::{Padding, Row, Words, messages};
 use super::{DataError, DataOptions, DataSource, Source};
 use crate::data::error::Result;
 
@@ -40,9 +40,10 @@ pub fn survey(source: &DataSource, options: &DataOptions) -> Result<Survey> {
             survey.rows += 1;
             *survey.kinds.entry(row.key).or_default() += 1;
             match row.words {
-                Words::Ids { input_ids, labels: Some(labels) } => {
+                Words::Ids { input_ids, labels: Some(labels), padding: Padding { before, behind } } => {
                     survey.labelled += 1;
-                    survey.labels_apart += usize::from(labels.len() != input_ids.len());
+                    let (bare, padded) = (input_ids.len(), before + input_ids.len() + behind);
+                    survey.labels_apart += usize::from(![bare, padded].contains(&labels.len()));
                 }
                 Words::Messages(conversation) => survey.messages += conversation.messages.len(),
                 Words::Preference(preference) => survey.messages += messages(&preference),

@@ -74,19 +74,32 @@ fn masks_beside_ids_are_obeyed() {
         r#"{"input_ids": [1, 2, 3, 0], "assistant_masks": [0, 1, 0, 0], "attention_mask": [1, 1, 1, 0]}"#,
         "\n",
         r#"{"input_ids": [1, 2, 3, 0], "labels": [1, -100, 3, -100], "attention_mask": [1, 1, 1, 0]}"#,
+        "\n",
+        r#"{"input_ids": [0, 0, 1, 2, 3], "labels": [-100, -100, 1, -100, 3], "attention_mask": [0, 0, 1, 1, 1]}"#,
+        "\n",
+        r#"{"input_ids": [0, 1, 2, 3, 0], "labels": [1, -100, 3], "attention_mask": [0, 1, 1, 1, 0]}"#,
     );
     let dataset = read_with(rows.as_bytes(), None, &options()).unwrap();
-    let labels = [[None, Some(2), Some(3)], [None, Some(2), None], [Some(1), None, Some(3)]];
+    let third = [Some(1), None, Some(3)];
+    let labels = [[None, Some(2), Some(3)], [None, Some(2), None], third, third, third];
     for (index, labels) in labels.into_iter().enumerate() {
         let example = dataset.example(index).unwrap();
         assert_eq!((example.input_ids.as_slice(), example.labels.as_slice()), (&[1, 2, 3][..], &labels[..]));
     }
     let cases = [
-        (r#""attention_mask": [0, 1, 1]"#, "`attention_mask` is a list, expected 0 at the end alone"),
-        (r#""attention_mask": [0, 0, 0]"#, "`attention_mask` is a list, expected 0 at the end alone"),
+        (r#""attention_mask": [1, 0, 1]"#, "`attention_mask` is a list, expected 1 for what is read"),
+        (r#""attention_mask": [0, 0, 0]"#, "`attention_mask` is a list, expected 1 for what is read"),
         (r#""completion_mask": [0, 1]"#, "expected as many of 0 and 1 as `input_ids` has ids"),
         (r#""completion_mask": [0, 1, 2]"#, "expected as many of 0 and 1 as `input_ids` has ids"),
-        (r#""labels": [1, 2, 3], "attention_mask": [1, 1, 0]"#, "labels longer than input"),
+        (
+            r#""labels": [1, 2, 3], "attention_mask": [1, 1, 0]"#,
+            "`labels[2]` is 3 where `attention_mask` is 0, expected -100",
+        ),
+        (
+            r#""labels": [1, 2, 3], "attention_mask": [0, 1, 1]"#,
+            "`labels[0]` is 1 where `attention_mask` is 0, expected -100",
+        ),
+        (r#""labels": [1, 2], "attention_mask": [1, 1, 1]"#, "labels shorter than input"),
     ];
     for (mask, expected) in cases {
         let error = read(&format!("{{\"input_ids\": [1, 2, 3], {mask}}}"), &options()).unwrap_err();

@@ -78,8 +78,8 @@ pub struct Emission {
 }
 
 impl Emission {
-    /// Tries the tokens `chosen` of `model` with `rows` on `prompts`. `stop` is asked before every few of them, with how many are
-    /// done; nothing is given when it ends it.
+    /// Tries the tokens `chosen` of `model` with `rows` on `prompts`. `stop` is asked before every few of them and before
+    /// each token that is written, with how many are done; nothing is given when it ends it.
     ///
     /// # Errors
     /// As [`Generator::generate_batch`] and [`crate::engine::runner::Runner::each_logits`].
@@ -102,7 +102,10 @@ impl Emission {
                 return Ok(None);
             }
             tally.predicted(model, &rows, some)?;
-            let written = written(model, &rows, some, &config)?;
+            let done = texts.len();
+            let Some(written) = written((model, &rows), some, &config, &mut || stop(done))? else {
+                return Ok(None);
+            };
             some.iter().zip(&written).for_each(|(prompt, text)| tally.written(prompt, text));
             texts.extend(written);
         }
@@ -128,19 +131,22 @@ impl Emission {
     }
 }
 
-/// Goes on with prompts greedily, each as far as what was to be written would go twice over.
+/// Goes on with prompts greedily, each as far as what was to be written would go twice over; `None` when `stop` ends it.
 fn written(
-    model: &PretrainedModel,
-    rows: &ActiveRows<'_>,
+    (model, rows): (&PretrainedModel, &ActiveRows<'_>),
     prompts: &[Prompt],
     config: &GenerationConfig,
-) -> Result<Vec<Vec<u32>>> {
+    stop: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Option<Vec<Vec<u32>>>> {
     let max_new_tokens = prompts.iter().map(Prompt::room).max().unwrap_or(0);
     let config = GenerationConfig { max_new_tokens, ..config.clone() };
     let of: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.ids[..]).collect();
     let mut going = Generator::new(model, *rows, config)?.generate_batch(&of)?;
     let mut texts = vec![Vec::new(); prompts.len()];
     loop {
+        if stop().is_break() {
+            return Ok(None);
+        }
         let next = going.advance()?;
         if next.is_empty() {
             break;
@@ -148,7 +154,7 @@ fn written(
         next.into_iter().for_each(|(at, token): (usize, u32)| texts[at].push(token));
     }
     texts.iter_mut().zip(prompts).for_each(|(text, prompt): (&mut Vec<u32>, _)| text.truncate(prompt.room()));
-    Ok(texts)
+    Ok(Some(texts))
 }
 
 /// What is counted of a token.

@@ -75,6 +75,21 @@ pub fn evaluate(
     Evaluated { model, data, batch_size, chosen, reference: None }.whole(rows)
 }
 
+/// As [`evaluate`]; `None` when `stop`, which is asked before every batch, ends it.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_until(
+    model: &PretrainedModel,
+    rows: ActiveRows<'_>,
+    data: &Dataset,
+    batch_size: usize,
+    chosen: &[u32],
+    stop: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Option<Evaluation>> {
+    Evaluated { model, data, batch_size, chosen, reference: None }.until(rows, stop)
+}
+
 /// Evaluates `model` with `rows` on two answers to one prompt a row. They are compared with what the model gives them without rows and
 /// updates.
 ///

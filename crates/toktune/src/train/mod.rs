@@ -39,7 +39,7 @@ pub use arguments::{
 pub use best::BestStep;
 pub use budget::{MemoryBudget, MemoryRoom};
 pub use callback::{ChangedSetting, TrainerCallback, TrainerWarning};
-pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences};
+pub use evaluate::{Evaluation, TokenEvaluation, evaluate, evaluate_preferences, evaluate_until};
 pub use history::EvaluatedStep;
 pub use leak::Leak;
 pub use log::{LOG_FILE, StepLog, peak_memory_bytes, read_log};

@@ -8,7 +8,7 @@
 //!
 //! What the tokenizer puts behind a text stays when `max_length` cuts the text, as transformers truncates.
 
-use super::{Encoder, end, learn, same_length};
+use super::{Encoder, end, in_place, learn};
 use crate::data::error::Result;
 use crate::data::row::{Row, Sequence, Words};
 use crate::data::{Collator, DataError, Example, Masking, Source};
@@ -19,10 +19,9 @@ impl Encoder<'_> {
         let key = row.key;
         self.refuse_completion(key, &at)?;
         let (mut input_ids, mut labels, behind) = match row.words {
-            Words::Ids { input_ids, labels } => {
-                if let Some(labels) = &labels {
-                    same_length(&input_ids, labels, &at)?;
-                }
+            Words::Ids { input_ids, labels, padding } => {
+                let labels =
+                    labels.map(|labels| in_place(labels, input_ids.len(), padding, &at)).transpose()?;
                 (input_ids, labels.unwrap_or_default(), 0)
             }
             Words::Text(text) => (self.framed(&text, key, &at)?, Vec::new(), self.behind),
@@ -42,7 +41,9 @@ impl Encoder<'_> {
     pub(super) fn seq2seq(&self, row: Row, at: Source) -> Result<Example> {
         let key = row.key;
         let (mut input_ids, mut labels, behind) = match row.words {
-            Words::Ids { input_ids, labels: Some(labels) } if !labels.is_empty() => (input_ids, labels, 0),
+            Words::Ids { input_ids, labels: Some(labels), .. } if !labels.is_empty() => {
+                (input_ids, labels, 0)
+            }
             Words::Ids { labels: Some(_), .. } => {
                 return Err(DataError::EmptyRow { at, key: "labels".to_owned() });
             }
