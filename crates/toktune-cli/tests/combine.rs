@@ -81,6 +81,21 @@ fn rows_that_differ_are_named_and_decided() {
 }
 
 #[test]
+fn tokens_stay_what_they_are() {
+    let work = Work::new();
+    adapter(&work, "one", &["<a>", "<b>"], &[]);
+    adapter(&work, "two", &["<c>"], &["--add-special-token", "<b>", "--allow-unseen"]);
+    combine(&work, &["--on-conflict", "first"]).ok();
+    let added = work.read_json("both/tokenizer.json")["added_tokens"].clone();
+    let flags = |content: &str| {
+        let found = added.as_array().and_then(|all| all.iter().find(|token| token["content"] == content));
+        found.map(|token| token["special"] == true)
+    };
+    // `<b>` is special in one of the two
+    assert_eq!(["<a>", "<b>", "<c>"].map(flags), [Some(false), Some(true), Some(false)]);
+}
+
+#[test]
 fn what_cannot_be_combined_is_refused() {
     let work = Work::new();
     adapter(&work, "one", &["<a>"], &[]);

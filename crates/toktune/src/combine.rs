@@ -284,14 +284,16 @@ fn check_names(part: &Part, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// The id of a part's token among the tokens of all, to which it is added where they lack it.
+/// The id of a part's token among the tokens of all, to which it is added where they lack it; one that is special in any part is
+/// special.
 fn place(part: &Part, id: u32, all: Option<&mut AutoTokenizer>) -> Result<u32> {
     let (Some(own), Some(all)) = (&part.tokenizer, all) else { return Ok(id) };
     let Some(name) = own.id_to_token(id) else { return Ok(id) };
-    if let Some(known) = all.token_to_id(&name) {
-        return Ok(known);
-    }
-    let token = own.new_token(id).unwrap_or_else(|| crate::text::NewToken::new(name));
+    let token = match (own.new_token(id), all.token_to_id(&name)) {
+        (None, Some(known)) => return Ok(known),
+        (None, None) => crate::text::NewToken::new(name),
+        (Some(token), _) => token,
+    };
     Ok(all.add_new_tokens(&[token])?.first().copied().unwrap_or(id))
 }
 
