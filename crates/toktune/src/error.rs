@@ -10,6 +10,7 @@ use crate::peft::PeftError;
 use crate::template_tokens::TemplateTokensError;
 use crate::text::TextError;
 use crate::weights::WeightsError;
+use crate::workers::WorkersError;
 use std::path::PathBuf;
 use toktune_engine::EngineError;
 
@@ -63,6 +64,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Several processes cannot train together, or not go on.
+    #[error(transparent)]
+    Workers(Box<WorkersError>),
     /// Adapters cannot be combined.
     #[error(transparent)]
     Combine(Box<CombineError>),
@@ -218,6 +222,12 @@ pub enum Error {
 impl From<WeightsError> for Error {
     fn from(error: WeightsError) -> Self {
         Self::Weights(error)
+    }
+}
+
+impl From<WorkersError> for Error {
+    fn from(error: WorkersError) -> Self {
+        Self::Workers(error.into())
     }
 }
 

@@ -56,6 +56,7 @@ pub mod report;
 pub mod runtime;
 pub mod template_tokens;
 pub mod train;
+pub mod workers;
 
 pub use combine::{CombineError, Combined, OnConflict, combine_adapters};
 pub use config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};

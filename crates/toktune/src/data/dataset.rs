@@ -319,6 +319,21 @@ impl Dataset {
         Err(DataError::NoSuchExample { index, examples: self.len() })
     }
 
+    /// Tokens of the inputs of examples together, which the examples need not be read for.
+    pub fn tokens_of(&self, indices: &[usize]) -> usize {
+        let of = |index: usize| {
+            let mut within = index;
+            for part in &self.parts {
+                match within.checked_sub(part.store.len()) {
+                    None => return part.store.tokens_of(within),
+                    Some(rest) => within = rest,
+                }
+            }
+            None
+        };
+        indices.iter().filter_map(|&index| of(index)).sum()
+    }
+
     /// Every example in turn.
     pub fn examples(&self) -> impl Iterator<Item = Result<Example>> + '_ {
         self.parts.iter().flat_map(|part| (0..part.store.len()).map(|index| part.store.example(index)))

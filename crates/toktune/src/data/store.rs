@@ -210,6 +210,14 @@ impl Store {
         self.read(index).ok_or(DataError::DamagedStore { example: index })
     }
 
+    /// Tokens of an example's inputs together; nothing where there is none.
+    pub fn tokens_of(&self, index: usize) -> Option<usize> {
+        let at = self.table + 8 * index;
+        let start = usize::try_from(u64::from_le_bytes(self.bytes.get(at..at + 8)?.try_into().ok()?)).ok()?;
+        let head = self.bytes.get(start..start.checked_add(8)?)?;
+        Some(numbers(head).map(|length| length as usize).sum())
+    }
+
     /// Token `at` of a sequence of an example, the first or the second of its inputs; nothing past its end.
     pub fn token(&self, (index, sequence): (usize, usize), at: usize) -> Option<u32> {
         let number =

@@ -4,10 +4,12 @@ use super::preference::{PreferenceMetrics, Reference, check_dpo};
 use super::prior::{Elsewhere, Prior};
 use crate::data::Dataset;
 use crate::engine::objective::{DpoConfig, Losses, PreferenceSums};
+use crate::engine::prefixes::Prefixes;
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::Result;
 use crate::models::PretrainedModel;
 use crate::peft::{ActiveRows, HeldRows};
+use crate::workers::{Reader, Team, WorkersError, Writer, read_preference, write_preference};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -87,7 +89,7 @@ pub fn evaluate_until(
     chosen: &[u32],
     stop: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Evaluation>> {
-    Evaluated { model, data, batch_size, chosen, reference: None }.until(rows, stop)
+    Evaluated { model, data, batch_size, chosen, reference: None }.until(rows, &mut Team::default(), stop)
 }
 
 /// Evaluates `model` with `rows` on two answers to one prompt a row. They are compared with what the model gives them without rows and
@@ -117,44 +119,72 @@ pub(super) struct Evaluated<'e> {
     pub(super) reference: Option<&'e Reference>,
 }
 
+/// In place of a tally: that there is none, since the evaluation was ended.
+const STOPPED: usize = usize::MAX;
+
 impl Evaluated<'_> {
+    /// The losses of a batch.
+    fn losses(
+        &self,
+        indices: &[usize],
+        rows: ActiveRows<'_>,
+        compared: Option<(&Reference, &Prefixes)>,
+    ) -> Result<Losses> {
+        let Self { model, data, .. } = *self;
+        // always the tokens that the first epoch would mask, so that evaluations can be compared
+        let mut batch = data.batch(indices, 0)?;
+        let mut wanted = Wanted::Losses;
+        if let Some((reference, prefixes)) = compared {
+            batch.segments = data.sequences(indices).into_iter().map(|at| prefixes.of_sequence(at)).collect();
+            batch.preference = Some(reference.objective((model, data), (indices, &batch), None)?);
+            // what is not trained yet has rewards of 0, to the last bit
+            wanted = Wanted::LossesAsTrained;
+        }
+        Ok(model.step(&batch, &rows.trained(), wanted, StepOptions::default())?.losses)
+    }
+
     /// Evaluates all of it.
     fn whole(&self, rows: ActiveRows<'_>) -> Result<Evaluation> {
         // nothing stops it, so that it is whole
-        let whole = self.until(rows, &mut || ControlFlow::Continue(()))?;
+        let whole = self.until(rows, &mut Team::default(), &mut || ControlFlow::Continue(()))?;
         Ok(whole.unwrap_or_else(|| Tally::new(self.chosen).finish()))
     }
 
-    /// As [`evaluate`]; `None` when `stop`, which is asked before every batch, ends it.
+    /// As [`evaluate`], the batches divided among workers; `None` when the `stop` of any, which is asked before every batch, ends it.
     pub(super) fn until(
         &self,
         rows: ActiveRows<'_>,
+        team: &mut Team,
         stop: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Evaluation>> {
         let Self { model, data, batch_size, chosen, reference } = *self;
         data.check_for(model)?;
-        let trained = rows.trained();
-        let mut tally = Tally::new(chosen);
-        let indices: Vec<usize> = (0..data.len()).collect();
+        let batches: Vec<Vec<usize>> =
+            (0..data.len()).collect::<Vec<_>>().chunks(batch_size.max(1)).map(<[usize]>::to_vec).collect();
         let base = Reference::new(HeldRows::default(), DpoConfig::default());
         let reference = data.is_preference().then(|| reference.unwrap_or(&base));
         // both answers begin with their prompt
         let prefixes = reference.map(|_| data.prefixes(model));
-        for indices in indices.chunks(batch_size.max(1)) {
+        let mut own = Writer::default();
+        for indices in &batches[team.share(batches.len())] {
             if stop().is_break() {
-                return Ok(None);
+                // nothing at all, which the others know by
+                own = Writer::default();
+                own.number(STOPPED);
+                break;
             }
-            // always the tokens that the first epoch would mask, so that evaluations can be compared
-            let mut batch = data.batch(indices, 0)?;
-            let mut wanted = Wanted::Losses;
-            if let (Some(reference), Some(prefixes)) = (reference, &prefixes) {
-                batch.segments =
-                    data.sequences(indices).into_iter().map(|at| prefixes.of_sequence(at)).collect();
-                batch.preference = Some(reference.objective((model, data), (indices, &batch), None)?);
-                // what is not trained yet has rewards of 0, to the last bit
-                wanted = Wanted::LossesAsTrained;
+            let mut tally = Tally::new(chosen);
+            tally.add(self.losses(indices, rows, reference.zip(prefixes.as_ref()))?);
+            tally.write(&mut own);
+        }
+        // every batch's sums are added in the order of the batches, whoever computed them
+        let mut tally = Tally::new(chosen);
+        for (worker, said) in team.gathered(own.finish())?.into_iter().enumerate() {
+            let mut message = Reader::new(worker, &said);
+            while !message.is_empty() {
+                let Some(of_batch) = Tally::read(chosen, &mut message)? else { return Ok(None) };
+                tally.merge(&of_batch);
             }
-            tally.add(model.step(&batch, &trained, wanted, StepOptions::default())?.losses);
         }
         let mut evaluation = tally.finish();
         let trained = chosen.iter().copied().collect();
@@ -212,6 +242,52 @@ impl<'c> Tally<'c> {
                 *count += 1;
             }
         }
+    }
+
+    /// Adds another one.
+    fn merge(&mut self, other: &Self) {
+        self.all = (self.all.0 + other.all.0, self.all.1 + other.all.1);
+        self.of_tokens.iter_mut().zip(&other.of_tokens).for_each(|(sum, of)| {
+            *sum = (sum.0 + of.0, sum.1 + of.1);
+        });
+        self.hits = other.hits.map(|hits| hits + self.hits.unwrap_or(0));
+        self.weight += other.weight;
+        if let Some(of) = &other.preference {
+            self.preference.get_or_insert_default().add(of);
+        }
+    }
+
+    /// Writes it down, bit for bit.
+    fn write(&self, message: &mut Writer) {
+        message.number(self.all.1);
+        message.double(self.all.0);
+        message.double(self.weight);
+        // one more, so that 0 says that nothing is known
+        message.number(self.hits.map_or(0, |hits| hits + 1));
+        for (sum, count) in &self.of_tokens {
+            message.double(*sum);
+            message.number(*count);
+        }
+        write_preference(self.preference.as_ref(), message);
+    }
+
+    /// What [`Tally::write`] wrote; nothing where the evaluation was ended instead.
+    ///
+    /// # Errors
+    /// It is something else.
+    fn read(chosen: &'c [u32], message: &mut Reader<'_>) -> Result<Option<Self>, WorkersError> {
+        let count = message.number()?;
+        if count == STOPPED {
+            return Ok(None);
+        }
+        let mut tally = Self::new(chosen);
+        (tally.all, tally.weight) = ((message.double()?, count), message.double()?);
+        tally.hits = message.number()?.checked_sub(1);
+        for of in &mut tally.of_tokens {
+            *of = (message.double()?, message.number()?);
+        }
+        tally.preference = read_preference(message)?;
+        Ok(Some(tally))
     }
 
     fn finish(self) -> Evaluation {

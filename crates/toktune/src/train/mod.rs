@@ -3,6 +3,7 @@
 //! The pass over one micro-batch is the engine's; [`Trainer`] is everything around it. Nothing here prints: a
 //! [`TrainerCallback`] is told what happens.
 
+mod agree;
 mod arguments;
 mod best;
 mod budget;
@@ -28,7 +29,6 @@ mod settings;
 mod step;
 mod tensorboard;
 mod trainer;
-mod workers;
 
 pub use crate::engine::constants::{CacheConstants, CacheLocation};
 pub use crate::engine::objective::{DpoConfig, DpoLoss};
@@ -53,4 +53,3 @@ pub use run::TrainOutput;
 pub use schedule::{LrScheduler, Schedule};
 pub use tensorboard::{RUNS, TensorBoard};
 pub use trainer::Trainer;
-pub use workers::{Alone, StepSums, Workers};

@@ -37,6 +37,10 @@ pub struct TrainOutput {
     pub seconds: f64,
     /// Input tokens of the steps.
     pub tokens: usize,
+    /// Of several processes: seconds that this one has waited for others, and for messages to be carried.
+    pub waited_seconds: f64,
+    /// Of several processes: bytes that this one has sent.
+    pub sent_bytes: u64,
 }
 
 /// Whether two evaluations are of the same data, so far as their labels tell.
@@ -53,11 +57,18 @@ impl Trainer {
     /// last rows that gave a finite loss are saved if any step was taken, and the error says where.
     pub fn train(&mut self, callback: &mut dyn TrainerCallback) -> Result<TrainOutput> {
         let folder = self.arguments.output_dir.clone();
-        self.arguments.check_output()?;
+        let leads = self.leads();
         // a folder that cannot be written is found here, and not after the first step
-        let _lock = RunLock::take(&folder)?;
+        let _lock = match leads {
+            true => {
+                self.arguments.check_output()?;
+                Some(RunLock::take(&folder)?)
+            }
+            false => None,
+        };
         self.begin(callback)?;
-        let (before, mut stops) = self.evaluate_and_tell(callback)?;
+        let (before, stops) = self.evaluate_and_tell(callback)?;
+        let [mut stops] = self.team.any([stops])?;
         // a run that was stopped at a step which was to be evaluated does so now
         let step = self.global_step();
         if self.arguments.eval_steps.is_some_and(|n| step.is_multiple_of(n)) {
@@ -78,18 +89,25 @@ impl Trainer {
             first_and_last: None,
             seconds: 0.0,
             tokens: 0,
+            waited_seconds: 0.0,
+            sent_bytes: 0,
         };
         let total = self.schedule.total_steps;
         output.ended_early = self.is_out_of_patience();
         while self.global_step() < total && !stops && !output.ended_early {
             let before = self.global_step();
             let taken = self.step().map_err(|source| self.keep_last_good_state(before, source))?;
-            let file = match log.take() {
-                Some(file) => file,
-                None => LogFile::open(&folder, before)?,
-            };
-            log.insert(file).write(&taken)?;
+            if leads {
+                let file = match log.take() {
+                    Some(file) => file,
+                    None => LogFile::open(&folder, before)?,
+                };
+                log.insert(file).write(&taken)?;
+            }
             stops = callback.on_step_end(&self.model, &taken).is_break();
+            // what is asked of any process, by a signal say, is done by all
+            let saves;
+            [stops, saves] = self.team.any([stops, callback.should_save()])?;
             let constants = self.run.as_mut().and_then(|run| run.constants.as_mut());
             if let Some(reason) = constants.and_then(ConstantCache::take_ending) {
                 callback.on_warning(&TrainerWarning::CacheEnded { reason });
@@ -110,10 +128,10 @@ impl Trainer {
                     log.evaluated(evaluation)?;
                 }
                 output.after = evaluation;
-                stops = stop;
+                [stops] = self.team.any([stop])?;
                 output.ended_early = !stops && self.is_out_of_patience();
             }
-            if due(self.arguments.save_steps) || callback.should_save() || (stops && !ends) {
+            if leads && (due(self.arguments.save_steps) || saves || (stops && !ends)) {
                 callback.on_save(&self.save_checkpoint()?);
             }
         }
@@ -130,24 +148,27 @@ impl Trainer {
     ) -> Result<()> {
         let folder = self.arguments.output_dir.clone();
         let (step, total) = (self.global_step(), self.schedule.total_steps);
+        let leads = self.leads();
         // with its end kept, a run can be made longer later
         let taken = output.first_and_last.is_some() && (step == total || output.ended_early);
         let kept = self.arguments.save_steps.is_some_and(|n| step.is_multiple_of(n));
-        if taken && !kept {
+        if leads && taken && !kept {
             self.save_checkpoint()?;
         }
         output.global_step = step;
         output.stopped = step < total && !output.ended_early;
         if step == total {
-            // whoever ends the run while it evaluates has the rows
-            self.save_adapter(&folder)?;
+            if leads {
+                // whoever ends the run while it evaluates has the rows
+                self.save_adapter(&folder)?;
+            }
             let evaluated = self.evaluate_and_tell(callback);
             output.after = evaluated.map_err(|source| self.keep_last_good_state(step, source))?.0;
             self.remember(output.after.as_ref());
             if let (Some(evaluation), Some(mut log)) = (&output.after, log) {
                 log.evaluated(evaluation)?;
             }
-            if taken && self.arguments.load_best_model_at_end {
+            if leads && taken && self.arguments.load_best_model_at_end {
                 // with the last evaluation in it
                 self.save_checkpoint()?;
             }
@@ -159,7 +180,8 @@ impl Trainer {
             let of_best = run.and_then(|run| run.best.restore(step, &mut self.model));
             output.after = of_best.or(output.after.take());
         }
-        if step > 0 {
+        (output.waited_seconds, output.sent_bytes) = self.team.traffic();
+        if leads && step > 0 {
             self.save_model()?;
             let tokenizer = self.tokenizer.as_ref();
             super::card::write(&folder, &self.model, &self.arguments, &self.schedule, tokenizer, output)?;

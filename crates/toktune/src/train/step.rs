@@ -3,14 +3,15 @@
 use super::log::{StepLog, peak_memory_bytes};
 use super::optimizer::{AdamW, clip_grad_norm};
 use super::preference::PreferenceMetrics;
-use super::trainer::Trainer;
-use super::workers::StepSums;
+use super::trainer::{Run, Trainer};
+use crate::data::Batch;
 use crate::engine::constants::CachedExamples;
 use crate::engine::runner::{StepOptions, Wanted};
 use crate::error::{Error, Result};
 use crate::peft::Gradient;
 use crate::profile;
 use crate::random::Random;
+use crate::workers::StepSums;
 use std::time::Instant;
 use toktune_engine::EngineError;
 
@@ -24,9 +25,7 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepLog> {
         self.begin(&mut ())?;
         let start = Instant::now();
-        let mut sums = self.sums()?;
-        self.workers.sum(&mut sums)?;
-        let StepSums { mut gradients, loss, weight, labels, tokens, preference } = sums;
+        let StepSums { mut gradients, loss, weight, labels, tokens, preference } = self.sums()?;
         // a step of rows without labels moves nothing, but still counts
         let divisor = if weight > 0.0 { weight } else { 1.0 };
         let values = gradients.iter_mut().flat_map(|gradient| &mut gradient.values);
@@ -66,47 +65,52 @@ impl Trainer {
         Ok(log)
     }
 
-    /// The sums of this worker's micro-batches.
+    /// The sums of the step's micro-batches, over all workers.
     fn sums(&mut self) -> Result<StepSums> {
         // taken out, so that the batches can be made of the run's data meanwhile
         let Some(mut run) = self.run.take() else { return Err(Error::NotBegun) };
-        let mut sums = StepSums::default();
+        let mut team = std::mem::take(&mut self.team);
         let per_epoch = run.sampler.batches_per_epoch();
         let size = self.arguments.per_device_train_batch_size;
+        let lanes = self.arguments.gradient_accumulation_steps;
         // A step does not span two epochs: the last one of an epoch may have fewer micro-steps.
         let in_epoch = run.sampler.position().offset.div_ceil(size) % per_epoch;
-        let micro_steps = self.arguments.gradient_accumulation_steps.min(per_epoch - in_epoch);
-        let result = (0..micro_steps).try_for_each(|micro_step| {
-            let (mut batch, indices) = profile::time(profile::Part::Data, 0, || {
-                let next = run.sampler.next_batch();
-                Ok::<_, Error>((self.batch(&next.indices, next.epoch)?, next.indices))
-            })?;
-            let base = self.model.base();
-            let active = self.model.active().with_dropout(self.dropout_seed(run.optimizer.step, micro_step));
-            let trained = active.trained();
-            let sequences = self.train.sequences(&indices);
-            if let Some(reference) = &run.reference {
-                let constants =
-                    run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
-                let of = reference.objective((base, &self.train), (&indices, &batch), constants)?;
-                batch.preference = Some(of);
-            }
+        let micro_steps = lanes.min(per_epoch - in_epoch);
+        let batches: Vec<Batch> = (0..micro_steps).map(|_| run.sampler.next_batch()).collect();
+        let costs: Vec<usize> = batches.iter().map(|batch| self.train.tokens_of(&batch.indices)).collect();
+        let sums = team.sum(&costs, lanes, &mut |micro_step| {
+            let batch: &Batch = &batches[micro_step];
+            self.micro_step(&mut run, batch, micro_step)
+        });
+        (self.run, self.team) = (Some(run), team);
+        sums
+    }
+
+    /// What one micro-batch sums up to.
+    fn micro_step(&self, run: &mut Run, next: &Batch, micro_step: usize) -> Result<StepSums> {
+        let indices = &next.indices;
+        let mut batch = profile::time(profile::Part::Data, 0, || self.batch(indices, next.epoch))?;
+        let base = self.model.base();
+        let active = self.model.active().with_dropout(self.dropout_seed(run.optimizer.step, micro_step));
+        let trained = active.trained();
+        let sequences = self.train.sequences(indices);
+        if let Some(reference) = &run.reference {
             let constants =
                 run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
-            let options = StepOptions::new(self.planner().kept_bytes(&trained, &batch), constants);
-            let output = base.step(&batch, &trained, Wanted::Gradients, options)?;
-            sums.add(StepSums {
-                loss: output.losses.sum(),
-                weight: output.losses.weight(),
-                labels: output.losses.losses.len(),
-                tokens: batch.tokens(),
-                gradients: active.named(output.gradients),
-                preference: output.losses.preference,
-            });
-            Ok(())
-        });
-        self.run = Some(run);
-        result.map(|()| sums)
+            let of = reference.objective((base, &self.train), (indices, &batch), constants)?;
+            batch.preference = Some(of);
+        }
+        let constants = run.constants.as_mut().map(|cache| CachedExamples { cache, examples: &sequences });
+        let options = StepOptions::new(self.planner().kept_bytes(&trained, &batch), constants);
+        let output = base.step(&batch, &trained, Wanted::Gradients, options)?;
+        Ok(StepSums {
+            loss: output.losses.sum(),
+            weight: output.losses.weight(),
+            labels: output.losses.losses.len(),
+            tokens: batch.tokens(),
+            gradients: active.named(output.gradients),
+            preference: output.losses.preference,
+        })
     }
 
     /// Moves every parameter against its gradient; the learning rate of the rows.

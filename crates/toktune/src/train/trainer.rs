@@ -1,5 +1,6 @@
 //! A run: what it is made of, how it stands, and what it leaves in its folder.
 
+use super::agree;
 use super::arguments::{LORA_LEARNING_RATE, TrainingArguments};
 use super::best::BestSoFar;
 use super::budget::MemoryRoom;
@@ -17,7 +18,6 @@ use super::optimizer::{AdamW, AdamWConfig};
 use super::preference::Reference;
 use super::schedule::Schedule;
 use super::settings::{RunParts, Settings};
-use super::workers::{Alone, Workers};
 use crate::data::{Dataset, Sampler};
 use crate::distill::Teacher;
 use crate::engine::constants::{CacheConstants, CacheLocation, ConstantCache};
@@ -25,15 +25,13 @@ use crate::engine::prefixes::Prefixes;
 use crate::error::{Error, Result};
 use crate::peft::{ADAPTER_FILE, PeftModel};
 use crate::text::AutoTokenizer;
+use crate::workers::{Team, Workers, WorkersError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toktune_engine::EngineError;
 
 /// Batches that an estimate of a run's memory looks at, at most.
 const ESTIMATED_BATCHES: u64 = 10_000;
-
-/// Processes of a run on one machine.
-const PROCESSES: u64 = 1;
 
 /// Without a word on constants, those that several examples begin with are kept in so much memory at most.
 const SHARED_CONSTANTS: u64 = 512 << 20;
@@ -67,7 +65,8 @@ pub struct Trainer {
     pub(super) last_good: Option<Vec<Vec<f32>>>,
     /// What examples begin with alike.
     prefixes: Arc<Prefixes>,
-    pub(super) workers: Box<dyn Workers>,
+    /// The processes that take its steps together.
+    pub(super) team: Team,
     /// What the examples' rows are to be like, where they do not predict tokens.
     pub(super) teacher: Option<Teacher>,
     /// What moves on, once the run has begun.
@@ -133,7 +132,7 @@ impl Trainer {
         };
         Ok(Self {
             held_bytes: held_bytes(),
-            room: MemoryRoom::of(arguments.memory_budget, model.base().checkpoint().total_bytes(), PROCESSES),
+            room: MemoryRoom::of(arguments.memory_budget, model.base().checkpoint().total_bytes(), 1),
             sizes: Sizes::of(&model, typical),
             norms: NormWatch::of(&model),
             leak: LeakWatch::default(),
@@ -146,7 +145,7 @@ impl Trainer {
             schedule,
             last_good: None,
             prefixes,
-            workers: Box::new(Alone),
+            team: Team::default(),
             teacher: None,
             run: None,
         })
@@ -172,10 +171,27 @@ impl Trainer {
         self
     }
 
-    /// Adds the sums of several workers in every step.
-    pub fn with_workers(mut self, workers: Box<dyn Workers>) -> Self {
-        self.workers = workers;
-        self
+    /// Takes its steps together with other processes: each computes some of a step's micro-batches and some of the held-out rows, and all
+    /// have the same parameters after every step, the bits of which do not depend on how many processes there are. The first one
+    /// writes what is written. Memory is divided among those on one machine.
+    ///
+    /// # Errors
+    /// There are more of them than a step has micro-batches.
+    pub fn with_workers(mut self, workers: Box<dyn Workers>) -> Result<Self> {
+        let (found, most) = (workers.count(), self.arguments.gradient_accumulation_steps);
+        if found > most {
+            return Err(WorkersError::TooMany { found, most }.into());
+        }
+        self.team = Team::new(workers);
+        let beside = self.team.on_this_machine() as u64;
+        let weights = self.model.base().checkpoint().total_bytes();
+        self.room = MemoryRoom::of(self.arguments.memory_budget, weights, beside);
+        Ok(self)
+    }
+
+    /// Whether this process writes what is written: the first of several, or the only one.
+    pub fn leads(&self) -> bool {
+        self.team.leads()
     }
 
     /// Has the rows of the examples come near to what a teacher gave for them, one example after the other, instead of
@@ -250,12 +266,23 @@ impl Trainer {
         let mut optimizer = AdamW::new(config, parameters.iter().map(|p| (p.name.clone(), p.values.len())));
         let (mut settings, mut beginning, mut best) = (None, (None, None), BestSoFar::default());
         let mut evaluations = Vec::new();
-        if self.arguments.resume || self.arguments.resume_anyway {
+        if self.team.count() > 1 {
             let now = self.settings(reference.as_ref())?;
+            agree::check(&mut self.team, &now)?;
+            settings = Some(now);
+        }
+        if self.arguments.resume || self.arguments.resume_anyway {
+            let now = settings.take().map_or_else(|| self.settings(reference.as_ref()), Ok)?;
             let (folder, anyway) = (self.arguments.output_dir.clone(), self.arguments.resume_anyway);
-            match checkpoint::resume(&folder, &mut self.model, &mut optimizer, &now, anyway)? {
-                // rows without what it takes to go on from them would be lost under new ones
-                None if folder.join(ADAPTER_FILE).exists() => return Err(Error::NothingToResume { folder }),
+            let resumed = match self.team.leads() {
+                true => checkpoint::resume(&folder, &mut self.model, &mut optimizer, &now, anyway)?,
+                false => None,
+            };
+            // rows without what it takes to go on from them would be lost under new ones
+            if self.team.leads() && resumed.is_none() && folder.join(ADAPTER_FILE).exists() {
+                return Err(Error::NothingToResume { folder });
+            }
+            match agree::share(&mut self.team, &mut self.model, &mut optimizer, resumed)? {
                 None => callback.on_warning(&TrainerWarning::NoCheckpoint),
                 Some(resumed) => {
                     sampler.seek(resumed.state.position)?;
@@ -360,16 +387,23 @@ impl Trainer {
     }
 
     /// Evaluates the held-out rows after `step` steps; nothing when there are none, or when the callback ends it.
-    pub(super) fn evaluate(&self, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
+    pub(super) fn evaluate(&mut self, callback: &mut dyn TrainerCallback) -> Result<Option<Evaluation>> {
         let Some(data) = &self.eval else { return Ok(None) };
         let (model, size, tokens) =
             (&self.model, self.arguments.per_device_train_batch_size, self.model.token_indices());
         let mut stop = || callback.on_prediction_step();
         let reference = self.run.as_ref().and_then(|run| run.eval_reference.as_ref());
         let of = Evaluated { model: model.base(), data, batch_size: size, chosen: &tokens, reference };
-        let Some(mut evaluation) = of.until(model.active(), &mut stop)? else { return Ok(None) };
+        let Some(mut evaluation) = of.until(model.active(), &mut self.team, &mut stop)? else {
+            return Ok(None);
+        };
         if let Some(prompts) = &self.emission {
-            evaluation.emission = prompts.rate(model, self.tokenizer.as_ref(), &mut stop)?;
+            // a few prompts, whose texts grow together: the first process tries them for all
+            let rate = match self.team.leads() {
+                true => prompts.rate(model, self.tokenizer.as_ref(), &mut stop)?,
+                false => None,
+            };
+            evaluation.emission = self.team.told_number(rate)?;
             if evaluation.emission.is_none() {
                 return Ok(None);
             }
@@ -438,7 +472,9 @@ impl Trainer {
         for ((_, values), good) in self.model.parameters_mut().into_iter().zip(rows) {
             *values = good;
         }
-        match self.save_model() {
+        // the others have the same rows
+        let saved = if self.team.leads() { self.save_model() } else { Ok(()) };
+        match saved {
             Ok(()) => {
                 let folder = self.arguments.output_dir.clone();
                 Error::Diverged { step: step + 1, folder, source: Box::new(source) }
