@@ -22,6 +22,7 @@ mod load;
 mod lookalikes;
 mod machine;
 mod page;
+mod processes;
 mod proof;
 mod report;
 mod signals;
@@ -42,26 +43,32 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = arguments.into_iter().collect();
     let parsed = config_file::parse(typed.iter().cloned());
     let result = parsed.and_then(|cli| commands::run(cli.command, Typed(&typed)));
-    match result {
+    let (status, fails) = match result {
         // a reader that has seen enough, as `head`, is no failure
-        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
-        Err(Failure::Stopped(status)) => ExitCode::from(status),
+        Ok(()) | Err(Failure::BrokenPipe) => (0, false),
+        Err(Failure::Stopped(status)) => (status, false),
         Err(Failure::Arguments(error)) => {
             // clap writes help and versions to the standard output and faults to the standard error
             let _ = error.print();
-            ExitCode::from(u8::from(error.use_stderr()) * 2)
+            (u8::from(error.use_stderr()) * 2, false)
         }
         Err(Failure::Usage(message)) => {
             report::error(&message);
-            ExitCode::from(2)
+            (2, true)
         }
         Err(Failure::Unproven(message)) => {
             report::error(&message);
-            ExitCode::from(3)
+            (3, false)
         }
         Err(Failure::Failed(message)) => {
             report::error(&message);
-            ExitCode::FAILURE
+            (1, true)
         }
+    };
+    match fails {
+        // other processes of the run would wait for this one for ever
+        true => toktune_mpi::abort(status),
+        false => toktune_mpi::leave(),
     }
+    ExitCode::from(status)
 }

@@ -1,4 +1,5 @@
-//! Ctrl-C and TERM: the first lets a run end its step and save, the second ends the program at once.
+//! Ctrl-C and TERM: the first lets a run end its step and save, the second ends the program at once. USR1 lets a run save a checkpoint and
+//! go on.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -15,6 +16,8 @@ pub struct Signals {
     /// The last one; 0 for none.
     came: Arc<AtomicUsize>,
     told: Arc<AtomicBool>,
+    /// Whether a checkpoint is asked for.
+    saves: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -29,7 +32,14 @@ impl Signals {
             let _ = flag::register(signal, again.clone());
             let _ = flag::register_usize(signal, signals.came.clone(), signal as usize);
         }
+        #[cfg(unix)]
+        let _ = flag::register(signal_hook::consts::SIGUSR1, signals.saves.clone());
         signals
+    }
+
+    /// For a run: whether it is to save a checkpoint, once for every time that it is asked.
+    pub fn save_asked(&self) -> bool {
+        self.saves.swap(false, Ordering::Relaxed)
     }
 
     /// The exit status of a program that the signal that came ends; `None` when none came.

@@ -38,6 +38,31 @@ pub fn set_num_threads(threads: usize) -> Result<()> {
         .map_err(|problem| Error::Threads { threads, problem: problem.to_string() })
 }
 
+/// Threads that each of so many processes on this machine has processors for: all that it may run on, where it is bound to some of them
+/// (as `mpirun` binds processes), else its part of what there are.
+pub fn threads_beside(processes: usize) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    if is_bound() { all } else { (all / processes.max(1)).max(1) }
+}
+
+/// Whether this process may run on some of the machine's processors only.
+fn is_bound() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a set of bits, for which all zeros is the empty one; the call writes no more than the size that it is told.
+        let bound = unsafe {
+            let mut set = std::mem::zeroed::<libc::cpu_set_t>();
+            let known = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) == 0;
+            known.then(|| libc::CPU_COUNT(&set))
+        };
+        // SAFETY: it reads a number of the system's.
+        let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+        bound.is_some_and(|bound| i64::from(bound) < online)
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// Has the allocator keep large blocks that are freed instead of giving them back to the system at once, which would have
 /// every pass of a training loop take its pages anew. For programs; a library must not choose for its process.
 pub fn keep_freed_memory() {
@@ -68,5 +93,7 @@ mod tests {
         let error = set_num_threads(0).expect_err("nothing to run on");
         assert_eq!(error.to_string(), "threads: expected at least 1 and at most 1024, found 0");
         assert!(num_threads() > 0);
+        let all = threads_beside(1);
+        assert!(threads_beside(2) <= all && threads_beside(10_000) >= 1);
     }
 }

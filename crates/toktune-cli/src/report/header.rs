@@ -5,6 +5,7 @@ use super::starts::StartLine;
 use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
+use crate::processes::Processes;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toktune::config::PeftConfig;
@@ -170,6 +171,9 @@ pub struct Header {
     /// On what it runs.
     #[serde(flatten)]
     pub machine: Machine,
+    /// The processes that take its steps together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Processes>,
     /// Updates of linear layers beside the rows.
     pub lora: Option<LoraLine>,
     /// How two answers to one prompt are learnt, where the rows are such.
@@ -275,6 +279,16 @@ impl Header {
                 plural(machine.threads, "thread")
             ),
         ));
+        if let Some(of) = &self.processes {
+            let text = format!(
+                "{}, {} of them on this machine, each on {}; up to {} a step from each",
+                of.count,
+                of.on_this_machine,
+                plural(machine.threads, "thread"),
+                bytes(of.step_bytes as u64)
+            );
+            rows.push(("processes", text));
+        }
         let expected = bytes(self.expected_memory_bytes);
         rows.push(("memory", format!("about {expected} expected{}", room_text(self.memory_room))));
         rows.push(("output", self.output.clone()));

@@ -29,20 +29,42 @@ pub use style::{Style, stdout_style};
 pub use table::pairs;
 
 use std::io::Write;
+use std::sync::OnceLock;
+
+/// What this process is called where it speaks of errors alone: another one of the run says the rest.
+static ERRORS_ALONE: OnceLock<String> = OnceLock::new();
+
+/// Has this process, called so, say nothing but errors from now on.
+pub fn speak_errors_alone(name: String) {
+    // it is said once, before anything else
+    let _ = ERRORS_ALONE.set(name);
+}
+
+/// Whether another process of the run says what there is to say.
+fn is_silent() -> bool {
+    ERRORS_ALONE.get().is_some()
+}
 
 /// A remark on the standard error.
 pub fn note(message: &str) {
+    if is_silent() {
+        return;
+    }
     to_stderr(|style| style.dim("note:"), message);
 }
 
 /// A remark that something is probably not as meant.
 pub fn warning(message: &str) {
+    if is_silent() {
+        return;
+    }
     to_stderr(|style| style.yellow("warning:"), message);
 }
 
 /// Why the command failed.
 pub fn error(message: &str) {
-    to_stderr(|style| style.red("error:"), message);
+    let name = ERRORS_ALONE.get().map_or(String::new(), |name| format!("{name}: "));
+    to_stderr(|style| style.red("error:"), &format!("{name}{message}"));
 }
 
 fn to_stderr(label: impl FnOnce(Style) -> String, message: &str) {
@@ -81,6 +103,9 @@ fn shortened(message: &str) -> String {
 
 /// One JSON object on the standard output.
 pub fn json_line(value: &serde_json::Value) -> std::io::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()

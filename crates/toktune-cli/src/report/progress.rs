@@ -70,7 +70,7 @@ impl<'a> Progress<'a> {
     pub fn new(json: bool, every: Option<u64>, total: u64, tokenizer: Option<&'a AutoTokenizer>) -> Self {
         let mode = if json {
             Mode::Json
-        } else if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+        } else if !super::is_silent() && std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
             Mode::Terminal(ProgressBar::hidden())
         } else {
             Mode::Plain
@@ -103,6 +103,9 @@ impl<'a> Progress<'a> {
 
     /// Lines on the standard output, above the bar.
     pub fn lines(&self, lines: &[String]) {
+        if super::is_silent() {
+            return;
+        }
         let write = || {
             let mut out = std::io::stdout().lock();
             lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush())
@@ -217,6 +220,10 @@ impl TrainerCallback for Progress<'_> {
 
     fn on_prediction_step(&mut self) -> ControlFlow<()> {
         self.signals.asked()
+    }
+
+    fn should_save(&mut self) -> bool {
+        self.signals.save_asked()
     }
 
     fn on_evaluate(&mut self, _: &PeftModel, step: u64, evaluation: &Evaluation) -> ControlFlow<()> {

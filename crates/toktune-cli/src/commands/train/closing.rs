@@ -58,6 +58,8 @@ impl Closing<'_> {
             "event": "end",
             "emission": emission,
             "steps": output.global_step,
+            "waited_seconds": self.ready.process.as_ref().map(|_| output.waited_seconds),
+            "sent_bytes": self.ready.process.as_ref().map(|_| output.sent_bytes),
             "seconds": output.seconds,
             "tokens": output.tokens,
             "tokens_per_second": self.speed(),
@@ -127,6 +129,17 @@ impl Closing<'_> {
                 ));
             }
             None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),
+        }
+        if let Some(process) = &self.ready.process {
+            let share = 100.0 * output.waited_seconds / output.seconds.max(f64::MIN_POSITIVE);
+            rows.push((
+                "processes",
+                format!(
+                    "{}; the first one waited {share:.1} % of the time for the others, and sent {}",
+                    process.count,
+                    report::bytes(output.sent_bytes)
+                ),
+            ));
         }
         if let Some(best) =
             output.best.as_ref().filter(|_| args.run.keep_best.is_some() || output.ended_early)

@@ -12,6 +12,7 @@ mod ready;
 use crate::args::{LogFormat, TrainArgs};
 use crate::failure::{Failure, Outcome};
 use crate::page::Page;
+use crate::processes;
 use crate::proof::{self, Proof};
 use crate::report::{self, Progress};
 use crate::signals::Signals;
@@ -23,9 +24,13 @@ use toktune::Error;
 use toktune::emission::Emission;
 use toktune::train::{MemoryRoom, TensorBoard};
 
+/// The exit status of a program that TERM ends.
+const TERMINATED: u8 = 143;
+
 /// Trains; `typed` is what a run that is stopped goes on by.
 pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
-    let mut ready = Ready::of(args)?;
+    let process = processes::join(&args.machine)?;
+    let mut ready = Ready::of(args, process.as_ref())?;
     let tokenizer = ready.tokenizer.take();
     let tokenizer = tokenizer.as_ref();
     let total = ready.trainer.schedule().total_steps;
@@ -33,7 +38,8 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         Progress::new(args.run.log_format == LogFormat::Json, args.run.log_every, total, tokenizer);
     warn_of_memory(&ready)?;
     let header = ready.header(tokenizer)?;
-    let proof = ready.proof()?;
+    // the first process tries the tokens for all
+    let proof = if ready.trainer.leads() { ready.proof()? } else { None };
     progress.header(&header);
     report::tell_prior(&header.starts, ready.trainer.model.base().vocabulary());
     let signals = Signals::listen();
@@ -46,8 +52,9 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     if args.run.profile {
         toktune::profile::start();
     }
-    let mut board = args.run.tensorboard.then(|| TensorBoard::new(&args.output));
-    let page = args.run.report.then(|| Page::of(&ready.trainer, typed));
+    let leads = ready.trainer.leads();
+    let mut board = (leads && args.run.tensorboard).then(|| TensorBoard::new(&args.output));
+    let page = (leads && args.run.report).then(|| Page::of(&ready.trainer, typed));
     let result = ready.trainer.train(&mut (Some(&mut progress), board.as_mut()));
     progress.finish();
     if let Some(fault) = board.as_ref().and_then(TensorBoard::fault) {
@@ -61,7 +68,9 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
         paged(None, None, Some(fault.to_string()));
     }
     let output = result?;
-    if let (true, Some(status)) = (output.stopped, signals.status()) {
+    if output.stopped {
+        // another process of the run may have had the signal
+        let status = signals.status().unwrap_or(TERMINATED);
         paged(Some(&output), None, None);
         super::stopped::tell(&progress, &output, total, typed);
         return Err(Failure::Stopped(status));

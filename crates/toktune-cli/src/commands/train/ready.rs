@@ -16,10 +16,13 @@ use crate::starts::{self, Starts};
 use toktune::data::{Collator, TokenUse};
 use toktune::text::AutoTokenizer;
 use toktune::train::Trainer;
+use toktune_mpi::Process;
 
 /// What a run has before its first step.
 pub(super) struct Ready<'a> {
     pub(super) args: &'a TrainArgs,
+    /// Where it is one of several.
+    pub(super) process: Option<Process>,
     pub(super) machine: Machine,
     pub(super) trainer: Trainer,
     /// Taken by the run, which lends it to what is told while the trainer changes.
@@ -33,10 +36,12 @@ pub(super) struct Ready<'a> {
 
 impl<'a> Ready<'a> {
     /// Reads all that the flags name; nothing is written.
-    pub(super) fn of(args: &'a TrainArgs) -> Outcome<Self> {
+    pub(super) fn of(args: &'a TrainArgs, process: Option<&Process>) -> Outcome<Self> {
         let arguments = args.training_arguments();
         arguments.check()?;
-        arguments.check_output()?;
+        if process.is_none_or(|process| process.rank == 0) {
+            arguments.check_output()?;
+        }
         let mut machine = load::machine(&args.machine)?;
         let (mut base, mut tokenizer) = load::model(&args.model, &machine.handle)?;
         load::set_languages(&mut tokenizer, &args.languages)?;
@@ -76,7 +81,20 @@ impl<'a> Ready<'a> {
         if let Some(saved) = tokenizer.as_ref().filter(|_| chosen.changed_tokenizer) {
             trainer = trainer.with_tokenizer(saved.clone());
         }
-        Ok(Self { args, machine, trainer, tokenizer, chosen, starts, uses, opened })
+        if let Some(process) = process {
+            trainer = trainer.with_workers(process.workers())?;
+        }
+        Ok(Self {
+            args,
+            process: process.cloned(),
+            machine,
+            trainer,
+            tokenizer,
+            chosen,
+            starts,
+            uses,
+            opened,
+        })
     }
 
     /// Whether the run goes on from a checkpoint.
