@@ -1,6 +1,6 @@
 # `make check` is what CI runs, byte for byte.
 
-.PHONY: check fmt lint doc graph rooms rust-version test isa python python-peft man dist licences publish-check fixtures bench bench-kernels fuzz
+.PHONY: check fmt lint doc graph rooms rust-version test isa mpi python python-peft man dist licences publish-check fixtures bench bench-kernels fuzz
 
 check: fmt lint doc graph rooms rust-version licences test isa python
 
@@ -32,6 +32,11 @@ test:
 # The same with each instruction set of the machine, forced.
 isa:
 	tools/test_each_isa.sh
+
+# Runs of several processes under mpirun. It needs an MPI library, and libclang to build against it.
+mpi:
+	cargo clippy --locked --workspace --features toktune-cli/mpi --all-targets -- -D warnings
+	cargo test --workspace --features toktune-cli/mpi --test mpi
 
 # The Python package: its wheel in an environment of its own, without torch.
 python:

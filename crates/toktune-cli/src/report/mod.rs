@@ -103,9 +103,6 @@ fn shortened(message: &str) -> String {
 
 /// One JSON object on the standard output.
 pub fn json_line(value: &serde_json::Value) -> std::io::Result<()> {
-    if is_silent() {
-        return Ok(());
-    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()

@@ -41,6 +41,8 @@ pub struct Progress<'a> {
     style: Style,
     /// Ask for the end of the run.
     signals: Signals,
+    /// Whether `mpirun` carries what is told.
+    is_carried: bool,
 }
 
 /// How two answers compare, shortly.
@@ -76,12 +78,23 @@ impl<'a> Progress<'a> {
             Mode::Plain
         };
         let (style, signals) = (stdout_style(), Signals::default());
-        Self { mode, every, total, first: None, seconds: 0.0, tokenizer, style, signals }
+        Self { mode, every, total, first: None, seconds: 0.0, tokenizer, style, signals, is_carried: false }
     }
 
     /// From now on a signal asks for the end of the run instead of ending the program.
     pub fn listen(&mut self, signals: Signals) {
         self.signals = signals;
+    }
+
+    /// From now on nothing is told once a signal has come: `mpirun`, which carries what is told, no longer reads then, and a run that
+    /// waits for it would not save.
+    pub fn carried(&mut self) {
+        self.is_carried = true;
+    }
+
+    /// Whether there is nobody to tell anything.
+    fn is_silent(&self) -> bool {
+        super::is_silent() || self.is_carried && self.signals.status().is_some()
     }
 
     /// Tells what the run is.
@@ -103,7 +116,7 @@ impl<'a> Progress<'a> {
 
     /// Lines on the standard output, above the bar.
     pub fn lines(&self, lines: &[String]) {
-        if super::is_silent() {
+        if self.is_silent() {
             return;
         }
         let write = || {
@@ -126,6 +139,9 @@ impl<'a> Progress<'a> {
 
     /// A JSON line.
     pub fn json(&self, value: &Value) {
+        if self.is_silent() {
+            return;
+        }
         let _ = json_line(value);
     }
 

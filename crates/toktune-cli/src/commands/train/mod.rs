@@ -36,6 +36,9 @@ pub fn run(args: &TrainArgs, typed: Typed<'_>) -> Outcome {
     let total = ready.trainer.schedule().total_steps;
     let mut progress =
         Progress::new(args.run.log_format == LogFormat::Json, args.run.log_every, total, tokenizer);
+    if process.is_some() {
+        progress.carried();
+    }
     warn_of_memory(&ready)?;
     let header = ready.header(tokenizer)?;
     // the first process tries the tokens for all
