@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate graph points one way: kernels <- weights <- text and engine; library -> engine, text; candle, command line -> library; Python -> command line.
+# The crate graph points one way: kernels <- weights <- text and engine; library -> engine, text; candle, MPI -> library; command line -> library, MPI; Python -> command line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,8 @@ forbid toktune-weights toktune-text toktune-engine toktune toktune-candle toktun
 forbid toktune-text toktune-engine toktune toktune-candle toktune-cli candle-core clap
 forbid toktune-engine toktune-text toktune toktune-candle toktune-cli candle-core tokenizers clap
 forbid toktune toktune-candle toktune-cli candle-core clap indicatif
-forbid toktune-cli toktune-candle candle-core pyo3
+forbid toktune-mpi toktune-cli toktune-candle candle-core clap
+forbid toktune-cli toktune-candle candle-core pyo3 mpi
 
 need() { # crate, then the crates of the workspace that it stands on directly
     local crate=$1 found
@@ -44,8 +45,9 @@ need toktune-text toktune-weights
 need toktune-engine toktune-kernels toktune-weights
 need toktune toktune-engine toktune-text toktune-weights
 need toktune-candle toktune
-need toktune-cli toktune
-need toktune-py toktune toktune-cli
+need toktune-mpi toktune
+need toktune-cli toktune toktune-mpi
+need toktune-py toktune toktune-cli toktune-mpi
 
 [ "$fail" = 0 ] && echo "the crate graph points one way"
 exit "$fail"

@@ -3,20 +3,8 @@
 use crate::args::MachineArgs;
 use crate::failure::{Failure, Outcome};
 use crate::report;
-use serde::Serialize;
 use toktune::runtime;
 use toktune_mpi::Process;
-
-/// The processes of a run, as the header tells of them.
-#[derive(Clone, Debug, Serialize)]
-pub struct Processes {
-    /// How many there are.
-    pub count: usize,
-    /// How many of them on the first one's machine.
-    pub on_this_machine: usize,
-    /// Bytes of the sums that each sends a step, at most.
-    pub step_bytes: usize,
-}
 
 /// Joins the other processes, where there are some. All but the first are silent from then on, and those on one machine share its processors
 /// unless the flags say how many threads each has.

@@ -15,6 +15,7 @@ mod generation;
 mod interrupt;
 mod model;
 mod passes;
+mod processes;
 mod tensors;
 mod tokenizer;
 mod trainer;
@@ -73,6 +74,8 @@ mod _toktune {
     use super::model::Model;
     #[pymodule_export]
     use super::passes::{evaluate, hidden_states, logits, sentence_embeddings};
+    #[pymodule_export]
+    use super::processes::{abort_processes, leave_processes, processes};
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
     #[pymodule_export]

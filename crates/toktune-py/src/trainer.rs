@@ -4,6 +4,7 @@ use crate::callback::{PyCallback, finished};
 use crate::dataset::Dataset;
 use crate::errors::{argument, raise};
 use crate::model::Model;
+use crate::processes::joined;
 use crate::tokenizer::{Tokenizer, cloned};
 use crate::values::parsed;
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use toktune::train::{
     CacheConstants, CacheLocation, DpoLoss, LrScheduler, MemoryBudget, TensorBoard, TrainOutput, Trainer,
     TrainingArguments,
 };
+use toktune::workers::WorkersError;
 use toktune::{Error, Result};
 
 /// [`TrainingArguments`] as Python writes them; each name is theirs.
@@ -161,9 +163,18 @@ pub fn train(
     let arguments = parsed::<Arguments>("the arguments", arguments)?.arguments()?;
     let (train, eval) = (train_data.inner.clone(), eval_data.map(|of| of.inner.clone()));
     let tokenizer = cloned(py, tokenizer);
+    let process = joined()?;
+    let leads = process.as_ref().is_none_or(|process| process.rank == 0);
     let mut taken = model.take(py, |model| {
         Trainer::plan(model, &arguments, &train)?;
-        arguments.check_output()?;
+        if leads {
+            arguments.check_output()?;
+        }
+        let (found, most) =
+            (process.as_ref().map_or(1, |of| of.count), arguments.gradient_accumulation_steps);
+        if found > most {
+            return Err(WorkersError::TooMany { found, most }.into());
+        }
         match &eval {
             Some(eval) => {
                 eval.check_for(model.base())?;
@@ -178,7 +189,7 @@ pub fn train(
     if let Some(name) = base_name {
         taken.set_base_name(name);
     }
-    let beside = Beside { tensorboard, report, command };
+    let beside = Beside { tensorboard: tensorboard && leads, report: report && leads, command };
     let mut callback = PyCallback::new(handler, model);
     let run = || -> Result<(PeftModel, Result<TrainOutput>)> {
         let mut trainer = Trainer::new(taken, arguments, train)?;
@@ -187,6 +198,9 @@ pub fn train(
         }
         if let Some(tokenizer) = &tokenizer {
             trainer = trainer.with_tokenizer(tokenizer.clone());
+        }
+        if let Some(process) = process {
+            trainer = trainer.with_workers(process.workers())?;
         }
         let output = beside.run(&mut trainer, tokenizer.as_ref(), &mut callback);
         Ok((trainer.model, output))

@@ -5,7 +5,6 @@ use super::starts::StartLine;
 use super::style::Style;
 use super::table::boxed;
 use crate::machine::Machine;
-use crate::processes::Processes;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toktune::config::PeftConfig;
@@ -51,6 +50,17 @@ impl LoraLine {
             learning_rate: trainer.lora_schedule().learning_rate,
         })
     }
+}
+
+/// The processes that take the steps together.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ProcessesLine {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them on the first one's machine.
+    pub on_this_machine: usize,
+    /// Bytes of the sums that each sends a step, at most.
+    pub step_bytes: usize,
 }
 
 /// How two answers to one prompt are learnt.
@@ -173,7 +183,7 @@ pub struct Header {
     pub machine: Machine,
     /// The processes that take its steps together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub processes: Option<Processes>,
+    pub processes: Option<ProcessesLine>,
     /// Updates of linear layers beside the rows.
     pub lora: Option<LoraLine>,
     /// How two answers to one prompt are learnt, where the rows are such.

@@ -19,7 +19,7 @@ pub use distillation::Distilled;
 pub use emission::{emission_json, emission_table};
 pub use evaluation::{evaluation_json, evaluation_table};
 pub use format::{bytes, count, number, plural, spelling};
-pub use header::{Header, LoraLine, NAMED, PreferenceLine, TokenLine};
+pub use header::{Header, LoraLine, NAMED, PreferenceLine, ProcessesLine, TokenLine};
 pub use profile::profile;
 pub use progress::Progress;
 pub use reading::ReadingBar;

@@ -17,6 +17,7 @@ from .data import TokenisedDataset, tokenise
 from .errors import InputError, MissingFileError
 from .interop import is_live, is_module
 from .peft_model import PeftModel, base_name
+from .processes import process
 from .tokenizer import PreTrainedTokenizer, engine_tokenizer
 from .trainer_callback import TrainerCallback, TrainerControl, TrainerState, logger, usual
 from .training_args import TrainingArguments
@@ -104,7 +105,8 @@ class Trainer:
         self.processing_class = processing_class if processing_class is not None else tokenizer
         self.data_collator = data_collator
         self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess_logits_for_metrics
-        own = [usual(self.args.disable_tqdm)]
+        # of several processes the first one speaks
+        own = [usual(self.args.disable_tqdm)] if self.is_world_process_zero() else []
         self.callbacks: list[TrainerCallback] = own + [one() if isinstance(one, type) else one for one in callbacks or []]
         self.state, self.control = TrainerState(), TrainerControl()
         if self._lacks_eval_data(eval_dataset):
@@ -116,6 +118,14 @@ class Trainer:
         self.train_dataset = self._read(train_dataset)
         self.eval_dataset = self._read(eval_dataset)
         self._tell("on_init_end")
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process writes what is written: the first of those that MPI has started, or the only one."""
+        return process().rank == 0
+
+    def is_local_process_zero(self) -> bool:
+        """The same: what is written is written once."""
+        return self.is_world_process_zero()
 
     def _lacks_eval_data(self, eval_dataset: Any) -> bool:
         """Whether held-out rows are to be evaluated that are not there."""
@@ -222,6 +232,9 @@ class Trainer:
             raise TypeError(f"resume_from_checkpoint: expected True or a checkpoint of the output folder, found {resume!r}")
         if not resume:
             return False
+        if not self.is_world_process_zero():
+            # the first process reads the checkpoint for all
+            return True
         folder = Path(self.args.output_dir)
         there = sorted(
             folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")) if path.name[11:].isdigit() else -1
@@ -240,6 +253,8 @@ class Trainer:
 
     def _clear_output(self, engine: dict[str, Any]) -> None:
         folder = Path(self.args.output_dir)
+        if not self.is_world_process_zero():
+            return
         if not self.args.overwrite_output_dir or engine["resume"] or not folder.is_dir():
             return
         for path in folder.iterdir():
@@ -343,6 +358,8 @@ class Trainer:
 
     def log_metrics(self, split: str, metrics: dict[str, Any]) -> None:
         """Prints metrics, one a line."""
+        if not self.is_world_process_zero():
+            return
         widest = max((len(name) for name in metrics), default=0)
         print(f"***** {split} metrics *****")
         for name in sorted(metrics):
@@ -350,6 +367,8 @@ class Trainer:
 
     def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
         """Writes metrics into `SPLIT_results.json` in the output folder, and into `all_results.json` beside those of other splits."""
+        if not self.is_world_process_zero():
+            return
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True), encoding="utf-8")
@@ -367,7 +386,9 @@ class Trainer:
         return json.loads(_toktune.emission(self.model._engine(), dataset._inner, prompts, self._tokenizer))
 
     def save_model(self, output_dir: str | None = None, **kwargs: Any) -> None:
-        """Writes the adapter, and its tokenizer where tokens were added."""
+        """Writes the adapter, and its tokenizer where tokens were added; of several processes the first one does."""
+        if not self.is_world_process_zero():
+            return
         folder = os.fspath(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, save_embedding_layers=self.args.save_embedding_layers)
         if self._tokenizer is not None and self._saves_tokenizer():
@@ -375,6 +396,8 @@ class Trainer:
 
     def save_state(self) -> None:
         """Writes `trainer_state.json`, as transformers does."""
+        if not self.is_world_process_zero():
+            return
         with open(os.path.join(self.args.output_dir, "trainer_state.json"), "w", encoding="utf-8") as out:
             json.dump(self.state.to_dict(), out, indent=2)
 

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from .errors import InputError
+from .processes import process
 
 __all__ = ["TrainingArguments"]
 
@@ -316,6 +317,16 @@ class TrainingArguments:
     def precision(self) -> str:
         """How products are taken."""
         return "auto" if self.bf16 is None else "bf16" if self.bf16 else "f32"
+
+    @property
+    def world_size(self) -> int:
+        """How many processes MPI has started."""
+        return process().count
+
+    @property
+    def process_index(self) -> int:
+        """Which of them this one is."""
+        return process().rank
 
     def is_reported_to(self, where: str) -> bool:
         """Whether `report_to` names it."""

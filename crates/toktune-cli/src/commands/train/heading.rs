@@ -2,8 +2,7 @@
 
 use super::ready::Ready;
 use crate::failure::Outcome;
-use crate::processes::Processes;
-use crate::report::{self, Header, LoraLine, PreferenceLine, TokenLine};
+use crate::report::{self, Header, LoraLine, PreferenceLine, ProcessesLine, TokenLine};
 use toktune::text::AutoTokenizer;
 use toktune::train::TrainingArguments;
 
@@ -32,7 +31,7 @@ pub(super) fn of(ready: &Ready<'_>, tokenizer: Option<&AutoTokenizer>) -> Outcom
         eval_data: trainer.eval_data().map(Into::into),
         shared_rows: trainer.prefixes().shared_rows(),
         machine: machine.clone(),
-        processes: ready.process.as_ref().map(|process| Processes {
+        processes: ready.process.as_ref().map(|process| ProcessesLine {
             count: process.count,
             on_this_machine: process.on_this_machine,
             step_bytes: 4 * model.parameter_counts().0 as usize,
