@@ -149,9 +149,9 @@ def shared(each, cores):
 
 
 def measured(args, lengths):
-    """Runs of 1 to 8 processes on this machine, one thread each, and what the model says of the first one's waiting."""
+    """Runs of 1 to 8 processes on this machine, one thread each, and what the model says of their waiting."""
     cores = os.cpu_count()
-    print("| processes | seconds a step | waiting of the first, measured | from the lengths alone | with one thread of each on "
+    print("| processes | seconds a step | waiting, a mean over all, measured | from the lengths alone | with one thread of each on "
           f"{cores} cores |\n| --- | --- | --- | --- | --- |")
     for processes in args.processes:
         shares, seconds = [], []
@@ -165,15 +165,15 @@ def measured(args, lengths):
             told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             end = json.loads([line for line in told.splitlines() if '"event":"end"' in line][-1])
             seconds.append(end["seconds"] / args.steps)
-            shares.append((end["waited_seconds"] or 0.0) / end["seconds"])
+            shares.append(statistics.mean(end["waited_seconds"] or [0.0]) / end["seconds"])
         per_step = args.batch_size * args.micro_batches
         alone, oversubscribed = [], []
         for at in range(args.steps):
             rows = lengths[at * per_step : (at + 1) * per_step].reshape(args.micro_batches, args.batch_size)
             each = work([int(of.sum()) for of in rows], args.micro_batches, processes)
-            alone.append(1 - each[0] / max(each))
+            alone.append(1 - statistics.mean(each) / max(each))
             ends = shared(each, cores)
-            oversubscribed.append(1 - ends[0] / max(ends))
+            oversubscribed.append(1 - statistics.mean(ends) / max(ends))
         spread = f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
         print(
             f"| {processes} | {statistics.median(seconds):.2f} | {100 * statistics.median(shares):.0f} % ({spread}) | "

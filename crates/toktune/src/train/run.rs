@@ -37,9 +37,9 @@ pub struct TrainOutput {
     pub seconds: f64,
     /// Input tokens of the steps.
     pub tokens: usize,
-    /// Of several processes: seconds that this one has waited for others, and for messages to be carried.
-    pub waited_seconds: f64,
-    /// Of several processes: bytes that this one has sent.
+    /// Of several processes: the seconds that each has waited for others, and for messages to be carried.
+    pub waited_seconds: Vec<f64>,
+    /// Of several processes: the bytes that all have sent.
     pub sent_bytes: u64,
 }
 
@@ -89,7 +89,7 @@ impl Trainer {
             first_and_last: None,
             seconds: 0.0,
             tokens: 0,
-            waited_seconds: 0.0,
+            waited_seconds: Vec::new(),
             sent_bytes: 0,
         };
         let total = self.schedule.total_steps;
@@ -180,7 +180,7 @@ impl Trainer {
             let of_best = run.and_then(|run| run.best.restore(step, &mut self.model));
             output.after = of_best.or(output.after.take());
         }
-        (output.waited_seconds, output.sent_bytes) = self.team.traffic();
+        (output.waited_seconds, output.sent_bytes) = self.team.traffic()?;
         if leads && step > 0 {
             self.save_model()?;
             let tokenizer = self.tokenizer.as_ref();

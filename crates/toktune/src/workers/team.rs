@@ -43,9 +43,24 @@ impl Team {
         self.workers.rank() == 0
     }
 
-    /// Seconds that this one has waited, and bytes that it has sent, so far.
-    pub(crate) fn traffic(&self) -> (f64, u64) {
-        (self.waited.as_secs_f64(), self.sent)
+    /// The seconds that each has waited so far, and the bytes that all have sent; nothing of one that is alone.
+    ///
+    /// # Errors
+    /// A worker cannot be reached.
+    pub(crate) fn traffic(&mut self) -> Result<(Vec<f64>, u64), WorkersError> {
+        if self.count() == 1 {
+            return Ok((Vec::new(), 0));
+        }
+        let mut own = Writer::default();
+        own.double(self.waited.as_secs_f64());
+        own.number(self.sent as usize);
+        let (mut waited, mut sent) = (Vec::new(), 0);
+        for (worker, said) in self.gathered(own.finish())?.iter().enumerate() {
+            let mut message = Reader::new(worker, said);
+            waited.push(message.double()?);
+            sent += message.number()? as u64;
+        }
+        Ok((waited, sent))
     }
 
     /// Some of `0..all` for this one: those of all workers are all of them, one after the other.

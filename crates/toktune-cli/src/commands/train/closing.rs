@@ -58,7 +58,7 @@ impl Closing<'_> {
             "event": "end",
             "emission": emission,
             "steps": output.global_step,
-            "waited_seconds": self.ready.process.as_ref().map(|_| output.waited_seconds),
+            "waited_seconds": self.ready.process.as_ref().map(|_| output.waited_seconds.clone()),
             "sent_bytes": self.ready.process.as_ref().map(|_| output.sent_bytes),
             "seconds": output.seconds,
             "tokens": output.tokens,
@@ -131,12 +131,17 @@ impl Closing<'_> {
             None => rows.push(("steps", format!("none to take: {} were taken before", output.global_step))),
         }
         if let Some(process) = &self.ready.process {
-            let share = 100.0 * output.waited_seconds / output.seconds.max(f64::MIN_POSITIVE);
+            let waited = &output.waited_seconds;
+            let mean = waited.iter().sum::<f64>() / waited.len().max(1) as f64;
+            let most = waited.iter().copied().fold(0.0, f64::max);
+            let share = |seconds: f64| 100.0 * seconds / output.seconds.max(f64::MIN_POSITIVE);
             rows.push((
                 "processes",
                 format!(
-                    "{}; the first one waited {share:.1} % of the time for the others, and sent {}",
+                    "{}; {:.1} % of their time was waiting for others ({:.1} % at most), and {} were sent",
                     process.count,
+                    share(mean),
+                    share(most),
                     report::bytes(output.sent_bytes)
                 ),
             ));
