@@ -34,8 +34,6 @@ pub(super) enum KeptMlp<B: Backend> {
     Gated([B::Buffer; 2]),
     /// The inner rows before the activation.
     Plain(B::Buffer),
-    /// Those of the experts of a mixture, in the order in which they take their rows.
-    Experts(Vec<KeptMlp<B>>),
 }
 
 /// Some rows that pass through an MLP together, and the number of the first of them.
@@ -280,8 +278,8 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// As [`Mlp::pull`] for the output of a gated MLP times a weight for each row, without updates, for at most
-    /// as many rows as the backend takes of a gated MLP at once: overwrites `dx`, and gives the gradients of the weights.
+    /// As [`Mlp::pull`] for the output of an MLP times a weight for each row, without updates, for at most as many rows as the
+    /// backend takes of a gated MLP at once: overwrites `dx`, and gives the gradients of the weights.
     ///
     /// These need no output: with the inner rows `h`, `dy · (h Wᵀ)` is `(dy W) · h`, and `dy W` is wanted anyway.
     pub(super) fn pull_weighted(
@@ -293,6 +291,9 @@ impl<B: Backend> Mlp<B> {
         gradients: &mut Gradients<'_, B>,
     ) -> B::Buffer {
         let backend = around.backend;
+        if let Up::Plain(up) = &self.up {
+            return self.pull_plain_weighted(around, up, [x, dy, weights], kept, dx, gradients);
+        }
         let [gate, up] = match kept {
             Some(KeptMlp::Gated(kept)) => kept,
             _ => self.gate_and_up(around, (x, 0)),
@@ -308,6 +309,32 @@ impl<B: Backend> Mlp<B> {
         self.pull_gate_and_up(around, (x, 0), [&dgate, &dup], dx, gradients);
         dweights
     }
+
+    /// As [`Mlp::pull_weighted`] without a gate.
+    fn pull_plain_weighted(
+        &self,
+        around: &Around<'_, B>,
+        up: &Linear<B>,
+        [x, dy, weights]: [&B::Buffer; 3],
+        kept: Option<KeptMlp<B>>,
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) -> B::Buffer {
+        let backend = around.backend;
+        let hidden = match kept {
+            Some(KeptMlp::Plain(kept)) => kept,
+            _ => up.apply(around, (x, 0)),
+        };
+        let mut activated = backend.part(&hidden, 0..backend.len(&hidden));
+        backend.activate(self.activation, &mut activated);
+        let mut dinner = backend.take(backend.len(&hidden));
+        self.down.pull_frozen(backend, dy, Write::Over, &mut dinner);
+        let mut dweights = backend.take(backend.len(weights));
+        backend.weigh(&mut dinner, &activated, weights, &mut dweights);
+        backend.pull_activate(self.activation, &hidden, &mut dinner);
+        up.pull(around, (x, 0), &dinner, (Write::Over, dx), gradients);
+        dweights
+    }
 }
 
 impl<B: Backend> KeptMlp<B> {
@@ -316,7 +343,6 @@ impl<B: Backend> KeptMlp<B> {
         match self {
             KeptMlp::Gated(_) => KeptMlp::Gated([(); 2].map(|()| backend.zeros(entries))),
             KeptMlp::Plain(_) => KeptMlp::Plain(backend.zeros(entries)),
-            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
         }
     }
 
@@ -338,7 +364,6 @@ impl<B: Backend> KeptMlp<B> {
                 KeptMlp::Gated(whole.each_ref().map(|whole| backend.part(whole, own.clone())))
             }
             KeptMlp::Plain(whole) => KeptMlp::Plain(backend.part(whole, own)),
-            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
         }
     }
 }

@@ -383,6 +383,12 @@ impl Backend for Cpu {
         rows::multiply_each(self.isa, y, row);
     }
 
+    fn scale_rows(&self, y: &mut Buffer, factors: &Buffer) {
+        let width = y.len().checked_div(factors.len()).unwrap_or(0).max(1);
+        let each = y.par_chunks_mut(width).zip(&**factors);
+        each.for_each(|(y, factor)| y.iter_mut().for_each(|y| *y *= factor));
+    }
+
     fn weigh(&self, y: &mut Buffer, x: &Buffer, factors: &Buffer, products: &mut Buffer) {
         let width = y.len().checked_div(factors.len()).unwrap_or(0).max(1);
         let each = y.par_chunks_mut(width).zip(x.par_chunks(width));
