@@ -373,6 +373,8 @@ pub struct AttentionInputs<'a, X> {
     pub v: &'a X,
     /// Keys and values of past rows, which get no gradient.
     pub past: Option<(&'a X, &'a X)>,
+    /// For each query head the score of a key without a value that every row sees, `[heads]`.
+    pub sinks: Option<&'a X>,
     /// In which precision its products may be taken.
     pub precision: Precision,
 }

@@ -27,6 +27,8 @@ pub(super) struct Attention<B: Backend> {
     /// Queries have a factor by their position.
     pub(super) tempered: bool,
     pub(super) heads: Heads,
+    /// Of each query head the score of a key without a value that every row sees, `[heads]`.
+    pub(super) sinks: Option<B::Buffer>,
     /// Queries and keys meet rows for distances too.
     pub(super) disentangled: Option<Disentangled<B>>,
 }
@@ -229,6 +231,7 @@ impl<B: Backend> Attention<B> {
             k,
             v,
             past: place.past,
+            sinks: self.sinks.as_ref(),
             precision,
         }
     }

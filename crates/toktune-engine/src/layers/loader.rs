@@ -331,7 +331,7 @@ impl<B: Backend> BlockReader<'_, B> {
             QkNorm::Head => self.norm(own, stored, spec.head_dim),
             QkNorm::Width => self.norm(own, stored, heads * spec.head_dim),
             QkNorm::Bare => {
-                let named = own.map(|own: &str| self.module(own, own).own);
+                let named = own.filter(|_| of.rope.is_some()).map(|own: &str| self.module(own, own).own);
                 Ok(named.map(|module| self.loader.bare_norm(module, spec.head_dim)))
             }
             QkNorm::EachHead => self.head_norms(own, stored, heads),
@@ -348,6 +348,7 @@ impl<B: Backend> BlockReader<'_, B> {
                 head_dim: spec.head_dim,
                 scale: spec.scale,
                 window: of.window,
+                chunk: of.chunk,
                 causal,
                 soft_cap: spec.soft_cap,
             },
@@ -355,8 +356,18 @@ impl<B: Backend> BlockReader<'_, B> {
             rope: of.rope,
             tempered: of.tempered,
             heads: Heads { head_dim: spec.head_dim, pairing: spec.pairing },
+            sinks: self.sinks(spec.heads)?,
             disentangled: disentangled.transpose()?,
         })
+    }
+
+    /// The sinks of the attention, a tensor without an ending.
+    fn sinks(&self, heads: usize) -> Result<Option<B::Buffer>> {
+        let (loader, names) = (self.loader, &self.loader.spec.names);
+        let Some(name) = names.sinks else { return Ok(None) };
+        let tensor = names.in_block(self.layer, name);
+        let values = loader.checkpoint.vector(&loader.find(&tensor), heads)?;
+        Ok(Some(loader.backend.place(values)))
     }
 
     fn mlp(&self, own: &MlpNames, stored: &MlpNames, inner: usize) -> Result<Mlp<B>> {
@@ -406,10 +417,14 @@ impl<B: Backend> BlockReader<'_, B> {
             ExpertLayout::Each => {
                 (0..of.count).map(|number| self.expert(names, of, number)).collect::<Result<_>>()?
             }
-            ExpertLayout::Rows => {
-                let ups = self.stacked(names.up, (2 * of.inner, d), of.count)?;
-                let downs = self.stacked(names.down, (d, of.inner), of.count)?;
-                let together = |(up, down)| Mlp::new(self.loader.backend, Up::Fused(up), down, activation);
+            _ => {
+                let ups = self.stacked(names.up, (2 * of.inner, d), of)?;
+                let downs = self.stacked(names.down, (d, of.inner), of)?;
+                let is_interleaved = of.layout == ExpertLayout::Columns { interleaved: true };
+                let together = |(up, down)| {
+                    let up = if is_interleaved { Up::Interleaved(up) } else { Up::Fused(up) };
+                    Mlp::new(self.loader.backend, up, down, activation)
+                };
                 ups.into_iter().zip(downs).map(together).collect()
             }
         };
@@ -447,17 +462,35 @@ impl<B: Backend> BlockReader<'_, B> {
         Ok(Mlp::new(self.loader.backend, up, down, spec.activation))
     }
 
-    /// The layers of all experts, which one tensor `[experts, outputs, inputs]` holds.
-    fn stacked(&self, name: &str, (outputs, inputs): (usize, usize), count: usize) -> Result<Vec<Linear<B>>> {
+    /// The layers of all experts, which one tensor holds, and their biases, which another one does.
+    fn stacked(
+        &self,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        of: &ExpertsSpec,
+    ) -> Result<Vec<Linear<B>>> {
         let loader = self.loader;
         let module = self.module(name, name);
-        let tensor = format!("{}.weight", module.stored);
-        let parts = loader.checkpoint.matrices(&loader.find(&tensor), count, outputs, inputs)?;
-        let linear = |frozen: FrozenMatrix| {
-            let weight = Stored { matrix: loader.backend.matrix(&frozen), stored: StoredAs::Rows };
-            Linear { module: module.own.clone(), slot: Slot::NONE, frozen, weight, bias: None }
+        let (tensor, stored) = match of.layout {
+            ExpertLayout::Columns { .. } => (module.stored.clone(), StoredAs::Columns),
+            _ => (format!("{}.weight", module.stored), StoredAs::Rows),
         };
-        Ok(parts.into_iter().map(linear).collect())
+        let (rows, cols) = match stored {
+            StoredAs::Rows => (outputs, inputs),
+            StoredAs::Columns => (inputs, outputs),
+        };
+        let parts = loader.checkpoint.matrices(&loader.find(&tensor), of.count, rows, cols)?;
+        let bias = format!("{tensor}_bias");
+        let biases = of
+            .bias
+            .then(|| loader.checkpoint.matrix(&loader.find(&bias), of.count, outputs, RowOrder::Plain));
+        let biases = biases.transpose()?;
+        let linear = |(number, frozen): (usize, FrozenMatrix)| {
+            let weight = Stored { matrix: loader.backend.matrix(&frozen), stored };
+            let bias = biases.as_ref().map(|all| loader.backend.place(all.decode_rows(number..number + 1)));
+            Linear { module: module.own.clone(), slot: Slot::NONE, frozen, weight, bias }
+        };
+        Ok(parts.into_iter().enumerate().map(linear).collect())
     }
 
     /// What is added to the scores of experts for the choice: a vector, or a matrix of one row (ERNIE).

@@ -23,12 +23,14 @@ mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod granitemoe;
 mod helium;
 mod hunyuan;
 mod llama;
+mod llama4;
 mod ministral;
 mod mistral;
 mod mixtral;
@@ -189,6 +191,8 @@ pub const FAMILIES: &[&Family] = &[
     &qwen_moe::QWEN2_MOE,
     &granitemoe::GRANITE_MOE,
     &phimoe::PHIMOE,
+    &gpt_oss::GPT_OSS,
+    &llama4::LLAMA4,
     &multimodal::GEMMA3,
     &multimodal::LLAVA,
     &multimodal::MISTRAL3,

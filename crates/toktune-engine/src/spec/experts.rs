@@ -58,6 +58,12 @@ pub enum ExpertLayout {
     Each,
     /// One tensor for all: `[experts, 2 inner, d]`, the gate above the up projection, and `[experts, d, inner]` (Granite).
     Rows,
+    /// One tensor for all, `[experts, d, 2 inner]` and `[experts, inner, d]`, with biases `[experts, …]` beside them; the names
+    /// are those of tensors, in full (Llama 4, GPT-OSS).
+    Columns {
+        /// The gate and the up projection take turns, output by output.
+        interleaved: bool,
+    },
 }
 
 /// How a row comes to its experts: the router's logits become scores, the best scores choose, and weigh.

@@ -223,7 +223,7 @@ pub enum QkNorm {
     Head,
     /// All heads together.
     Width,
-    /// Each head on its own, without weights (NanoChat, Llama 4).
+    /// Each head on its own, without weights, in the layers that rotate (NanoChat, Llama 4).
     Bare,
     /// Each head on its own, with a weight of its own and no bias: one tensor a head where its number `{}` is in the names
     /// (StableLM), a matrix `[heads, head_dim]` otherwise (Cohere).
@@ -304,6 +304,8 @@ impl TemperatureSpec {
 pub struct LayerSpec {
     /// Keys at this distance or further are not seen; `None` sees everything.
     pub window: Option<usize>,
+    /// Keys of the row's own run of so many positions are seen only; `None` sees all runs.
+    pub chunk: Option<usize>,
     /// Index into [`StackSpec::ropes`]; `None` rotates nothing.
     pub rope: Option<usize>,
     /// Queries grow with their position, by [`StackSpec::temperature`].

@@ -57,6 +57,8 @@ pub struct StackNames {
     pub cross: Option<AttentionNames>,
     /// In a block: the MLP.
     pub mlp: MlpNames,
+    /// In a block: the tensor, in full, of the attention's sinks.
+    pub sinks: Option<&'static str>,
     /// In a block: the module with the parameters of the MLP's activation, where it has some.
     pub activation: Option<&'static str>,
     /// In a block: the experts in its place, in the layers that have them.
@@ -204,6 +206,7 @@ pub(crate) const LLAMA_STACK: StackNames = StackNames {
         down: "mlp.down_proj",
         norms: HalfNorms::before("post_attention_layernorm"),
     },
+    sinks: None,
     activation: None,
     experts: None,
 };
@@ -301,6 +304,7 @@ impl StackNames {
                     sum: None,
                 },
             },
+            sinks: None,
             activation: None,
             experts: None,
         }

@@ -101,7 +101,8 @@ fn flops(w: &FrozenMatrix, rows: usize) -> usize {
 fn attention_inputs<'a>(of: &AttentionInputs<'a, Buffer>) -> Inputs<'a> {
     let (past_k, past_v): (&[f32], &[f32]) = of.past.map_or((&[], &[]), |(k, v)| (k, v));
     let (bias, precision) = (of.sequences.bias.as_deref(), of.precision);
-    Inputs { q: of.q, k: of.k, v: of.v, past_k, past_v, bias, precision }
+    let sinks = of.sinks.map_or(&[][..], |sinks| sinks);
+    Inputs { q: of.q, k: of.k, v: of.v, past_k, past_v, sinks, bias, precision }
 }
 
 fn disentangled_parts<'a>(

@@ -39,6 +39,7 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         down: "output.dense",
         norms: HalfNorms::sum("output.LayerNorm"),
     },
+    sinks: None,
     activation: None,
     experts: None,
 };

@@ -51,7 +51,7 @@ fn attribute_map(model_type: &str) -> Pairs {
         "distilbert" => DISTILBERT,
         "t5" | "mt5" => T5,
         "bart" | "mbart" | "marian" | "pegasus" | "m2m_100" => BART,
-        "mixtral" => EXPERTS,
+        "mixtral" | "gpt_oss" => EXPERTS,
         _ => &[],
     }
 }

@@ -20,7 +20,6 @@ const KNOWN: &[Entry] = &[
     ("codegen", "one norm before both halves, and a projection of a layout of its own", Some("gpt_neox")),
     ("deepseek_v2", LATENT, Some("mixtral")),
     ("deepseek_v3", LATENT, Some("mixtral")),
-    ("gpt_oss", "attention sinks", Some("mixtral")),
     ("llama4", SHARED_EXPERT, Some("llama")),
     ("mamba", STATE_SPACE, None),
     ("mamba2", STATE_SPACE, None),
