@@ -199,7 +199,13 @@ impl Checkpoint {
         self.table().matrix(name, rows, cols, order)
     }
 
-    /// The matrices `[rows, cols]` that lie one after the other in a tensor `[count, rows, cols]`, left where they are.
+    /// Whether a tensor is stored as blocks of 4-bit floats with an exponent each (MXFP4), under its name and two endings.
+    pub fn is_microscaled(&self, name: &str) -> bool {
+        self.table().is_microscaled(name)
+    }
+
+    /// The matrices `[rows, cols]` that lie one after the other in a tensor `[count, rows, cols]`, left where they are; where
+    /// it [is stored as blocks](Checkpoint::is_microscaled), blocks of the same size in memory.
     ///
     /// # Errors
     /// As [`Checkpoint::matrix`].

@@ -173,6 +173,9 @@ impl TensorTable {
 
     /// The matrices that lie one after the other in a tensor `[count, rows, cols]`. They share its bytes.
     pub fn matrices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<FrozenMatrix>> {
+        if self.is_microscaled(name) {
+            return self.microscaled(name, count, rows, cols);
+        }
         let (tensor, dtype) = self.require(name, &[count, rows, cols])?;
         let refused = || unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported);
         if SCALED.contains(&dtype) {

@@ -471,15 +471,24 @@ impl<B: Backend> BlockReader<'_, B> {
     ) -> Result<Vec<Linear<B>>> {
         let loader = self.loader;
         let module = self.module(name, name);
-        let (tensor, stored) = match of.layout {
-            ExpertLayout::Columns { .. } => (module.stored.clone(), StoredAs::Columns),
-            _ => (format!("{}.weight", module.stored), StoredAs::Rows),
+        let tensor = match of.layout {
+            ExpertLayout::Columns { .. } => module.stored.clone(),
+            _ => format!("{}.weight", module.stored),
+        };
+        let blocks = format!("{tensor}_blocks");
+        let blocks = loader.find(&blocks);
+        let in_blocks = blocks.strip_suffix("_blocks").filter(|name| loader.checkpoint.is_microscaled(name));
+        let found = in_blocks.map_or_else(|| loader.find(&tensor), Cow::Borrowed);
+        // blocks lie along the inputs, whichever way round the matrix would be
+        let stored = match of.layout {
+            ExpertLayout::Columns { .. } if in_blocks.is_none() => StoredAs::Columns,
+            _ => StoredAs::Rows,
         };
         let (rows, cols) = match stored {
             StoredAs::Rows => (outputs, inputs),
             StoredAs::Columns => (inputs, outputs),
         };
-        let parts = loader.checkpoint.matrices(&loader.find(&tensor), of.count, rows, cols)?;
+        let parts = loader.checkpoint.matrices(&found, of.count, rows, cols)?;
         let bias = format!("{tensor}_bias");
         let biases = of
             .bias
