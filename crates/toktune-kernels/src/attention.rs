@@ -3,7 +3,7 @@
 //! The forward pass keeps one number a row and head, the logarithm of the softmax's denominator; the backward pass
 //! recomputes each tile of probabilities from it. Heads may be grouped (several query heads share a key/value head), a
 //! window may limit how far a row looks, scores may be capped, and a bias may be added to them that depends on the
-//! distance of query and key. Rows attend to the rows before them, to their whole sequence, or to the rows of another
+//! distance of query and key. A head may have a sink, a score that takes its share of the softmax and gives nothing. Rows attend to the rows before them, to their whole sequence, or to the rows of another
 //! sequence.
 //!
 //! Before its own rows a span may see others, stretch by stretch. *Past* ones are keys and values that are given and constant:
@@ -49,6 +49,8 @@ pub struct Shape {
     /// A row sees keys at a distance below `window` only: row `p` sees `p - window + 1 ..= p`, and as far ahead when the
     /// attention is not causal.
     pub window: Option<usize>,
+    /// A row sees keys of its own run of so many positions only, the runs lying end to end (Llama 4).
+    pub chunk: Option<usize>,
     /// A row sees no key after its own position.
     pub causal: bool,
     /// Scores `s` become `cap tanh(s / cap)` (Gemma 2).
@@ -159,6 +161,8 @@ pub struct Inputs<'a> {
     pub past_k: &'a [f32],
     /// Values of past rows.
     pub past_v: &'a [f32],
+    /// For each query head the score of a key that every row sees and that has no value (GPT-OSS), or nothing.
+    pub sinks: &'a [f32],
     /// What is added to the scores, for every query head; of the length of the longest sequence at least.
     pub bias: Option<&'a ScoreBias>,
     /// In which precision the products are taken: with bf16, where the instruction set multiplies it, of queries, keys and
@@ -191,7 +195,9 @@ impl Shape {
 
     /// The keys, of `total`, that the row at position `at` of its sequence sees.
     pub fn visible(&self, at: usize, total: usize) -> Range<usize> {
-        let first = self.window.map_or(0, |window| (at + 1).saturating_sub(window));
+        let of_window = self.window.map_or(0, |window| (at + 1).saturating_sub(window));
+        let of_chunk = self.chunk.map_or(0, |chunk| at / chunk.max(1) * chunk);
+        let first = of_window.max(of_chunk);
         let end = if self.causal { at + 1 } else { self.window.map_or(total, |window| at + window) };
         first.min(total)..end.min(total)
     }
@@ -214,6 +220,8 @@ impl Shape {
         assert_eq!(x.q.len(), rows * self.q_width(), "queries");
         let keys = x.k.len() / self.kv_width().max(1);
         assert!(x.k.len() == keys * self.kv_width() && x.v.len() == x.k.len(), "keys and values");
+        assert!(x.sinks.is_empty() || x.sinks.len() == self.heads, "a sink for each head");
+        assert!(self.chunk.is_none() || self.causal, "runs of causal rows");
         assert!(self.soft_cap.is_none() || x.bias.is_none(), "capped scores with a bias");
         assert!(x.past_v.len() == x.past_k.len(), "past keys and values");
         let (mut next, mut next_key) = (0, 0);
@@ -243,7 +251,7 @@ impl Shape {
     }
 }
 
-/// `out = softmax(scale q kᵀ + mask) v` for every sequence and head; overwrites `out` (as `q`) and
+/// `out = softmax(scale q kᵀ + mask) v`, a sink being one more score of the softmax, for every sequence and head; overwrites `out` (as `q`) and
 /// `lse [rows, heads]`, the logarithms of the denominators, which [`backward`] needs.
 ///
 /// Panics when the lengths do not fit.
@@ -271,8 +279,12 @@ pub fn forward(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, out: &mu
                 let [largest, total] = [(); 2].map(|()| cut(&mut scratch, group.len() * m));
                 let [key_room, value_room] = [(); 2].map(|()| cut(&mut scratch, room));
                 sums.fill(0.0);
-                largest.fill(f32::NEG_INFINITY);
-                total.fill(0.0);
+                for (at, head) in group.clone().enumerate() {
+                    // a sink counts from the first, as a key without a value
+                    let sink = x.sinks.get(head);
+                    largest[at * m..][..m].fill(sink.copied().unwrap_or(f32::NEG_INFINITY));
+                    total[at * m..][..m].fill(if sink.is_some() { 1.0 } else { 0.0 });
+                }
                 for tile in key_tiles(shape, span, x, positions.clone()) {
                     // one packing serves every head of the group
                     let n = tile.len();

@@ -199,12 +199,34 @@ impl Checkpoint {
         self.table().matrix(name, rows, cols, order)
     }
 
+    /// Whether a tensor is stored as blocks of 4-bit floats with an exponent each (MXFP4), under its name and two endings.
+    pub fn is_microscaled(&self, name: &str) -> bool {
+        self.table().is_microscaled(name)
+    }
+
+    /// The matrices `[rows, cols]` that lie one after the other in a tensor `[count, rows, cols]`, left where they are; where
+    /// it [is stored as blocks](Checkpoint::is_microscaled), blocks of the same size in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`].
+    pub fn matrices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<FrozenMatrix>> {
+        self.table().matrices(name, count, rows, cols)
+    }
+
     /// A vector of `len` entries, as `f32`: the weights of a norm, a bias.
     ///
     /// # Errors
     /// As [`Checkpoint::matrix`], and when an entry is a NaN or an infinity.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.table().vector(name, len)
+    }
+
+    /// A single number, stored with a dimension or without.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn number(&self, name: &str) -> Result<f32> {
+        self.table().number(name)
     }
 
     /// The GGUF file, for its metadata.

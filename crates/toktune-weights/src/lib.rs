@@ -17,6 +17,7 @@ mod index;
 mod mapped;
 mod matrix;
 mod memory;
+mod microscaled;
 mod nearest;
 mod pytorch;
 mod safetensors;

@@ -171,6 +171,22 @@ impl TensorTable {
         }
     }
 
+    /// The matrices that lie one after the other in a tensor `[count, rows, cols]`. They share its bytes.
+    pub fn matrices(&self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<FrozenMatrix>> {
+        if self.is_microscaled(name) {
+            return self.microscaled(name, count, rows, cols);
+        }
+        let (tensor, dtype) = self.require(name, &[count, rows, cols])?;
+        let refused = || unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported);
+        if SCALED.contains(&dtype) {
+            return Err(refused());
+        }
+        let all = count.checked_mul(rows).ok_or_else(refused)?;
+        let (name, bytes) = (tensor.name.clone(), tensor.bytes.clone());
+        let whole = FrozenMatrix::new(name, bytes, dtype, all, cols, RowOrder::Plain)?;
+        (0..count).map(|at| whole.part(at * rows..(at + 1) * rows).ok_or_else(refused)).collect()
+    }
+
     /// A matrix of 8-bit floats with its scales.
     fn scaled(&self, matrix: FrozenMatrix, scaling: Scaling) -> Result<FrozenMatrix> {
         let name = matrix.name().to_owned();
@@ -221,7 +237,13 @@ impl TensorTable {
 
     /// A vector of this length as `f32`; every entry must be finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let (tensor, dtype) = self.require(name, &[len])?;
+        self.entries(name, &[len])
+    }
+
+    /// All entries of a tensor of this shape.
+    fn entries(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (tensor, dtype) = self.require(name, shape)?;
+        let len = shape.iter().product();
         if SCALED.contains(&dtype) {
             return Err(unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported));
         }
@@ -239,6 +261,13 @@ impl TensorTable {
                 value: out[index],
             }),
         }
+    }
+
+    /// A single number, with a dimension or without.
+    pub fn number(&self, name: &str) -> Result<f32> {
+        let is_scalar = self.get(name).is_some_and(|tensor| tensor.shape.is_empty());
+        let values = if is_scalar { self.entries(name, &[])? } else { self.vector(name, 1)? };
+        Ok(values.first().copied().unwrap_or_default())
     }
 }
 

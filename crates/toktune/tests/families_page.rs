@@ -36,7 +36,7 @@ const TAIL: &str = "\
 
 | files | read | refused by name |
 | --- | --- | --- |
-| safetensors, one or several with an index | F32, F16, BF16; F8_E4M3 and F8_E5M2 with scales (`quant_method: fp8`: blocks, rows or whole tensors), decoded in `f32` as transformers does and multiplied so (`--precision bf16` is faster) | bitsandbytes, GPTQ, AWQ, HQQ, EETQ, AQLM, quanto, torchao, compressed-tensors, MXFP4, MLX and any other `quant_method`: take the model of 16 bits, or a GGUF file. LoRA is not merged into FP8 weights; tokens are |
+| safetensors, one or several with an index | F32, F16, BF16; F8_E4M3 and F8_E5M2 with scales (`quant_method: fp8`: blocks, rows or whole tensors), decoded in `f32` as transformers does and multiplied so (`--precision bf16` is faster); MXFP4 of GPT-OSS's experts | bitsandbytes, GPTQ, AWQ, HQQ, EETQ, AQLM, quanto, torchao, compressed-tensors, MLX, MXFP4 of other models and any other `quant_method`: take the model of 16 bits, or a GGUF file. LoRA is not merged into FP8 weights; tokens are |
 | `pytorch_model.bin`, `adapter_model.bin` | what torch 1.6 and later write (zip) and what earlier ones did (a stream of pickles); no code of a file is run | tar archives (torch before 0.1.10) |
 | GGUF, one file or all parts of one (`name-00001-of-00003.gguf`) | F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, MXFP4; to the last bit as the package `gguf` decodes them | NVFP4, Q1_0, Q8_1, Q8_K and the types that GGML has dropped |
 

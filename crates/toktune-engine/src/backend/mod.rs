@@ -208,7 +208,10 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Multiplies every row of `y` with `row [width]`, entry by entry.
     fn multiply_each(&self, y: &mut Self::Buffer, row: &Self::Buffer);
 
-    /// Multiplies each row of `y [factors, width]` with its factor, after writing the product of the two rows of `x` and `y`
+    /// Multiplies each row of `y [factors, width]` with its factor.
+    fn scale_rows(&self, y: &mut Self::Buffer, factors: &Self::Buffer);
+
+    /// As [`Backend::scale_rows`], after writing the product of the two rows of `x` and `y`
     /// into `products`.
     fn weigh(
         &self,
@@ -370,6 +373,8 @@ pub struct AttentionInputs<'a, X> {
     pub v: &'a X,
     /// Keys and values of past rows, which get no gradient.
     pub past: Option<(&'a X, &'a X)>,
+    /// For each query head the score of a key without a value that every row sees, `[heads]`.
+    pub sinks: Option<&'a X>,
     /// In which precision its products may be taken.
     pub precision: Precision,
 }

@@ -14,6 +14,8 @@ pub struct Rows<B: Backend> {
     pub cross: Option<Sequences>,
     /// The rotations, one for each rotary embedding of the stack.
     pub rotations: Vec<Rotation<B::Buffer>>,
+    /// The factor on the queries of each row, where some layers have one.
+    pub temperatures: Option<B::Buffer>,
     /// The position of each row in its sequence.
     pub positions: Vec<u32>,
     /// For each span, the tokens of padding before it, where positions do not count them.

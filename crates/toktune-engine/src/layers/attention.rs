@@ -5,7 +5,7 @@ use super::disentangled::Disentangled;
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::backend::{
-    AttentionInputs, AttentionShape, Backend, Direction, Heads, Rotation, Saved, Sequences, Write,
+    Activation, AttentionInputs, AttentionShape, Backend, Direction, Heads, Rotation, Saved, Sequences, Write,
 };
 use crate::spec::QkvLayout;
 use toktune_kernels::Precision;
@@ -20,9 +20,15 @@ pub(super) struct Attention<B: Backend> {
     /// These norms read what has been rotated already.
     pub(super) norm_rotated: bool,
     pub(super) shape: AttentionShape,
+    /// Queries and keys, after their norm, and values are kept between minus this and this.
+    pub(super) limit: Option<f32>,
     /// Which rotary embedding turns queries and keys.
     pub(super) rope: Option<usize>,
+    /// Queries have a factor by their position.
+    pub(super) tempered: bool,
     pub(super) heads: Heads,
+    /// Of each query head the score of a key without a value that every row sees, `[heads]`.
+    pub(super) sinks: Option<B::Buffer>,
     /// Queries and keys meet rows for distances too.
     pub(super) disentangled: Option<Disentangled<B>>,
 }
@@ -39,6 +45,8 @@ pub(super) struct Place<'a, B: Backend> {
     pub(super) sequences: &'a Sequences,
     /// The rotations of the rows; `None` for the attention to an encoder.
     pub(super) rotation: Option<&'a Rotation<B::Buffer>>,
+    /// Factors on the queries of the rows.
+    pub(super) temperatures: Option<&'a B::Buffer>,
     /// Constant keys and values that come before.
     pub(super) past: Option<(&'a B::Buffer, &'a B::Buffer)>,
 }
@@ -132,12 +140,25 @@ impl<B: Backend> Attention<B> {
         Place {
             sequences: &around.rows.sequences,
             rotation: self.rope.map(|rope| &around.rows.rotations[rope]),
+            temperatures: around.rows.temperatures.as_ref().filter(|_| self.tempered),
             past: around.past.map(|past| (&past.k, &past.v)),
         }
     }
 
-    /// Queries of `x`, keys and values of `memory`, before norms and rotation.
+    /// Queries of `x`, keys and values of `memory`, before norms, limits of queries and keys, and rotation.
     fn project(&self, around: &Around<'_, B>, x: &B::Buffer, memory: &B::Buffer) -> [B::Buffer; 3] {
+        let mut raw = self.project_unlimited(around, x, memory);
+        self.limit_values(around.backend, &mut raw[2]);
+        raw
+    }
+
+    fn limit_values(&self, backend: &B, values: &mut B::Buffer) {
+        if let Some(limit) = self.limit {
+            backend.activate(Activation::Clamp { limit }, values);
+        }
+    }
+
+    fn project_unlimited(&self, around: &Around<'_, B>, x: &B::Buffer, memory: &B::Buffer) -> [B::Buffer; 3] {
         match &self.projections {
             Projections::Split(split) => {
                 let [q, k, v] = &**split;
@@ -169,7 +190,10 @@ impl<B: Backend> Attention<B> {
     ) -> Attended<B> {
         let backend = around.backend;
         let raw = known.raw.unwrap_or_else(|| self.project(around, x, memory));
-        let q = self.prepared(backend, &raw[0], self.q_norm.as_ref(), place.rotation);
+        let mut q = self.prepared(backend, &raw[0], self.q_norm.as_ref(), place.rotation);
+        if let Some(temperatures) = place.temperatures {
+            backend.scale_rows(&mut q, temperatures);
+        }
         let k = self.prepared(backend, &raw[1], self.k_norm.as_ref(), place.rotation);
         let [out, lse] = known.out.unwrap_or_else(|| {
             let width = backend.len(&q);
@@ -207,11 +231,12 @@ impl<B: Backend> Attention<B> {
             k,
             v,
             past: place.past,
+            sinks: self.sinks.as_ref(),
             precision,
         }
     }
 
-    /// Queries or keys after their norm and rotation.
+    /// Queries or keys after their norm, limit and rotation.
     fn prepared(
         &self,
         backend: &B,
@@ -219,17 +244,23 @@ impl<B: Backend> Attention<B> {
         norm: Option<&Norm<B>>,
         rotation: Option<&Rotation<B::Buffer>>,
     ) -> B::Buffer {
-        match (norm, rotation) {
-            (None, None) => backend.part(raw, 0..backend.len(raw)),
-            (Some(norm), None) => norm.apply(backend, raw),
-            (None, Some(rotation)) => self.rotated(backend, rotation, Direction::Forward, raw),
-            (Some(norm), Some(rotation)) if self.norm_rotated => {
-                norm.apply(backend, &self.rotated(backend, rotation, Direction::Forward, raw))
-            }
-            (Some(norm), Some(rotation)) => {
-                self.rotated(backend, rotation, Direction::Forward, &norm.apply(backend, raw))
-            }
+        let unrotated = self.unrotated(backend, raw, norm);
+        let read = unrotated.as_ref().unwrap_or(raw);
+        let rotated = rotation.map(|rotation| self.rotated(backend, rotation, Direction::Forward, read));
+        let read = rotated.as_ref().unwrap_or(read);
+        match norm.filter(|_| self.norm_rotated) {
+            Some(norm) => norm.apply(backend, read),
+            None => rotated.or(unrotated).unwrap_or_else(|| backend.part(raw, 0..backend.len(raw))),
         }
+    }
+
+    /// Queries or keys before their rotation, where that is not as they come.
+    fn unrotated(&self, backend: &B, raw: &B::Buffer, norm: Option<&Norm<B>>) -> Option<B::Buffer> {
+        let normed = norm.filter(|_| !self.norm_rotated).map(|norm| norm.apply(backend, raw));
+        let Some(limit) = self.limit else { return normed };
+        let mut limited = normed.unwrap_or_else(|| backend.part(raw, 0..backend.len(raw)));
+        backend.activate(Activation::Clamp { limit }, &mut limited);
+        Some(limited)
     }
 
     /// Queries or keys, or gradients of them, rotated forward or back.
@@ -253,7 +284,11 @@ impl<B: Backend> Attention<B> {
         rotation: Option<&Rotation<B::Buffer>>,
     ) -> KeyValues<B::Buffer> {
         let [k, v] = match &self.projections {
-            Projections::Split(split) => [1, 2].map(|at| split[at].apply(around, (x, 0))),
+            Projections::Split(split) => {
+                let [k, mut v] = [1, 2].map(|at| split[at].apply(around, (x, 0)));
+                self.limit_values(around.backend, &mut v);
+                [k, v]
+            }
             Projections::Fused(..) => {
                 let [_, k, v] = self.project(around, x, x);
                 [k, v]
@@ -286,6 +321,13 @@ impl<B: Backend> Attention<B> {
             }
         }
         drop((q, k, out, lse));
+        if let Some(temperatures) = place.temperatures {
+            backend.scale_rows(&mut dq, temperatures);
+        }
+        if let Some(limit) = self.limit {
+            // what was kept of the values is within the limit already
+            backend.pull_activate(Activation::Clamp { limit }, &v, &mut dv);
+        }
         let dq = self.pull_prepared(backend, &raw_q, dq, self.q_norm.as_ref(), place.rotation);
         let dk = self.pull_prepared(backend, &raw_k, dk, self.k_norm.as_ref(), place.rotation);
         // the rows are read by updates alone, and are there where there are some
@@ -337,24 +379,29 @@ impl<B: Backend> Attention<B> {
         norm: Option<&Norm<B>>,
         rotation: Option<&Rotation<B::Buffer>>,
     ) -> B::Buffer {
-        let back = |gradient: &B::Buffer, rotation: &Rotation<B::Buffer>| {
-            self.rotated(backend, rotation, Direction::Backward, gradient)
-        };
         let through = |norm: &Norm<B>, input: &B::Buffer, gradient: &B::Buffer| {
             let mut of_input = backend.take(backend.len(gradient));
             norm.pull(backend, input, gradient, Write::Over, &mut of_input);
             of_input
         };
-        match (norm, rotation) {
-            (None, None) => gradient,
-            (Some(norm), None) => through(norm, raw, &gradient),
-            (None, Some(rotation)) => back(&gradient, rotation),
-            (Some(norm), Some(rotation)) if self.norm_rotated => {
-                // what the norm read is a rotation away: cheaper to compute again than to keep
-                let rotated = self.rotated(backend, rotation, Direction::Forward, raw);
-                back(&through(norm, &rotated, &gradient), rotation)
-            }
-            (Some(norm), Some(rotation)) => through(norm, raw, &back(&gradient, rotation)),
+        let mut gradient = gradient;
+        // what is read here is at most a norm, a limit and a rotation away: cheaper to compute again than to keep
+        let unrotated =
+            (self.limit.is_some() || self.norm_rotated).then(|| self.unrotated(backend, raw, norm)).flatten();
+        if let Some(norm) = norm.filter(|_| self.norm_rotated) {
+            let read = unrotated.as_ref().unwrap_or(raw);
+            let rotated = rotation.map(|rotation| self.rotated(backend, rotation, Direction::Forward, read));
+            gradient = through(norm, rotated.as_ref().unwrap_or(read), &gradient);
+        }
+        if let Some(rotation) = rotation {
+            gradient = self.rotated(backend, rotation, Direction::Backward, &gradient);
+        }
+        if let (Some(limit), Some(limited)) = (self.limit, &unrotated) {
+            backend.pull_activate(Activation::Clamp { limit }, limited, &mut gradient);
+        }
+        match norm.filter(|_| !self.norm_rotated) {
+            Some(norm) => through(norm, raw, &gradient),
+            None => gradient,
         }
     }
 }

@@ -146,7 +146,8 @@ impl<B: Backend> Block<B> {
             for norm in around.into_iter().chain(of_heads).flatten() {
                 // a norm that two sublayers read is one tensor
                 let named = norm.tensors(backend);
-                if !tensors.iter().any(|(name, _)| *name == named[0].0) {
+                let first = named.first().map(|(name, _)| name);
+                if !tensors.iter().any(|(name, _)| Some(name) == first) {
                     tensors.extend(named);
                 }
             }

@@ -1,7 +1,7 @@
 //! What a block does to each row by itself: one MLP, or a mixture of them.
 
 use super::around::{Around, Gradients};
-use super::experts::Experts;
+use super::experts::{Experts, KeptExperts};
 use super::linear::Linear;
 use super::mlp::{KeptMlp, Mlp};
 use crate::backend::{Backend, Write};
@@ -10,16 +10,22 @@ use crate::backend::{Backend, Write};
 #[derive(Debug)]
 pub(super) enum FeedForward<B: Backend> {
     One(Box<Mlp<B>>),
-    Experts(Experts<B>),
+    Experts(Box<Experts<B>>),
+}
+
+/// What it keeps for its backward pass.
+#[derive(Debug)]
+pub(super) enum KeptFeedForward<B: Backend> {
+    One(KeptMlp<B>),
+    Experts(Box<KeptExperts<B>>),
 }
 
 impl<B: Backend> FeedForward<B> {
-    /// The linear layers that can have updates of their own. Not those of experts, nor the router: transformers 5 holds
-    /// them as parameters that are no linear layers, so PEFT's `all-linear` leaves them alone.
+    /// The linear layers that can have updates of their own.
     pub(super) fn linears(&self) -> Vec<&Linear<B>> {
         match self {
             FeedForward::One(mlp) => mlp.linears(),
-            FeedForward::Experts(_) => Vec::new(),
+            FeedForward::Experts(experts) => experts.linears(),
         }
     }
 
@@ -27,20 +33,19 @@ impl<B: Backend> FeedForward<B> {
     pub(super) fn all_linears(&self) -> Vec<&Linear<B>> {
         match self {
             FeedForward::One(mlp) => mlp.linears(),
-            FeedForward::Experts(experts) => experts.linears(),
+            FeedForward::Experts(experts) => experts.all_linears(),
         }
     }
 
     /// Calls `change` with the linear layers whose weights may be changed: every one but a router, whose products are
     /// always `f32`.
     pub(super) fn change_linears(&mut self, backend: &B, mut change: impl FnMut(&mut Linear<B>)) {
-        let mlps = match self {
-            FeedForward::One(mlp) => std::slice::from_mut(&mut **mlp),
-            FeedForward::Experts(experts) => &mut experts.experts,
-        };
-        for mlp in mlps {
-            mlp.linears_mut().into_iter().for_each(&mut change);
-            mlp.put_together(backend);
+        match self {
+            FeedForward::One(mlp) => {
+                mlp.linears_mut().into_iter().for_each(&mut change);
+                mlp.put_together(backend);
+            }
+            FeedForward::Experts(experts) => experts.change_linears(backend, change),
         }
     }
 
@@ -60,10 +65,13 @@ impl<B: Backend> FeedForward<B> {
         write: Write,
         y: &mut B::Buffer,
         keep: bool,
-    ) -> Option<KeptMlp<B>> {
+    ) -> Option<KeptFeedForward<B>> {
         match self {
-            FeedForward::One(mlp) => mlp.run(around, x, write, y, keep),
-            FeedForward::Experts(experts) => experts.run(around, x, write, y, keep),
+            FeedForward::One(mlp) => mlp.run(around, x, write, y, keep).map(KeptFeedForward::One),
+            FeedForward::Experts(experts) => {
+                let kept = experts.run(around, x, write, y, keep);
+                kept.map(|kept| KeptFeedForward::Experts(Box::new(kept)))
+            }
         }
     }
 
@@ -72,13 +80,19 @@ impl<B: Backend> FeedForward<B> {
         &self,
         around: &Around<'_, B>,
         [x, dy]: [&B::Buffer; 2],
-        kept: Option<KeptMlp<B>>,
+        kept: Option<KeptFeedForward<B>>,
         dx: &mut B::Buffer,
         gradients: &mut Gradients<'_, B>,
     ) {
-        match self {
-            FeedForward::One(mlp) => mlp.pull(around, [x, dy], kept, dx, gradients),
-            FeedForward::Experts(experts) => experts.pull(around, [x, dy], kept, dx, gradients),
+        match (self, kept) {
+            (FeedForward::One(mlp), Some(KeptFeedForward::One(kept))) => {
+                mlp.pull(around, [x, dy], Some(kept), dx, gradients);
+            }
+            (FeedForward::One(mlp), _) => mlp.pull(around, [x, dy], None, dx, gradients),
+            (FeedForward::Experts(experts), Some(KeptFeedForward::Experts(kept))) => {
+                experts.pull(around, [x, dy], Some(*kept), dx, gradients);
+            }
+            (FeedForward::Experts(experts), _) => experts.pull(around, [x, dy], None, dx, gradients),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How much of a forward pass is kept for the backward one.
 
 use super::attention::Attended;
-use super::mlp::KeptMlp;
+use super::feed_forward::KeptFeedForward;
 use crate::backend::Backend;
 
 /// How much of a block's forward pass is kept for its backward pass, least first; each level keeps what those before it do.
@@ -39,7 +39,7 @@ pub(super) struct KeptSublayer<B: Backend> {
     pub(super) attended: Option<[B::Buffer; 2]>,
     /// Queries, keys and values before norms and rotation.
     pub(super) qkv: Option<[B::Buffer; 3]>,
-    pub(super) mlp: Option<KeptMlp<B>>,
+    pub(super) mlp: Option<KeptFeedForward<B>>,
 }
 
 impl<B: Backend> Default for KeptSublayer<B> {
@@ -55,5 +55,5 @@ pub(super) struct State<B: Backend> {
     pub(super) attended: Option<Attended<B>>,
     /// What it added, where a norm reads it.
     pub(super) update: Option<B::Buffer>,
-    pub(super) mlp: Option<KeptMlp<B>>,
+    pub(super) mlp: Option<KeptFeedForward<B>>,
 }

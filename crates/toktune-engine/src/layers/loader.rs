@@ -3,21 +3,23 @@
 use super::attention::{Attention, Projections};
 use super::block::Block;
 use super::disentangled::{Disentangled, DistanceRows, Through};
-use super::experts::Experts;
+use super::experts::{Experts, Shared};
 use super::feed_forward::FeedForward;
 use super::linear::{Linear, Slot};
 use super::mlp::{Mlp, Up};
 use super::norm::Norm;
+use super::routing::Router;
 use super::sublayer::{Sublayer, Work};
-use crate::backend::{AttentionShape, Backend, Heads, Norming, Stored, StoredAs};
+use crate::backend::{Activation, AttentionShape, Backend, Heads, Norming, Stored, StoredAs};
 use crate::error::Result;
 use crate::spec::{
-    AttentionNames, DisentangledSpec, ExpertNames, ExpertsSpec, HalfNorms, LayerSpec, MlpNames, ModelNames,
-    NormKind, NormSpec, QkNorm, QkvLayout, StackNames, StackSpec,
+    AttentionNames, DisentangledSpec, ExpertLayout, ExpertNames, ExpertsSpec, HalfNorms, LayerSpec, MlpNames,
+    ModelNames, NormKind, NormSpec, QkNorm, QkvLayout, StackNames, StackSpec,
 };
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
+use toktune_kernels::gated::Xielu;
 use toktune_weights::{Checkpoint, FrozenMatrix, RowOrder};
 
 /// What tensors are called in a checkpoint, and in which form they are stored.
@@ -89,6 +91,9 @@ impl<B: Backend> Loader<'_, B> {
             let name = format!("{}{ending}", module.stored);
             self.checkpoint.vector(&self.find(&name), width)
         };
+        if spec.bare {
+            return Ok(self.bare_norm(module.own.clone(), width));
+        }
         let mut weight = vector(".weight")?;
         // a GGUF file holds the sum
         let offset = if spec.plus_one && self.naming.gguf.is_none() { 1.0 } else { 0.0 };
@@ -103,8 +108,15 @@ impl<B: Backend> Loader<'_, B> {
             weight: self.backend.place(weight),
             bias,
             eps: spec.eps,
+            bare: false,
             of_heads: None,
         })
+    }
+
+    /// A norm without weights.
+    fn bare_norm(&self, module: String, width: usize) -> Norm<B> {
+        let (norming, weight) = (norming(self.spec.norm.kind), self.backend.place(vec![1.0; width]));
+        Norm { module, norming, weight, bias: None, eps: self.spec.norm.eps, bare: true, of_heads: None }
     }
 
     /// A norm of heads that have weights of their own.
@@ -128,6 +140,7 @@ impl<B: Backend> Loader<'_, B> {
             // neither family has a bias here, even where its other norms do
             bias: None,
             eps: self.spec.norm.eps,
+            bare: false,
             of_heads: Some(self.backend.place(weights)),
         })
     }
@@ -218,8 +231,8 @@ impl<B: Backend> Loader<'_, B> {
             sublayers.push(reader.sublayer(&cross.norms, &stored.norms, Work::Cross(attention))?);
         }
         let mlp = match (&of.experts, &own.experts) {
-            (Some(of), Some(names)) => FeedForward::Experts(reader.experts(names, of)?),
-            _ => FeedForward::One(Box::new(reader.mlp(&own.mlp, &stored.mlp)?)),
+            (Some(of), Some(names)) => FeedForward::Experts(Box::new(reader.experts(names, of)?)),
+            _ => FeedForward::One(Box::new(reader.mlp(&own.mlp, &stored.mlp, self.spec.mlp.inner)?)),
         };
         sublayers.push(reader.sublayer(&own.mlp.norms, &stored.mlp.norms, Work::Mlp(mlp))?);
         Ok(Block { sublayers, parallel: self.spec.parallel })
@@ -317,6 +330,10 @@ impl<B: Backend> BlockReader<'_, B> {
         let qk_norm = |own, stored, heads| match spec.qk_norm {
             QkNorm::Head => self.norm(own, stored, spec.head_dim),
             QkNorm::Width => self.norm(own, stored, heads * spec.head_dim),
+            QkNorm::Bare => {
+                let named = own.filter(|_| of.rope.is_some()).map(|own: &str| self.module(own, own).own);
+                Ok(named.map(|module| self.loader.bare_norm(module, spec.head_dim)))
+            }
             QkNorm::EachHead => self.head_norms(own, stored, heads),
         };
         Ok(Attention {
@@ -331,48 +348,168 @@ impl<B: Backend> BlockReader<'_, B> {
                 head_dim: spec.head_dim,
                 scale: spec.scale,
                 window: of.window,
+                chunk: of.chunk,
                 causal,
                 soft_cap: spec.soft_cap,
             },
+            limit: spec.limit,
             rope: of.rope,
+            tempered: of.tempered,
             heads: Heads { head_dim: spec.head_dim, pairing: spec.pairing },
+            sinks: self.sinks(spec.heads)?,
             disentangled: disentangled.transpose()?,
         })
     }
 
-    fn mlp(&self, own: &MlpNames, stored: &MlpNames) -> Result<Mlp<B>> {
+    /// The sinks of the attention, a tensor without an ending.
+    fn sinks(&self, heads: usize) -> Result<Option<B::Buffer>> {
+        let (loader, names) = (self.loader, &self.loader.spec.names);
+        let Some(name) = names.sinks else { return Ok(None) };
+        let tensor = names.in_block(self.layer, name);
+        let values = loader.checkpoint.vector(&loader.find(&tensor), heads)?;
+        Ok(Some(loader.backend.place(values)))
+    }
+
+    fn mlp(&self, own: &MlpNames, stored: &MlpNames, inner: usize) -> Result<Mlp<B>> {
         let (spec, d) = (&self.loader.spec.mlp, self.loader.spec.hidden_size);
         let of = |names, sizes| self.linear(names, sizes, RowOrder::Plain, spec.bias);
         let up = match (own.gate, stored.gate) {
-            (Some(own_gate), Some(stored_gate)) => Up::Gated(
-                of((own_gate, stored_gate), (spec.inner, d))?,
-                of((own.up, stored.up), (spec.inner, d))?,
-            ),
-            _ if spec.fused => Up::Fused(of((own.up, stored.up), (2 * spec.inner, d))?),
-            _ => Up::Plain(of((own.up, stored.up), (spec.inner, d))?),
+            (Some(own_gate), Some(stored_gate)) => {
+                Up::Gated(of((own_gate, stored_gate), (inner, d))?, of((own.up, stored.up), (inner, d))?)
+            }
+            _ if spec.fused => Up::Fused(of((own.up, stored.up), (2 * inner, d))?),
+            _ => Up::Plain(of((own.up, stored.up), (inner, d))?),
         };
-        let down = of((own.down, stored.down), (d, spec.inner))?;
-        Ok(Mlp::new(self.loader.backend, up, down, spec.activation))
+        let down = of((own.down, stored.down), (d, inner))?;
+        Ok(Mlp::new(self.loader.backend, up, down, self.activation()?))
+    }
+
+    /// The activation of the MLP, with its parameters where the block has some: the logarithms of `e^a - 1` of those of xIELU, as
+    /// transformers' `XIELUActivation` keeps them.
+    fn activation(&self) -> Result<Activation> {
+        let (loader, names) = (self.loader, &self.loader.spec.names);
+        let (Some(module), Activation::Xielu(default)) = (names.activation, loader.spec.mlp.activation)
+        else {
+            return Ok(loader.spec.mlp.activation);
+        };
+        let tensor = |name: &str| names.in_block(self.layer, &format!("{module}.{name}"));
+        let read = |name: &str| loader.checkpoint.number(&loader.find(&tensor(name)));
+        let or = |name: &str, default: f32| match loader.checkpoint.contains(&loader.find(&tensor(name))) {
+            true => read(name),
+            false => Ok(default),
+        };
+        let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        let beta = or("beta", default.beta)?;
+        Ok(Activation::Xielu(Xielu {
+            positive: softplus(read("alpha_p")?),
+            negative: beta + softplus(read("alpha_n")?),
+            beta,
+            eps: or("eps", default.eps)?,
+        }))
     }
 
     /// A mixture of experts; no GGUF file of one is read, so it has one set of names.
     fn experts(&self, names: &ExpertNames, of: &ExpertsSpec) -> Result<Experts<B>> {
-        let (spec, d) = (&self.loader.spec.mlp, self.loader.spec.hidden_size);
-        // no update reaches them, so they have no places among the block's linear layers
-        let linear = |name: &str, sizes| {
-            let module = self.module(name, name);
-            self.loader.read_linear(&module, Slot::NONE, sizes, RowOrder::Plain, spec.bias, StoredAs::Rows)
-        };
+        let (activation, d) = (self.loader.spec.mlp.activation, self.loader.spec.hidden_size);
         // first, for it says how many there are
-        let router = linear(names.router, (of.count, d))?;
-        let expert = |number: usize| {
-            let linear = |name: &str, sizes| linear(&name.replace("{}", &number.to_string()), sizes);
-            let up = Up::Gated(linear(names.gate, (of.inner, d))?, linear(names.up, (of.inner, d))?);
-            let down = linear(names.down, (d, of.inner))?;
-            Ok(Mlp::new(self.loader.backend, up, down, spec.activation))
+        let router = self.without_slot(names.router, (of.count, d), of.router_bias)?;
+        let experts = match of.layout {
+            ExpertLayout::Each => {
+                (0..of.count).map(|number| self.expert(names, of, number)).collect::<Result<_>>()?
+            }
+            _ => {
+                let ups = self.stacked(names.up, (2 * of.inner, d), of)?;
+                let downs = self.stacked(names.down, (d, of.inner), of)?;
+                let is_interleaved = of.layout == ExpertLayout::Columns { interleaved: true };
+                let together = |(up, down)| {
+                    let up = if is_interleaved { Up::Interleaved(up) } else { Up::Fused(up) };
+                    Mlp::new(self.loader.backend, up, down, activation)
+                };
+                ups.into_iter().zip(downs).map(together).collect()
+            }
         };
-        let experts = (0..of.count).map(expert).collect::<Result<_>>()?;
-        Ok(Experts { router, experts, chosen: of.chosen, normalised: of.normalised })
+        let shared = match (of.shared, &names.shared) {
+            (Some(inner), Some(own)) => Some(Shared {
+                mlp: self.mlp(own, own, inner)?,
+                gate: names
+                    .shared_gate
+                    .map(|gate| self.linear((gate, gate), (1, d), RowOrder::Plain, false))
+                    .transpose()?,
+            }),
+            _ => None,
+        };
+        let correction = names.correction.map(|name| self.correction(name, of.count)).transpose()?;
+        let routing = Router { routing: of.routing, correction: correction.unwrap_or_default() };
+        Ok(Experts { router, routing, experts, shared })
+    }
+
+    /// A linear layer that no update reaches, and that so has no place among the block's linear layers.
+    fn without_slot(&self, name: &str, sizes: (usize, usize), bias: bool) -> Result<Linear<B>> {
+        let module = self.module(name, name);
+        self.loader.read_linear(&module, Slot::NONE, sizes, RowOrder::Plain, bias, StoredAs::Rows)
+    }
+
+    /// The expert of this number, which has tensors of its own.
+    fn expert(&self, names: &ExpertNames, of: &ExpertsSpec, number: usize) -> Result<Mlp<B>> {
+        let (spec, d) = (&self.loader.spec.mlp, self.loader.spec.hidden_size);
+        let linear =
+            |name: &str, sizes| self.without_slot(&name.replace("{}", &number.to_string()), sizes, of.bias);
+        let up = match names.gate {
+            "" => Up::Plain(linear(names.up, (of.inner, d))?),
+            gate => Up::Gated(linear(gate, (of.inner, d))?, linear(names.up, (of.inner, d))?),
+        };
+        let down = linear(names.down, (d, of.inner))?;
+        Ok(Mlp::new(self.loader.backend, up, down, spec.activation))
+    }
+
+    /// The layers of all experts, which one tensor holds, and their biases, which another one does.
+    fn stacked(
+        &self,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        of: &ExpertsSpec,
+    ) -> Result<Vec<Linear<B>>> {
+        let loader = self.loader;
+        let module = self.module(name, name);
+        let tensor = match of.layout {
+            ExpertLayout::Columns { .. } => module.stored.clone(),
+            _ => format!("{}.weight", module.stored),
+        };
+        let blocks = format!("{tensor}_blocks");
+        let blocks = loader.find(&blocks);
+        let in_blocks = blocks.strip_suffix("_blocks").filter(|name| loader.checkpoint.is_microscaled(name));
+        let found = in_blocks.map_or_else(|| loader.find(&tensor), Cow::Borrowed);
+        // blocks lie along the inputs, whichever way round the matrix would be
+        let stored = match of.layout {
+            ExpertLayout::Columns { .. } if in_blocks.is_none() => StoredAs::Columns,
+            _ => StoredAs::Rows,
+        };
+        let (rows, cols) = match stored {
+            StoredAs::Rows => (outputs, inputs),
+            StoredAs::Columns => (inputs, outputs),
+        };
+        let parts = loader.checkpoint.matrices(&found, of.count, rows, cols)?;
+        let bias = format!("{tensor}_bias");
+        let biases = of
+            .bias
+            .then(|| loader.checkpoint.matrix(&loader.find(&bias), of.count, outputs, RowOrder::Plain));
+        let biases = biases.transpose()?;
+        let linear = |(number, frozen): (usize, FrozenMatrix)| {
+            let weight = Stored { matrix: loader.backend.matrix(&frozen), stored };
+            let bias = biases.as_ref().map(|all| loader.backend.place(all.decode_rows(number..number + 1)));
+            Linear { module: module.own.clone(), slot: Slot::NONE, frozen, weight, bias }
+        };
+        Ok(parts.into_iter().enumerate().map(linear).collect())
+    }
+
+    /// What is added to the scores of experts for the choice: a vector, or a matrix of one row (ERNIE).
+    fn correction(&self, name: &str, count: usize) -> Result<Vec<f32>> {
+        let (loader, name) = (self.loader, self.module(name, name).stored);
+        let name = loader.find(&name);
+        match loader.checkpoint.shape(&name) {
+            Some([1, _]) => Ok(loader.checkpoint.matrix(&name, 1, count, RowOrder::Plain)?.decode_rows(0..1)),
+            _ => Ok(loader.checkpoint.vector(&name, count)?),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) enum Up<B: Backend> {
     Gated(Linear<B>, Linear<B>),
     /// The same as one matrix, the gate first.
     Fused(Linear<B>),
+    /// The same as one matrix, each output of the gate before that which it gates.
+    Interleaved(Linear<B>),
 }
 
 /// What is kept of an MLP for its backward pass.
@@ -34,8 +36,6 @@ pub(super) enum KeptMlp<B: Backend> {
     Gated([B::Buffer; 2]),
     /// The inner rows before the activation.
     Plain(B::Buffer),
-    /// Those of the experts of a mixture, in the order in which they take their rows.
-    Experts(Vec<KeptMlp<B>>),
 }
 
 /// Some rows that pass through an MLP together, and the number of the first of them.
@@ -56,7 +56,7 @@ impl<B: Backend> Mlp<B> {
             return;
         }
         let pair: Option<[FrozenMatrix; 2]> = match &self.up {
-            Up::Plain(_) => None,
+            Up::Plain(_) | Up::Interleaved(_) => None,
             Up::Gated(gate, up) => Some([gate.frozen.clone(), up.frozen.clone()]),
             Up::Fused(both) => {
                 let inner = self.inner();
@@ -73,14 +73,14 @@ impl<B: Backend> Mlp<B> {
 
     pub(super) fn linears(&self) -> Vec<&Linear<B>> {
         match &self.up {
-            Up::Plain(up) | Up::Fused(up) => vec![up, &self.down],
+            Up::Plain(up) | Up::Fused(up) | Up::Interleaved(up) => vec![up, &self.down],
             Up::Gated(gate, up) => vec![gate, up, &self.down],
         }
     }
 
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear<B>> {
         match &mut self.up {
-            Up::Plain(up) | Up::Fused(up) => vec![up, &mut self.down],
+            Up::Plain(up) | Up::Fused(up) | Up::Interleaved(up) => vec![up, &mut self.down],
             Up::Gated(gate, up) => vec![gate, up, &mut self.down],
         }
     }
@@ -96,7 +96,7 @@ impl<B: Backend> Mlp<B> {
     pub(super) fn kept_floats(&self) -> usize {
         match &self.up {
             Up::Plain(_) => self.inner(),
-            Up::Gated(..) | Up::Fused(_) => 2 * self.inner(),
+            Up::Gated(..) | Up::Fused(_) | Up::Interleaved(_) => 2 * self.inner(),
         }
     }
 
@@ -150,7 +150,7 @@ impl<B: Backend> Mlp<B> {
                 backend.activate(self.activation, &mut hidden);
                 (hidden, kept)
             }
-            Up::Gated(..) | Up::Fused(_) => {
+            Up::Gated(..) | Up::Fused(_) | Up::Interleaved(_) => {
                 let both = self.gate_and_up(around, (x, first));
                 let mut product = backend.take(backend.len(&both[0]));
                 backend.gate(self.activation, &both[0], &both[1], &mut product);
@@ -161,17 +161,26 @@ impl<B: Backend> Mlp<B> {
         kept
     }
 
+    /// Which columns of a fused projection are the gate, and which what it gates: runs `(first, first of the half, how many)`.
+    fn halves(&self) -> [Vec<[usize; 3]>; 2] {
+        let inner = self.inner();
+        [0, 1].map(|half| match &self.up {
+            Up::Interleaved(_) => (0..inner).map(|at| [2 * at + half, at, 1]).collect(),
+            _ => vec![[half * inner, 0, inner]],
+        })
+    }
+
     /// The gate and the up projection, where the backend does not take them together.
     fn gate_and_up(&self, around: &Around<'_, B>, (x, first): Piece<'_, B::Buffer>) -> [B::Buffer; 2] {
         let (backend, inner) = (around.backend, self.inner());
         match &self.up {
             Up::Gated(gate, up) => [gate.apply(around, (x, first)), up.apply(around, (x, first))],
-            Up::Plain(both) | Up::Fused(both) => {
+            Up::Plain(both) | Up::Fused(both) | Up::Interleaved(both) => {
                 let fused = both.apply(around, (x, first));
                 let rows = backend.len(&fused) / both.outputs().max(1);
-                [0, inner].map(|from| {
+                self.halves().map(|runs| {
                     let mut half = backend.take(rows * inner);
-                    backend.columns(&fused, &mut half, [2 * inner, inner], &[[from, 0, inner]]);
+                    backend.columns(&fused, &mut half, [2 * inner, inner], &runs);
                     half
                 })
             }
@@ -270,18 +279,20 @@ impl<B: Backend> Mlp<B> {
                 gate.pull(around, x, dgate, (Write::Over, dx), gradients);
                 up.pull(around, x, dup, (Write::Add, dx), gradients);
             }
-            Up::Plain(both) | Up::Fused(both) => {
+            Up::Plain(both) | Up::Fused(both) | Up::Interleaved(both) => {
                 let (backend, inner) = (around.backend, self.inner());
                 let mut fused = backend.take(2 * backend.len(dgate));
-                backend.columns(dgate, &mut fused, [inner, 2 * inner], &[[0, 0, inner]]);
-                backend.columns(dup, &mut fused, [inner, 2 * inner], &[[0, inner, inner]]);
+                for (half, runs) in [dgate, dup].into_iter().zip(self.halves()) {
+                    let back: Vec<[usize; 3]> = runs.into_iter().map(|[from, to, n]| [to, from, n]).collect();
+                    backend.columns(half, &mut fused, [inner, 2 * inner], &back);
+                }
                 both.pull(around, x, &fused, (Write::Over, dx), gradients);
             }
         }
     }
 
-    /// As [`Mlp::pull`] for the output of a gated MLP times a weight for each row, without updates, for at most
-    /// as many rows as the backend takes of a gated MLP at once: overwrites `dx`, and gives the gradients of the weights.
+    /// As [`Mlp::pull`] for the output of an MLP times a weight for each row, without updates, for at most as many rows as the
+    /// backend takes of a gated MLP at once: overwrites `dx`, and gives the gradients of the weights.
     ///
     /// These need no output: with the inner rows `h`, `dy · (h Wᵀ)` is `(dy W) · h`, and `dy W` is wanted anyway.
     pub(super) fn pull_weighted(
@@ -293,6 +304,9 @@ impl<B: Backend> Mlp<B> {
         gradients: &mut Gradients<'_, B>,
     ) -> B::Buffer {
         let backend = around.backend;
+        if let Up::Plain(up) = &self.up {
+            return self.pull_plain_weighted(around, up, [x, dy, weights], kept, dx, gradients);
+        }
         let [gate, up] = match kept {
             Some(KeptMlp::Gated(kept)) => kept,
             _ => self.gate_and_up(around, (x, 0)),
@@ -303,9 +317,46 @@ impl<B: Backend> Mlp<B> {
         self.down.pull_frozen(backend, dy, Write::Over, &mut dgate);
         let mut dweights = backend.take(backend.len(weights));
         backend.weigh(&mut dgate, &hidden, weights, &mut dweights);
+        self.add_of_bias(backend, dy, &mut dweights);
         let mut dup = hidden;
         backend.pull_gate(self.activation, [&gate, &up], &mut dgate, &mut dup);
         self.pull_gate_and_up(around, (x, 0), [&dgate, &dup], dx, gradients);
+        dweights
+    }
+
+    /// Adds to the gradients of the weights what the bias of the output, which is weighed too, has of them.
+    fn add_of_bias(&self, backend: &B, dy: &B::Buffer, dweights: &mut B::Buffer) {
+        if let Some(bias) = &self.down.bias {
+            let mut products = backend.take(backend.len(dweights));
+            backend.low_rank_down(dy, bias, 1, 1.0, &mut products);
+            backend.add(dweights, &products);
+        }
+    }
+
+    /// As [`Mlp::pull_weighted`] without a gate.
+    fn pull_plain_weighted(
+        &self,
+        around: &Around<'_, B>,
+        up: &Linear<B>,
+        [x, dy, weights]: [&B::Buffer; 3],
+        kept: Option<KeptMlp<B>>,
+        dx: &mut B::Buffer,
+        gradients: &mut Gradients<'_, B>,
+    ) -> B::Buffer {
+        let backend = around.backend;
+        let hidden = match kept {
+            Some(KeptMlp::Plain(kept)) => kept,
+            _ => up.apply(around, (x, 0)),
+        };
+        let mut activated = backend.part(&hidden, 0..backend.len(&hidden));
+        backend.activate(self.activation, &mut activated);
+        let mut dinner = backend.take(backend.len(&hidden));
+        self.down.pull_frozen(backend, dy, Write::Over, &mut dinner);
+        let mut dweights = backend.take(backend.len(weights));
+        backend.weigh(&mut dinner, &activated, weights, &mut dweights);
+        self.add_of_bias(backend, dy, &mut dweights);
+        backend.pull_activate(self.activation, &hidden, &mut dinner);
+        up.pull(around, (x, 0), &dinner, (Write::Over, dx), gradients);
         dweights
     }
 }
@@ -316,7 +367,6 @@ impl<B: Backend> KeptMlp<B> {
         match self {
             KeptMlp::Gated(_) => KeptMlp::Gated([(); 2].map(|()| backend.zeros(entries))),
             KeptMlp::Plain(_) => KeptMlp::Plain(backend.zeros(entries)),
-            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
         }
     }
 
@@ -338,7 +388,6 @@ impl<B: Backend> KeptMlp<B> {
                 KeptMlp::Gated(whole.each_ref().map(|whole| backend.part(whole, own.clone())))
             }
             KeptMlp::Plain(whole) => KeptMlp::Plain(backend.part(whole, own)),
-            KeptMlp::Experts(_) => KeptMlp::Experts(Vec::new()),
         }
     }
 }

@@ -17,6 +17,7 @@ mod loader;
 mod lora;
 mod mlp;
 mod norm;
+mod routing;
 mod sublayer;
 
 pub use around::{Around, Gradients, KeyValues, Memory, Rows};

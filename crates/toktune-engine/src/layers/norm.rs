@@ -13,6 +13,8 @@ pub struct Norm<B: Backend> {
     pub(super) weight: B::Buffer,
     pub(super) bias: Option<B::Buffer>,
     pub(super) eps: f32,
+    /// The weights are no tensor of the checkpoint but ones.
+    pub(super) bare: bool,
     /// Weights that each head has for itself, `[heads * width]`.
     pub(super) of_heads: Option<B::Buffer>,
 }
@@ -51,6 +53,9 @@ impl<B: Backend> Norm<B> {
 
     /// Its stored tensors by their names.
     pub(crate) fn tensors(&self, backend: &B) -> Vec<(String, LayerTensor<'_>)> {
+        if self.bare {
+            return Vec::new();
+        }
         let named = |module: &str, weight| (format!("{module}.weight"), LayerTensor::Norm(weight));
         if let Some(of_heads) = &self.of_heads {
             // heads without a tensor of their own make one matrix, whose rows they are

@@ -118,7 +118,7 @@ impl<B: Backend> Sublayer<B> {
         match (&self.work, &around.rows.cross, around.memory) {
             (Work::Cross(_), Some(sequences), Some(memory)) => {
                 let past = past.as_ref().map(|past| (&past.k, &past.v));
-                (Place { sequences, rotation: None, past }, Some(&memory.depending))
+                (Place { sequences, rotation: None, temperatures: None, past }, Some(&memory.depending))
             }
             _ => (attention.place(around), None),
         }

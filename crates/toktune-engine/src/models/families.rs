@@ -1,41 +1,63 @@
 //! The families of models that are supported, one small file each.
 
+mod apertus;
+mod arcee;
 mod bart;
 mod bert;
 mod bloom;
 mod cohere;
+mod cohere2;
 mod deberta;
 mod decoder;
 mod distilbert;
 mod electra;
 mod encoder;
+mod ernie;
+mod exaone4;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm;
 mod gpt2;
+mod gpt_bigcode;
+mod gpt_neo;
 mod gpt_neox;
+mod gpt_oss;
+mod gptj;
 mod granite;
+mod granitemoe;
+mod helium;
 mod hunyuan;
 mod llama;
+mod llama4;
+mod ministral;
 mod mistral;
 mod mixtral;
 mod modernbert;
+mod mpt;
 mod multimodal;
+mod nanochat;
+mod nemotron;
+mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod opt;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen;
 mod qwen_moe;
 mod roberta;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
 pub(super) mod synonyms;
 mod t5;
 pub(super) mod unsupported;
+mod xglm;
 
 use super::config::ModelConfig;
 use super::spec::ModelSpec;
@@ -144,6 +166,33 @@ pub const FAMILIES: &[&Family] = &[
     &starcoder2::STARCODER2,
     &falcon::FALCON,
     &bloom::BLOOM,
+    &arcee::ARCEE,
+    &seed_oss::SEED_OSS,
+    &ernie::ERNIE4_5,
+    &ernie::ERNIE4_5_MOE,
+    &glm::GLM,
+    &glm::GLM4,
+    &glm::GLM4_MOE,
+    &helium::HELIUM,
+    &ministral::MINISTRAL,
+    &ministral::MINISTRAL3,
+    &nemotron::NEMOTRON,
+    &olmo::OLMO,
+    &olmoe::OLMOE,
+    &exaone4::EXAONE4,
+    &cohere2::COHERE2,
+    &apertus::APERTUS,
+    &nanochat::NANOCHAT,
+    &xglm::XGLM,
+    &gptj::GPTJ,
+    &gpt_neo::GPT_NEO,
+    &gpt_bigcode::GPT_BIGCODE,
+    &mpt::MPT,
+    &qwen_moe::QWEN2_MOE,
+    &granitemoe::GRANITE_MOE,
+    &phimoe::PHIMOE,
+    &gpt_oss::GPT_OSS,
+    &llama4::LLAMA4,
     &multimodal::GEMMA3,
     &multimodal::LLAVA,
     &multimodal::MISTRAL3,

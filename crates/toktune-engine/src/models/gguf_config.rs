@@ -229,7 +229,8 @@ impl<'a> Source<'a> {
             "original_max_position_embeddings": 8192,
         });
         let (section, dim) = (self.config(&rope), 2 * divisors.len());
-        let plain = RopeSpec { theta, dim, variant: RopeVariant::Default }.frequencies(0).values;
+        let plain =
+            RopeSpec { theta, dim, variant: RopeVariant::Default, reversed: false }.frequencies(0).values;
         let scaled = RopeSpec::read(&section, Some(&section), None, dim)?.frequencies(0).values;
         let same = plain.iter().zip(&scaled).zip(&divisors).all(|((p, s), d)| (p / s - d).abs() <= 1e-3 * d);
         if same {

@@ -1,8 +1,8 @@
 //! How the weights of a folder are quantised, by its configuration or by what its tensors are called.
 //!
 //! 8-bit floats with a scale for each block (`quant_method: fp8`, as DeepSeek and Qwen publish them) are read: each
-//! weight is the product of float and scale in `f32`, as transformers dequantises it. Everything else is refused by its
-//! name before a shape could be wondered at. The blocks of GGUF files are the kernels'.
+//! weight is the product of float and scale in `f32`, as transformers dequantises it. So are the blocks of 4-bit floats of
+//! GPT-OSS's experts (`quant_method: mxfp4`). Everything else is refused by its name before a shape could be wondered at. The blocks of GGUF files are the kernels'.
 
 use super::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -15,6 +15,9 @@ const FIELDS: [&str; 3] = ["quantization_config", "compression_config", "quantiz
 
 /// The blocks of DeepSeek's weights, which transformers takes where a configuration names none.
 const DEFAULT_BLOCK: [usize; 2] = [128, 128];
+
+/// The method of GPT-OSS's experts.
+const BLOCKS: &str = "mxfp4";
 
 /// Methods by the endings of their tensors' names, all of which are there.
 const ENDINGS: [(&[&str], &str); 14] = [
@@ -42,7 +45,12 @@ pub(super) fn prepare(config: &ModelConfig, checkpoint: &mut Checkpoint) -> Resu
     if checkpoint.as_gguf().is_some() {
         return Ok(());
     }
+    // only its experts are in blocks, and their reader knows
+    let has_blocks = config.model_type() == "gpt_oss";
     if let Some((field, quantised)) = field(config) {
+        if has_blocks && method(field, &quantised) == Some(BLOCKS) {
+            return Ok(());
+        }
         if method(field, &quantised) != Some("fp8") {
             return Err(refused(config, field, &quantised));
         }
@@ -57,6 +65,7 @@ pub(super) fn prepare(config: &ModelConfig, checkpoint: &mut Checkpoint) -> Resu
     let with = |ending: &&str| checkpoint.names().find(|name| name.ends_with(*ending));
     for (endings, method) in ENDINGS {
         let found: Option<Vec<&str>> = endings.iter().map(&with).collect();
+        let found = found.filter(|_| !(has_blocks && method.eq_ignore_ascii_case(BLOCKS)));
         if let Some(first) = found.and_then(|found| found.last().copied()) {
             let (path, method) = (checkpoint.path().to_path_buf(), method.to_owned());
             return Err(

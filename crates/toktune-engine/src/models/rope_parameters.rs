@@ -64,7 +64,7 @@ impl RopeSpec {
                 return Err(section.error("rope_type", problem));
             }
         };
-        Ok(Self { theta, dim, variant })
+        Ok(Self { theta, dim, variant, reversed: false })
     }
 }
 

@@ -65,4 +65,16 @@ mod tests {
             assert!(linears.iter().all(|linear| !linear.contains("expert") && !linear.ends_with(".gate")));
         }
     }
+
+    #[test]
+    fn what_every_row_passes_through_is_a_target_of_lora() {
+        for (name, own) in [("qwen2_moe", 4), ("glm4_moe", 3)] {
+            let model = model(name);
+            let linears = model.runner().linears();
+            let is_shared = |linear: &&str| linear.contains("shared_expert");
+            let shared: Vec<&str> = linears.iter().map(|linear| linear.module).filter(is_shared).collect();
+            let layers = if name == "qwen2_moe" { 2 } else { 1 };
+            assert_eq!(shared.len(), layers * own, "{name}: {shared:?}");
+        }
+    }
 }

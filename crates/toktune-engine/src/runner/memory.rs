@@ -89,6 +89,11 @@ fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool, kept
     for of in spec.layers.iter().filter_map(|layer| layer.experts) {
         // the gathered rows in and out, forward and backward, and what is inside
         mlp = mlp.max((4 * of.inner + 3 * d) * CHUNK_ROWS.min(rows));
+        // the MLP that every row passes through, with its result and the gradient of it
+        let inner = of.shared.unwrap_or(0);
+        let of_shared =
+            if updated { 6 * inner * piece_rows(inner).min(rows) } else { 2 * inner * CHUNK_ROWS.min(rows) };
+        mlp = mlp.max(of_shared + if inner > 0 { 2 * d * rows } else { 0 });
     }
     // a disentangled attention has all scores of a sequence with a head on each thread, twice, and those of distances
     let scores = match spec.relative {

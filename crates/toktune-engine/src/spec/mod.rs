@@ -3,6 +3,7 @@
 //! Families fill these in ([`crate::models`]); nothing here reads a file.
 
 pub mod decoder_inputs;
+mod experts;
 pub mod kind;
 mod model;
 pub mod names;
@@ -14,10 +15,11 @@ pub mod survey;
 pub mod token_matrix;
 
 pub use decoder_inputs::{DecoderInputs, DecoderStart};
+pub use experts::{ExpertGroups, ExpertLayout, ExpertScores, ExpertsSpec, Normalised, Routing};
 pub use kind::ModelKind;
 pub use model::{
-    AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
-    Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
+    AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions,
+    QkNorm, QkvLayout, Sinusoids, StackSpec, TemperatureSpec,
 };
 pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use pooling::PoolingMode;

@@ -1,6 +1,7 @@
 //! A model described by plain data: what a family file fills in and the generic stack of blocks runs.
 
 use super::decoder_inputs::DecoderInputs;
+use super::experts::ExpertsSpec;
 use super::kind::ModelKind;
 use super::names::{ModelNames, StackNames};
 use super::relative::RelativeSpec;
@@ -75,6 +76,8 @@ pub struct StackSpec {
     pub layers: Vec<LayerSpec>,
     /// The rotary embeddings that layers refer to.
     pub ropes: Vec<RopeSpec>,
+    /// How queries grow with their position, in the layers that say so.
+    pub temperature: Option<TemperatureSpec>,
     /// The names of its tensors; they also say which norms there are, and whether projections are fused.
     pub names: StackNames,
 }
@@ -169,6 +172,8 @@ pub struct AttentionSpec {
     pub qk_norm: QkNorm,
     /// That norm comes after the rotation, not before it (Hunyuan).
     pub norm_rotated: bool,
+    /// Queries and keys (after their norm) and values are kept between minus this and this (OLMo).
+    pub limit: Option<f32>,
     /// Which entries of a head are rotated together.
     pub pairing: Pairing,
 }
@@ -188,6 +193,7 @@ impl AttentionSpec {
             output_bias: false,
             qk_norm: QkNorm::Head,
             norm_rotated: false,
+            limit: None,
             pairing: Pairing::Halves,
         }
     }
@@ -217,6 +223,8 @@ pub enum QkNorm {
     Head,
     /// All heads together.
     Width,
+    /// Each head on its own, without weights, in the layers that rotate (NanoChat, Llama 4).
+    Bare,
     /// Each head on its own, with a weight of its own and no bias: one tensor a head where its number `{}` is in the names
     /// (StableLM), a matrix `[heads, head_dim]` otherwise (Cohere).
     EachHead,
@@ -244,6 +252,8 @@ pub struct NormSpec {
     pub eps: f32,
     /// Weights are stored as `w` and used as `1 + w` (Gemma; a GGUF file holds `1 + w`).
     pub plus_one: bool,
+    /// There are no weights (OLMo).
+    pub bare: bool,
 }
 
 /// The kinds of norms.
@@ -261,39 +271,49 @@ pub enum NormKind {
 impl NormSpec {
     /// A root-mean-square norm.
     pub fn rms(eps: f64) -> Self {
-        Self { kind: NormKind::Rms, eps: eps as f32, plus_one: false }
+        Self { kind: NormKind::Rms, eps: eps as f32, plus_one: false, bare: false }
     }
 
     /// A layer norm with a bias.
     pub fn layer(eps: f64) -> Self {
-        Self { kind: NormKind::Layer { bias: true }, eps: eps as f32, plus_one: false }
+        Self { kind: NormKind::Layer { bias: true }, eps: eps as f32, plus_one: false, bare: false }
+    }
+}
+
+/// Queries that grow with their position `p`: by `1 + growth ln(1 + floor((p + first) / period))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TemperatureSpec {
+    /// How fast they grow.
+    pub growth: f64,
+    /// Positions after which they grow.
+    pub period: f64,
+    /// The number of the first position: 0, or 1 in Llama 4.
+    pub first: u32,
+}
+
+impl TemperatureSpec {
+    /// The factor at a position.
+    pub fn factor(&self, position: u32) -> f32 {
+        let steps = ((f64::from(position) + f64::from(self.first)) / self.period).floor();
+        (1.0 + self.growth * steps.ln_1p()) as f32
     }
 }
 
 /// What one layer has of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LayerSpec {
     /// Keys at this distance or further are not seen; `None` sees everything.
     pub window: Option<usize>,
+    /// Keys of the row's own run of so many positions are seen only; `None` sees all runs.
+    pub chunk: Option<usize>,
     /// Index into [`StackSpec::ropes`]; `None` rotates nothing.
     pub rope: Option<usize>,
+    /// Queries grow with their position, by [`StackSpec::temperature`].
+    pub tempered: bool,
     /// The attention reads the block's input as it is, whatever the names say (ModernBERT's first layer).
     pub no_attention_norm: bool,
     /// Experts in place of the one MLP.
     pub experts: Option<ExpertsSpec>,
-}
-
-/// A mixture of experts; activation and biases are those of the MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpertsSpec {
-    /// How many there are.
-    pub count: usize,
-    /// How many of them a row takes: the likeliest.
-    pub chosen: usize,
-    /// Width inside each.
-    pub inner: usize,
-    /// The weights of those that a row takes are divided by their sum.
-    pub normalised: bool,
 }
 
 impl EmbeddingSpec {
@@ -322,10 +342,7 @@ impl StackSpec {
         if let Some(rope) = self.ropes.iter().find(|r| r.dim > of.head_dim || !r.dim.is_multiple_of(2)) {
             return Err(("rope_parameters", format!("{} rotated of head_dim {}", rope.dim, of.head_dim)));
         }
-        let experts = self.layers.iter().filter_map(|layer| layer.experts);
-        if let Some(of) = experts.into_iter().find(|of| !(1..=of.count).contains(&of.chosen)) {
-            return Err(("num_experts_per_tok", format!("{} of {} experts", of.chosen, of.count)));
-        }
+        self.layers.iter().filter_map(|layer| layer.experts).try_for_each(|experts| experts.check())?;
         if used().any(|rope| rope >= self.ropes.len()) {
             return Err(("rope_parameters", "a layer without a rotary embedding".into()));
         }

@@ -57,6 +57,10 @@ pub struct StackNames {
     pub cross: Option<AttentionNames>,
     /// In a block: the MLP.
     pub mlp: MlpNames,
+    /// In a block: the tensor, in full, of the attention's sinks.
+    pub sinks: Option<&'static str>,
+    /// In a block: the module with the parameters of the MLP's activation, where it has some.
+    pub activation: Option<&'static str>,
     /// In a block: the experts in its place, in the layers that have them.
     pub experts: Option<ExpertNames>,
 }
@@ -120,7 +124,8 @@ pub struct MlpNames {
     pub norms: HalfNorms,
 }
 
-/// The names of a mixture of experts, `{}` being the number of an expert. The norms are those of the MLP.
+/// The names of a mixture of experts, `{}` being the number of an expert; where all experts are in one tensor, `up` is that of
+/// the gates and the up projections. The norms are those of the MLP.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertNames {
     /// The router.
@@ -131,7 +136,32 @@ pub struct ExpertNames {
     pub up: &'static str,
     /// Down projection of an expert.
     pub down: &'static str,
+    /// The tensor, in full, of what is added to the scores for the choice alone.
+    pub correction: Option<&'static str>,
+    /// The MLP that every row passes through beside those it chooses; its norms are not read.
+    pub shared: Option<MlpNames>,
+    /// The gate of that MLP's output: one number a row, through the logistic function.
+    pub shared_gate: Option<&'static str>,
 }
+
+/// The names that most mixtures of experts have in checkpoints; in memory transformers 5 fuses the experts of a layer.
+pub(crate) const EXPERTS: ExpertNames = ExpertNames {
+    router: "mlp.gate",
+    gate: "mlp.experts.{}.gate_proj",
+    up: "mlp.experts.{}.up_proj",
+    down: "mlp.experts.{}.down_proj",
+    correction: None,
+    shared: None,
+    shared_gate: None,
+};
+
+/// The names of the MLP of DeepSeek 3 and its kin that every row passes through.
+pub(crate) const SHARED_EXPERTS: MlpNames = MlpNames {
+    gate: Some("mlp.shared_experts.gate_proj"),
+    up: "mlp.shared_experts.up_proj",
+    down: "mlp.shared_experts.down_proj",
+    norms: HalfNorms { before: None, after: None, sum: None },
+};
 
 /// The names that most decoders have followed since Llama.
 pub(crate) const LLAMA_MODEL: ModelNames = ModelNames {
@@ -176,6 +206,8 @@ pub(crate) const LLAMA_STACK: StackNames = StackNames {
         down: "mlp.down_proj",
         norms: HalfNorms::before("post_attention_layernorm"),
     },
+    sinks: None,
+    activation: None,
     experts: None,
 };
 
@@ -272,6 +304,8 @@ impl StackNames {
                     sum: None,
                 },
             },
+            sinks: None,
+            activation: None,
             experts: None,
         }
     }

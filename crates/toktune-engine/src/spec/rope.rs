@@ -9,6 +9,8 @@ pub struct RopeSpec {
     pub dim: usize,
     /// How the frequencies are scaled.
     pub variant: RopeVariant,
+    /// Pairs turn the other way round (NanoChat).
+    pub reversed: bool,
 }
 
 /// How frequencies are scaled for contexts longer than the pretraining's.
@@ -130,6 +132,8 @@ impl RopeSpec {
                 (values.collect(), *attention_factor)
             }
         };
+        let values: Vec<f32> = values;
+        let values = if self.reversed { values.into_iter().map(|f| -f).collect() } else { values };
         Frequencies { values, scale: scale as f32 }
     }
 

@@ -54,11 +54,16 @@ impl<B: Backend> Stack<B> {
             cos: self.backend.place(cos),
             sin: self.backend.place(sin),
         });
+        let temperatures = self
+            .spec
+            .temperature
+            .map(|of| self.backend.place(positions.iter().map(|&position| of.factor(position)).collect()));
         Rows {
             ids: places.ids.clone(),
             sequences: Sequences { spans: Arc::new(places.spans.clone()), bias: bias.map(Arc::new) },
             cross,
             rotations: rotations.collect(),
+            temperatures,
             positions,
             uncounted: places.uncounted.clone(),
         }

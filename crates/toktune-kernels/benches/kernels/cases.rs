@@ -254,6 +254,7 @@ fn attention(isa: Isa, of: &Model) -> Vec<Case> {
             head_dim: of.head_dim,
             scale: (of.head_dim as f32).powf(-0.5),
             window,
+            chunk: None,
             causal: true,
             soft_cap: None,
         };
@@ -288,7 +289,7 @@ fn attention(isa: Isa, of: &Model) -> Vec<Case> {
 }
 
 fn inputs([q, k, v, past_k, past_v]: &[Vec<f32>; 5], precision: Precision) -> Inputs<'_> {
-    Inputs { q, k, v, past_k, past_v, bias: None, precision }
+    Inputs { q, k, v, past_k, past_v, sinks: &[], bias: None, precision }
 }
 
 fn losses(isa: Isa, of: &Model) -> Vec<Case> {

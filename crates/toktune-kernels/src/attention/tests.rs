@@ -24,7 +24,10 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
                     data[line * shape.kv_width() + head / group * hd + d] as f64
                 };
                 let at = past + i;
-                let near = |j: &usize| shape.window.is_none_or(|w| at.abs_diff(*j) < w);
+                let near = |j: &usize| {
+                    shape.window.is_none_or(|w| at.abs_diff(*j) < w)
+                        && shape.chunk.is_none_or(|chunk| at / chunk == j / chunk)
+                };
                 let seen: Vec<usize> =
                     (0..span.total()).filter(near).filter(|&j| j <= at || !shape.causal).collect();
                 let scores: Vec<f64> = seen
@@ -36,8 +39,9 @@ fn reference(shape: &Shape, spans: &[Span], x: &Inputs<'_>) -> Vec<f64> {
                         shape.soft_cap.map_or(score, |c| c as f64 * (score / c as f64).tanh()) + bias
                     })
                     .collect();
-                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                let sink = x.sinks.get(head).map(|sink| *sink as f64);
+                let top = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = scores.iter().copied().chain(sink).map(|s| (s - top).exp()).sum();
                 for d in 0..hd {
                     out[row * shape.q_width() + head * hd + d] = scores
                         .iter()
@@ -108,14 +112,25 @@ fn forests() -> Vec<Vec<Span>> {
     vec![forest(&shared), forest(&long), forest(&many.collect::<Vec<_>>())]
 }
 
-/// An attention over some sequences, with a bias or without.
-type Case = (Shape, Vec<Span>, Option<ScoreBias>);
+/// An attention over some sequences, with a bias or without, with sinks or none.
+type Case = (Shape, Vec<Span>, Option<ScoreBias>, &'static [f32]);
+
+/// Of four heads: one that takes nearly all of the softmax, and one that takes next to nothing.
+const SINKS: &[f32] = &[0.5, 6.0, -0.3, -9.0];
 
 /// Lengths below, on and above both tiles, empty sequences, past rows, and more sequences than are cut into tiles; windows
 /// shorter and longer; then each variant.
 fn cases() -> Vec<Case> {
-    let base =
-        Shape { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.35, window: None, causal: true, soft_cap: None };
+    let base = Shape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        scale: 0.35,
+        window: None,
+        chunk: None,
+        causal: true,
+        soft_cap: None,
+    };
     let lengths: [&[(usize, usize)]; 8] = [
         &[],
         &[(1, 0)],
@@ -127,7 +142,7 @@ fn cases() -> Vec<Case> {
         &[(1, 0), (2, 1), (TILE_QUERIES + 2, 4), (1, TILE_KEYS + 3), (0, 0), (TILE_KEYS + 1, 0)],
     ];
     let windows = [None, Some(1), Some(7), Some(100)];
-    let mut cases = Vec::new();
+    let mut cases: Vec<(Shape, Vec<Span>, Option<ScoreBias>)> = Vec::new();
     for l in lengths {
         for window in windows {
             cases.push((Shape { window, ..base }, spans(l), None));
@@ -148,7 +163,13 @@ fn cases() -> Vec<Case> {
             cases.push((Shape { soft_cap: Some(0.4), window: Some(3), ..shape }, spans(l), None));
         }
     }
+    for l in lengths {
+        for chunk in [1, 4, TILE_KEYS + 1] {
+            cases.push((Shape { chunk: Some(chunk), ..base }, spans(l), None));
+        }
+    }
     for spans in forests() {
+        cases.push((Shape { chunk: Some(4), ..base }, spans.clone(), None));
         for window in [None, Some(3), Some(100)] {
             cases.push((Shape { window, ..base }, spans.clone(), None));
         }
@@ -165,7 +186,10 @@ fn cases() -> Vec<Case> {
     ] {
         cases.push((cross, crossing(l), None));
     }
-    cases
+    let sunk = cases.iter().filter(|case| case.0.heads == SINKS.len() && case.0.causal).cloned();
+    let sunk: Vec<Case> = sunk.map(|(shape, spans, bias)| (shape, spans, bias, SINKS)).collect();
+    let plain = cases.into_iter().map(|(shape, spans, bias)| (shape, spans, bias, &[][..]));
+    plain.chain(sunk).collect()
 }
 
 fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
@@ -182,13 +206,14 @@ fn data(shape: &Shape, spans: &[Span]) -> [Vec<f32>; 5] {
     ]
 }
 
-fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a ScoreBias>) -> Inputs<'a> {
+fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a ScoreBias>, sinks: &'a [f32]) -> Inputs<'a> {
     Inputs {
         q: &data[0],
         k: &data[1],
         v: &data[2],
         past_k: &data[3],
         past_v: &data[4],
+        sinks,
         bias,
         precision: Precision::F32,
     }
@@ -197,9 +222,9 @@ fn inputs<'a>(data: &'a [Vec<f32>; 5], bias: Option<&'a ScoreBias>) -> Inputs<'a
 #[test]
 fn forward_matches_the_double_loop() {
     each_isa(|isa| {
-        for (shape, spans, bias) in cases() {
+        for (shape, spans, bias, sinks) in cases() {
             let data = data(&shape, &spans);
-            let x = inputs(&data, bias.as_ref());
+            let x = inputs(&data, bias.as_ref(), sinks);
             let mut out = vec![f32::NAN; x.q.len()];
             let mut lse = vec![f32::NAN; x.q.len() / shape.head_dim];
             forward(isa, &shape, &spans, &x, &mut out, &mut lse);
@@ -211,13 +236,13 @@ fn forward_matches_the_double_loop() {
 #[test]
 fn backward_matches_differences_of_the_double_loop() {
     each_isa(|isa| {
-        for (shape, spans, bias) in cases() {
+        for (shape, spans, bias, sinks) in cases() {
             let rows: usize = spans.iter().map(|s| s.rows.len()).sum();
             if rows > TILE_QUERIES + 10 {
                 continue; // differences cost rows² row products; tile bounds are crossed by the next test
             }
             let data = data(&shape, &spans);
-            let x = inputs(&data, bias.as_ref());
+            let x = inputs(&data, bias.as_ref(), sinks);
             let dout = random(x.q.len(), 9);
             let [dq, dk, dv] = gradients(isa, &shape, &spans, &x, &dout);
             let loss = |x: &Inputs<'_>| -> f64 {
@@ -239,9 +264,9 @@ fn backward_matches_differences_of_the_double_loop() {
 /// Directional derivatives: cheap enough for lengths past every tile bound, and no entry can be wrong unseen twice.
 #[test]
 fn backward_matches_directional_differences_past_the_tiles() {
-    for (shape, spans, bias) in cases() {
+    for (shape, spans, bias, sinks) in cases() {
         let data = data(&shape, &spans);
-        let x = inputs(&data, bias.as_ref());
+        let x = inputs(&data, bias.as_ref(), sinks);
         let dout = random(x.q.len(), 9);
         let found = gradients(Isa::best(), &shape, &spans, &x, &dout);
         for part in 0..3 {
@@ -250,7 +275,7 @@ fn backward_matches_directional_differences_past_the_tiles() {
                 let shifted = |sign: f32| {
                     let mut moved = data.clone();
                     moved[part].iter_mut().zip(&direction).for_each(|(x, d)| *x += sign * 1e-3 * d);
-                    reference(&shape, &spans, &inputs(&moved, bias.as_ref()))
+                    reference(&shape, &spans, &inputs(&moved, bias.as_ref(), sinks))
                         .iter()
                         .zip(&dout)
                         .map(|(y, l)| y * *l as f64)
@@ -272,9 +297,9 @@ fn backward_matches_directional_differences_past_the_tiles() {
 #[test]
 fn bf16_gives_f32_to_its_digits() {
     each_isa(|isa| {
-        for (shape, spans, bias) in cases() {
+        for (shape, spans, bias, sinks) in cases() {
             let data = data(&shape, &spans);
-            let exact = inputs(&data, bias.as_ref());
+            let exact = inputs(&data, bias.as_ref(), sinks);
             let rounded = Inputs { precision: Precision::Bf16, ..exact };
             let dout = random(exact.q.len(), 9);
             let outputs = |x: &Inputs<'_>| {
@@ -310,11 +335,28 @@ fn gradients(isa: Isa, shape: &Shape, spans: &[Span], x: &Inputs<'_>, dout: &[f3
 
 #[test]
 fn keys_of_no_sequence_get_no_gradient() {
-    let shape =
-        Shape { heads: 1, kv_heads: 1, head_dim: 2, scale: 1.0, window: None, causal: false, soft_cap: None };
+    let shape = Shape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        scale: 1.0,
+        window: None,
+        chunk: None,
+        causal: false,
+        soft_cap: None,
+    };
     let spans = [Span { keys: 1..3, ..Span::new(0..2, 0..0) }];
     let (q, k, v) = (random(4, 1), random(8, 2), random(8, 3));
-    let x = Inputs { q: &q, k: &k, v: &v, past_k: &[], past_v: &[], bias: None, precision: Precision::F32 };
+    let x = Inputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        past_k: &[],
+        past_v: &[],
+        sinks: &[],
+        bias: None,
+        precision: Precision::F32,
+    };
     let [_, dk, dv] = gradients(Isa::best(), &shape, &spans, &x, &random(4, 4));
     for gradient in [dk, dv] {
         assert!(
@@ -327,11 +369,19 @@ fn keys_of_no_sequence_get_no_gradient() {
 
 #[test]
 fn instruction_sets_run_side_by_side() {
-    let shape =
-        Shape { heads: 2, kv_heads: 1, head_dim: 8, scale: 0.35, window: None, causal: true, soft_cap: None };
+    let shape = Shape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        scale: 0.35,
+        window: None,
+        chunk: None,
+        causal: true,
+        soft_cap: None,
+    };
     for spans in [spans(&[(2 * TILE_KEYS, 0), (TILE_KEYS + 3, 5)]), spans(&[(TILE_KEYS + 3, 5); 12])] {
         let data = data(&shape, &spans);
-        let x = inputs(&data, None);
+        let x = inputs(&data, None, &[]);
         let dout = random(x.q.len(), 9);
         let run = |isa| gradients(isa, &shape, &spans, &x, &dout);
         let alone: Vec<_> = Isa::available().map(run).collect();

@@ -101,7 +101,8 @@ fn flops(w: &FrozenMatrix, rows: usize) -> usize {
 fn attention_inputs<'a>(of: &AttentionInputs<'a, Buffer>) -> Inputs<'a> {
     let (past_k, past_v): (&[f32], &[f32]) = of.past.map_or((&[], &[]), |(k, v)| (k, v));
     let (bias, precision) = (of.sequences.bias.as_deref(), of.precision);
-    Inputs { q: of.q, k: of.k, v: of.v, past_k, past_v, bias, precision }
+    let sinks = of.sinks.map_or(&[][..], |sinks| sinks);
+    Inputs { q: of.q, k: of.k, v: of.v, past_k, past_v, sinks, bias, precision }
 }
 
 fn disentangled_parts<'a>(
@@ -381,6 +382,12 @@ impl Backend for Cpu {
 
     fn multiply_each(&self, y: &mut Buffer, row: &Buffer) {
         rows::multiply_each(self.isa, y, row);
+    }
+
+    fn scale_rows(&self, y: &mut Buffer, factors: &Buffer) {
+        let width = y.len().checked_div(factors.len()).unwrap_or(0).max(1);
+        let each = y.par_chunks_mut(width).zip(&**factors);
+        each.for_each(|(y, factor)| y.iter_mut().for_each(|y| *y *= factor));
     }
 
     fn weigh(&self, y: &mut Buffer, x: &Buffer, factors: &Buffer, products: &mut Buffer) {

@@ -100,8 +100,9 @@ pub(super) fn forward(
         for head in 0..heads {
             let scores = Scores { of, distances, head };
             let each: Vec<f64> = seen.iter().map(|&key| scores.score(row, at, key).1).collect();
-            let top = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = each.iter().map(|score| (score - top).exp()).sum();
+            let sink = of.sinks.map(|sinks| sinks[head]);
+            let top = each.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = each.iter().copied().chain(sink).map(|score| (score - top).exp()).sum();
             lse[row * heads + head] = top + total.ln();
             for d in 0..hd {
                 let weighted =

@@ -65,6 +65,39 @@ fn activation(of: Activation, x: f64) -> (f64, f64) {
             (x * cdf, cdf + x * pdf)
         }
         Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::SquaredRelu => (x.max(0.0).powi(2), 2.0 * x.max(0.0)),
+        Activation::Xielu(of) => {
+            let [positive, negative, beta, eps] = [of.positive, of.negative, of.beta, of.eps].map(f64::from);
+            let bent = if x < eps { x.exp() } else { 0.0 };
+            match x > 0.0 {
+                true => (positive * x * x + beta * x, 2.0 * positive * x + beta),
+                false => (negative * (x.min(eps).exp_m1() - x) + beta * x, negative * (bent - 1.0) + beta),
+            }
+        }
+        Activation::Clamp { limit } => clamp(x, limit),
+        Activation::ClampedSwish { slope, limit } => {
+            let (slope, within) = (f64::from(slope), x.min(f64::from(limit)));
+            let s = logistic(slope * within);
+            let derivative = if x < f64::from(limit) { s * (1.0 + slope * within * (1.0 - s)) } else { 0.0 };
+            (within * s, derivative)
+        }
+    }
+}
+
+/// A number within a limit on both sides, and its slope.
+fn clamp(x: f64, limit: f32) -> (f64, f64) {
+    let limit = f64::from(limit);
+    (x.clamp(-limit, limit), if x.abs() < limit { 1.0 } else { 0.0 })
+}
+
+/// What becomes of what is gated, and its slope.
+fn gated(by: Activation, up: f64) -> (f64, f64) {
+    match by {
+        Activation::ClampedSwish { limit, .. } => {
+            let (value, slope) = clamp(up, limit);
+            (value + 1.0, slope)
+        }
+        _ => (up, 1.0),
     }
 }
 
@@ -310,7 +343,7 @@ impl Backend for Reference {
 
     fn gate(&self, of: Activation, gate: &Vec<f64>, up: &Vec<f64>, y: &mut Vec<f64>) {
         for (y, (gate, up)) in y.iter_mut().zip(gate.iter().zip(up)) {
-            *y = activation(of, *gate).0 * up;
+            *y = activation(of, *gate).0 * gated(of, *up).0;
         }
     }
 
@@ -322,8 +355,8 @@ impl Backend for Reference {
         dup: &mut Vec<f64>,
     ) {
         for (i, (gate, up)) in gate.iter().zip(up).enumerate() {
-            let (value, slope) = activation(of, *gate);
-            (dgate[i], dup[i]) = (dgate[i] * up * slope, dgate[i] * value);
+            let ((value, slope), (up, up_slope)) = (activation(of, *gate), gated(of, *up));
+            (dgate[i], dup[i]) = (dgate[i] * up * slope, dgate[i] * value * up_slope);
         }
     }
 
@@ -342,6 +375,13 @@ impl Backend for Reference {
 
     fn multiply_each(&self, y: &mut Vec<f64>, row: &Vec<f64>) {
         y.chunks_exact_mut(row.len()).for_each(|y| y.iter_mut().zip(row).for_each(|(y, x)| *y *= x));
+    }
+
+    fn scale_rows(&self, y: &mut Vec<f64>, factors: &Vec<f64>) {
+        let width = y.len() / factors.len().max(1);
+        for (i, factor) in factors.iter().enumerate() {
+            y[i * width..(i + 1) * width].iter_mut().for_each(|y| *y *= factor);
+        }
     }
 
     fn weigh(&self, y: &mut Vec<f64>, x: &Vec<f64>, factors: &Vec<f64>, products: &mut Vec<f64>) {

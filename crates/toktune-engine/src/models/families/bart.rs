@@ -194,6 +194,7 @@ fn read(config: &ModelConfig, change: impl Fn(&mut StackSpec)) -> Result<ModelSp
             relative: None,
             layers: vec![LayerSpec::default(); of("layers")?.min(decoder::MOST_LAYERS)],
             ropes: Vec::new(),
+            temperature: None,
             names,
         };
         change(&mut stack);

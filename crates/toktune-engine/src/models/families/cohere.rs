@@ -24,13 +24,19 @@ const STACK: StackNames = StackNames {
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
-    let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
+    let mut spec = read(config, 500_000.0)?;
     if config.flag("use_qk_norm", false)? {
         spec.stack.attention.qk_norm = QkNorm::EachHead;
         spec.stack.names.attention = HEAD_NORMS;
     }
+    Ok(spec)
+}
+
+/// The model without norms of heads; `theta` is the base of its rotation where nothing says so.
+pub(super) fn read(config: &ModelConfig, theta: f64) -> Result<ModelSpec> {
+    let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
     decoder::biases(config, &mut spec)?;
-    spec.stack.ropes = vec![decoder::rope_from(config, spec.stack.attention.head_dim, 500_000.0)?];
+    spec.stack.ropes = vec![decoder::rope_from(config, spec.stack.attention.head_dim, theta)?];
     spec.tied = config.flag("tie_word_embeddings", true)?;
     spec.head.scale = config.optional_number("logit_scale")?.unwrap_or(0.0625) as f32;
     spec.stack.parallel = true;

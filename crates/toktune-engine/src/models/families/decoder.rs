@@ -41,6 +41,7 @@ pub(super) fn read(config: &ModelConfig, names: ModelNames, stack: StackNames) -
             relative: None,
             layers: vec![layer; config.size("num_hidden_layers")?.min(MOST_LAYERS)],
             ropes: vec![rope(config, head_dim)?],
+            temperature: None,
             names: stack,
         },
         encoder: None,
@@ -76,6 +77,7 @@ pub(super) fn plain(
             relative: None,
             layers: vec![LayerSpec::default(); layers.min(MOST_LAYERS)],
             ropes: Vec::new(),
+            temperature: None,
             names: stack,
         },
         encoder: None,
@@ -141,7 +143,7 @@ pub(super) fn partial_rope(config: &ModelConfig, head_dim: usize, share: f64) ->
 pub(super) fn activation(config: &ModelConfig, key: &str, default: Activation) -> Result<Activation> {
     let Some(name) = config.optional_text(key)? else { return Ok(default) };
     activation_named(&name).ok_or_else(|| {
-        let expected = "silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu";
+        let expected = "silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or relu2";
         config.error(key, format!("expected {expected}, found {name}"))
     })
 }
@@ -153,6 +155,7 @@ pub(super) fn activation_named(name: &str) -> Option<Activation> {
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_python_tanh" => Some(Activation::GeluTanh),
         "gelu" | "gelu_python" => Some(Activation::Gelu),
         "relu" => Some(Activation::Relu),
+        "relu2" => Some(Activation::SquaredRelu),
         _ => None,
     }
 }
@@ -174,6 +177,23 @@ pub(super) fn biases(config: &ModelConfig, spec: &mut ModelSpec) -> Result<()> {
     (spec.stack.attention.qkv_bias, spec.stack.attention.output_bias) = (bias, bias);
     spec.stack.mlp.bias = config.flag("mlp_bias", false)?;
     Ok(())
+}
+
+/// Refuses a configuration that does not say how wide a head is, where the class takes something else than
+/// `hidden_size / num_attention_heads` for it.
+pub(super) fn head_dim_is_said(config: &ModelConfig) -> Result<()> {
+    match config.has("head_dim") {
+        true => Ok(()),
+        false => Err(config.error("head_dim", "missing; heads are not hidden_size / num_attention_heads")),
+    }
+}
+
+/// A limit of queries, keys and values; none where there is no such key, or 0.
+pub(super) fn limit(config: &ModelConfig, key: &str) -> Result<Option<f32>> {
+    match config.optional_number(key)? {
+        Some(limit) if limit < 0.0 => Err(config.error(key, format!("expected more than 0, found {limit}"))),
+        limit => Ok(limit.filter(|limit| *limit > 0.0).map(|limit| limit as f32)),
+    }
 }
 
 /// Refuses a mixture of experts whose router has a loss of its own, which would be added to that of the labels.

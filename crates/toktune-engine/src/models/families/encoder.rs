@@ -39,6 +39,8 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         down: "output.dense",
         norms: HalfNorms::sum("output.LayerNorm"),
     },
+    sinks: None,
+    activation: None,
     experts: None,
 };
 
@@ -90,6 +92,7 @@ pub(super) fn read(
             relative: None,
             layers: vec![LayerSpec::default(); layers],
             ropes: Vec::new(),
+            temperature: None,
             names: stack,
         },
         encoder: None,

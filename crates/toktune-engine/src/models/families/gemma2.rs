@@ -35,7 +35,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
 }
 
 /// The cap under `key`: the default where it is missing, none where it is `null`.
-fn soft_cap(config: &ModelConfig, key: &str, default: f32) -> Result<Option<f32>> {
+pub(super) fn soft_cap(config: &ModelConfig, key: &str, default: f32) -> Result<Option<f32>> {
     if !config.has(key) {
         return Ok(Some(default));
     }

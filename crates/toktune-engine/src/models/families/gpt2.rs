@@ -19,9 +19,10 @@ pub(super) const GPT2: Family = Family {
     spec,
 };
 
-const MODEL: ModelNames = ModelNames { prefix: "transformer.", embed: "transformer.wte", ..LLAMA_MODEL };
+pub(super) const MODEL: ModelNames =
+    ModelNames { prefix: "transformer.", embed: "transformer.wte", ..LLAMA_MODEL };
 
-const STACK: StackNames = StackNames {
+pub(super) const STACK: StackNames = StackNames {
     block: "transformer.h.{}",
     positions: Some("transformer.wpe"),
     final_norm: Some("transformer.ln_f"),
@@ -37,7 +38,7 @@ const STACK: StackNames = StackNames {
     ..LLAMA_STACK
 };
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     for key in ["scale_attn_by_inverse_layer_idx", "add_cross_attention"] {
         if config.flag(key, false)? {
             return Err(config.error(key, "not supported"));

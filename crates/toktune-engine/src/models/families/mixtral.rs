@@ -3,8 +3,8 @@
 use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{ExpertNames, LLAMA_MODEL, LLAMA_STACK, StackNames};
-use crate::models::spec::{ExpertsSpec, ModelSpec, NormSpec};
+use crate::models::names::{EXPERTS, ExpertNames, LLAMA_MODEL, LLAMA_STACK, StackNames};
+use crate::models::spec::{ExpertsSpec, ModelSpec, NormSpec, Routing};
 
 pub(super) const MIXTRAL: Family = Family {
     name: "Mixtral",
@@ -24,6 +24,7 @@ const STACK: StackNames = StackNames {
         gate: "block_sparse_moe.experts.{}.w1",
         up: "block_sparse_moe.experts.{}.w3",
         down: "block_sparse_moe.experts.{}.w2",
+        ..EXPERTS
     }),
     ..LLAMA_STACK
 };
@@ -35,12 +36,9 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let of = &mut spec.stack;
     of.norm = NormSpec::rms(config.optional_number("rms_norm_eps")?.unwrap_or(1e-5));
     of.ropes = vec![decoder::rope_from(config, of.attention.head_dim, 1e6)?];
-    let experts = ExpertsSpec {
-        count: config.optional_size("num_local_experts")?.unwrap_or(8),
-        chosen: config.optional_size("num_experts_per_tok")?.unwrap_or(2),
-        inner: of.mlp.inner,
-        normalised: true,
-    };
+    let chosen = config.optional_size("num_experts_per_tok")?.unwrap_or(2);
+    let count = config.optional_size("num_local_experts")?.unwrap_or(8);
+    let experts = ExpertsSpec::new(count, of.mlp.inner, Routing::softmax(chosen, true));
     of.layers.iter_mut().for_each(|layer| layer.experts = Some(experts));
     Ok(spec)
 }

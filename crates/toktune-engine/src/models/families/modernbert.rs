@@ -96,6 +96,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
                 of_layers(config, "full_attention", "global_rope_theta", 160_000.0, head_dim)?,
                 of_layers(config, "sliding_attention", "local_rope_theta", 10_000.0, head_dim)?,
             ],
+            temperature: None,
             names: STACK,
         },
         encoder: None,

@@ -16,7 +16,8 @@ pub(super) const OLMO2: Family = Family {
     spec,
 };
 
-const STACK: StackNames = StackNames {
+/// The names of Llama with norms behind the halves of a block, and of queries and keys.
+pub(super) const NORMED_AFTER: StackNames = StackNames {
     attention: AttentionNames {
         q_norm: Some("self_attn.q_norm"),
         k_norm: Some("self_attn.k_norm"),
@@ -31,7 +32,7 @@ const STACK: StackNames = StackNames {
 };
 
 pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
-    let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
+    let mut spec = decoder::read(config, LLAMA_MODEL, NORMED_AFTER)?;
     decoder::biases(config, &mut spec)?;
     spec.stack.attention.qk_norm = QkNorm::Width;
     if config.get("rms_norm_eps").is_none() {

@@ -22,7 +22,7 @@ pub(super) const OPT: Family = Family {
 
 const MODEL: ModelNames = ModelNames { embed: "model.decoder.embed_tokens", ..LLAMA_MODEL };
 
-const STACK: StackNames = StackNames {
+pub(super) const STACK: StackNames = StackNames {
     block: "model.decoder.layers.{}",
     positions: Some("model.decoder.embed_positions"),
     final_norm: Some("model.decoder.final_layer_norm"),

@@ -36,7 +36,7 @@ fn spec(config: &ModelConfig) -> Result<ModelSpec> {
 }
 
 /// The layers that rotate. `no_rope_layers` marks them with 1, whatever its name says.
-fn rotated(config: &ModelConfig, count: usize) -> Result<Vec<bool>> {
+pub(super) fn rotated(config: &ModelConfig, count: usize) -> Result<Vec<bool>> {
     let Some(layers) = config.get("no_rope_layers") else {
         let interval = config.optional_size("no_rope_layer_interval")?.unwrap_or(4);
         return Ok((1..=count).map(|layer| !layer.is_multiple_of(interval)).collect());

@@ -24,17 +24,34 @@ const BART: Pairs = &[
     ("num_attention_heads", "encoder_attention_heads"),
     ("num_hidden_layers", "encoder_layers"),
 ];
+const XGLM: Pairs = &[
+    ("num_attention_heads", "attention_heads"),
+    ("hidden_size", "d_model"),
+    ("num_hidden_layers", "num_layers"),
+];
+const GPT_NEO: Pairs = &[("num_attention_heads", "num_heads"), ("num_hidden_layers", "num_layers")];
+const MPT: Pairs =
+    &[("num_attention_heads", "n_heads"), ("hidden_size", "d_model"), ("num_hidden_layers", "n_layers")];
+const ERNIE_MOE: Pairs = &[("num_experts", "moe_num_experts"), ("num_experts_per_tok", "moe_k")];
+const OLMOE: Pairs = &[("num_local_experts", "num_experts")];
+const ROUTED_EXPERTS: Pairs = &[("num_local_experts", "n_routed_experts")];
 const EXPERTS: Pairs = &[("num_experts", "num_local_experts")];
 
 /// The `attribute_map` of a model's configuration in transformers 5: the name that all models have, and its own.
 fn attribute_map(model_type: &str) -> Pairs {
     match model_type {
-        "gpt2" => GPT2,
+        "gpt2" | "gptj" | "gpt_bigcode" => GPT2,
+        "xglm" => XGLM,
+        "gpt_neo" => GPT_NEO,
+        "mpt" => MPT,
+        "ernie4_5_moe" => ERNIE_MOE,
+        "olmoe" => OLMOE,
+        "glm4_moe" => ROUTED_EXPERTS,
         "bloom" => BLOOM,
         "distilbert" => DISTILBERT,
         "t5" | "mt5" => T5,
         "bart" | "mbart" | "marian" | "pegasus" | "m2m_100" => BART,
-        "mixtral" => EXPERTS,
+        "mixtral" | "gpt_oss" => EXPERTS,
         _ => &[],
     }
 }

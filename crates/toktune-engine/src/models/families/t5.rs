@@ -137,6 +137,7 @@ fn read(config: &ModelConfig) -> Result<ModelSpec> {
             }),
             layers: vec![LayerSpec::default(); layers.min(decoder::MOST_LAYERS)],
             ropes: Vec::new(),
+            temperature: None,
             names,
         })
     };

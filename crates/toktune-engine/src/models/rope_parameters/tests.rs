@@ -38,7 +38,9 @@ fn assert_frequencies(spec: &RopeSpec, length: usize, values: &[f64], scale: f64
 
 #[test]
 fn llama3_keeps_high_divides_low_and_blends_between() {
-    let plain = RopeSpec { theta: 500.0, dim: 16, variant: RopeVariant::Default }.frequencies(0).values;
+    let plain = RopeSpec { theta: 500.0, dim: 16, variant: RopeVariant::Default, reversed: false }
+        .frequencies(0)
+        .values;
     let section = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
     let scaled =
