@@ -196,6 +196,7 @@ pub const FAMILIES: &[&Family] = &[
     &multimodal::GEMMA3,
     &multimodal::LLAVA,
     &multimodal::MISTRAL3,
+    &multimodal::LLAMA4,
     &multimodal::QWEN2_VL,
     &multimodal::QWEN2_5_VL,
     &multimodal::QWEN3_VL,

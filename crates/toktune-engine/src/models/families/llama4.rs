@@ -52,7 +52,7 @@ const STACK: StackNames = StackNames {
     ..LLAMA_STACK
 };
 
-fn spec(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
     decoder::head_dim_is_said(config)?;
     decoder::no_router_loss(config)?;

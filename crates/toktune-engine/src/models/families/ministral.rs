@@ -36,7 +36,7 @@ fn spec_1(config: &ModelConfig) -> Result<ModelSpec> {
     Ok(spec)
 }
 
-fn spec_3(config: &ModelConfig) -> Result<ModelSpec> {
+pub(super) fn spec_3(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, LLAMA_STACK)?;
     decoder::head_dim_is_said(config)?;
     decoder::one_window(config, &mut spec, None)?;

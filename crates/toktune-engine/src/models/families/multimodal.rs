@@ -3,7 +3,7 @@
 //! Without an image in a row such a model computes what its decoder does: the positions of Qwen's three axes are equal
 //! then, which is the plain rotation. The vision tower and the projector are neither loaded nor changed.
 
-use super::{Family, gemma3, llama, mistral, qwen};
+use super::{Family, gemma3, llama, llama4, ministral, mistral, qwen};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, LLAMA_STACK, ModelNames};
@@ -41,8 +41,16 @@ pub(super) const MISTRAL3: Family = family(
     "Mistral 3",
     &["mistral3"],
     "Mistral3ForConditionalGeneration",
-    &["mistralai/Mistral-Small-3.1-24B-Instruct-2503"],
+    &["mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistralai/Ministral-3-8B-Instruct-2512"],
     |config| read(config, &FORMER, "mistral", config.flag("tie_word_embeddings", true)?),
+);
+
+pub(super) const LLAMA4: Family = family(
+    "Llama 4 with images",
+    &["llama4"],
+    "Llama4ForConditionalGeneration",
+    &["meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"],
+    whole_beneath,
 );
 
 pub(super) const QWEN2_VL: Family = family(
@@ -70,7 +78,7 @@ pub(super) const QWEN3_VL: Family = family(
 );
 
 /// Those of this file.
-pub(super) const ALL: [&Family; 6] = [&GEMMA3, &LLAVA, &MISTRAL3, &QWEN2_VL, &QWEN2_5_VL, &QWEN3_VL];
+pub(super) const ALL: [&Family; 7] = [&GEMMA3, &LLAVA, &MISTRAL3, &LLAMA4, &QWEN2_VL, &QWEN2_5_VL, &QWEN3_VL];
 
 /// The module that the decoder is, with its dot.
 const INNER: &str = "model.language_model.";
@@ -108,10 +116,11 @@ fn read(
         "gemma3_text" => gemma3::spec(&text)?,
         "llama" => llama::spec(&text)?,
         "mistral" => mistral::spec(&text)?,
+        "ministral3" => ministral::spec_3(&text)?,
         "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text" => qwen::spec_2(&text)?,
         "qwen3" | "qwen3_vl_text" => qwen::spec_3(&text)?,
         other => {
-            let expected = "gemma3_text, llama, mistral, qwen2 or qwen3, or Qwen's own";
+            let expected = "gemma3_text, llama, mistral, ministral3, qwen2 or qwen3, or Qwen's own";
             return Err(config.error("text_config.model_type", format!("expected {expected}, found {other}")));
         }
     };
@@ -122,12 +131,36 @@ fn read(
     Ok(spec)
 }
 
+/// A model whose text part is a whole one with a head of its own, beneath `language_model` (Llama 4).
+fn whole_beneath(config: &ModelConfig) -> Result<ModelSpec> {
+    if tied_anywhere(config)? {
+        return Err(config.error("tie_word_embeddings", "true is not supported beside images"));
+    }
+    let mut spec = llama4::spec(&with_defaults(&config.text_part(), "llama4_text"))?;
+    spec.names = ModelNames {
+        embed: "language_model.model.embed_tokens",
+        head: "language_model.lm_head",
+        ..LLAMA_MODEL
+    };
+    spec.stack.names.block = "language_model.model.layers.{}";
+    spec.stack.names.final_norm = Some("language_model.model.norm");
+    Ok(spec)
+}
+
 /// The text part with what transformers takes where it says nothing: configurations are saved without what is usual.
 fn with_defaults(text: &ModelConfig, model_type: &str) -> ModelConfig {
     let usual = match model_type {
         "gemma3_text" => json!({
             "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072,
+        }),
+        "ministral3" => json!({
+            "vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262_144,
+        }),
+        "llama4_text" => json!({
+            "vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
+            "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131_072,
         }),
         "mistral" => json!({
             "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,

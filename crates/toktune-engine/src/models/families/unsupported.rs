@@ -3,7 +3,6 @@
 /// A `model_type` (or a GGUF architecture), what it needs, and the nearest that is supported.
 type Entry = (&'static str, &'static str, Option<&'static str>);
 
-const SHARED_EXPERT: &str = "an expert that every token passes through beside the chosen ones";
 const STATE_SPACE: &str = "state-space layers";
 const LATENT: &str = "attention over compressed keys and values (MLA)";
 const IMAGES: &str = "images beside text";
@@ -20,7 +19,6 @@ const KNOWN: &[Entry] = &[
     ("codegen", "one norm before both halves, and a projection of a layout of its own", Some("gpt_neox")),
     ("deepseek_v2", LATENT, Some("mixtral")),
     ("deepseek_v3", LATENT, Some("mixtral")),
-    ("llama4", SHARED_EXPERT, Some("llama")),
     ("mamba", STATE_SPACE, None),
     ("mamba2", STATE_SPACE, None),
     ("falcon_mamba", STATE_SPACE, None),
