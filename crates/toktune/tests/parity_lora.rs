@@ -20,7 +20,21 @@ use toktune::peft::{
 use toktune::train::{AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, clip_grad_norm};
 use toktune::{Device, GenerationConfig, Generator, LoraConfig, TargetModules, TrainableTokenIndices};
 
-const NAMES: [&str; 7] = ["tied", "untied", "gemma3", "gpt2", "phi3", "bart", "bert"];
+const NAMES: [&str; 13] = [
+    "tied",
+    "untied",
+    "gemma3",
+    "gpt2",
+    "phi3",
+    "bart",
+    "bert",
+    "falcon",
+    "deberta",
+    "shared_expert",
+    "sinks",
+    "limited",
+    "temperatures",
+];
 
 /// Relative to the largest entry of a tensor.
 const TOLERANCE: f64 = 1e-5;
