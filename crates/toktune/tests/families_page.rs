@@ -54,7 +54,7 @@ const TAIL: &str = "\
 | a sentence encoder with a `Dense` or another module than `Transformer`, `Pooling`, `Normalize` in `modules.json` | refused by its name |
 | untied T5 and mT5 in transformers 5 | PEFT overwrites rows of the head because the configuration says that it is tied; toktune trains the rows that `shared` has |
 | Marian in PEFT 0.21 | PEFT fails to wrap the embedding twice; toktune trains `model.shared` |
-| Mixtures of experts | LoRA reaches neither experts nor router, as PEFT's `all-linear` does not; experts in GGUF files are not read; `output_router_logits: true` is refused, for its loss is not added |
+| Mixtures of experts | LoRA reaches neither the experts that rows choose nor the router, as PEFT's `all-linear` does not, but experts that every row passes through; experts in GGUF files are not read; `output_router_logits: true` is refused, for its loss is not added |
 | DeBERTa with a convolution (`conv_kernel_size`), or a projected embedding beside positions or segments | refused by the name of the key; its attention holds `T x T` scores, one head at a time on each thread |
 | Falcon with biases, Falcon2-11B as GGUF | the files cannot hold them, or do not hold what is needed: refused |
 | Mistral as GGUF | is a `llama` there, and its window is lost |

@@ -6,7 +6,7 @@
 //! those of llama.cpp's converter (`conversion/*.py`) and of its model files (`src/models/*.cpp`).
 //!
 //! The rows of query and key projections are interleaved ([`RowOrder::Interleaved`](toktune_weights::RowOrder)) by
-//! the converter for `llama`, `granite` and `smollm3`, and for no other architecture here.
+//! the converter for `llama`, `arcee`, `granite`, `olmo` and `smollm3`, and for no other architecture here.
 
 use super::config::ModelConfig;
 use super::families::{FAMILIES, unsupported};
@@ -26,10 +26,12 @@ mod tests;
 type Translate = fn(&Source<'_>) -> Result<Map<String, Value>>;
 
 /// The architectures that are translated.
-const ARCHITECTURES: [(&str, Translate); 19] = [
+const ARCHITECTURES: [(&str, Translate); 24] = [
     ("llama", rms_norm::llama),
     ("granite", rms_norm::granite),
     ("smollm3", rms_norm::smollm3),
+    ("arcee", rms_norm::arcee),
+    ("exaone4", rms_norm::exaone4),
     ("qwen2", rms_norm::qwen2),
     ("qwen3", rms_norm::qwen3),
     ("olmo2", rms_norm::olmo2),
@@ -46,6 +48,9 @@ const ARCHITECTURES: [(&str, Translate); 19] = [
     ("gptneox", layer_norm::gpt_neox),
     ("phi2", layer_norm::phi),
     ("command-r", layer_norm::cohere),
+    ("cohere2", layer_norm::cohere2),
+    ("nemotron", layer_norm::nemotron),
+    ("olmo", layer_norm::olmo),
 ];
 
 /// The configuration of the model in a GGUF file.
@@ -168,6 +173,19 @@ impl<'a> Source<'a> {
         let name = |i| if is_sliding(i) { "sliding_attention" } else { "full_attention" };
         // no model has nearly so many; what is beyond them is found out by the tensors that are missing
         Ok((0..self.layers()?.min(1 << 16)).map(name).collect())
+    }
+
+    /// Which layers have a window: the converter of most models writes a flag for each; else all but every fourth.
+    fn windows(&self) -> Result<Vec<&'static str>> {
+        const KEY: &str = "attention.sliding_window_pattern";
+        let Some(flags) = self.get::<&[bool]>(KEY)? else { return self.layer_types(|i| (i + 1) % 4 != 0) };
+        let layers = self.layers()?;
+        if flags.len() as u64 != layers {
+            return Err(
+                self.error(KEY, format!("expected {layers} flags, one a layer, found {}", flags.len()))
+            );
+        }
+        self.layer_types(|i| flags[i as usize])
     }
 
     /// The rotary embedding, with `theta` where the file has none.

@@ -85,7 +85,19 @@ const fn family(names: &'static [&'static str], rule: Rule) -> Family {
 
 static FAMILIES: &[Family] = &[
     family(
-        &["default", "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "mellum", "modern-bert", "roberta-bpe"],
+        &[
+            "default",
+            "gpt-2",
+            "gpt2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "mellum",
+            "modern-bert",
+            "roberta-bpe",
+            "exaone4",
+        ],
         Rule::Gpt2,
     ),
     family(&["falcon"], Rule::Falcon),

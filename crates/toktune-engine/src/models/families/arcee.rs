@@ -1,6 +1,6 @@
 //! Arcee: Llama with an MLP without a gate, whose activation is a squared ReLU.
 
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, LLAMA_STACK, MlpNames, StackNames};
@@ -12,7 +12,7 @@ pub(super) const ARCEE: Family = Family {
     model_types: &["arcee"],
     architecture: "ArceeForCausalLM",
     examples: &["arcee-ai/AFM-4.5B"],
-    gguf: None,
+    gguf: Some(GgufFamily { architecture: "arcee", interleaves: true }),
     columns: false,
     spec,
 };

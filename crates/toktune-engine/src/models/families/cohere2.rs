@@ -1,6 +1,6 @@
 //! Cohere 2 (Command R7B, Command A): Cohere with a window in three layers of four, which alone rotate.
 
-use super::{Family, cohere, decoder};
+use super::{Family, GgufFamily, cohere, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::spec::ModelSpec;
@@ -10,7 +10,7 @@ pub(super) const COHERE2: Family = Family {
     model_types: &["cohere2"],
     architecture: "Cohere2ForCausalLM",
     examples: &["CohereLabs/c4ai-command-r7b-12-2024", "CohereLabs/c4ai-command-a-03-2025"],
-    gguf: None,
+    gguf: GgufFamily::plain("cohere2"),
     columns: false,
     spec,
 };

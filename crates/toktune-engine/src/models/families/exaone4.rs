@@ -1,7 +1,7 @@
 //! EXAONE 4: norms behind the halves of a block, norms of the q and k heads, and rotation in the layers with a window alone.
 
 use super::olmo2::NORMED_AFTER;
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::LLAMA_MODEL;
@@ -12,7 +12,7 @@ pub(super) const EXAONE4: Family = Family {
     model_types: &["exaone4"],
     architecture: "Exaone4ForCausalLM",
     examples: &["LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"],
-    gguf: None,
+    gguf: GgufFamily::plain("exaone4"),
     columns: false,
     spec,
 };

@@ -1,7 +1,7 @@
 //! Nemotron: layer norms whose weights are stored less one, half of each head turns, an MLP without a gate.
 
 use super::arcee::UNGATED;
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::LLAMA_MODEL;
@@ -13,7 +13,7 @@ pub(super) const NEMOTRON: Family = Family {
     model_types: &["nemotron"],
     architecture: "NemotronForCausalLM",
     examples: &["nvidia/Minitron-4B-Base", "nvidia/Nemotron-Mini-4B-Instruct"],
-    gguf: None,
+    gguf: GgufFamily::plain("nemotron"),
     columns: false,
     spec,
 };

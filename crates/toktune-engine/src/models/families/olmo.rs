@@ -1,6 +1,6 @@
 //! OLMo: Llama with layer norms that have no weights, and with queries, keys and values within a limit.
 
-use super::{Family, decoder};
+use super::{Family, GgufFamily, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::names::{LLAMA_MODEL, LLAMA_STACK};
@@ -11,7 +11,7 @@ pub(super) const OLMO: Family = Family {
     model_types: &["olmo"],
     architecture: "OlmoForCausalLM",
     examples: &["allenai/OLMo-1B-hf", "allenai/OLMo-1.7-7B-hf"],
-    gguf: None,
+    gguf: Some(GgufFamily { architecture: "olmo", interleaves: true }),
     columns: false,
     spec,
 };

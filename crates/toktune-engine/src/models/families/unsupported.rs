@@ -5,6 +5,8 @@ type Entry = (&'static str, &'static str, Option<&'static str>);
 
 const STATE_SPACE: &str = "state-space layers";
 const LATENT: &str = "attention over compressed keys and values (MLA)";
+const PER_LAYER: &str =
+    "heads of two widths, keys and values shared between layers, and embeddings of each layer";
 const IMAGES: &str = "images beside text";
 const SPARSE: &str = "attention to chosen positions far away";
 
@@ -27,6 +29,8 @@ const KNOWN: &[Entry] = &[
     ("rwkv", "recurrent layers", None),
     ("llava_next", IMAGES, Some("llava")),
     ("llava_onevision", IMAGES, Some("llava")),
+    ("gemma4_text", PER_LAYER, Some("gemma3_text")),
+    ("gemma4", PER_LAYER, Some("gemma3")),
     ("gemma3n", IMAGES, Some("gemma3")),
     ("mllama", IMAGES, Some("llama")),
     ("idefics3", IMAGES, Some("llava")),

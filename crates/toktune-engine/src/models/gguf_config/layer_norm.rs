@@ -1,4 +1,4 @@
-//! Decoders with layer norms: GPT-2, StarCoder 2, StableLM, Falcon, BLOOM, GPT-NeoX, Phi, Cohere.
+//! Decoders with layer norms: GPT-2, StarCoder 2, StableLM, Falcon, BLOOM, GPT-NeoX, Phi, Cohere, Nemotron, OLMo.
 
 use super::{Source, object};
 use crate::error::Result;
@@ -151,6 +151,47 @@ pub(super) fn cohere(source: &Source<'_>) -> Result<Map<String, Value>> {
         "logit_scale": source.require::<f64>("logit_scale")?,
         "attention_bias": source.has("blk.0.attn_q.bias"),
         "use_qk_norm": source.has("blk.0.attn_q_norm.weight"),
+        "rope_parameters": source.rope(10_000.0)?,
+    })));
+    Ok(config)
+}
+
+/// Cohere 2: a window in three layers of four, or where the file's list says.
+pub(super) fn cohere2(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("cohere2", "Cohere2ForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "layer_norm_eps": epsilon(source)?,
+        "logit_scale": source.require::<f64>("logit_scale")?,
+        "sliding_window": source.require::<u64>("attention.sliding_window")?,
+        "layer_types": source.windows()?,
+        "attention_bias": false,
+        "rope_parameters": source.rope(10_000.0)?,
+    })));
+    Ok(config)
+}
+
+/// Nemotron: an MLP without a gate, whose activation is fixed. The weights of its norms have 1 in them already.
+pub(super) fn nemotron(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("nemotron", "NemotronForCausalLM")?;
+    let (rope, _) = partial_rope(source)?;
+    config.extend(object(json!({
+        "hidden_act": "relu2",
+        "norm_eps": epsilon(source)?,
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "mlp_bias": source.has("blk.0.ffn_up.bias"),
+        "rope_parameters": rope,
+    })));
+    Ok(config)
+}
+
+/// OLMo: norms without weights.
+pub(super) fn olmo(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.common("olmo", "OlmoForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "clip_qkv": source.get::<f64>("attention.clamp_kqv")?.filter(|limit| *limit > 0.0),
+        "attention_bias": source.has("blk.0.attn_q.bias"),
         "rope_parameters": source.rope(10_000.0)?,
     })));
     Ok(config)

@@ -1,4 +1,4 @@
-//! Decoders with root mean square norms: Llama and its kin, Qwen, OLMo, Hunyuan, Phi 3.
+//! Decoders with root mean square norms: Llama and its kin, Qwen, OLMo 2 and 3, EXAONE, Hunyuan, Phi 3.
 
 use super::{Source, object};
 use crate::error::Result;
@@ -11,6 +11,36 @@ pub(super) fn llama(source: &Source<'_>) -> Result<Map<String, Value>> {
         "hidden_act": "silu",
         "attention_bias": source.has("blk.0.attn_q.bias"),
         "mlp_bias": source.has("blk.0.ffn_up.bias"),
+        "rope_parameters": source.llama_rope()?,
+    })));
+    Ok(config)
+}
+
+/// Arcee: Llama with an MLP without a gate, whose activation is fixed.
+pub(super) fn arcee(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("arcee", "ArceeForCausalLM")?;
+    config.extend(object(json!({
+        "hidden_act": "relu2",
+        "attention_bias": source.has("blk.0.attn_q.bias"),
+        "mlp_bias": source.has("blk.0.ffn_up.bias"),
+        "rope_parameters": source.llama_rope()?,
+    })));
+    Ok(config)
+}
+
+/// EXAONE 4: norms behind attention and MLP, norms of the heads of queries and keys; a window in three layers of four, or where
+/// the file's list says, or none.
+pub(super) fn exaone4(source: &Source<'_>) -> Result<Map<String, Value>> {
+    let mut config = source.rms_norm("exaone4", "Exaone4ForCausalLM")?;
+    let window = source.get::<u64>("attention.sliding_window")?.filter(|window| *window > 0);
+    let types = match window {
+        Some(_) => source.windows()?,
+        None => source.layer_types(|_| false)?,
+    };
+    config.extend(object(json!({
+        "hidden_act": "silu",
+        "sliding_window": window,
+        "layer_types": types,
         "rope_parameters": source.llama_rope()?,
     })));
     Ok(config)
@@ -95,7 +125,7 @@ pub(super) fn olmo2(source: &Source<'_>) -> Result<Map<String, Value>> {
             let base =
                 source.get::<f64>("rope.freq_base_swa")?.map_or(full["rope_theta"].clone(), Value::from);
             config.insert("sliding_window".into(), window.into());
-            config.insert("layer_types".into(), windows_of_olmo3(source)?.into());
+            config.insert("layer_types".into(), source.windows()?.into());
             json!({
                 "full_attention": full,
                 "sliding_attention": {"rope_type": "default", "rope_theta": base},
@@ -108,17 +138,6 @@ pub(super) fn olmo2(source: &Source<'_>) -> Result<Map<String, Value>> {
         "rope_parameters": rope,
     })));
     Ok(config)
-}
-
-/// Which layers have a window: the converter writes a flag for each.
-fn windows_of_olmo3(source: &Source<'_>) -> Result<Vec<&'static str>> {
-    const KEY: &str = "attention.sliding_window_pattern";
-    let Some(flags) = source.get::<&[bool]>(KEY)? else { return source.layer_types(|i| (i + 1) % 4 != 0) };
-    let layers = source.layers()?;
-    if flags.len() as u64 != layers {
-        return Err(source.error(KEY, format!("expected {layers} flags, one a layer, found {}", flags.len())));
-    }
-    source.layer_types(|i| flags[i as usize])
 }
 
 /// Hunyuan, dense: norms of each query and key head behind the rotation, of whose base the file holds what `alpha` makes of it.

@@ -296,6 +296,34 @@ fn models_with_layer_norms() {
 }
 
 #[test]
+fn decoders_of_the_last_years() {
+    let plain = json!({"rope_type": "default", "rope_theta": 10000.0});
+    rms("arcee").tensor("blk.0.ffn_up.bias", &[0.0]).gives(json!({
+        "model_type": "arcee", "hidden_act": "relu2", "attention_bias": false, "mlp_bias": true,
+    }));
+    let (sliding, full) = ("sliding_attention", "full_attention");
+    rms("exaone4").gives(json!({"sliding_window": null, "layer_types": [full, full, full, full]}));
+    rms("exaone4").number("attention.sliding_window", 8).gives(json!({
+        "model_type": "exaone4", "sliding_window": 8, "layer_types": [sliding, sliding, sliding, full],
+    }));
+    layer("cohere2").float("logit_scale", 0.25).number("attention.sliding_window", 8).gives(json!({
+        "model_type": "cohere2", "logit_scale": 0.25, "sliding_window": 8, "layer_norm_eps": 1e-5,
+        "layer_types": [sliding, sliding, sliding, full], "rope_parameters": plain,
+    }));
+    assert!(
+        layer("cohere2").float("logit_scale", 0.25).refused().contains("cohere2.attention.sliding_window")
+    );
+    layer("nemotron").number("rope.dimension_count", 8).gives(json!({
+        "model_type": "nemotron", "hidden_act": "relu2", "norm_eps": 1e-5, "mlp_bias": false,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    }));
+    layer("olmo").float("attention.clamp_kqv", 8.0).gives(json!({"model_type": "olmo", "clip_qkv": 8.0}));
+    layer("olmo")
+        .float("attention.clamp_kqv", 0.0)
+        .gives(json!({"clip_qkv": null, "rope_parameters": plain}));
+}
+
+#[test]
 fn what_cannot_be_translated_is_named() {
     for architecture in ["mamba", "llama4"] {
         let message = rms(architecture).refused();

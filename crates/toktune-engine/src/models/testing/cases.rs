@@ -94,5 +94,12 @@ pub fn convertible() -> Vec<Case> {
         with("gpt_neox_serial", partial_rope(1.0)),
         with("phi", partial_rope(0.4)),
         unchanged("cohere"),
+        // the pattern is fixed here too
+        changed("cohere2", |model| model.repeated(2).with(json!({"layer_types": null}))),
+        unchanged("arcee"),
+        unchanged("exaone4"),
+        unchanged("exaone4_full"),
+        unchanged("nemotron"),
+        unchanged("olmo"),
     ]
 }

@@ -13,10 +13,10 @@ use toktune_weights::testing::{GgufBytes, array, text};
 const WITHOUT_ROPE: [&str; 8] = ["gemma", "gemma2", "stablelm", "falcon", "bloom", "gpt2", "gptneox", "phi2"];
 
 /// Those whose rows of queries and keys it interleaves.
-const INTERLEAVED: [&str; 3] = ["llama", "granite", "smollm3"];
+const INTERLEAVED: [&str; 5] = ["llama", "granite", "smollm3", "arcee", "olmo"];
 
 /// Those with a norm behind the attention that has the name others give to the one before the MLP.
-const NORMS_BEHIND: [&str; 3] = ["gemma2", "gemma3", "olmo2"];
+const NORMS_BEHIND: [&str; 4] = ["gemma2", "gemma3", "olmo2", "exaone4"];
 
 /// The file; matrices with rows of whole blocks in the `kind` of their name.
 pub(super) fn convert(model: &HubModel, kind: impl Fn(&str) -> GgmlDType) -> GgufBytes {
@@ -131,7 +131,8 @@ impl Metadata<'_> {
         let context = self.of(&["max_position_embeddings", "n_positions"]).unwrap_or(2048);
         let number = |key: &str| self.model.config.get(key).and_then(Value::as_f64);
         let rms_eps = number("rms_norm_eps");
-        let eps = ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"].into_iter().find_map(number);
+        let eps =
+            ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"].into_iter().find_map(number);
         let head_dim = self.of(&["head_dim"]).filter(|_| self.architecture != "granite");
         let with_rope = !WITHOUT_ROPE.contains(&self.architecture);
         let metadata = self
@@ -198,7 +199,14 @@ impl Metadata<'_> {
                     .float("final_logit_softcapping", logits)
             }
             "gemma3" => self.number("attention.sliding_window", window),
-            "olmo2" => match self.model.config.get("layer_types").and_then(Value::as_array) {
+            "olmo" => self.float("attention.clamp_kqv", number("clip_qkv")),
+            "nemotron" => self.number("rope.dimension_count", rotated).word("rope.scaling.type", "none"),
+            "cohere2" => self
+                .number("attention.sliding_window", window)
+                .float("logit_scale", number("logit_scale"))
+                .word("rope.scaling.type", "none"),
+            "exaone4" if window.is_none() => self,
+            "olmo2" | "exaone4" => match self.model.config.get("layer_types").and_then(Value::as_array) {
                 Some(types) => {
                     let flags: Vec<u8> =
                         types.iter().map(|kind| u8::from(kind == "sliding_attention")).collect();
@@ -290,7 +298,9 @@ fn changed(model: &HubModel, architecture: &str, (name, shape, values): &Named) 
             let (first, at) = (row / head * head, row % head);
             first + at % 2 * (head / 2) + at / 2
         });
-    } else if architecture.starts_with("gemma") && name.ends_with("norm.weight") {
+    } else if (architecture.starts_with("gemma") || architecture == "nemotron")
+        && name.ends_with("norm.weight")
+    {
         values.iter_mut().for_each(|x| *x += 1.0);
     } else if architecture == "gpt2" && shape.len() == 2 && (of(".c_attn") || of(".c_proj") || of(".c_fc")) {
         let (rows, cols) = (shape[0], shape[1]);
