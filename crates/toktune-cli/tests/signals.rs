@@ -73,6 +73,27 @@ fn a_signal_saves_the_run_and_tells_how_it_goes_on() {
 }
 
 #[test]
+fn a_signal_saves_a_checkpoint_and_the_run_goes_on() {
+    let work = Work::new();
+    let (mut child, mut out) = running(&work);
+    signal(&child, "USR1");
+    let next = |out: &mut BufReader<std::process::ChildStdout>, event: &str| -> serde_json::Value {
+        let mut line = String::new();
+        while !line.contains(&format!("\"event\":\"{event}\"")) {
+            line.clear();
+            assert!(out.read_line(&mut line).expect("lines") > 0, "the run ended");
+        }
+        serde_json::from_str(&line).expect("JSON")
+    };
+    let saved = next(&mut out, "saved")["path"].as_str().expect("a path").to_owned();
+    assert!(work.path(&saved).join("trainer_state.json").is_file());
+    let step: u64 = saved.rsplit('-').next().and_then(|step| step.parse().ok()).expect("a step");
+    assert!(next(&mut out, "step")["step"].as_u64().expect("a step") > step);
+    child.kill().expect("ended");
+    child.wait().expect("ended");
+}
+
+#[test]
 fn a_run_that_cannot_go_on_says_why() {
     let work = Work::new();
     let told = work.train(&["--token", "w7", "--max-steps", "2", "--save-every", "1", "--resume"]).ok();
