@@ -7,9 +7,10 @@
 mod common;
 
 use common::{fixture, fixtures};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use toktune::models::{FAMILIES, Family, ModelConfig, ModelKind};
+use toktune::models::{FAMILIES, Family, ModelConfig, ModelKind, missing_piece};
 
 const HEAD: &str = "\
 # Model families
@@ -96,6 +97,49 @@ fn row(family: &Family) -> (ModelKind, String) {
     (spec.kind, text)
 }
 
+/// The kinds of transformers' automatic classes that have a head, as its list of types calls them, and as families do.
+const CLASSES: [(&str, ModelKind); 3] =
+    [("causal", ModelKind::Causal), ("masked", ModelKind::MaskedLm), ("encoder-decoder", ModelKind::Seq2Seq)];
+
+/// Which of transformers' model types are computed, in one table.
+fn coverage(kinds: &BTreeMap<&str, ModelKind>) -> String {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/fixtures/model_types.txt");
+    let list = std::fs::read_to_string(list).expect("the list of types");
+    let (version, list) = list.split_once('\n').expect("a version and types");
+    let types: Vec<(&str, Vec<&str>)> = list
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(model_type, classes)| (model_type, classes.split(',').collect()))
+        .collect();
+    // transformers writes names with either sign
+    let kind_of = |model_type: &str| {
+        kinds.get(model_type).or_else(|| kinds.get(model_type.replace('-', "_").as_str())).copied()
+    };
+    let class_of =
+        |kind: ModelKind| CLASSES.iter().find(|(_, of)| *of == kind).map_or("", |(class, _)| class);
+    let mut text = format!(
+        "## Coverage\n\nThe model types that {} loads by its automatic classes \
+         ([make_model_types.py](../tools/fixtures/make_model_types.py) lists them), and which of them are computed.\n\n\
+         | kind | types in transformers | computed here |\n| --- | --- | --- |\n",
+        version.trim_start_matches("# ")
+    );
+    for (class, kind) in CLASSES {
+        let all = types.iter().filter(|(_, classes)| classes.contains(&class));
+        let here = all.clone().filter(|(model_type, _)| kind_of(model_type) == Some(kind)).count();
+        writeln!(text, "| {class} | {} | {here} |", all.count()).expect("written");
+    }
+    text.push_str("\n| `model_type` | in transformers | here |\n| --- | --- | --- |\n");
+    for (model_type, classes) in &types {
+        let here = match kind_of(model_type) {
+            Some(kind) => class_of(kind).to_owned(),
+            None => missing_piece(model_type).map_or("-".to_owned(), |piece| format!("needs {piece}")),
+        };
+        writeln!(text, "| `{model_type}` | {} | {here} |", classes.join(", ")).expect("written");
+    }
+    text.push('\n');
+    text
+}
+
 fn page() -> String {
     let mut page = HEAD.to_string();
     let kinds = [ModelKind::Causal, ModelKind::MaskedLm, ModelKind::SentencePairs, ModelKind::Seq2Seq];
@@ -119,7 +163,15 @@ fn page() -> String {
         rows.iter().filter(|row| row.0 == kind).for_each(|row| page.push_str(&row.1));
     }
     page.push('\n');
+    let kinds: BTreeMap<&str, ModelKind> = FAMILIES
+        .iter()
+        .zip(&rows)
+        .flat_map(|(family, row)| family.model_types.iter().map(|model_type| (*model_type, row.0)))
+        .collect();
     page.push_str(TAIL);
+    page.push('\n');
+    page.push_str(coverage(&kinds).trim_end());
+    page.push('\n');
     page
 }
 

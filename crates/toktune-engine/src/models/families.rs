@@ -226,6 +226,12 @@ pub(super) fn of_model_type(config: &ModelConfig) -> Result<&'static Family> {
     found.ok_or_else(|| unsupported(config.path(), format!("model_type '{model_type}'"), model_type, known()))
 }
 
+/// What stands in the way of models of a `model_type` that no family has, by the name of the piece; nothing where that was not looked
+/// into.
+pub fn missing_piece(model_type: &str) -> Option<&'static str> {
+    unsupported::needs(model_type).map(|(missing, _)| missing)
+}
+
 /// The error for a model of no family: `name` among the names `known`.
 pub(super) fn unsupported(
     path: &Path,

@@ -29,7 +29,7 @@ pub use crate::spec::{
 pub use auto::{AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM};
 pub use config::ModelConfig;
 pub use device::Device;
-pub use families::{FAMILIES, Family, GgufFamily, Outline};
+pub use families::{FAMILIES, Family, GgufFamily, Outline, missing_piece};
 pub use model::PretrainedModel;
 pub use model::{ReplaceError, wrong_kind};
 pub use precision::PrecisionMode;
