@@ -5,6 +5,13 @@ type Entry = (&'static str, &'static str, Option<&'static str>);
 
 const STATE_SPACE: &str = "state-space layers";
 const LATENT: &str = "attention over compressed keys and values (MLA)";
+const LATENT_SPARSE: &str =
+    "attention over compressed keys and values (MLA), to positions that an indexer chooses";
+const DELTA_RULE: &str = "linear attention with a state (gated delta rule)";
+const SHORT_CONVOLUTION: &str = "short convolutions";
+const LIGHTNING: &str = "linear attention with a decaying state (lightning attention)";
+const AUDIO: &str = "audio beside text";
+const RECURRENT: &str = "recurrent layers";
 const PER_LAYER: &str =
     "heads of two widths, keys and values shared between layers, and embeddings of each layer";
 const IMAGES: &str = "images beside text";
@@ -26,7 +33,53 @@ const KNOWN: &[Entry] = &[
     ("falcon_mamba", STATE_SPACE, None),
     ("falcon_h1", STATE_SPACE, Some("llama")),
     ("jamba", STATE_SPACE, Some("mixtral")),
-    ("rwkv", "recurrent layers", None),
+    ("bamba", STATE_SPACE, Some("llama")),
+    ("granitemoehybrid", STATE_SPACE, Some("granitemoe")),
+    ("nemotron_h", STATE_SPACE, Some("nemotron")),
+    ("zamba", STATE_SPACE, None),
+    ("zamba2", STATE_SPACE, None),
+    ("axk1", LATENT, None),
+    ("bailing_hybrid", LATENT, None),
+    ("glm4_moe_lite", LATENT, Some("glm4_moe")),
+    ("kimi_linear", LATENT, None),
+    ("longcat_flash", LATENT, None),
+    ("minicpm3", LATENT, Some("llama")),
+    ("youtu", LATENT, Some("llama")),
+    ("axk2", LATENT_SPARSE, None),
+    ("deepseek_v32", LATENT_SPARSE, None),
+    ("glm_moe_dsa", LATENT_SPARSE, Some("glm4_moe")),
+    ("olmo_hybrid", DELTA_RULE, Some("olmo3")),
+    ("qwen3_next", DELTA_RULE, Some("qwen3_moe")),
+    ("qwen3_5", DELTA_RULE, Some("qwen3")),
+    ("qwen3_5_text", DELTA_RULE, Some("qwen3")),
+    ("qwen3_5_moe", DELTA_RULE, Some("qwen3_moe")),
+    ("qwen3_5_moe_text", DELTA_RULE, Some("qwen3_moe")),
+    ("lfm2", SHORT_CONVOLUTION, Some("llama")),
+    ("lfm2_moe", SHORT_CONVOLUTION, Some("llama")),
+    ("lfm3", SHORT_CONVOLUTION, Some("llama")),
+    ("minimax", LIGHTNING, Some("mixtral")),
+    ("recurrent_gemma", RECURRENT, Some("gemma")),
+    ("rwkv", RECURRENT, None),
+    ("xlstm", RECURRENT, None),
+    ("reformer", SPARSE, None),
+    ("bigbird_pegasus", SPARSE, Some("pegasus")),
+    ("pegasus_x", SPARSE, Some("pegasus")),
+    ("longt5", SPARSE, Some("t5")),
+    ("fnet", "a Fourier transform in place of attention", Some("bert")),
+    ("gemma3n_text", PER_LAYER, Some("gemma3_text")),
+    ("gemma4_unified", PER_LAYER, Some("gemma3")),
+    ("gemma4_unified_text", PER_LAYER, Some("gemma3_text")),
+    ("git", IMAGES, None),
+    ("fuyu", IMAGES, None),
+    ("emu3", IMAGES, Some("llama")),
+    ("got_ocr2", IMAGES, Some("qwen2")),
+    ("trocr", IMAGES, Some("bart")),
+    ("phi4_multimodal", IMAGES, Some("phi3")),
+    ("voxtral", AUDIO, Some("llama")),
+    ("qwen2_audio", AUDIO, Some("qwen2")),
+    ("granite_speech", AUDIO, Some("granite")),
+    ("seamless_m4t", AUDIO, None),
+    ("musicgen", AUDIO, None),
     ("llava_next", IMAGES, Some("llava")),
     ("llava_onevision", IMAGES, Some("llava")),
     ("gemma4_text", PER_LAYER, Some("gemma3_text")),
@@ -38,7 +91,7 @@ const KNOWN: &[Entry] = &[
     ("internvl", IMAGES, Some("llava")),
     ("qwen3_vl_moe", "experts in a model with images", Some("qwen3_vl")),
     ("paligemma", IMAGES, Some("gemma")),
-    ("whisper", "audio beside text", Some("bart")),
+    ("whisper", AUDIO, Some("bart")),
 ];
 
 /// What a model of this name needs, and the nearest that is supported.
