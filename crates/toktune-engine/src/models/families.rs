@@ -7,14 +7,17 @@ mod bert;
 mod bloom;
 mod cohere;
 mod cohere2;
+mod cwm;
 mod deberta;
 mod decoder;
 mod distilbert;
+mod dots1;
 mod electra;
 mod encoder;
 mod ernie;
 mod exaone4;
 mod falcon;
+mod flex_olmo;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -52,6 +55,7 @@ mod qwen_moe;
 mod roberta;
 mod seed_oss;
 mod smollm3;
+mod solar_open;
 mod stablelm;
 mod starcoder2;
 pub(super) mod synonyms;
@@ -191,6 +195,10 @@ pub const FAMILIES: &[&Family] = &[
     &qwen_moe::QWEN2_MOE,
     &granitemoe::GRANITE_MOE,
     &phimoe::PHIMOE,
+    &dots1::DOTS1,
+    &solar_open::SOLAR_OPEN,
+    &flex_olmo::FLEX_OLMO,
+    &cwm::CWM,
     &gpt_oss::GPT_OSS,
     &llama4::LLAMA4,
     &multimodal::GEMMA3,

@@ -23,16 +23,21 @@ const STACK: StackNames = StackNames { attention: HEAD_NORMS, experts: Some(EXPE
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
     let mut spec = decoder::read(config, LLAMA_MODEL, STACK)?;
     decoder::biases(config, &mut spec)?;
-    decoder::no_router_loss(config)?;
     let of = &mut spec.stack;
     of.mlp.bias = false;
     of.norm = NormSpec::rms(config.optional_number("rms_norm_eps")?.unwrap_or(1e-5));
     of.attention.qk_norm = QkNorm::Width;
     of.attention.limit = decoder::limit(config, "clip_qkv")?;
-    let chosen = config.optional_size("num_experts_per_tok")?.unwrap_or(8);
-    let routing = Routing::softmax(chosen, config.flag("norm_topk_prob", false)?);
-    let count = decoder::size_of(config, &["num_experts", "num_local_experts"])?;
-    let experts = ExpertsSpec::new(count, of.mlp.inner, routing);
+    let experts = experts(config, of.mlp.inner, 8)?;
     of.layers.iter_mut().for_each(|layer| layer.experts = Some(experts));
     Ok(spec)
+}
+
+/// Experts of the width `inner`, of which a row takes `chosen` unless the configuration says otherwise.
+pub(super) fn experts(config: &ModelConfig, inner: usize, chosen: usize) -> Result<ExpertsSpec> {
+    decoder::no_router_loss(config)?;
+    let chosen = config.optional_size("num_experts_per_tok")?.unwrap_or(chosen);
+    let routing = Routing::softmax(chosen, config.flag("norm_topk_prob", false)?);
+    let count = decoder::size_of(config, &["num_experts", "num_local_experts"])?;
+    Ok(ExpertsSpec::new(count, inner, routing))
 }
