@@ -121,15 +121,32 @@ fn who_trains_something_else_is_named() {
     let other: String = (0..12).map(|at| format!("{{\"text\": \"w{at} <calc> w7 </calc>\"}}\n")).collect();
     work.write("other.jsonl", other);
     let program = env!("CARGO_BIN_EXE_toktune");
-    for (data, expected) in [("other.jsonl", "process 1 on"), ("absent.jsonl", "absent.jsonl")] {
+    // the last byte of the last weight
+    std::fs::create_dir(work.path("changed")).expect("a folder");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        let mut bytes = work.read(&format!("model/{name}"));
+        if name.ends_with(".safetensors") {
+            *bytes.last_mut().expect("bytes") ^= 1;
+        }
+        work.write(&format!("changed/{name}"), bytes);
+    }
+    for (model, data, expected) in [
+        ("model", "other.jsonl", "data (hash of the encoded rows)"),
+        ("model", "absent.jsonl", "absent.jsonl"),
+        ("changed", "train.jsonl", "model (hash of its tensors)"),
+    ] {
         let mut command = mpirun(&work, 1);
-        let part = |data: &str| -> Vec<String> {
+        let part = |model: &str, data: &str| -> Vec<String> {
             let mut part = vec![program.to_owned()];
-            part.extend(TRAIN.iter().map(|of| of.replace("train.jsonl", data)));
+            part.extend(TRAIN.iter().map(|of| match *of {
+                "model" => model.to_owned(),
+                "train.jsonl" => data.to_owned(),
+                other => other.to_owned(),
+            }));
             part.extend(["--output", "out", "--max-steps", "2"].map(str::to_owned));
             part
         };
-        command.args(part("train.jsonl")).args([":", "-n", "1"]).args(part(data));
+        command.args(part("model", "train.jsonl")).args([":", "-n", "1"]).args(part(model, data));
         let begun = Instant::now();
         let told = Called::of(command);
         assert_ne!(told.code, 0);
