@@ -260,8 +260,10 @@ impl<B: Backend> Experts<B> {
         for (number, (mlp, assigned)) in self.experts.iter().zip(&assigned).enumerate() {
             for (rows, weights) in assigned.chunks() {
                 let weights = backend.place(weights.to_vec());
-                let dweights =
-                    self.pull_expert(around, mlp, [x, dy], (rows, &weights), kept.next(), dx, gradients);
+                let assigned = (rows, &weights);
+                let (down, dweights) =
+                    self.pull_expert(around, mlp, [x, dy], assigned, kept.next(), gradients);
+                backend.scatter(&down, rows, None, self.width(), dx);
                 for (&row, dweight) in rows.iter().zip(dweights) {
                     dlogits[row as usize * count + number] = dweight;
                 }
@@ -275,8 +277,7 @@ impl<B: Backend> Experts<B> {
         }
     }
 
-    /// Adds to `dx` what comes through one expert from its `rows`, and gives the gradients of their weights.
-    #[allow(clippy::too_many_arguments)]
+    /// The gradients of the `rows` of one expert, as it has them one after the other, and those of their weights.
     fn pull_expert(
         &self,
         around: &Around<'_, B>,
@@ -284,9 +285,8 @@ impl<B: Backend> Experts<B> {
         [x, dy]: [&B::Buffer; 2],
         (rows, weights): (&[u32], &B::Buffer),
         kept: Option<KeptMlp<B>>,
-        dx: &mut B::Buffer,
         gradients: &mut Gradients<'_, B>,
-    ) -> Vec<f32> {
+    ) -> (B::Buffer, Vec<f32>) {
         let (backend, d) = (around.backend, self.width());
         let (own, dresult) = (self.inputs(backend, x, rows, weights), backend.gather(dy, rows, d));
         let mut down = backend.take(backend.len(&own));
@@ -298,7 +298,6 @@ impl<B: Backend> Experts<B> {
         } else {
             mlp.pull_weighted(around, [&own, &dresult, weights], kept, &mut down, gradients)
         };
-        backend.scatter(&down, rows, None, d, dx);
-        backend.read(&dweights)
+        (down, backend.read(&dweights))
     }
 }
