@@ -1,4 +1,4 @@
-//! The processes that MPI starts, as [`Workers`](toktune::workers::Workers) of a run.
+//! The processes that MPI starts, as [`Workers`] of a run.
 //!
 //! [`join`] finds out whether this process is one of several. With the feature `mpi` it then joins the others, over whatever MPI library
 //! the program was built with; without it, it refuses, since each process would train and write alone. What the
