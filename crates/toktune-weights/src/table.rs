@@ -221,7 +221,14 @@ impl TensorTable {
 
     /// A vector of this length as `f32`; every entry must be finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let (tensor, dtype) = self.require(name, &[len])?;
+        self.values(name, &[len])
+    }
+
+    /// The entries of a small tensor of this shape, as `f32`.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (tensor, dtype) = self.require(name, shape)?;
+        // the tensor is there with this shape, so that the product is that of its entries
+        let len = shape.iter().product();
         if SCALED.contains(&dtype) {
             return Err(unsupported(&tensor.file, &tensor.name, &tensor.type_name, self.supported));
         }

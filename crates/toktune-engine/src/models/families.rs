@@ -17,6 +17,7 @@ mod gpt2;
 mod gpt_neox;
 mod granite;
 mod hunyuan;
+mod lfm2;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -139,6 +140,7 @@ pub const FAMILIES: &[&Family] = &[
     &olmo2::OLMO2,
     &olmo3::OLMO3,
     &hunyuan::HUNYUAN,
+    &lfm2::LFM2,
     &smollm3::SMOLLM3,
     &cohere::COHERE,
     &starcoder2::STARCODER2,

@@ -16,10 +16,10 @@ pub mod token_matrix;
 pub use decoder_inputs::{DecoderInputs, DecoderStart};
 pub use kind::ModelKind;
 pub use model::{
-    AttentionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec,
-    Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
+    AttentionSpec, ConvolutionSpec, EmbeddingSpec, ExpertsSpec, HeadSpec, LayerSpec, Mixer, MlpSpec,
+    ModelSpec, NormKind, NormSpec, Positions, QkNorm, QkvLayout, Sinusoids, StackSpec,
 };
-pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
+pub use names::{AttentionNames, ConvolutionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use pooling::PoolingMode;
 pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{RopeSpec, RopeVariant};
