@@ -47,7 +47,7 @@ impl CacheConstants {
 /// What numbers are kept under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
-    /// Keys and values of a segment's constant rows, `[blocks, 2, rows, kv_heads * head_dim]`.
+    /// Keys and values of a segment's constant rows, block by block, each `[rows, width]`.
     Segment(u32),
     /// Those of the constant rows that an example has for itself.
     Own(usize),

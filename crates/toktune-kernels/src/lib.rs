@@ -21,6 +21,7 @@
 pub mod attention;
 mod bf16;
 pub mod blocks;
+pub mod convolution;
 pub mod cross_entropy;
 pub mod disentangled;
 pub mod embedding;

@@ -15,6 +15,14 @@ pub fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| add_piece(isa, y, x));
 }
 
+/// `y *= x`, entry by entry.
+///
+/// Panics when the lengths differ.
+pub fn multiply(isa: Isa, y: &mut [f32], x: &[f32]) {
+    assert_eq!(y.len(), x.len(), "as many entries");
+    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| multiply_piece(isa, y, x));
+}
+
 /// `y *= factor`, entry by entry.
 pub fn scale(isa: Isa, y: &mut [f32], factor: f32) {
     y.par_chunks_mut(TASK).for_each(|y| crate::math::scale(isa, y, factor));

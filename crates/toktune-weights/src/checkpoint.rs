@@ -229,6 +229,14 @@ impl Checkpoint {
         self.table().number(name)
     }
 
+    /// The factors of a convolution of each column by itself, `[width, 1, taps]`, as `f32`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn taps(&self, name: &str, width: usize, taps: usize) -> Result<Vec<f32>> {
+        self.table().entries(name, &[width, 1, taps])
+    }
+
     /// The GGUF file, for its metadata.
     pub fn as_gguf(&self) -> Option<&Gguf> {
         match self {

@@ -240,8 +240,8 @@ impl TensorTable {
         self.entries(name, &[len])
     }
 
-    /// All entries of a tensor of this shape.
-    fn entries(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    /// All entries of a small tensor of this shape, as `f32`; every one must be finite.
+    pub fn entries(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (tensor, dtype) = self.require(name, shape)?;
         let len = shape.iter().product();
         if SCALED.contains(&dtype) {

@@ -178,6 +178,25 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         of_distances: [Option<&mut Self::Buffer>; 2],
     );
 
+    /// `y[t] = bias + Σ_j weight[j] x[t - j]` along the sequences, column by column, over rows of the past too.
+    fn convolve(
+        &self,
+        by: &Taps<'_, Self::Buffer>,
+        sequences: &Sequences,
+        x: &Self::Buffer,
+        past: Option<&Self::Buffer>,
+        y: &mut Self::Buffer,
+    );
+
+    /// The gradient of `x` from that of `y`; it is overwritten, and past rows get none.
+    fn pull_convolve(
+        &self,
+        by: &Taps<'_, Self::Buffer>,
+        sequences: &Sequences,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+    );
+
     /// `x = act(x)`.
     fn activate(&self, activation: Activation, x: &mut Self::Buffer);
 
@@ -198,6 +217,9 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// `y += x`.
     fn add(&self, y: &mut Self::Buffer, x: &Self::Buffer);
+
+    /// `y *= x`, entry by entry.
+    fn multiply(&self, y: &mut Self::Buffer, x: &Self::Buffer);
 
     /// `y *= factor`.
     fn scale(&self, y: &mut Self::Buffer, factor: f32);
@@ -345,6 +367,17 @@ pub struct NormWeights<'a, X> {
     pub bias: Option<&'a X>,
     /// Added to the mean square or the variance.
     pub eps: f32,
+}
+
+/// What a convolution along a sequence multiplies with.
+#[derive(Clone, Copy, Debug)]
+pub struct Taps<'a, X> {
+    /// `[taps, width]`: first the factors of a row itself, then those of the row before it, and so on.
+    pub weight: &'a X,
+    /// What is added to every row, `[width]`.
+    pub bias: Option<&'a X>,
+    /// The columns.
+    pub width: usize,
 }
 
 /// Cosines and sines `[rows, rotated / 2]`, one line for each row of a batch.

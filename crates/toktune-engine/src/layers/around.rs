@@ -22,7 +22,8 @@ pub struct Rows<B: Backend> {
     pub uncounted: Vec<usize>,
 }
 
-/// Keys and values `[rows, kv_heads * head_dim]` of one block, after norms and rotation.
+/// Keys and values `[rows, kv_heads * head_dim]` of one block, after norms and rotation. A convolution's rows `[rows, d]`
+/// stand in the place of the keys, and it has no values.
 #[derive(Debug)]
 pub struct KeyValues<X> {
     /// Keys.

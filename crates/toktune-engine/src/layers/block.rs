@@ -29,6 +29,7 @@ impl<B: Backend> Block<B> {
                     outputs += q + attention.shape.heads;
                     projections += q + k + v;
                 }
+                Work::Convolution(of) => projections += 3 * of.width(),
                 Work::Mlp(mlp) => everything += mlp.kept_floats(),
             }
             let last = i + 1 == self.sublayers.len();
@@ -37,6 +38,19 @@ impl<B: Backend> Block<B> {
             }
         }
         [(Keep::Outputs, outputs), (Keep::Projections, projections), (Keep::Everything, everything)]
+    }
+
+    /// Floats a row of its keys and of its values, as [`KeyValues`] has them.
+    pub fn key_value_widths(&self) -> [usize; 2] {
+        let of = |sublayer: &Sublayer<B>| match &sublayer.work {
+            Work::Own(attention) => {
+                let [_, k, v] = attention.widths();
+                Some([k, v])
+            }
+            Work::Convolution(of) => Some([of.width(), 0]),
+            Work::Cross(_) | Work::Mlp(_) => None,
+        };
+        self.sublayers.iter().find_map(of).unwrap_or_default()
     }
 
     /// Runs the block on `x [rows, d]`, in place. What is kept follows `keep`; without it nothing is. Also returns the rows'
@@ -139,6 +153,10 @@ impl<B: Backend> Block<B> {
             let of_heads = match &sublayer.work {
                 Work::Own(attention) | Work::Cross(attention) => {
                     [attention.q_norm.as_ref(), attention.k_norm.as_ref()]
+                }
+                Work::Convolution(of) => {
+                    tensors.extend(of.tensors(backend));
+                    [None, None]
                 }
                 Work::Mlp(_) => [None, None],
             };

@@ -1,6 +1,7 @@
 //! How much of a forward pass is kept for the backward one.
 
 use super::attention::Attended;
+use super::convolution::Convolved;
 use super::feed_forward::KeptFeedForward;
 use crate::backend::Backend;
 
@@ -13,7 +14,7 @@ pub enum Keep {
     Input,
     /// The outputs of the attentions and of the projections back to the hidden width, where the backward pass reads them.
     Outputs,
-    /// Queries, keys and values.
+    /// Queries, keys and values, or what a convolution reads.
     Projections,
     /// The inner rows of the MLP: no product is computed twice.
     Everything,
@@ -39,12 +40,14 @@ pub(super) struct KeptSublayer<B: Backend> {
     pub(super) attended: Option<[B::Buffer; 2]>,
     /// Queries, keys and values before norms and rotation.
     pub(super) qkv: Option<[B::Buffer; 3]>,
+    /// The projections that a convolution reads.
+    pub(super) fused: Option<B::Buffer>,
     pub(super) mlp: Option<KeptFeedForward<B>>,
 }
 
 impl<B: Backend> Default for KeptSublayer<B> {
     fn default() -> Self {
-        Self { update: None, output: None, attended: None, qkv: None, mlp: None }
+        Self { update: None, output: None, attended: None, qkv: None, fused: None, mlp: None }
     }
 }
 
@@ -53,6 +56,7 @@ pub(super) struct State<B: Backend> {
     /// What it read.
     pub(super) input: B::Buffer,
     pub(super) attended: Option<Attended<B>>,
+    pub(super) convolved: Option<Convolved<B>>,
     /// What it added, where a norm reads it.
     pub(super) update: Option<B::Buffer>,
     pub(super) mlp: Option<KeptFeedForward<B>>,

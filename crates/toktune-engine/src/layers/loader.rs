@@ -4,6 +4,7 @@ mod experts;
 
 use super::attention::{Attention, Projections};
 use super::block::Block;
+use super::convolution::Convolution;
 use super::disentangled::{Disentangled, DistanceRows, Through};
 use super::feed_forward::FeedForward;
 use super::linear::{Linear, Slot};
@@ -13,8 +14,8 @@ use super::sublayer::{Sublayer, Work};
 use crate::backend::{Activation, AttentionShape, Backend, Heads, Norming, Stored, StoredAs};
 use crate::error::Result;
 use crate::spec::{
-    AttentionNames, DisentangledSpec, HalfNorms, LayerSpec, MlpNames, ModelNames, NormKind, NormSpec, QkNorm,
-    QkvLayout, StackNames, StackSpec,
+    AttentionNames, ConvolutionNames, ConvolutionSpec, DisentangledSpec, HalfNorms, LayerSpec, Mixer,
+    MlpNames, ModelNames, NormKind, NormSpec, QkNorm, QkvLayout, StackNames, StackSpec,
 };
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -217,14 +218,19 @@ impl<B: Backend> Loader<'_, B> {
         let stored = self.naming.gguf.as_ref().unwrap_or(own);
         let reader = BlockReader { loader: self, layer, slots: Cell::new(0) };
         let mut sublayers = Vec::new();
-        let attention =
-            reader.attention(&own.attention, &stored.attention, of, self.spec.attention.causal)?;
+        let mixer = match (of.mixer, &own.convolution) {
+            (Mixer::Convolution(of), Some(names)) => Work::Convolution(reader.convolution(names, of)?),
+            _ => {
+                let causal = self.spec.attention.causal;
+                Work::Own(reader.attention(&own.attention, &stored.attention, of, causal)?)
+            }
+        };
         let norms = |norms: &HalfNorms| HalfNorms {
             before: norms.before.filter(|_| !of.no_attention_norm),
             ..*norms
         };
         let (own_norms, stored_norms) = (norms(&own.attention.norms), norms(&stored.attention.norms));
-        sublayers.push(reader.sublayer(&own_norms, &stored_norms, Work::Own(attention))?);
+        sublayers.push(reader.sublayer(&own_norms, &stored_norms, mixer)?);
         if let (Some(cross), Some(stored)) = (&own.cross, &stored.cross) {
             let all = LayerSpec::default();
             let attention = reader.attention(cross, stored, &all, false)?;
@@ -368,6 +374,33 @@ impl<B: Backend> BlockReader<'_, B> {
         let tensor = names.in_block(self.layer, name);
         let values = loader.checkpoint.vector(&loader.find(&tensor), heads)?;
         Ok(Some(loader.backend.place(values)))
+    }
+
+    /// A short convolution; no GGUF file of one is read, so it has one set of names.
+    fn convolution(&self, names: &ConvolutionNames, of: ConvolutionSpec) -> Result<Convolution<B>> {
+        let (loader, d) = (self.loader, self.loader.spec.hidden_size);
+        let linear = |name, sizes| self.linear((name, name), sizes, RowOrder::Plain, of.bias);
+        let input = linear(names.input, (3 * d, d))?;
+        let module = self.module(names.taps, names.taps);
+        let name = format!("{}.weight", module.stored);
+        let stored = loader.checkpoint.taps(&loader.find(&name), d, of.taps)?;
+        // the row itself comes last in a checkpoint
+        let tap = |tap: usize| stored.iter().skip(tap).step_by(of.taps.max(1)).copied();
+        let weight = (0..of.taps).rev().flat_map(tap).collect();
+        let bias = match of.bias {
+            true => {
+                let name = format!("{}.bias", module.stored);
+                Some(loader.backend.place(loader.checkpoint.vector(&loader.find(&name), d)?))
+            }
+            false => None,
+        };
+        Ok(Convolution {
+            input,
+            output: linear(names.output, (d, d))?,
+            module: module.own,
+            weight: loader.backend.place(weight),
+            bias,
+        })
     }
 
     fn mlp(&self, own: &MlpNames, stored: &MlpNames, inner: usize) -> Result<Mlp<B>> {

@@ -8,6 +8,7 @@ mod around;
 mod attention;
 mod block;
 mod chain;
+mod convolution;
 mod disentangled;
 mod experts;
 mod feed_forward;
@@ -38,6 +39,8 @@ pub enum LayerTensor<'a> {
     Matrix(&'a toktune_weights::FrozenMatrix),
     /// A bias.
     Bias(Vec<f32>),
+    /// The factors of a convolution, `[width, 1, taps]`.
+    Taps(Vec<f32>),
     /// What a norm multiplies with, the family's offset in it.
     Norm(Vec<f32>),
 }

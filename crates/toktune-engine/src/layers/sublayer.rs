@@ -2,6 +2,7 @@
 
 use super::around::{Around, Gradients, KeyValues};
 use super::attention::{Attended, Attention, Known, Place};
+use super::convolution::Convolution;
 use super::feed_forward::FeedForward;
 use super::keep::{Keep, KeptSublayer, State};
 use super::linear::Linear;
@@ -24,6 +25,8 @@ pub(super) enum Work<B: Backend> {
     Own(Attention<B>),
     /// Attention to the encoder's rows.
     Cross(Attention<B>),
+    /// A short convolution along the sequence.
+    Convolution(Convolution<B>),
     Mlp(FeedForward<B>),
 }
 
@@ -32,6 +35,7 @@ impl<B: Backend> Work<B> {
     pub(super) fn linears(&self) -> Vec<&Linear<B>> {
         match self {
             Work::Own(attention) | Work::Cross(attention) => attention.linears(),
+            Work::Convolution(of) => vec![&of.input, &of.output],
             Work::Mlp(mlp) => mlp.linears(),
         }
     }
@@ -39,17 +43,18 @@ impl<B: Backend> Work<B> {
     /// Every linear layer.
     pub(super) fn all_linears(&self) -> Vec<&Linear<B>> {
         match self {
-            Work::Own(_) | Work::Cross(_) => self.linears(),
+            Work::Own(_) | Work::Cross(_) | Work::Convolution(_) => self.linears(),
             Work::Mlp(mlp) => mlp.all_linears(),
         }
     }
 
     /// Calls `change` with the linear layers whose weights may be changed.
-    pub(super) fn change_linears(&mut self, backend: &B, change: impl FnMut(&mut Linear<B>)) {
+    pub(super) fn change_linears(&mut self, backend: &B, mut change: impl FnMut(&mut Linear<B>)) {
         match self {
             Work::Own(attention) | Work::Cross(attention) => {
                 attention.linears_mut().into_iter().for_each(change);
             }
+            Work::Convolution(of) => [&mut of.input, &mut of.output].into_iter().for_each(&mut change),
             Work::Mlp(mlp) => mlp.change_linears(backend, change),
         }
     }
@@ -124,12 +129,17 @@ impl<B: Backend> Sublayer<B> {
         }
     }
 
-    /// The keys and values of `x` alone; nothing from a part that is no attention to the own sequence.
+    /// The keys and values of `x` alone; nothing from a part that leaves none for the own sequence.
     pub(super) fn key_values(&self, around: &Around<'_, B>, x: &B::Buffer) -> Option<KeyValues<B::Buffer>> {
-        let Work::Own(attention) = &self.work else { return None };
-        let normed = self.before.as_ref().map(|norm| norm.apply(around.backend, x));
-        let rotation = attention.place(around).rotation;
-        Some(attention.key_values(around, normed.as_ref().unwrap_or(x), rotation))
+        let normed = || self.read(around.backend, x);
+        match &self.work {
+            Work::Own(attention) => {
+                let rotation = attention.place(around).rotation;
+                Some(attention.key_values(around, &normed(), rotation))
+            }
+            Work::Convolution(of) => Some(of.key_values(around, &normed())),
+            Work::Cross(_) | Work::Mlp(_) => None,
+        }
     }
 
     /// Adds the sublayer to `x`, which it reads unless `read` is given. Returns what is kept, and the keys and values of an
@@ -168,6 +178,14 @@ impl<B: Backend> Sublayer<B> {
                 }
                 key_values = memory.is_none().then_some(KeyValues { k: ready, v });
             }
+            Work::Convolution(of) => {
+                let convolved = of.convolve(around, &normed, None);
+                of.output.run(around, (&convolved.out, 0), write, to);
+                if keeps(Keep::Projections) {
+                    kept.fused = Some(backend.keep(&convolved.fused));
+                }
+                key_values = Some(KeyValues { k: convolved.mixed, v: backend.zeros(0) });
+            }
             Work::Mlp(mlp) => kept.mlp = mlp.run(around, &normed, write, to, keeps(Keep::Everything)),
         }
         if let Some(update) = update {
@@ -193,8 +211,8 @@ impl<B: Backend> Sublayer<B> {
         last: bool,
     ) -> (State<B>, Option<B::Buffer>) {
         let backend = around.backend;
-        let KeptSublayer { update, output, attended, qkv, mlp } = kept;
-        let mut state = State { input, attended: None, update, mlp };
+        let KeptSublayer { update, output, attended, qkv, fused, mlp } = kept;
+        let mut state = State { input, attended: None, convolved: None, update, mlp };
         let wants_update = state.update.is_none() && self.has_norm_of_update();
         match &self.work {
             Work::Own(attention) | Work::Cross(attention) => {
@@ -209,6 +227,14 @@ impl<B: Backend> Sublayer<B> {
                     state.update = Some(attention.output.apply(around, (&attended.out, 0)));
                 }
                 state.attended = Some(attended);
+            }
+            Work::Convolution(of) => {
+                let normed = fused.is_none().then(|| self.read(backend, &state.input));
+                let convolved = of.convolve(around, normed.as_ref().unwrap_or(&state.input), fused);
+                if wants_update {
+                    state.update = Some(of.output.apply(around, (&convolved.out, 0)));
+                }
+                state.convolved = Some(convolved);
             }
             Work::Mlp(mlp) => {
                 if wants_update || (!last && output.is_none() && state.update.is_none()) {
@@ -225,18 +251,19 @@ impl<B: Backend> Sublayer<B> {
     /// Adds to `x` what the sublayer added in the forward pass.
     pub(super) fn add_again(&self, around: &Around<'_, B>, state: &State<B>, x: &mut B::Buffer) {
         let backend = around.backend;
-        match (&state.update, &self.work, &state.attended) {
-            (Some(update), ..) => self.add(backend, update, x),
-            (None, Work::Own(attention) | Work::Cross(attention), Some(attended)) => {
-                if self.adds_directly() {
-                    attention.output.run(around, (&attended.out, 0), Write::Add, x);
-                } else {
-                    let update = attention.output.apply(around, (&attended.out, 0));
-                    self.add(backend, &update, x);
-                }
-            }
+        let projected = match (&self.work, &state.attended, &state.convolved) {
+            (Work::Own(of) | Work::Cross(of), Some(attended), _) => Some((&of.output, &attended.out)),
+            (Work::Convolution(of), _, Some(convolved)) => Some((&of.output, &convolved.out)),
             // the state of an MLP that another sublayer follows holds its update
-            (None, ..) => {}
+            _ => None,
+        };
+        match (&state.update, projected) {
+            (Some(update), _) => self.add(backend, update, x),
+            (None, Some((output, out))) if self.adds_directly() => {
+                output.run(around, (out, 0), Write::Add, x);
+            }
+            (None, Some((output, out))) => self.add(backend, &output.apply(around, (out, 0)), x),
+            (None, None) => {}
         }
         self.finish_sum(backend, x);
     }
@@ -261,14 +288,14 @@ impl<B: Backend> Sublayer<B> {
         gradients: &mut Gradients<'_, B>,
     ) {
         let backend = around.backend;
-        let State { input, attended, update, mlp: kept_mlp } = state;
+        let State { input, attended, convolved, update, mlp: kept_mlp } = state;
         let upstream = upstream.unwrap_or(&*g);
         let dupdate = self.pull_added(backend, upstream, update.as_ref());
         drop(update);
         let mut dread = backend.take(backend.len(upstream));
         let drows = dupdate.as_ref().unwrap_or(upstream);
-        match (&self.work, attended) {
-            (Work::Own(attention) | Work::Cross(attention), Some(attended)) => {
+        match (&self.work, attended, convolved) {
+            (Work::Own(attention) | Work::Cross(attention), Some(attended), _) => {
                 let mut dout = backend.take(backend.len(&attended.out));
                 let to = (Write::Over, &mut dout);
                 attention.output.pull(around, (&attended.out, 0), drows, to, gradients);
@@ -279,12 +306,20 @@ impl<B: Backend> Sublayer<B> {
                 let rows = [normed.as_ref(), memory];
                 attention.pull(around, attended, (&dout, place), rows, &mut dread, gradients);
             }
-            (Work::Mlp(mlp), _) => {
+            (Work::Convolution(of), _, Some(convolved)) => {
+                let mut dout = backend.take(backend.len(&convolved.out));
+                of.output.pull(around, (&convolved.out, 0), drows, (Write::Over, &mut dout), gradients);
+                // the rows are read by updates alone
+                let normed = of.input.is_updated(around).then(|| self.read(backend, &input));
+                let rows = normed.as_ref().unwrap_or(&input);
+                of.pull(around, &convolved, (rows, &dout), &mut dread, gradients);
+            }
+            (Work::Mlp(mlp), ..) => {
                 let normed = self.read(backend, &input);
                 mlp.pull(around, [&normed, drows], kept_mlp, &mut dread, gradients);
             }
-            // `state` computes what an attention needs
-            (Work::Own(_) | Work::Cross(_), None) => return,
+            // `state` computes what these need
+            (Work::Own(_) | Work::Cross(_) | Work::Convolution(_), ..) => return,
         }
         match &self.before {
             Some(norm) => norm.pull(backend, &input, &dread, Write::Add, g),

@@ -32,6 +32,7 @@ mod granite;
 mod granitemoe;
 mod helium;
 mod hunyuan;
+mod lfm2;
 mod llama;
 mod llama4;
 mod ministral;
@@ -165,6 +166,7 @@ pub const FAMILIES: &[&Family] = &[
     &olmo2::OLMO2,
     &olmo3::OLMO3,
     &hunyuan::HUNYUAN,
+    &lfm2::LFM2,
     &smollm3::SMOLLM3,
     &cohere::COHERE,
     &starcoder2::STARCODER2,

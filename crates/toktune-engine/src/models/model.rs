@@ -21,7 +21,7 @@ use crate::error::{EngineError, Result};
 use crate::layers::Naming;
 use crate::model::{Model, Parts};
 use crate::runner::{LinearLayer, Runner, StepOptions, StepOutput, TokenRows, Wanted};
-use crate::spec::{DecoderInputs, ModelSpec, QkvLayout};
+use crate::spec::{DecoderInputs, LayerSpec, Mixer, ModelSpec, QkvLayout};
 use crate::trained::Trained;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -257,7 +257,11 @@ impl PretrainedModel {
     /// Bytes of the keys and values of a row in all blocks, in `f32`.
     pub fn key_value_bytes(&self) -> usize {
         let spec = &self.spec.stack;
-        2 * spec.layers.len() * spec.attention.kv_heads * spec.attention.head_dim * size_of::<f32>()
+        let of = |layer: &LayerSpec| match layer.mixer {
+            Mixer::Attention => 2 * spec.attention.kv_heads * spec.attention.head_dim,
+            Mixer::Convolution(_) => spec.hidden_size,
+        };
+        spec.layers.iter().map(of).sum::<usize>() * size_of::<f32>()
     }
 
     /// The factor on an embedded row, applied after trained rows have replaced frozen ones.

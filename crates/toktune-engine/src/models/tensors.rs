@@ -10,7 +10,8 @@ use toktune_weights::FrozenMatrix;
 pub enum FrozenTensor<'a> {
     /// A linear layer's; decoding it gives HuggingFace's order of rows.
     Matrix(&'a FrozenMatrix),
-    /// A norm's, without the 1 that Gemma's GGUF files add, or a bias.
+    /// A norm's, without the 1 that Gemma's GGUF files add, or a bias, or the factors of a convolution,
+    /// `[width, 1, taps]`.
     Vector(Vec<f32>),
 }
 
@@ -20,7 +21,7 @@ impl PretrainedModel {
         let offset = if self.spec().stack.norm.plus_one { 1.0 } else { 0.0 };
         let of = move |(name, tensor)| match tensor {
             LayerTensor::Matrix(matrix) => (name, FrozenTensor::Matrix(matrix)),
-            LayerTensor::Bias(bias) => (name, FrozenTensor::Vector(bias)),
+            LayerTensor::Bias(values) | LayerTensor::Taps(values) => (name, FrozenTensor::Vector(values)),
             LayerTensor::Norm(norm) => {
                 (name, FrozenTensor::Vector(norm.iter().map(|x| x - offset).collect()))
             }

@@ -162,10 +162,9 @@ impl<B: Backend> Model<B> {
 impl<B: Backend> Decoding<'_, B> {
     /// Makes room for so many rows in each sequence.
     fn grow(&mut self, rows: usize) {
-        let spec = &self.model.stack.spec().attention;
-        let (backend, width) = (&self.model.backend, spec.kv_heads * spec.head_dim);
+        let backend = &self.model.backend;
         let room = rows.next_power_of_two().max(FIRST_ROOM);
-        let copy = |old: Option<&B::Buffer>| {
+        let copy = |old: Option<&B::Buffer>, width: usize| {
             let mut new = backend.zeros(self.lengths.len() * room * width);
             for (i, &length) in self.lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
                 if let Some(old) = old {
@@ -175,11 +174,11 @@ impl<B: Backend> Decoding<'_, B> {
             }
             new
         };
-        let blocks = 0..self.model.stack.blocks().len();
+        let blocks = self.model.stack.blocks().iter().enumerate();
         self.past = blocks
-            .map(|i| {
-                let old = self.past.get(i);
-                KeyValues { k: copy(old.map(|of| &of.k)), v: copy(old.map(|of| &of.v)) }
+            .map(|(i, block)| {
+                let (old, [k, v]) = (self.past.get(i), block.key_value_widths());
+                KeyValues { k: copy(old.map(|of| &of.k), k), v: copy(old.map(|of| &of.v), v) }
             })
             .collect();
         self.room = room;
@@ -222,12 +221,13 @@ impl<B: Backend> Decoding<'_, B> {
         let trace = stack.run(&rows, x, &run, Wanted::KeyValues);
         let backend = &self.model.backend;
         for (past, new) in self.past.iter_mut().zip(&trace.key_values) {
-            let width = backend.len(&new.k) / places.ids.len().max(1);
-            for ((sequence, _), span) in next.iter().zip(&places.spans) {
-                let at = (sequence * self.room + self.lengths[*sequence]) * width;
-                let own = span.rows.start * width..span.rows.end * width;
-                backend.put(&backend.part(&new.k, own.clone()), at, &mut past.k);
-                backend.put(&backend.part(&new.v, own), at, &mut past.v);
+            for (new, past) in [(&new.k, &mut past.k), (&new.v, &mut past.v)] {
+                let width = backend.len(new) / places.ids.len().max(1);
+                for ((sequence, _), span) in next.iter().zip(&places.spans) {
+                    let at = (sequence * self.room + self.lengths[*sequence]) * width;
+                    let own = span.rows.start * width..span.rows.end * width;
+                    backend.put(&backend.part(new, own), at, past);
+                }
             }
         }
         let padding = stack.spec().embedding.positions.padding();

@@ -2,10 +2,10 @@
 
 use crate::backend::Backend;
 use crate::batch::RaggedBatch;
-use crate::layers::{Keep, piece_rows};
+use crate::layers::{Block, Keep, piece_rows};
 use crate::model::Model;
 use crate::plan::{Plan, everything};
-use crate::spec::RelativeSpec;
+use crate::spec::{Mixer, RelativeSpec};
 use crate::stack::Stack;
 use crate::trained::Trained;
 use toktune_kernels::gated_mlp::CHUNK_ROWS;
@@ -55,9 +55,9 @@ fn bytes(floats: usize) -> u64 {
 
 /// Floats between two passes: the blocks' inputs, and the constant rows' keys and values.
 fn trace_floats<B: Backend>(stack: &Stack<B>, plan: &Plan) -> usize {
-    let of = &stack.spec().attention;
-    let (d, kv) = (stack.spec().hidden_size, of.kv_heads * of.head_dim);
-    stack.blocks().len() * (plan.depending.rows() * d + plan.constant_rows() * 2 * kv)
+    let d = stack.spec().hidden_size;
+    let left: usize = stack.blocks().iter().flat_map(|block| block.key_value_widths()).sum();
+    stack.blocks().len() * plan.depending.rows() * d + plan.constant_rows() * left
 }
 
 /// Floats of a block's work that are there already where everything is kept, and are not computed into buffers of their own.
@@ -66,9 +66,12 @@ fn kept_of_work<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool) -> usi
     // inner rows are read where they are kept if they meet the updates in one piece; elsewhere tiles of them are computed anew
     let has_experts = spec.layers.iter().any(|layer| layer.experts.is_some());
     let in_place = updated && !has_experts && plan.depending.rows() <= piece_rows(spec.mlp.inner);
-    let costs = stack.blocks().first().map(|block| block.kept_floats());
-    let is_read = |&&(level, _): &&(Keep, usize)| in_place || level < Keep::Everything;
-    plan.depending.rows() * costs.iter().flatten().filter(is_read).map(|(_, floats)| floats).sum::<usize>()
+    let is_read = |(level, _): &(Keep, usize)| in_place || *level < Keep::Everything;
+    // that of the block which has least of it
+    let of_block = |block: &Block<B>| -> usize {
+        block.kept_floats().into_iter().filter(is_read).map(|(_, floats)| floats).sum()
+    };
+    plan.depending.rows() * stack.blocks().iter().map(of_block).min().unwrap_or(0)
 }
 
 /// Floats at work at once, in one block, which has `kept` of them already, or at the head.
@@ -79,7 +82,11 @@ fn working_floats<B: Backend>(stack: &Stack<B>, plan: &Plan, updated: bool, kept
     let (constant, depending) = (plan.constant.rows(), plan.depending.rows());
     let labelled = plan.constant.entries.len().max(plan.depending.entries.len());
     // of one block: what the backward pass reads again, with the gradients in flight
-    let block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
+    let mut block = depending * (9 * d + 3 * q + 6 * kv) + constant * 2 * d;
+    if spec.layers.iter().any(|layer| layer.mixer != Mixer::Attention) {
+        // the three parts fused and apart, what is made of them, and the gradients of all of it
+        block = block.max(depending * 24 * d + constant * 10 * d);
+    }
     // with updates the inner rows meet them one after the other
     let rows = depending.max(constant);
     let mut mlp = match updated {

@@ -408,23 +408,27 @@ impl<B: Backend> Step<'_, '_, B> {
     /// Keys and values of the known constant rows, in every block; nothing where none are known.
     fn known(&self, plan: &Plan, cached: Option<&CachedExamples<'_>>) -> Result<Vec<KeyValues<B::Buffer>>> {
         let (Some(cached), false) = (cached, plan.known.is_empty()) else { return Ok(Vec::new()) };
-        let blocks = self.model.stack.blocks().len();
+        let widths: Vec<_> = self.model.stack.blocks().iter().map(|of| of.key_value_widths()).collect();
+        let width: usize = widths.iter().flatten().sum();
         let mut kept = Vec::new();
         for node in &plan.known {
             let key = key_of(cached, node.key);
             kept.extend(key.map(|key| cached.cache.get(key)).transpose()?.flatten());
         }
-        let of_block = |block: usize| {
+        let mut first = 0;
+        let of_block = |[of_keys, of_values]: &[usize; 2]| {
             let (mut k, mut v) = (Vec::new(), Vec::new());
             for floats in &kept {
-                let size = floats.len() / blocks.max(1) / 2;
-                let (keys, values) = floats[2 * block * size..][..2 * size].split_at(size);
+                let rows = floats.len() / width.max(1);
+                let own = &floats[first * rows..][..(of_keys + of_values) * rows];
+                let (keys, values) = own.split_at(of_keys * rows);
                 k.extend_from_slice(keys);
                 v.extend_from_slice(values);
             }
+            first += of_keys + of_values;
             KeyValues { k: self.model.backend.place(k), v: self.model.backend.place(v) }
         };
-        Ok((0..blocks).map(of_block).collect())
+        Ok(widths.iter().map(of_block).collect())
     }
 
     /// Keeps the keys and values of the computed constant rows that others see.
@@ -435,15 +439,17 @@ impl<B: Backend> Step<'_, '_, B> {
         }
         for node in plan.computed.iter().filter(|node| node.is_seen) {
             let Some(key) = key_of(cached, node.key) else { continue };
-            let width = backend.len(&key_values[0].k) / plan.constant.rows().max(1);
-            let rows = node.rows.start * width..node.rows.end * width;
-            if cached.cache.contains(key) || !cached.cache.takes(key, 2 * key_values.len() * rows.len(), 0) {
+            let total: usize = key_values.iter().map(|of| backend.len(&of.k) + backend.len(&of.v)).sum();
+            let size = total / plan.constant.rows().max(1) * node.rows.len();
+            if cached.cache.contains(key) || !cached.cache.takes(key, size, 0) {
                 continue;
             }
-            let mut floats = Vec::with_capacity(2 * key_values.len() * rows.len());
+            let mut floats = Vec::with_capacity(size);
             for of_block in key_values {
                 for x in [&of_block.k, &of_block.v] {
-                    floats.extend(backend.read(&backend.part(x, rows.clone())));
+                    let width = backend.len(x) / plan.constant.rows().max(1);
+                    let rows = node.rows.start * width..node.rows.end * width;
+                    floats.extend(backend.read(&backend.part(x, rows)));
                 }
             }
             cached.cache.insert(key, floats);

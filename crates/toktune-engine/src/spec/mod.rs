@@ -18,10 +18,10 @@ pub use decoder_inputs::{DecoderInputs, DecoderStart};
 pub use experts::{ExpertGroups, ExpertLayout, ExpertScores, ExpertsSpec, Normalised, Routing};
 pub use kind::ModelKind;
 pub use model::{
-    AttentionSpec, EmbeddingSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions,
-    QkNorm, QkvLayout, Sinusoids, StackSpec, TemperatureSpec,
+    AttentionSpec, ConvolutionSpec, EmbeddingSpec, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, NormKind,
+    NormSpec, Positions, QkNorm, QkvLayout, Sinusoids, StackSpec, TemperatureSpec,
 };
-pub use names::{AttentionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
+pub use names::{AttentionNames, ConvolutionNames, ExpertNames, HalfNorms, MlpNames, ModelNames, StackNames};
 pub use pooling::PoolingMode;
 pub use relative::{DisentangledSpec, RelativeSpec};
 pub use rope::{RopeSpec, RopeVariant};

@@ -312,8 +312,29 @@ pub struct LayerSpec {
     pub tempered: bool,
     /// The attention reads the block's input as it is, whatever the names say (ModernBERT's first layer).
     pub no_attention_norm: bool,
+    /// What mixes the rows of a sequence.
+    pub mixer: Mixer,
     /// Experts in place of the one MLP.
     pub experts: Option<ExpertsSpec>,
+}
+
+/// What mixes the rows of a sequence in a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mixer {
+    /// The attention of the stack.
+    #[default]
+    Attention,
+    /// A short convolution, gated before and after (LFM 2).
+    Convolution(ConvolutionSpec),
+}
+
+/// A short convolution of each column along the sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvolutionSpec {
+    /// How many rows it reads, the row itself among them.
+    pub taps: usize,
+    /// It and its projections have biases.
+    pub bias: bool,
 }
 
 impl EmbeddingSpec {

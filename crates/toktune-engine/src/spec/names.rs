@@ -53,6 +53,8 @@ pub struct StackNames {
     pub relative_norm: Option<&'static str>,
     /// In a block: the attention of a sequence to itself.
     pub attention: AttentionNames,
+    /// In a block: the convolution in its place, in the layers that have one. The norms are those of the attention.
+    pub convolution: Option<ConvolutionNames>,
     /// In a block: the attention to the encoder.
     pub cross: Option<AttentionNames>,
     /// In a block: the MLP.
@@ -109,6 +111,17 @@ pub struct AttentionNames {
     pub distance_k: Option<&'static str>,
     /// The norms around it.
     pub norms: HalfNorms,
+}
+
+/// The names of a short convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvolutionNames {
+    /// Projection to what it reads.
+    pub input: &'static str,
+    /// Its factors.
+    pub taps: &'static str,
+    /// Output projection.
+    pub output: &'static str,
 }
 
 /// The names of an MLP.
@@ -199,6 +212,7 @@ pub(crate) const LLAMA_STACK: StackNames = StackNames {
         distance_k: None,
         norms: HalfNorms::before("input_layernorm"),
     },
+    convolution: None,
     cross: None,
     mlp: MlpNames {
         gate: Some("mlp.gate_proj"),
@@ -293,6 +307,7 @@ impl StackNames {
                     sum: None,
                 },
             },
+            convolution: None,
             cross: None,
             mlp: MlpNames {
                 gate: if_named(self.mlp.gate, "ffn_gate"),

@@ -15,7 +15,8 @@ use toktune_kernels::layer_norm::LayerNorm;
 use toktune_kernels::matmul;
 use toktune_kernels::norm::RmsNorm;
 use toktune_kernels::{
-    Isa, Matrix, Precision, TokenTable, disentangled, embedding, gated, gated_mlp, low_rank, rotary, rows,
+    Isa, Matrix, Precision, TokenTable, convolution, disentangled, embedding, gated, gated_mlp, low_rank,
+    rotary, rows,
 };
 use toktune_weights::FrozenMatrix;
 
@@ -96,6 +97,10 @@ impl Cpu {
 /// Operations of a product with a matrix over so many floats of its outputs or inputs.
 fn flops(w: &FrozenMatrix, rows: usize) -> usize {
     2 * rows * w.rows() * w.cols()
+}
+
+fn taps<'a>(of: &Taps<'a, Buffer>) -> convolution::Taps<'a> {
+    convolution::Taps { weight: of.weight, bias: of.bias.map_or(&[][..], |bias| bias), width: of.width }
 }
 
 fn attention_inputs<'a>(of: &AttentionInputs<'a, Buffer>) -> Inputs<'a> {
@@ -312,6 +317,26 @@ impl Backend for Cpu {
         });
     }
 
+    fn convolve(
+        &self,
+        by: &Taps<'_, Buffer>,
+        sequences: &Sequences,
+        x: &Buffer,
+        past: Option<&Buffer>,
+        y: &mut Buffer,
+    ) {
+        time(Part::Rows, 2 * by.weight.len() * (x.len() / by.width.max(1)), || {
+            let past = past.map_or(&[][..], |past| past);
+            convolution::forward(self.isa, &taps(by), &sequences.spans, [x, past], y);
+        });
+    }
+
+    fn pull_convolve(&self, by: &Taps<'_, Buffer>, sequences: &Sequences, dy: &Buffer, dx: &mut Buffer) {
+        time(Part::Rows, 2 * by.weight.len() * (dy.len() / by.width.max(1)), || {
+            convolution::backward(self.isa, &taps(by), &sequences.spans, dy, dx);
+        });
+    }
+
     fn disentangled(
         &self,
         of: &AttentionInputs<'_, Buffer>,
@@ -370,6 +395,10 @@ impl Backend for Cpu {
 
     fn add(&self, y: &mut Buffer, x: &Buffer) {
         rows::add(self.isa, y, x);
+    }
+
+    fn multiply(&self, y: &mut Buffer, x: &Buffer) {
+        rows::multiply(self.isa, y, x);
     }
 
     fn scale(&self, y: &mut Buffer, factor: f32) {

@@ -3,6 +3,7 @@
 //! What is taken without content is filled with NaN, so that a layer which reads what it has not written is found out.
 
 mod attention;
+mod convolution;
 mod head;
 
 use super::*;
@@ -312,6 +313,21 @@ impl Backend for Reference {
         attention::backward(of, None, saved, gradients, [None, None]);
     }
 
+    fn convolve(
+        &self,
+        by: &Taps<'_, Vec<f64>>,
+        sequences: &Sequences,
+        x: &Vec<f64>,
+        past: Option<&Vec<f64>>,
+        y: &mut Vec<f64>,
+    ) {
+        convolution::forward(by, sequences, [x, past.map_or(&[][..], |past| past)], y);
+    }
+
+    fn pull_convolve(&self, by: &Taps<'_, Vec<f64>>, of: &Sequences, dy: &Vec<f64>, dx: &mut Vec<f64>) {
+        convolution::backward(by, of, dy, dx);
+    }
+
     fn disentangled(
         &self,
         of: &AttentionInputs<'_, Vec<f64>>,
@@ -363,6 +379,11 @@ impl Backend for Reference {
     fn add(&self, y: &mut Vec<f64>, x: &Vec<f64>) {
         assert_eq!(y.len(), x.len(), "as many entries");
         y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    }
+
+    fn multiply(&self, y: &mut Vec<f64>, x: &Vec<f64>) {
+        assert_eq!(y.len(), x.len(), "as many entries");
+        y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
     }
 
     fn scale(&self, y: &mut Vec<f64>, factor: f32) {

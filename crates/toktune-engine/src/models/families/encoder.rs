@@ -32,6 +32,7 @@ pub(super) const BERT_STACK: StackNames = StackNames {
         distance_k: None,
         norms: HalfNorms::sum("attention.output.LayerNorm"),
     },
+    convolution: None,
     cross: None,
     mlp: MlpNames {
         gate: None,
