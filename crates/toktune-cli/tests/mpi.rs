@@ -6,6 +6,7 @@ mod common;
 use common::{Called, Work};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,23 @@ fn the_same_bits_on_any_number_of_processes() {
             assert_eq!(String::from_utf8_lossy(&log).lines().count(), 6);
         }
     }
+}
+
+#[test]
+fn rows_are_encoded_once() {
+    let work = Work::new();
+    let more = ["--max-steps", "2", "--data-cache", "rows"];
+    train(&work, 3, "out", &more).ok();
+    // a file that is written anew is another one
+    let files = || -> Vec<u64> {
+        let entries = std::fs::read_dir(work.path("rows")).expect("the cache");
+        entries.map(|entry| entry.expect("an entry").metadata().expect("a file").ino()).collect()
+    };
+    let first = files();
+    assert_eq!(first.len(), 1);
+    train(&work, 2, "again", &more).ok();
+    assert_eq!(files(), first);
+    assert_eq!(work.read("out/adapter_model.safetensors"), work.read("again/adapter_model.safetensors"));
 }
 
 #[test]

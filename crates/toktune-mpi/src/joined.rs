@@ -54,14 +54,18 @@ pub(crate) fn join(_: &Launch) -> Result<Process, MpiError> {
 pub(crate) fn leave() {
     let joined = UNIVERSE.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(Joined(universe)) = joined else { return };
-    // the others come to their ends, the first one when it has written what is written; waiting in the library takes a whole
-    // processor
+    // the others come to their ends, the first one when it has written what is written
+    meet();
+    drop(universe);
+}
+
+/// Waits for all, without the processor: waiting in the library takes a whole one.
+pub(crate) fn meet() {
     let mut all_there = SimpleCommunicator::world().immediate_barrier();
     while let Err(waiting) = all_there.test() {
         all_there = waiting;
         std::thread::sleep(PAUSE);
     }
-    drop(universe);
 }
 
 /// What all fail at, the first process tells and saves what is left of the run: the others give it time.

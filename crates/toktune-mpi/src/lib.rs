@@ -36,6 +36,25 @@ impl Process {
         Box::new(toktune::workers::Alone)
     }
 
+    /// Does some work when the first process has done it, or has failed at it: what that leaves on a disk, the others find there. Every
+    /// process has to call it.
+    pub fn after_first<R>(&self, work: impl FnOnce() -> R) -> R {
+        if self.rank > 0 {
+            self.meet();
+        }
+        let done = work();
+        if self.rank == 0 {
+            self.meet();
+        }
+        done
+    }
+
+    /// Waits until every process is here.
+    fn meet(&self) {
+        #[cfg(feature = "mpi")]
+        joined::meet();
+    }
+
     /// What messages call it.
     pub fn name(&self) -> String {
         format!("process {} on {}", self.rank, self.machine)

@@ -53,13 +53,18 @@ impl<'a> Ready<'a> {
         let Prepared { mut model, tokenizer, chosen, starts } = prepared;
         model.set_base_name(&load::base_name(&args.model));
         args.masks.apply(&mut collator, &model.token_indices()).map_err(Failure::Usage)?;
-        let train = data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?;
+        // what the first process leaves in the cache of encoded rows, the others map
+        let read = |sources: &Sources| {
+            let read = || data::read(sources, &tokenizer, &args.options, model.base(), &collator);
+            process.map_or_else(read, |process| process.after_first(read))
+        };
+        let train = read(&sources)?;
         args.preference.check(&train).map_err(Failure::Usage)?;
         let eval = match args.run.eval_data.as_slice() {
             [] => None,
             files => {
                 let sources = Sources::find(files, false)?;
-                Some(data::read(&sources, &tokenizer, &args.options, model.base(), &collator)?)
+                Some(read(&sources)?)
             }
         };
         // a new token's row of the head learns in every place where it is not to be said
