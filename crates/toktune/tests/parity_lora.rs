@@ -20,7 +20,7 @@ use toktune::peft::{
 use toktune::train::{AdamW, AdamWConfig, LrScheduler, Trainer, TrainingArguments, clip_grad_norm};
 use toktune::{Device, GenerationConfig, Generator, LoraConfig, TargetModules, TrainableTokenIndices};
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "tied",
     "untied",
     "gemma3",
@@ -34,6 +34,7 @@ const NAMES: [&str; 13] = [
     "sinks",
     "limited",
     "temperatures",
+    "convolution",
 ];
 
 /// Relative to the largest entry of a tensor.
