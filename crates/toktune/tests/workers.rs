@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
 use toktune::config::{LoraConfig, PeftConfig, TargetModules, TrainableTokenIndices, TrainableTokensConfig};
+use toktune::data::{DataOptions, Dataset};
 use toktune::models::AutoModel;
 use toktune::peft::{PeftModel, get_peft_model};
 use toktune::train::{StepLog, TrainOutput, Trainer, TrainerCallback, TrainingArguments};
@@ -38,6 +39,8 @@ impl TrainerCallback for Asks {
 struct Job {
     fixture: &'static str,
     lora: bool,
+    /// On two answers to one prompt.
+    preference: bool,
     arguments: TrainingArguments,
 }
 
@@ -46,13 +49,19 @@ impl Job {
         let arguments = with!(TrainingArguments::new(folder);
             per_device_train_batch_size: 1, gradient_accumulation_steps: 5, max_steps: Some(4), learning_rate: Some(0.01),
             eval_steps: Some(2), load_best_model_at_end: true);
-        Self { fixture, lora, arguments }
+        Self { fixture, lora, preference: false, arguments }
     }
 
     /// The run of one worker, or of one that is alone.
     fn run(&self, worker: Option<ThreadWorker>, mut asks: Asks) -> Result<TrainOutput> {
         let base = AutoModel::from_pretrained(fixture(self.fixture), &Device::Cpu)?;
-        let data = dataset(self.fixture, &base);
+        let data = match self.preference {
+            true => {
+                let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures_preference/rows.jsonl");
+                Dataset::read(&[rows], None, &DataOptions::new(base.vocabulary()))?
+            }
+            false => dataset(self.fixture, &base),
+        };
         let config: PeftConfig = match self.lora {
             true => with!(LoraConfig::default(); r: 2, lora_dropout: 0.2,
                 target_modules: Some(TargetModules::parse_lora("all-linear")), trainable_token_indices: Some(TrainableTokenIndices::Tokens(vec![57, 3])))
@@ -104,6 +113,26 @@ fn the_same_bits_on_any_number_of_workers() {
                 assert!(output.sent_bytes > 0);
             }
             assert_eq!(job.adapter(), alone.adapter(), "{fixture}, LoRA {lora}, {count} workers");
+        }
+    }
+}
+
+#[test]
+fn answers_are_compared_to_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for lora in [false, true] {
+        let of = |name: &str| {
+            let path = folder.path().join(format!("{name}-{lora}"));
+            Job { preference: true, ..Job::new("llama_tied", lora, &path) }
+        };
+        let alone = of("alone");
+        let expected = alone.run(None, Asks::default()).expect("a run");
+        for count in [2, 3] {
+            let job = of(&count.to_string());
+            for output in job.runs(count, |_| Asks::default()) {
+                assert_eq!(output.expect("a run").evaluations, expected.evaluations);
+            }
+            assert_eq!(job.adapter(), alone.adapter(), "{count} workers, LoRA {lora}");
         }
     }
 }
