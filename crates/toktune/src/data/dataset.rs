@@ -309,29 +309,28 @@ impl Dataset {
     /// # Errors
     /// It is not there, or the file of encoded rows was changed since it was written.
     pub fn example(&self, index: usize) -> Result<Example> {
+        match self.part_of(index) {
+            Some((store, within)) => store.example(within),
+            None => Err(DataError::NoSuchExample { index, examples: self.len() }),
+        }
+    }
+
+    /// Where an example lies: its part, and its number there.
+    fn part_of(&self, index: usize) -> Option<(&Store, usize)> {
         let mut within = index;
         for part in &self.parts {
             match within.checked_sub(part.store.len()) {
-                None => return part.store.example(within),
+                None => return Some((&part.store, within)),
                 Some(rest) => within = rest,
             }
         }
-        Err(DataError::NoSuchExample { index, examples: self.len() })
+        None
     }
 
     /// Tokens of the inputs of examples together, which the examples need not be read for.
     pub fn tokens_of(&self, indices: &[usize]) -> usize {
-        let of = |index: usize| {
-            let mut within = index;
-            for part in &self.parts {
-                match within.checked_sub(part.store.len()) {
-                    None => return part.store.tokens_of(within),
-                    Some(rest) => within = rest,
-                }
-            }
-            None
-        };
-        indices.iter().filter_map(|&index| of(index)).sum()
+        let of = |&index: &usize| self.part_of(index).and_then(|(store, within)| store.tokens_of(within));
+        indices.iter().filter_map(of).sum()
     }
 
     /// Every example in turn.

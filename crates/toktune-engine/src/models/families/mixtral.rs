@@ -18,7 +18,7 @@ pub(super) const MIXTRAL: Family = Family {
 };
 
 /// As checkpoints have them; in memory transformers 5 fuses them into `mlp.experts`.
-const STACK: StackNames = StackNames {
+pub(super) const STACK: StackNames = StackNames {
     experts: Some(ExpertNames {
         router: "block_sparse_moe.gate",
         gate: "block_sparse_moe.experts.{}.w1",

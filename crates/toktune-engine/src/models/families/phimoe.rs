@@ -1,9 +1,10 @@
 //! Phi MoE: Mixtral with layer norms, biases, and a choice of two experts that weighs each among those nearly as good.
 
+use super::mixtral::STACK;
 use super::{Family, decoder};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::names::{EXPERTS, ExpertNames, LLAMA_MODEL, LLAMA_STACK, StackNames};
+use crate::models::names::LLAMA_MODEL;
 use crate::models::rope::{RopeSpec, RopeVariant};
 use crate::models::spec::{ExpertScores, ExpertsSpec, ModelSpec, NormSpec, Routing};
 
@@ -16,17 +17,6 @@ pub(super) const PHIMOE: Family = Family {
     gguf: None,
     columns: false,
     spec,
-};
-
-const STACK: StackNames = StackNames {
-    experts: Some(ExpertNames {
-        router: "block_sparse_moe.gate",
-        gate: "block_sparse_moe.experts.{}.w1",
-        up: "block_sparse_moe.experts.{}.w3",
-        down: "block_sparse_moe.experts.{}.w2",
-        ..EXPERTS
-    }),
-    ..LLAMA_STACK
 };
 
 fn spec(config: &ModelConfig) -> Result<ModelSpec> {
